@@ -1,0 +1,1 @@
+//! Harness and tests of the whole system on real parts: servers, clients, SIGKILL.

@@ -1,0 +1,1 @@
+//! The `postern` binary: the roles, `dev`, and the client commands over the public gRPC API.

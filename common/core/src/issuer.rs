@@ -1,0 +1,71 @@
+//! Trusted identity providers.
+
+use std::time::Duration;
+
+/// A trusted OIDC issuer, and how its claims become a principal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// The `iss` claim, compared byte for byte; discovery starts here (OpenID Connect Discovery 1.0, section 4).
+    pub url: String,
+    /// Accepted `aud` values; never empty.
+    pub audiences: Vec<String>,
+    /// The claim that lists the groups; dots descend.
+    pub groups_claim: String,
+    /// Put before each group's name.
+    pub groups_prefix: String,
+    /// Accepted signature algorithms; the token's own word is never taken. Never empty.
+    pub algorithms: Vec<Algorithm>,
+    /// Clock leeway.
+    pub leeway: Duration,
+    /// Refuses tokens issued longer ago than this.
+    pub max_age: Option<Duration>,
+    /// Certificate authority of the issuer's HTTPS endpoint, when it is not a public one.
+    pub ca_pem: Option<String>,
+}
+
+macro_rules! algorithms {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        /// Signature algorithms of JSON Web Signature (RFC 7518, section 3.1; RFC 8037). Asymmetric ones only: there is no `none`
+        /// and no `HS256` to be confused with.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Algorithm { $($(#[$doc])* $name,)* }
+
+        impl Algorithm {
+            /// Every accepted algorithm.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The `alg` header's text.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// From the `alg` header's text.
+            #[must_use]
+            pub fn from_text(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+algorithms! {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256 = "RS256";
+    /// RSASSA-PKCS1-v1_5 with SHA-384.
+    Rs384 = "RS384";
+    /// RSASSA-PKCS1-v1_5 with SHA-512.
+    Rs512 = "RS512";
+    /// RSASSA-PSS with SHA-256.
+    Ps256 = "PS256";
+    /// RSASSA-PSS with SHA-384.
+    Ps384 = "PS384";
+    /// RSASSA-PSS with SHA-512.
+    Ps512 = "PS512";
+    /// ECDSA on P-256 with SHA-256.
+    Es256 = "ES256";
+    /// ECDSA on P-384 with SHA-384.
+    Es384 = "ES384";
+    /// Ed25519.
+    EdDsa = "EdDSA";
+}

@@ -1,0 +1,30 @@
+//! The domain of Postern, without I/O: every other crate speaks in these types.
+//!
+//! Pure: no runtime, clock, thread, environment or randomness. Time, seeds and ids are passed in.
+
+pub mod action;
+pub mod approval;
+pub mod code;
+pub mod id;
+pub mod issuer;
+pub mod masking;
+pub mod name;
+pub mod node;
+pub mod operation;
+pub mod policy;
+pub mod principal;
+pub mod recording;
+pub mod resource;
+pub mod secret;
+pub mod session;
+pub mod snapshot;
+pub mod target;
+pub mod time;
+pub mod token;
+pub mod wire;
+
+pub use code::Code;
+pub use id::{ApprovalId, DecisionId, OperationId, RequestId, SessionId};
+pub use name::Name;
+pub use principal::Principal;
+pub use time::{Timestamp, Ttl};

@@ -1,0 +1,140 @@
+//! Policy: what principals may do on targets, and the decision on each operation.
+//!
+//! A deny outranks a hold, a hold outranks a permit, and what no policy permits is denied. A session takes a [`PolicySlice`] of the
+//! policies that speak of its principal and target, and decides each operation by it.
+
+mod decide;
+mod pattern;
+mod permit;
+
+use std::collections::BTreeMap;
+
+pub use decide::{DecisionRecord, Denial, Outcome, PolicySlice, Verdict};
+pub use pattern::{InvalidPattern, Pattern};
+pub use permit::{ConsumedApproval, Held, Mismatch, Permit};
+
+use crate::action::{Action, Verb};
+use crate::approval::ApprovalRequirement;
+use crate::name::Name;
+use crate::principal::{Principal, PrincipalId};
+use crate::target::TargetSelector;
+
+/// Permits or denies actions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Permit or deny.
+    pub effect: Effect,
+    /// Of whom.
+    pub principals: PrincipalSelector,
+    /// Where.
+    pub targets: TargetSelector,
+    /// What is done.
+    pub actions: Vec<ActionPattern>,
+    /// To what; empty: to anything.
+    pub resources: Vec<Pattern>,
+    /// Facts that the statement must have.
+    pub when: Conditions,
+    /// With [`Effect::Permit`]: only after review.
+    pub approval: Option<ApprovalRequirement>,
+    /// Shown to the client when this policy denies or holds.
+    pub reason: Option<String>,
+}
+
+/// What a policy does to what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Permits, or holds when it asks for approval.
+    Permit,
+    /// Denies, whatever permits.
+    Deny,
+}
+
+/// Which principals a rule speaks of: any of the groups or any of the subjects. Empty: nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrincipalSelector {
+    /// Group names; `*` stands for every verified principal.
+    pub groups: Vec<String>,
+    /// Single identities.
+    pub subjects: Vec<PrincipalId>,
+}
+
+/// Which verbs a rule speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ActionPattern {
+    /// `*`
+    Any,
+    /// `sql:*`: every verb of a family.
+    Family(String),
+    /// `sql:select`
+    Exactly(Verb),
+}
+
+/// Facts that a statement must have for a policy to apply to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// Whether a WHERE clause bounds an UPDATE or DELETE. A statement to which it does not apply never matches.
+    pub bounded: Option<bool>,
+}
+
+impl PrincipalSelector {
+    /// Whether `principal` is meant.
+    #[must_use]
+    pub fn matches(&self, principal: &Principal) -> bool {
+        principal.in_any(&self.groups) || self.subjects.contains(&principal.id)
+    }
+}
+
+impl ActionPattern {
+    /// From `*`, `sql:*` or a verb.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::Any);
+        }
+        match text.strip_suffix(":*") {
+            Some(family) => {
+                let prefix = format!("{family}:");
+                let known = Verb::ALL.iter().any(|verb| verb.as_str().starts_with(&prefix));
+                known.then_some(Self::Family(prefix))
+            }
+            None => text.parse().ok().map(Self::Exactly),
+        }
+    }
+
+    /// Whether `verb` is meant.
+    #[must_use]
+    pub fn matches(&self, verb: Verb) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Family(prefix) => verb.as_str().starts_with(prefix),
+            Self::Exactly(exactly) => *exactly == verb,
+        }
+    }
+}
+
+/// As [`ActionPattern::parse`] reads it.
+impl std::fmt::Display for ActionPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Family(prefix) => write!(f, "{prefix}*"),
+            Self::Exactly(verb) => write!(f, "{verb}"),
+        }
+    }
+}
+
+impl Policy {
+    /// Whether the policy speaks of `principal` on the target at all.
+    #[must_use]
+    pub fn speaks_of(&self, principal: &Principal, target: &Name, labels: &BTreeMap<String, String>) -> bool {
+        self.principals.matches(principal) && self.targets.matches(target, labels)
+    }
+
+    /// Whether it speaks of `action`.
+    #[must_use]
+    pub fn matches(&self, action: &Action) -> bool {
+        self.actions.iter().any(|pattern| pattern.matches(action.verb))
+            && (self.resources.is_empty() || self.resources.iter().any(|pattern| pattern.matches(&action.object)))
+            && (self.when.bounded.is_none() || self.when.bounded == action.bounded)
+    }
+}

@@ -1,0 +1,1 @@
+//! What every role needs to run: configuration, actors and supervision, TLS, telemetry, back-off.

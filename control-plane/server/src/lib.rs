@@ -1,0 +1,1 @@
+//! The control plane: Raft driver and log, gRPC services, identity, certificates, recording ingest.

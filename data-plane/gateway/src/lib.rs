@@ -1,0 +1,1 @@
+//! The data plane's enforcement point: terminates client protocols, decides, masks, holds, records.

@@ -1,0 +1,1 @@
+//! Client protocols without I/O: codecs, session state machines, analysis, masking, errors; and the tunnel's frames.

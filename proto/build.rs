@@ -1,0 +1,32 @@
+//! Compiles the .proto files with protox: no protoc, nothing fetched.
+
+use std::path::PathBuf;
+use std::{env, error::Error, fs};
+
+use prost::Message as _;
+
+const FILES: &[&str] = &[
+    "postern/resource/v1/resource.proto",
+    "postern/resource/v1/identity.proto",
+    "postern/admin/v1/admin.proto",
+    "postern/gateway/v1/gateway.proto",
+    "postern/state/v1/state.proto",
+    "postern/tunnel/v1/tunnel.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile(FILES, ["."])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    // Kept for gRPC reflection.
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let services = env::var_os("CARGO_FEATURE_TONIC").is_some();
+    tonic_prost_build::configure()
+        .build_server(services)
+        .build_client(services)
+        .btree_map(".")
+        .compile_fds(descriptors)?;
+    for file in FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    Ok(())
+}
