@@ -1,0 +1,455 @@
+//! Declared objects.
+
+use std::time::Duration;
+
+use postern_proto::resource::v1 as pb;
+
+use super::{selector, timestamp_or_zero, timestamp_to_proto};
+use crate::approval::ApprovalRequirement;
+use crate::issuer::{Algorithm, Issuer};
+use crate::masking::MaskingRule;
+use crate::name::Name;
+use crate::policy::{ActionPattern, Conditions, Effect, Policy};
+use crate::resource::{FieldFault, Kind, Metadata, Resource, Spec};
+use crate::secret::Sealed;
+use crate::target::{CredentialRef, Protocol, Route, Target, TargetTls, TlsMode};
+use crate::time::Ttl;
+
+const MAX_LABELS: usize = 64;
+const MAX_LIST: usize = 1_000;
+const MAX_TEXT: usize = 4_096;
+const DEFAULT_APPROVAL_EXPIRY: u32 = 900;
+const MAX_APPROVAL_EXPIRY: u32 = 86_400;
+const DEFAULT_LEEWAY: u32 = 30;
+const MAX_LEEWAY: u32 = 300;
+
+/// Gathers every fault of an object, so that all are told at once.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Vec<FieldFault>);
+
+impl Faults {
+    pub(super) fn add(&mut self, path: impl Into<String>, message: impl std::fmt::Display) {
+        self.0.push(FieldFault::new(path, message.to_string()));
+    }
+
+    fn bound(&mut self, path: &str, length: usize, most: usize) {
+        if length > most {
+            self.add(path, format!("is longer than {most}"));
+        }
+    }
+
+    fn bound_all(&mut self, path: &str, texts: &[String]) {
+        self.bound(path, texts.len(), MAX_LIST);
+        for (place, text) in texts.iter().enumerate() {
+            if text.is_empty() {
+                self.add(format!("{path}[{place}]"), "is empty");
+            }
+            self.bound(&format!("{path}[{place}]"), text.len(), MAX_TEXT);
+        }
+    }
+}
+
+/// Reads an object, or tells every field that is not as it must be.
+///
+/// # Errors
+/// All faults, by field path. A Secret in clear is a fault: whoever takes it in seals it first.
+pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
+    let mut faults = Faults::default();
+    let metadata = metadata(resource.metadata, &mut faults);
+    let spec = match resource.spec {
+        Some(pb::resource::Spec::Issuer(spec)) => issuer(spec, &mut faults).map(Spec::Issuer),
+        Some(pb::resource::Spec::Target(spec)) => target(spec, &mut faults).map(Spec::Target),
+        Some(pb::resource::Spec::Policy(spec)) => Some(Spec::Policy(policy(spec, &mut faults))),
+        Some(pb::resource::Spec::MaskingRule(spec)) => Some(Spec::MaskingRule(masking_rule(spec, &mut faults))),
+        Some(pb::resource::Spec::Secret(spec)) => secret(spec, &mut faults).map(Spec::Secret),
+        None => {
+            faults.add("spec", "is missing");
+            None
+        }
+    };
+    match (metadata, spec) {
+        (Some(metadata), Some(spec)) if faults.0.is_empty() => Ok(Resource { metadata, spec }),
+        _ => Err(faults.0),
+    }
+}
+
+/// To protobuf, whole: a Secret is sealed.
+#[must_use]
+pub fn to_proto(resource: &Resource) -> pb::Resource {
+    let spec = match &resource.spec {
+        Spec::Issuer(issuer) => pb::resource::Spec::Issuer(issuer_to_proto(issuer)),
+        Spec::Target(target) => pb::resource::Spec::Target(target_to_proto(target)),
+        Spec::Policy(policy) => pb::resource::Spec::Policy(policy_to_proto(policy)),
+        Spec::MaskingRule(rule) => pb::resource::Spec::MaskingRule(pb::MaskingRuleSpec {
+            targets: Some(selector::targets_to_proto(&rule.targets)),
+            columns: rule.columns.iter().map(ToString::to_string).collect(),
+            mask: Some(selector::mask_to_proto(&rule.mask)),
+            exempt_groups: rule.exempt_groups.clone(),
+        }),
+        Spec::Secret(sealed) => pb::resource::Spec::Secret(pb::SecretSpec {
+            source: Some(pb::secret_spec::Source::Sealed(sealed_to_proto(sealed))),
+        }),
+    };
+    let metadata = pb::Metadata {
+        name: resource.metadata.name.to_string(),
+        labels: resource.metadata.labels.clone(),
+        revision: resource.metadata.revision,
+        created_at: Some(timestamp_to_proto(resource.metadata.created_at)),
+        updated_at: Some(timestamp_to_proto(resource.metadata.updated_at)),
+    };
+    pb::Resource { metadata: Some(metadata), spec: Some(spec) }
+}
+
+/// To protobuf for readers: of a Secret only that it is there (I5).
+#[must_use]
+pub fn public_proto(resource: &Resource) -> pb::Resource {
+    let mut proto = to_proto(resource);
+    if let Some(pb::resource::Spec::Secret(secret)) = &mut proto.spec {
+        secret.source = Some(pb::secret_spec::Source::Stored(true));
+    }
+    proto
+}
+
+/// The kind of a message, before it is read.
+#[must_use]
+pub const fn kind_of(resource: &pb::Resource) -> Option<Kind> {
+    match &resource.spec {
+        Some(pb::resource::Spec::Issuer(_)) => Some(Kind::Issuer),
+        Some(pb::resource::Spec::Target(_)) => Some(Kind::Target),
+        Some(pb::resource::Spec::Policy(_)) => Some(Kind::Policy),
+        Some(pb::resource::Spec::MaskingRule(_)) => Some(Kind::MaskingRule),
+        Some(pb::resource::Spec::Secret(_)) => Some(Kind::Secret),
+        None => None,
+    }
+}
+
+/// To protobuf.
+#[must_use]
+pub const fn kind_to_proto(kind: Kind) -> pb::Kind {
+    match kind {
+        Kind::Issuer => pb::Kind::Issuer,
+        Kind::Target => pb::Kind::Target,
+        Kind::Policy => pb::Kind::Policy,
+        Kind::MaskingRule => pb::Kind::MaskingRule,
+        Kind::Secret => pb::Kind::Secret,
+    }
+}
+
+/// From protobuf; `None` for an unspecified or unknown kind.
+#[must_use]
+pub fn kind_from_proto(kind: i32) -> Option<Kind> {
+    match pb::Kind::try_from(kind).ok()? {
+        pb::Kind::Unspecified => None,
+        pb::Kind::Issuer => Some(Kind::Issuer),
+        pb::Kind::Target => Some(Kind::Target),
+        pb::Kind::Policy => Some(Kind::Policy),
+        pb::Kind::MaskingRule => Some(Kind::MaskingRule),
+        pb::Kind::Secret => Some(Kind::Secret),
+    }
+}
+
+/// To protobuf.
+#[must_use]
+pub fn sealed_to_proto(sealed: &Sealed) -> pb::Sealed {
+    pb::Sealed {
+        kek_id: sealed.kek_id.clone(),
+        wrapped_key: sealed.wrapped_key.clone(),
+        nonce: sealed.nonce.clone(),
+        ciphertext: sealed.ciphertext.clone(),
+    }
+}
+
+/// From protobuf; what is no sealed secret fails to open.
+#[must_use]
+pub fn sealed_from_proto(sealed: pb::Sealed) -> Sealed {
+    Sealed {
+        kek_id: sealed.kek_id,
+        wrapped_key: sealed.wrapped_key,
+        nonce: sealed.nonce,
+        ciphertext: sealed.ciphertext,
+    }
+}
+
+fn metadata(metadata: Option<pb::Metadata>, faults: &mut Faults) -> Option<Metadata> {
+    let metadata = metadata.unwrap_or_default();
+    faults.bound("metadata.labels", metadata.labels.len(), MAX_LABELS);
+    for (key, value) in &metadata.labels {
+        if key.is_empty() || key.len() > 63 || value.len() > 253 {
+            faults.add(format!("metadata.labels.{key}"), "a key has 1 to 63 bytes, a value at most 253");
+        }
+    }
+    let name = match metadata.name.parse() {
+        Ok(name) => name,
+        Err(error) => {
+            faults.add("metadata.name", error);
+            return None;
+        }
+    };
+    Some(Metadata {
+        name,
+        labels: metadata.labels,
+        revision: metadata.revision,
+        created_at: timestamp_or_zero(metadata.created_at.as_ref()),
+        updated_at: timestamp_or_zero(metadata.updated_at.as_ref()),
+    })
+}
+
+fn issuer(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> {
+    let before = faults.0.len();
+    let local = ["http://127.0.0.1", "http://[::1]", "http://localhost"];
+    let loopback = local
+        .iter()
+        .any(|base| spec.url.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/'])));
+    if !spec.url.starts_with("https://") && !loopback {
+        faults.add("spec.url", "must begin with https:// (http:// only on loopback)");
+    }
+    if spec.url.contains(['?', '#', ' ']) {
+        faults.add("spec.url", "must have no query and no fragment");
+    }
+    faults.bound("spec.url", spec.url.len(), MAX_TEXT);
+    if spec.audiences.is_empty() {
+        faults.add("spec.audiences", "must name at least one audience");
+    }
+    faults.bound_all("spec.audiences", &spec.audiences);
+    let mut algorithms = Vec::new();
+    for (place, text) in spec.algorithms.iter().enumerate() {
+        match Algorithm::from_text(text) {
+            Some(algorithm) => algorithms.push(algorithm),
+            None => {
+                let known: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect();
+                faults.add(format!("spec.algorithms[{place}]"), format!("must be one of {}", known.join(", ")));
+            }
+        }
+    }
+    if spec.algorithms.is_empty() {
+        algorithms = Algorithm::ALL.to_vec();
+    }
+    let leeway = spec.leeway_seconds.unwrap_or(DEFAULT_LEEWAY);
+    if leeway > MAX_LEEWAY {
+        faults.add("spec.leeway", format!("must be at most {MAX_LEEWAY} seconds"));
+    }
+    let groups_claim = if spec.groups_claim.is_empty() { "groups".to_owned() } else { spec.groups_claim };
+    (faults.0.len() == before).then(|| Issuer {
+        url: spec.url,
+        audiences: spec.audiences,
+        groups_claim,
+        groups_prefix: spec.groups_prefix,
+        algorithms,
+        leeway: Duration::from_secs(u64::from(leeway)),
+        max_age: (spec.max_age_seconds > 0).then(|| Duration::from_secs(u64::from(spec.max_age_seconds))),
+        ca_pem: Some(spec.ca_pem).filter(|pem| !pem.is_empty()),
+    })
+}
+
+fn issuer_to_proto(issuer: &Issuer) -> pb::IssuerSpec {
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    pb::IssuerSpec {
+        url: issuer.url.clone(),
+        audiences: issuer.audiences.clone(),
+        groups_claim: issuer.groups_claim.clone(),
+        groups_prefix: issuer.groups_prefix.clone(),
+        algorithms: issuer.algorithms.iter().map(|algorithm| algorithm.as_str().to_owned()).collect(),
+        leeway_seconds: Some(seconds(issuer.leeway)),
+        max_age_seconds: issuer.max_age.map_or(0, seconds),
+        ca_pem: issuer.ca_pem.clone().unwrap_or_default(),
+    }
+}
+
+fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
+    let before = faults.0.len();
+    let protocol = match pb::Protocol::try_from(spec.protocol) {
+        Ok(pb::Protocol::Postgres) => Some(Protocol::Postgres),
+        _ => {
+            faults.add("spec.protocol", "must be \"postgres\"");
+            None
+        }
+    };
+    let address = spec.address.parse().map_err(|error| faults.add("spec.address", error)).ok();
+    let tls = spec.tls.unwrap_or_default();
+    let mode = match pb::TlsMode::try_from(tls.mode) {
+        Ok(pb::TlsMode::Disable) => TlsMode::Disable,
+        Ok(pb::TlsMode::Require) => TlsMode::Require,
+        Ok(pb::TlsMode::VerifyCa) => TlsMode::VerifyCa,
+        Ok(pb::TlsMode::VerifyFull) => TlsMode::VerifyFull,
+        Ok(pb::TlsMode::Prefer | pb::TlsMode::Unspecified) => TlsMode::Prefer,
+        Err(_) => {
+            faults.add("spec.tls.mode", "must be one of disable, prefer, require, verify-ca, verify-full");
+            TlsMode::Prefer
+        }
+    };
+    let ca_pem = Some(tls.ca_pem).filter(|pem| !pem.is_empty());
+    if matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && ca_pem.is_none() {
+        faults.add("spec.tls.ca", "is needed by verify-ca and verify-full");
+    }
+    let credential = spec.credential.unwrap_or_default();
+    if credential.username.is_empty() || credential.username.len() > 63 || credential.username.contains('\0') {
+        faults.add("spec.credential.username", "must have 1 to 63 bytes");
+    }
+    let secret = optional_name("spec.credential.secret", &credential.secret, faults);
+    let route = optional_name("spec.agentPool", &spec.agent_pool, faults).map_or(Route::Direct, Route::AgentPool);
+    faults.bound_all("spec.databases", &spec.databases);
+    let (Some(protocol), Some(address), true) = (protocol, address, faults.0.len() == before) else { return None };
+    Some(Target {
+        protocol,
+        address,
+        tls: TargetTls { mode, ca_pem, server_name: Some(tls.server_name).filter(|name| !name.is_empty()) },
+        credential: CredentialRef { username: credential.username, secret },
+        route,
+        databases: spec.databases,
+        disabled: spec.disabled,
+    })
+}
+
+fn target_to_proto(target: &Target) -> pb::TargetSpec {
+    let mode = match target.tls.mode {
+        TlsMode::Disable => pb::TlsMode::Disable,
+        TlsMode::Prefer => pb::TlsMode::Prefer,
+        TlsMode::Require => pb::TlsMode::Require,
+        TlsMode::VerifyCa => pb::TlsMode::VerifyCa,
+        TlsMode::VerifyFull => pb::TlsMode::VerifyFull,
+    };
+    let protocol = match target.protocol {
+        Protocol::Postgres => pb::Protocol::Postgres,
+    };
+    pb::TargetSpec {
+        protocol: protocol.into(),
+        address: target.address.to_string(),
+        tls: Some(pb::TargetTls {
+            mode: mode.into(),
+            ca_pem: target.tls.ca_pem.clone().unwrap_or_default(),
+            server_name: target.tls.server_name.clone().unwrap_or_default(),
+        }),
+        credential: Some(pb::TargetCredential {
+            username: target.credential.username.clone(),
+            secret: target.credential.secret.as_ref().map(ToString::to_string).unwrap_or_default(),
+        }),
+        agent_pool: match &target.route {
+            Route::Direct => String::new(),
+            Route::AgentPool(pool) => pool.to_string(),
+        },
+        databases: target.databases.clone(),
+        disabled: target.disabled,
+    }
+}
+
+fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
+    let effect = match pb::Effect::try_from(spec.effect) {
+        Ok(pb::Effect::Permit) => Effect::Permit,
+        Ok(pb::Effect::Deny) => Effect::Deny,
+        _ => {
+            faults.add("spec.effect", "must be \"permit\" or \"deny\"");
+            Effect::Deny
+        }
+    };
+    if spec.actions.is_empty() {
+        faults.add("spec.actions", "must name at least one action");
+    }
+    faults.bound_all("spec.actions", &spec.actions);
+    faults.bound_all("spec.resources", &spec.resources);
+    let mut actions = Vec::new();
+    for (place, text) in spec.actions.iter().enumerate() {
+        match ActionPattern::parse(text) {
+            Some(pattern) => actions.push(pattern),
+            None => faults.add(
+                format!("spec.actions[{place}]"),
+                format!("{text:?} is no action (try \"sql:select\", \"sql:*\", \"*\")"),
+            ),
+        }
+    }
+    let approval = spec.approval.map(|asked| requirement(asked, effect, faults));
+    faults.bound("spec.reason", spec.reason.len(), MAX_TEXT);
+    Policy {
+        effect,
+        principals: selector::principals(spec.principals, faults),
+        targets: selector::targets(spec.targets, faults),
+        actions,
+        resources: selector::patterns("spec.resources", &spec.resources, faults),
+        when: Conditions { bounded: spec.when.and_then(|when| when.bounded) },
+        approval,
+        reason: Some(spec.reason).filter(|reason| !reason.is_empty()),
+    }
+}
+
+fn requirement(asked: pb::ApprovalRequirement, effect: Effect, faults: &mut Faults) -> ApprovalRequirement {
+    if effect == Effect::Deny {
+        faults.add("spec.approval", "has no meaning with effect \"deny\"");
+    }
+    if asked.groups.is_empty() {
+        faults.add("spec.approval.groups", "must name at least one group of reviewers");
+    }
+    faults.bound_all("spec.approval.groups", &asked.groups);
+    if asked.count > 16 {
+        faults.add("spec.approval.count", "must be at most 16");
+    }
+    if asked.expires_seconds > MAX_APPROVAL_EXPIRY {
+        faults.add("spec.approval.expires", format!("must be at most {MAX_APPROVAL_EXPIRY} seconds"));
+    }
+    let expires = if asked.expires_seconds == 0 { DEFAULT_APPROVAL_EXPIRY } else { asked.expires_seconds };
+    ApprovalRequirement { groups: asked.groups, count: asked.count.max(1), expires: Ttl(expires) }
+}
+
+fn policy_to_proto(policy: &Policy) -> pb::PolicySpec {
+    let effect = match policy.effect {
+        Effect::Permit => pb::Effect::Permit,
+        Effect::Deny => pb::Effect::Deny,
+    };
+    pb::PolicySpec {
+        effect: effect.into(),
+        principals: Some(selector::principals_to_proto(&policy.principals)),
+        targets: Some(selector::targets_to_proto(&policy.targets)),
+        actions: policy.actions.iter().map(ToString::to_string).collect(),
+        resources: policy.resources.iter().map(ToString::to_string).collect(),
+        when: policy.when.bounded.map(|bounded| pb::Conditions { bounded: Some(bounded) }),
+        approval: policy.approval.as_ref().map(|asked| pb::ApprovalRequirement {
+            groups: asked.groups.clone(),
+            count: asked.count,
+            expires_seconds: asked.expires.0,
+        }),
+        reason: policy.reason.clone().unwrap_or_default(),
+    }
+}
+
+fn masking_rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRule {
+    if spec.columns.is_empty() {
+        faults.add("spec.columns", "must name at least one column");
+    }
+    faults.bound_all("spec.columns", &spec.columns);
+    let columns = selector::patterns("spec.columns", &spec.columns, faults);
+    for (place, pattern) in columns.iter().enumerate() {
+        if pattern.depth() < 3 {
+            faults.add(format!("spec.columns[{place}]"), "must be SCHEMA.TABLE.COLUMN or DATABASE.SCHEMA.TABLE.COLUMN");
+        }
+    }
+    faults.bound_all("spec.exemptGroups", &spec.exempt_groups);
+    MaskingRule {
+        targets: selector::targets(spec.targets, faults),
+        columns,
+        mask: selector::mask(spec.mask, faults),
+        exempt_groups: spec.exempt_groups,
+    }
+}
+
+fn secret(spec: pb::SecretSpec, faults: &mut Faults) -> Option<Sealed> {
+    match spec.source {
+        Some(pb::secret_spec::Source::Sealed(sealed)) => Some(sealed_from_proto(sealed)),
+        Some(pb::secret_spec::Source::Value(_)) => {
+            faults.add("spec.value", "must be sealed first");
+            None
+        }
+        Some(pb::secret_spec::Source::Stored(_)) | None => {
+            faults.add("spec", "has no value");
+            None
+        }
+    }
+}
+
+fn optional_name(path: &str, text: &str, faults: &mut Faults) -> Option<Name> {
+    if text.is_empty() {
+        return None;
+    }
+    text.parse().map_err(|error| faults.add(path, error)).ok()
+}
+
+#[cfg(test)]
+#[path = "resource_tests.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+fn resource(spec: pb::resource::Spec) -> pb::Resource {
+    let metadata = pb::Metadata {
+        name: "one".into(),
+        labels: BTreeMap::from([("env".into(), "prod".into())]),
+        revision: 3,
+        created_at: Some(prost_types::Timestamp { seconds: 1, nanos: 5_000_000 }),
+        updated_at: Some(prost_types::Timestamp { seconds: 2, nanos: 0 }),
+    };
+    pb::Resource { metadata: Some(metadata), spec: Some(spec) }
+}
+
+fn policy_spec() -> pb::PolicySpec {
+    pb::PolicySpec {
+        effect: pb::Effect::Permit.into(),
+        principals: Some(pb::PrincipalSelector { groups: vec!["g".into()], subjects: vec!["corp/a/b".into()] }),
+        targets: Some(pb::TargetSelector { names: vec!["*".into()], labels: BTreeMap::new() }),
+        actions: vec!["sql:select".into(), "sql:*".into(), "*".into()],
+        resources: vec!["public.*".into()],
+        when: Some(pb::Conditions { bounded: Some(true) }),
+        approval: Some(pb::ApprovalRequirement { groups: vec!["dba".into()], count: 2, expires_seconds: 60 }),
+        reason: "why".into(),
+    }
+}
+
+fn paths(result: Result<Resource, Vec<FieldFault>>) -> Vec<String> {
+    result.unwrap_err().into_iter().map(|fault| fault.path).collect()
+}
+
+#[test]
+fn whole_objects_round_trip() {
+    let specs = [
+        pb::resource::Spec::Policy(policy_spec()),
+        pb::resource::Spec::Issuer(pb::IssuerSpec {
+            url: "https://id.example".into(),
+            audiences: vec!["postern".into()],
+            groups_claim: "realm.roles".into(),
+            groups_prefix: "corp:".into(),
+            algorithms: vec!["ES256".into()],
+            leeway_seconds: Some(0),
+            max_age_seconds: 60,
+            ca_pem: "pem".into(),
+        }),
+        pb::resource::Spec::Target(pb::TargetSpec {
+            protocol: pb::Protocol::Postgres.into(),
+            address: "[::1]:5432".into(),
+            tls: Some(pb::TargetTls {
+                mode: pb::TlsMode::VerifyFull.into(),
+                ca_pem: "pem".into(),
+                server_name: "db".into(),
+            }),
+            credential: Some(pb::TargetCredential { username: "app".into(), secret: "pw".into() }),
+            agent_pool: "lab".into(),
+            databases: vec!["shop".into()],
+            disabled: true,
+        }),
+        pb::resource::Spec::MaskingRule(pb::MaskingRuleSpec {
+            targets: Some(pb::TargetSelector {
+                names: vec![],
+                labels: BTreeMap::from([("env".into(), "prod".into())]),
+            }),
+            columns: vec!["public.customers.email".into()],
+            mask: Some(pb::Mask { function: Some(pb::mask::Function::Partial(pb::PartialMask { keep_last: 4 })) }),
+            exempt_groups: vec!["dba".into()],
+        }),
+        pb::resource::Spec::Secret(pb::SecretSpec {
+            source: Some(pb::secret_spec::Source::Sealed(pb::Sealed {
+                kek_id: "k".into(),
+                wrapped_key: vec![1],
+                nonce: vec![2],
+                ciphertext: vec![3],
+            })),
+        }),
+    ];
+    for spec in specs {
+        let proto = resource(spec);
+        assert_eq!(kind_of(&proto), Some(from_proto(proto.clone()).unwrap().spec.kind()));
+        assert_eq!(to_proto(&from_proto(proto.clone()).unwrap()), proto);
+    }
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let broken = pb::PolicySpec {
+        effect: 9,
+        principals: Some(pb::PrincipalSelector { groups: vec![String::new()], subjects: vec!["nobody".into()] }),
+        targets: None,
+        actions: vec!["sql:fly".into()],
+        resources: vec!["a..b".into()],
+        approval: Some(pb::ApprovalRequirement { groups: vec![], count: 99, expires_seconds: 100_000 }),
+        ..policy_spec()
+    };
+    let mut proto = resource(pb::resource::Spec::Policy(broken));
+    proto.metadata = Some(pb::Metadata { name: "Not A Name".into(), ..Default::default() });
+    let found = paths(from_proto(proto));
+    for path in [
+        "metadata.name",
+        "spec.effect",
+        "spec.principals.groups[0]",
+        "spec.principals.subjects[0]",
+        "spec.targets",
+        "spec.actions[0]",
+        "spec.resources[0]",
+        "spec.approval",
+        "spec.approval.groups",
+        "spec.approval.count",
+        "spec.approval.expires",
+    ] {
+        assert!(found.iter().any(|known| known == path), "{path} is not in {found:?}");
+    }
+}
+
+#[test]
+fn an_issuer_off_loopback_needs_https() {
+    let issuer = |url: &str| {
+        let spec = pb::IssuerSpec { url: url.into(), audiences: vec!["a".into()], ..Default::default() };
+        from_proto(resource(pb::resource::Spec::Issuer(spec)))
+    };
+    for good in ["https://id.example", "http://127.0.0.1:8080", "http://localhost/realm", "http://[::1]:1"] {
+        assert!(issuer(good).is_ok(), "{good}");
+    }
+    for bad in ["http://id.example", "http://127.0.0.1.evil.example", "http://localhost.evil", "ftp://x", "https://x?y"]
+    {
+        assert_eq!(paths(issuer(bad)), ["spec.url"], "{bad}");
+    }
+}
+
+#[test]
+fn a_secret_never_leaves_and_never_enters_in_clear() {
+    let clear = pb::SecretSpec { source: Some(pb::secret_spec::Source::Value("hunter2".into())) };
+    assert_eq!(paths(from_proto(resource(pb::resource::Spec::Secret(clear)))), ["spec.value"]);
+
+    let sealed = pb::SecretSpec { source: Some(pb::secret_spec::Source::Sealed(pb::Sealed::default())) };
+    let resource = from_proto(resource(pb::resource::Spec::Secret(sealed))).unwrap();
+    let Some(pb::resource::Spec::Secret(shown)) = public_proto(&resource).spec else { panic!() };
+    assert_eq!(shown.source, Some(pb::secret_spec::Source::Stored(true)));
+}

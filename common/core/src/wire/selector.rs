@@ -1,0 +1,106 @@
+//! Selectors and masks: parts that several kinds of object share.
+
+use postern_proto::resource::v1 as pb;
+
+use super::resource::Faults;
+use crate::masking::MaskFunction;
+use crate::policy::{Pattern, PrincipalSelector};
+use crate::principal::PrincipalId;
+use crate::target::TargetSelector;
+
+/// What `redact` puts in a value's place when no text is given.
+const REDACTED: &str = "****";
+
+pub(super) fn principals(selector: Option<pb::PrincipalSelector>, faults: &mut Faults) -> PrincipalSelector {
+    let selector = selector.unwrap_or_default();
+    if selector.groups.is_empty() && selector.subjects.is_empty() {
+        faults.add("spec.principals", "names no groups and no subjects, so it speaks of nobody");
+    }
+    let mut subjects = Vec::new();
+    for (place, text) in selector.subjects.iter().enumerate() {
+        let parsed = text.split_once('/').filter(|(_, subject)| !subject.is_empty());
+        match parsed.and_then(|(issuer, subject)| Some((issuer.parse().ok()?, subject))) {
+            Some((issuer, subject)) => subjects.push(PrincipalId { issuer, subject: subject.into() }),
+            None => faults.add(format!("spec.principals.subjects[{place}]"), "must be ISSUER/SUBJECT"),
+        }
+    }
+    for (place, group) in selector.groups.iter().enumerate() {
+        if group.is_empty() {
+            faults.add(format!("spec.principals.groups[{place}]"), "is empty");
+        }
+    }
+    PrincipalSelector { groups: selector.groups, subjects }
+}
+
+pub(super) fn principals_to_proto(selector: &PrincipalSelector) -> pb::PrincipalSelector {
+    pb::PrincipalSelector {
+        groups: selector.groups.clone(),
+        subjects: selector.subjects.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(super) fn targets(selector: Option<pb::TargetSelector>, faults: &mut Faults) -> TargetSelector {
+    let selector = selector.unwrap_or_default();
+    if selector.names.is_empty() && selector.labels.is_empty() {
+        faults.add("spec.targets", "names no target and no labels, so it speaks of none");
+    }
+    for (place, name) in selector.names.iter().enumerate() {
+        if name != "*"
+            && let Err(error) = name.parse::<crate::name::Name>()
+        {
+            faults.add(format!("spec.targets.names[{place}]"), format!("must be a target's name or \"*\": {error}"));
+        }
+    }
+    TargetSelector { names: selector.names, labels: selector.labels }
+}
+
+pub(super) fn targets_to_proto(selector: &TargetSelector) -> pb::TargetSelector {
+    pb::TargetSelector { names: selector.names.clone(), labels: selector.labels.clone() }
+}
+
+pub(super) fn patterns(field: &str, texts: &[String], faults: &mut Faults) -> Vec<Pattern> {
+    let mut patterns = Vec::new();
+    for (place, text) in texts.iter().enumerate() {
+        match Pattern::parse(text) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => faults.add(format!("{field}[{place}]"), error),
+        }
+    }
+    patterns
+}
+
+pub(super) fn mask(mask: Option<pb::Mask>, faults: &mut Faults) -> MaskFunction {
+    use pb::mask::Function;
+    match mask.and_then(|mask| mask.function) {
+        Some(Function::Null(_)) => MaskFunction::Null,
+        Some(Function::Redact(redact)) if redact.text.is_empty() => MaskFunction::Redact(REDACTED.into()),
+        Some(Function::Redact(redact)) => {
+            if redact.text.len() > 256 {
+                faults.add("spec.mask.redact.text", "is longer than 256 bytes");
+            }
+            MaskFunction::Redact(redact.text.into())
+        }
+        Some(Function::Partial(partial)) => {
+            if partial.keep_last > 64 {
+                faults.add("spec.mask.partial.keepLast", "is more than 64");
+            }
+            MaskFunction::Partial { keep_last: partial.keep_last }
+        }
+        Some(Function::Hash(_)) => MaskFunction::Hash,
+        None => {
+            faults.add("spec.mask", "is missing: one of null, redact, partial, hash");
+            MaskFunction::Null
+        }
+    }
+}
+
+pub(super) fn mask_to_proto(mask: &MaskFunction) -> pb::Mask {
+    use pb::mask::Function;
+    let function = match mask {
+        MaskFunction::Null => Function::Null(pb::NullMask {}),
+        MaskFunction::Redact(text) => Function::Redact(pb::RedactMask { text: text.to_string() }),
+        MaskFunction::Partial { keep_last } => Function::Partial(pb::PartialMask { keep_last: *keep_last }),
+        MaskFunction::Hash => Function::Hash(pb::HashMask {}),
+    };
+    pb::Mask { function: Some(function) }
+}
