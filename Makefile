@@ -1,0 +1,28 @@
+# The only commands a contributor must know. Each installs first what the machine lacks, and says so before it does.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench fmt
+
+help: ## Lists these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Walks through Postern on a real PostgreSQL; KEEP=1 leaves it running
+	@scripts/bootstrap.sh demo
+	cargo build --locked -p postern
+	@KEEP=$(KEEP) scripts/demo.sh
+
+test: ## Runs every test, those of the whole system too
+	@scripts/bootstrap.sh test
+	@scripts/test.sh
+
+check: ## Formatting, lints, the import rules, licences
+	@scripts/bootstrap.sh check
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	scripts/check_deps.py
+
+bench: ## Load through Postern beside direct and pgbouncer; writes docs/benchmarks.md
+	@scripts/bootstrap.sh bench
+	@scripts/bench.sh
+
+fmt: ## Formats the code
+	cargo fmt --all
