@@ -195,15 +195,13 @@ pub struct ColumnInfo {
 
 /// A value or text as sent: as text where it is UTF-8, else its bytes in base64. Nothing is lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(untagged)]
 pub enum Value {
-    /// NULL.
+    /// NULL: JSON's null.
     Null,
-    /// Text.
-    #[serde(untagged)]
+    /// Text: a JSON string.
     Text(String),
-    /// Bytes that are no text, or a binary format; base64.
-    #[serde(untagged)]
+    /// Bytes that are no text, or a binary format: an object.
     Binary {
         /// Base64 with padding.
         base64: String,

@@ -226,3 +226,7 @@ fn check_seal(
         .verify_signature(webpki::aws_lc_rs::ED25519, &message, &signature)
         .map_err(|_| "its signature does not match".to_owned())
 }
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;
