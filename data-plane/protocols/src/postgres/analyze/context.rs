@@ -1,0 +1,202 @@
+//! What names mean: the database's catalog and search path, and what this session has changed of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::postgres::catalog::Catalog;
+use crate::sql::{Facts, SessionEffect, Statement, Unclassifiable};
+
+/// What the names of every session on one database are read by.
+#[derive(Clone, Debug)]
+pub struct AnalyzeContext {
+    /// The database that the session is connected to.
+    pub database: Arc<str>,
+    /// The role that the gateway logged in as: `"$user"` in a search path.
+    pub user: Arc<str>,
+    /// The search path after login, as far as its schemas exist (`current_schemas(false)`).
+    pub search_path: Vec<Arc<str>>,
+    /// The database's relations. Without it, unqualified names resolve to schema `?`.
+    pub catalog: Option<Arc<Catalog>>,
+    /// Longest statement, in bytes.
+    pub max_statement: usize,
+}
+
+/// Names that this session has changed. Owned by the session; [`SessionNames::begin`] at the permit of a statement,
+/// [`SessionNames::complete`] at its CommandComplete. Whatever may or may not have happened (a transaction that may yet roll back) is
+/// kept as a second possibility, and a statement then needs a permit for each.
+#[derive(Clone, Debug, Default)]
+pub struct SessionNames {
+    /// Search paths that may hold; empty: the default one.
+    paths: Vec<Option<Vec<Arc<str>>>>,
+    prepared: BTreeMap<String, Vec<Arc<Statement>>>,
+    cursors: BTreeMap<String, Cursor>,
+    temporary: BTreeSet<String>,
+    touched: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Cursor {
+    facts: Facts,
+    hold: bool,
+}
+
+/// Names of each kind that a session may hold (I11).
+const MAX_NAMES: usize = 4_096;
+/// Search paths that may hold at once.
+const MAX_PATHS: usize = 8;
+
+impl AnalyzeContext {
+    /// For a database whose catalog has been read.
+    #[must_use]
+    pub fn new(database: &str, catalog: Arc<Catalog>, max_statement: usize) -> Self {
+        Self {
+            database: database.into(),
+            user: catalog.user().into(),
+            search_path: catalog.search_path().to_vec(),
+            catalog: Some(catalog),
+            max_statement,
+        }
+    }
+}
+
+impl SessionNames {
+    /// Before a statement with these effects is forwarded: from now on they may hold.
+    ///
+    /// # Errors
+    /// When the session holds too many names; the statement must be refused.
+    pub fn begin(&mut self, effects: &[SessionEffect]) -> Result<(), Unclassifiable> {
+        for effect in effects {
+            match effect {
+                SessionEffect::Prepared { name, statement } => self.prepare(name, statement)?,
+                SessionEffect::CursorDeclared { name, facts, hold } => {
+                    bounded(self.cursors.len(), MAX_NAMES)?;
+                    let cursor = self
+                        .cursors
+                        .entry(name.clone())
+                        .or_insert_with(|| Cursor { facts: Facts::default(), hold: false });
+                    cursor.facts.absorb(facts);
+                    cursor.hold |= hold;
+                }
+                SessionEffect::SearchPath(path) => {
+                    if self.paths.is_empty() {
+                        self.paths.push(None);
+                    }
+                    if !self.paths.contains(path) {
+                        bounded(self.paths.len(), MAX_PATHS)?;
+                        self.paths.push(path.clone());
+                    }
+                }
+                SessionEffect::CreatedTemporary(name) => {
+                    bounded(self.temporary.len(), MAX_NAMES)?;
+                    self.temporary.insert(name.clone());
+                }
+                SessionEffect::Touched(name) => {
+                    bounded(self.touched.len(), MAX_NAMES)?;
+                    self.touched.insert(name.clone());
+                }
+                SessionEffect::Discarded => {
+                    if !self.paths.is_empty() && !self.paths.contains(&None) {
+                        self.paths.push(None);
+                    }
+                }
+                SessionEffect::Deallocated(_) | SessionEffect::CursorClosed(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// After the statement with these effects has completed; `in_transaction` when a transaction is open, which may undo it.
+    pub fn complete(&mut self, effects: &[SessionEffect], in_transaction: bool) {
+        for effect in effects {
+            match effect {
+                SessionEffect::Deallocated(name) => match name {
+                    Some(name) => drop(self.prepared.remove(name)),
+                    None => self.prepared.clear(),
+                },
+                SessionEffect::CursorClosed(name) => match name {
+                    Some(name) => drop(self.cursors.remove(name)),
+                    None => self.cursors.clear(),
+                },
+                SessionEffect::SearchPath(path) if !in_transaction => self.paths = vec![path.clone()],
+                SessionEffect::Discarded if !in_transaction => *self = Self::default(),
+                SessionEffect::Prepared { name, statement } => {
+                    // It succeeded, so no other statement has the name.
+                    self.prepared.insert(name.clone(), vec![Arc::clone(statement)]);
+                }
+                SessionEffect::SearchPath(_)
+                | SessionEffect::Discarded
+                | SessionEffect::CursorDeclared { .. }
+                | SessionEffect::CreatedTemporary(_)
+                | SessionEffect::Touched(_) => {}
+            }
+        }
+    }
+
+    /// The session left its transaction: cursors without HOLD are gone.
+    pub fn transaction_ended(&mut self) {
+        self.cursors.retain(|_, cursor| cursor.hold);
+    }
+
+    /// The catalog was read anew, outside any transaction of this session.
+    pub fn catalog_renewed(&mut self) {
+        self.touched.clear();
+    }
+
+    /// Names a statement that was parsed by the extended protocol: it shares its names with PREPARE.
+    ///
+    /// # Errors
+    /// When the session holds too many names.
+    pub fn prepare(&mut self, name: &str, statement: &Arc<Statement>) -> Result<(), Unclassifiable> {
+        bounded(self.prepared.len(), MAX_NAMES)?;
+        let known = self.prepared.entry(name.to_owned()).or_default();
+        if !known.contains(statement) {
+            bounded(known.len(), MAX_PATHS)?;
+            known.push(Arc::clone(statement));
+        }
+        Ok(())
+    }
+
+    /// The prepared statement of this name was closed.
+    pub fn deallocate(&mut self, name: &str) {
+        self.prepared.remove(name);
+    }
+
+    /// What the prepared statement of this name may be.
+    #[must_use]
+    pub fn prepared(&self, name: &str) -> &[Arc<Statement>] {
+        self.prepared.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// What FETCH from the cursor of this name may show.
+    #[must_use]
+    pub fn cursor(&self, name: &str) -> Option<&Facts> {
+        self.cursors.get(name).map(|cursor| &cursor.facts)
+    }
+
+    /// Whether a temporary relation of this name may exist.
+    #[must_use]
+    pub fn is_temporary(&self, name: &str) -> bool {
+        self.temporary.contains(name)
+    }
+
+    /// Whether the catalog may be out of date about this name.
+    #[must_use]
+    pub fn is_touched(&self, name: &str) -> bool {
+        self.touched.contains(name)
+    }
+
+    /// The search paths that may hold; `default` is the one after login.
+    pub(crate) fn paths<'a>(&'a self, default: &'a [Arc<str>]) -> Vec<&'a [Arc<str>]> {
+        if self.paths.is_empty() {
+            return vec![default];
+        }
+        self.paths.iter().map(|path| path.as_deref().unwrap_or(default)).collect()
+    }
+}
+
+fn bounded(count: usize, limit: usize) -> Result<(), Unclassifiable> {
+    if count < limit {
+        return Ok(());
+    }
+    Err(Unclassifiable::too_large("the session holds too many prepared statements, cursors or changed names"))
+}

@@ -1,0 +1,69 @@
+//! What masking needs to know of a statement, free of any masking rule: rules may change while a prepared statement lives.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// A relation, by the names that the statement was resolved to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Relation {
+    /// Its schema; `?` when it could not be resolved.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What a statement reads, mentions and writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Relations whose rows it reads.
+    pub reads: BTreeSet<Relation>,
+    /// Relations whose rows it writes.
+    pub writes: BTreeSet<Relation>,
+    /// Relations whose definition it changes.
+    pub reshapes: BTreeSet<Relation>,
+    /// Names of columns whose value may reach a result or a written row.
+    pub values: BTreeSet<String>,
+    /// Names of columns in conditions, order, grouping, and in the RETURNING of the outermost statement.
+    pub conditions: BTreeSet<String>,
+    /// A `*` in a list of values.
+    pub star: bool,
+    /// Columns may be used by names other than their own, or a row as one value: any column may be meant.
+    pub any_column: bool,
+    /// Calls something whose result cannot be traced to columns.
+    pub opaque_call: bool,
+    /// Writes values that it computes: to rows, settings, notifications or files.
+    pub copies: bool,
+}
+
+impl Relation {
+    /// A relation of `schema`.
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { schema: schema.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+impl Facts {
+    /// Adds all of `other`.
+    pub fn absorb(&mut self, other: &Self) {
+        self.reads.extend(other.reads.iter().cloned());
+        self.writes.extend(other.writes.iter().cloned());
+        self.reshapes.extend(other.reshapes.iter().cloned());
+        self.values.extend(other.values.iter().cloned());
+        self.conditions.extend(other.conditions.iter().cloned());
+        self.star |= other.star;
+        self.any_column |= other.any_column;
+        self.opaque_call |= other.opaque_call;
+        self.copies |= other.copies;
+    }
+
+    /// Every relation that it touches in any way.
+    pub fn relations(&self) -> impl Iterator<Item = &Relation> {
+        self.reads.iter().chain(&self.writes).chain(&self.reshapes)
+    }
+}

@@ -1,0 +1,216 @@
+//! What a SQL text does, in terms that no dialect owns: actions for policy, facts for masking, effects on the session's names.
+
+mod facts;
+
+use std::sync::Arc;
+
+use postern_core::Code;
+use postern_core::action::{Action, Object, ObjectKind, Verb};
+
+pub use facts::{Facts, Relation};
+
+/// A classified SQL text: one statement, or several sent together, which are decided together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statement {
+    /// Everything that it does, each once. Empty: nothing that policy speaks of.
+    pub actions: Vec<Action>,
+    /// Its statements, in order. Empty for an empty text.
+    pub kinds: Vec<StatementKind>,
+    /// What masking needs to know of it.
+    pub facts: Facts,
+    /// What it does to the names that later statements are read by, in order.
+    pub effects: Vec<SessionEffect>,
+    /// When it is a COPY to or from the client. A text holds at most one.
+    pub copy: Option<Copy>,
+    /// It makes, drops or renames relations: the catalog is stale after it.
+    pub changes_catalog: bool,
+}
+
+/// What one statement is, for tags, metrics and the session's bookkeeping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StatementKind {
+    /// SELECT, TABLE, VALUES.
+    Select,
+    /// INSERT.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+    /// MERGE.
+    Merge,
+    /// COPY.
+    Copy,
+    /// EXPLAIN.
+    Explain,
+    /// PREPARE, DEALLOCATE.
+    Prepare,
+    /// EXECUTE.
+    Execute,
+    /// DECLARE, FETCH, MOVE, CLOSE.
+    Cursor,
+    /// BEGIN, COMMIT, ROLLBACK, SAVEPOINT and their like.
+    Transaction,
+    /// SET, RESET, SHOW, DISCARD.
+    Setting,
+    /// CREATE, ALTER, DROP and all else that changes definitions.
+    Definition,
+    /// Everything else.
+    Utility,
+}
+
+/// Which way a COPY's rows go, and how they are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// To or from the client.
+    pub direction: CopyDirection,
+    /// What its rows are.
+    pub source: CopySource,
+    /// How its rows are written.
+    pub format: CopyFormat,
+}
+
+/// Which way a COPY's rows go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyDirection {
+    /// COPY FROM STDIN.
+    In,
+    /// COPY TO STDOUT.
+    Out,
+}
+
+/// What a COPY's rows are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopySource {
+    /// Rows of a relation; of these columns, or of all that it has when empty.
+    Relation(Relation, Vec<String>),
+    /// Rows of a query.
+    Query,
+}
+
+/// How a COPY's rows are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// Tab-separated, with backslashes, unless the options say otherwise.
+    Text(CopyText),
+    /// CSV.
+    Csv {
+        /// What it shares with text.
+        text: CopyText,
+        /// Encloses values.
+        quote: u8,
+        /// Precedes a quote inside quotes.
+        escape: u8,
+    },
+    /// PostgreSQL's binary form.
+    Binary,
+    /// Options that Postern does not follow: rows that need a mask are refused.
+    Unknown,
+}
+
+/// Options that text and CSV share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyText {
+    /// Between values.
+    pub delimiter: u8,
+    /// What stands for NULL.
+    pub null: Vec<u8>,
+    /// Whether the first line names the columns.
+    pub header: bool,
+}
+
+/// What a statement does to the names that later statements are read by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionEffect {
+    /// PREPARE.
+    Prepared {
+        /// Its name.
+        name: String,
+        /// What EXECUTE of it does.
+        statement: Arc<Statement>,
+    },
+    /// DEALLOCATE; of all when `None`.
+    Deallocated(Option<String>),
+    /// DECLARE.
+    CursorDeclared {
+        /// Its name.
+        name: String,
+        /// What FETCH from it shows.
+        facts: Arc<Facts>,
+        /// WITH HOLD: outlives the transaction.
+        hold: bool,
+    },
+    /// CLOSE; of all when `None`.
+    CursorClosed(Option<String>),
+    /// SET search_path, to these schemas; to the session's default when `None`.
+    SearchPath(Option<Vec<Arc<str>>>),
+    /// CREATE TEMPORARY of a relation with this name.
+    CreatedTemporary(String),
+    /// A relation of this name was made, dropped or renamed: until the catalog is read anew, the name may mean several.
+    Touched(String),
+    /// DISCARD ALL: as after login.
+    Discarded,
+}
+
+/// The text is not let through, because what it does is in doubt (I3).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unclassifiable {
+    /// For the client: [`Code::Unclassifiable`], [`Code::Unsupported`] or [`Code::TooLarge`].
+    pub code: Code,
+    /// For the client and the recording. Holds no literal of the statement.
+    pub reason: String,
+}
+
+impl Unclassifiable {
+    /// In doubt.
+    pub fn doubt(reason: impl Into<String>) -> Self {
+        Self { code: Code::Unclassifiable, reason: reason.into() }
+    }
+
+    /// Understood, and not supported.
+    pub fn unsupported(reason: impl Into<String>) -> Self {
+        Self { code: Code::Unsupported, reason: reason.into() }
+    }
+
+    /// Past a limit.
+    pub fn too_large(reason: impl Into<String>) -> Self {
+        Self { code: Code::TooLarge, reason: reason.into() }
+    }
+}
+
+impl Statement {
+    /// Adds an action, once.
+    pub(crate) fn act(&mut self, verb: Verb, object: Object) {
+        self.act_bounded(verb, object, None);
+    }
+
+    /// Adds an action that a WHERE clause may bound, once.
+    pub(crate) fn act_bounded(&mut self, verb: Verb, object: Object, bounded: Option<bool>) {
+        let action = Action { verb, object, bounded };
+        if !self.actions.contains(&action) {
+            self.actions.push(action);
+        }
+    }
+
+    /// Adds an action on `kind:path`.
+    pub(crate) fn act_on<P: Into<Arc<str>>>(
+        &mut self,
+        verb: Verb,
+        kind: ObjectKind,
+        path: impl IntoIterator<Item = P>,
+    ) {
+        self.act(verb, Object::new(kind, path));
+    }
+
+    /// Adds all that `other` does, as EXECUTE does of what it executes.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        for action in &other.actions {
+            if !self.actions.contains(action) {
+                self.actions.push(action.clone());
+            }
+        }
+        self.facts.absorb(&other.facts);
+        self.changes_catalog |= other.changes_catalog;
+    }
+}
