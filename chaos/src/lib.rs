@@ -1,1 +1,3 @@
-//! Harness and tests of the whole system on real parts: servers, clients, SIGKILL.
+//! What breaks Postern on purpose, and the harness of real parts that tests drive it with.
+
+pub mod live;

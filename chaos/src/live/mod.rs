@@ -1,0 +1,17 @@
+//! Real parts on free ports: a PostgreSQL, a Postern, stock clients. All that a test starts ends with it, also when it panics or is killed.
+//!
+//! Nothing here skips silently: a program that cannot be found is an error which says how to get it.
+
+mod postern;
+mod postgres;
+mod process;
+mod psql;
+mod roles;
+pub mod token;
+pub mod wire;
+
+pub use postern::{Postern, PosternOptions, postern_binary, shop_objects};
+pub use postgres::{Postgres, PostgresOptions, Role};
+pub use process::{Finished, Process, free_port, run, wait_until};
+pub use psql::{Connection, Psql, PsqlOutput};
+pub use roles::ThreeProcesses;

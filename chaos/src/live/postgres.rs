@@ -1,0 +1,263 @@
+//! A real PostgreSQL in a temporary folder, with a small shop in it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+
+use super::process::{Process, free_port, run, wait_until};
+
+/// The sample database.
+const SHOP: &str = include_str!("../../fixtures/shop.sql");
+/// The superuser's password; nothing but this server takes it.
+pub(super) const SUPERUSER_PASSWORD: &str = "superuser-secret-6f2c";
+
+/// A server. Dropping it kills it and removes its data.
+#[derive(Debug)]
+pub struct Postgres {
+    folder: TempDir,
+    binaries: PathBuf,
+    port: u16,
+    server: Option<Process>,
+    ca_pem: Option<String>,
+}
+
+/// How the server is set up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PostgresOptions {
+    /// Offers TLS with a certificate for `localhost` of an authority made for it.
+    pub tls: bool,
+    /// Refuses connections without TLS.
+    pub tls_only: bool,
+}
+
+/// The shop's roles, one for each way to authenticate; each may do all in database `shop`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// SCRAM-SHA-256.
+    Scram,
+    /// md5.
+    Md5,
+    /// The password in clear; only over TLS.
+    Cleartext,
+}
+
+impl Role {
+    /// The role's name on the server.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scram => "app",
+            Self::Md5 => "app_md5",
+            Self::Cleartext => "app_clear",
+        }
+    }
+
+    /// Its password: what must never be seen outside the gateway.
+    #[must_use]
+    pub const fn password(self) -> &'static str {
+        "target-credential-91d7"
+    }
+}
+
+impl Postgres {
+    /// Makes a server with the sample database and starts it.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed, or does not start.
+    pub fn start(options: PostgresOptions) -> Result<Self> {
+        let binaries = find_binaries()?;
+        let folder = tempfile::Builder::new().prefix("postern-pg-").tempdir()?;
+        own(folder.path())?;
+        let mut this = Self { folder, binaries, port: free_port()?, server: None, ca_pem: None };
+        this.initialise(options)?;
+        this.resume()?;
+        this.sql("postgres", "CREATE DATABASE shop")?;
+        this.sql("shop", SHOP)?;
+        Ok(this)
+    }
+
+    /// Where it listens, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// PEM of the authority of its certificate, when it has TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.ca_pem.as_deref()
+    }
+
+    /// Runs statements as the superuser, directly; returns what psql prints, unaligned and without headers.
+    ///
+    /// # Errors
+    /// When a statement fails.
+    pub fn sql(&self, database: &str, sql: &str) -> Result<String> {
+        let mut psql = Command::new("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "postgres", "-d", database]);
+        psql.args(["-p", &self.port.to_string()]).env("PGPASSWORD", SUPERUSER_PASSWORD).env("PGSSLMODE", "prefer");
+        run(psql, sql, Duration::from_secs(60))?.ok().map(|out| out.trim_end().to_owned())
+    }
+
+    /// Stops it at once: a target that is down.
+    ///
+    /// # Errors
+    /// When it cannot be stopped.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut server) = self.server.take() {
+            // SIGINT: PostgreSQL's fast shutdown.
+            server.signal(rustix::process::Signal::INT)?;
+            server.wait(Duration::from_secs(20))?;
+        }
+        Ok(())
+    }
+
+    /// Starts it again on the same port.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn resume(&mut self) -> Result<()> {
+        let data = self.data().display().to_string();
+        let arguments = ["-D".to_owned(), data, "-p".to_owned(), self.port.to_string()];
+        let user = server_user();
+        let postgres = self.binaries.join("postgres");
+        let mut server = Process::start("postgres", &postgres, &arguments, &[], user, self.folder.path())?;
+        let port = self.port;
+        let ready = wait_until(Duration::from_secs(30), "PostgreSQL to accept connections", || {
+            ensure!(server.is_running(), "PostgreSQL ended: {}", server.stderr());
+            Ok(TcpStream::connect(("127.0.0.1", port)).is_ok() && server.stderr().contains("ready to accept connections"))
+        });
+        ready.with_context(|| server.stderr())?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.server.as_ref().map(Process::stderr).unwrap_or_default()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn initialise(&mut self, options: PostgresOptions) -> Result<()> {
+        let password = self.folder.path().join("password");
+        fs::write(&password, SUPERUSER_PASSWORD)?;
+        own(&password)?;
+        let initdb = self.binaries.join("initdb");
+        let mut command = as_server_user(&initdb);
+        command.args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
+        command.arg(self.data()).arg("--pwfile").arg(&password).current_dir(self.folder.path());
+        run(command, "", Duration::from_secs(60))?.ok().context("initdb failed")?;
+        fs::remove_file(&password)?;
+
+        let mut settings = String::from(
+            "listen_addresses = '127.0.0.1'\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 60\n\
+             log_statement = 'all'\nlog_line_prefix = '%p %d '\nshared_buffers = 32MB\nlc_messages = 'C'\n",
+        );
+        let socket = self.folder.path().display();
+        writeln!(settings, "unix_socket_directories = '{socket}'")?;
+        if options.tls {
+            self.make_certificate()?;
+            settings.push_str("ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\n");
+        }
+        let config = self.data().join("postgresql.conf");
+        let before = fs::read_to_string(&config)?;
+        write_owned(&config, &(before + &settings))?;
+
+        let any = if options.tls_only { "hostssl" } else { "host" };
+        let hba = format!(
+            "host all postgres 127.0.0.1/32 scram-sha-256\n{any} all app_md5 127.0.0.1/32 md5\n\
+             hostssl all app_clear 127.0.0.1/32 password\n{any} all all 127.0.0.1/32 scram-sha-256\n"
+        );
+        write_owned(&self.data().join("pg_hba.conf"), &hba)
+    }
+
+    fn make_certificate(&mut self) -> Result<()> {
+        let ca_key = rcgen::KeyPair::generate()?;
+        let mut ca = rcgen::CertificateParams::new(Vec::new())?;
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "a target's own authority");
+        let ca_pem = ca.self_signed(&ca_key)?.pem();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate()?;
+        let mut leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = leaf.signed_by(&key, &issuer)?;
+        write_owned(&self.data().join("server.crt"), &certificate.pem())?;
+        write_owned(&self.data().join("server.key"), &key.serialize_pem())?;
+        self.ca_pem = Some(ca_pem);
+        Ok(())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // The fast way leaves no shared memory behind; SIGKILL follows when the process itself is dropped.
+        let _ = self.stop();
+    }
+}
+
+/// The newest installed server's programs.
+fn find_binaries() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("POSTERN_TEST_PG_BIN") {
+        return Ok(folder.into());
+    }
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
+        let version = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let folder = entry.path().join("bin");
+        if let Some(version) = version.filter(|_| folder.join("initdb").exists()) {
+            found.push((version, folder));
+        }
+    }
+    found.sort();
+    found.pop().map(|(_, folder)| folder).context(
+        "PostgreSQL's server is not installed (no /usr/lib/postgresql/*/bin/initdb): run `scripts/bootstrap.sh test`, \
+         or set POSTERN_TEST_PG_BIN to the folder that has initdb",
+    )
+}
+
+/// Whom to run the server as: it refuses to run as root.
+fn server_user() -> Option<&'static str> {
+    let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    root.then_some("postgres")
+}
+
+fn as_server_user(program: &Path) -> Command {
+    let Some(user) = server_user() else { return Command::new(program) };
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", user, "--regid", user, "--init-groups", "--"]).arg(program);
+    command
+}
+
+/// Gives `path` to the server's user.
+fn own(path: &Path) -> Result<()> {
+    let Some(user) = server_user() else { return Ok(()) };
+    let users = fs::read_to_string("/etc/passwd")?;
+    let line = users.lines().find(|line| line.split(':').next() == Some(user));
+    let mut ids = line.with_context(|| format!("there is no user {user}: run `scripts/bootstrap.sh test`"))?.split(':').skip(2);
+    let mut id = || ids.next().and_then(|id| id.parse().ok());
+    chown(path, id(), id()).with_context(|| format!("cannot give {} to {user}", path.display()))
+}
+
+fn write_owned(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    own(path)
+}
