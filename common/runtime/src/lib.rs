@@ -1,1 +1,14 @@
-//! What every role needs to run: configuration, actors and supervision, TLS, telemetry, back-off.
+//! What every role needs to run: configuration, supervision, TLS, tokens, telemetry, back-off.
+//!
+//! The only crate that reads the clock and randomness ([`clock`]) and the only one that spawns ([`supervisor`]).
+
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod jwt;
+pub mod ops;
+pub mod pki;
+pub mod supervisor;
+pub mod telemetry;
+pub mod tls;

@@ -1,0 +1,149 @@
+//! TLS configurations, all by one provider (aws-lc-rs) and with no process-wide default behind them.
+//!
+//! Node to node is TLS 1.3 with certificates of the cluster's authority on both sides; database clients may come with TLS 1.2.
+
+use std::sync::{Arc, OnceLock};
+
+use postern_core::node::NodeIdentity;
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::CertificateDer;
+use secrecy::SecretString;
+use x509_parser::extensions::GeneralName;
+
+use crate::pki::{NodeCredential, PkiError, certificates, private_key};
+
+const ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+const FROM_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// A TLS configuration cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A key or certificate is not usable.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// rustls refuses the parts.
+    #[error("TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The authority cannot be trusted as one.
+    #[error("the certificate authority is not usable: {0}")]
+    Authority(String),
+}
+
+/// The one provider of cryptography.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+}
+
+/// Makes the provider the process's default, for libraries that ask for it. May be called any number of times.
+pub fn install_provider() {
+    // An error only says that one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Accepts only peers with a certificate of the node's own authority.
+///
+/// # Errors
+/// The credential is not usable.
+pub fn server_mtls(credential: &NodeCredential, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(&credential.ca_pem)?, provider());
+    server(credential, verifier.build().map_err(authority)?, alpn)
+}
+
+/// Accepts peers without a certificate too; one that is offered is verified against the node's own authority.
+///
+/// # Errors
+/// The credential is not usable.
+pub fn server_optional_client(credential: &NodeCredential, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(&credential.ca_pem)?, provider());
+    server(credential, verifier.allow_unauthenticated().build().map_err(authority)?, alpn)
+}
+
+/// For dialling nodes of the own cluster, with the own certificate. The name to check is the caller's, by role.
+///
+/// # Errors
+/// The credential is not usable.
+pub fn client_mtls(credential: &NodeCredential, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(ONLY_13)?
+        .with_root_certificates(roots(&credential.ca_pem)?)
+        .with_client_auth_cert(certificates(&credential.certificate_pem)?, private_key(&credential.key_pem)?)?;
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
+/// For dialling a server whose certificate comes from one of the given authorities, without a certificate of one's own.
+///
+/// # Errors
+/// The authorities are not usable.
+pub fn client_with_ca(ca_pem: &str, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(FROM_12)?
+        .with_root_certificates(roots(ca_pem)?)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
+/// For database clients, which prove themselves by a token and not by a certificate.
+///
+/// # Errors
+/// The certificate chain or key is not usable.
+pub fn listener(certificate_pem: &str, key_pem: &SecretString, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(FROM_12)?
+        .with_no_client_auth()
+        .with_single_cert(certificates(certificate_pem)?, private_key(key_pem)?)?;
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
+/// The node that a peer's chain names: its first certificate must bear exactly one node name. Only for chains that TLS has verified.
+#[must_use]
+pub fn peer_identity(certificates: &[CertificateDer<'_>]) -> Option<NodeIdentity> {
+    let (rest, certificate) = x509_parser::parse_x509_certificate(certificates.first()?).ok()?;
+    if !rest.is_empty() {
+        return None;
+    }
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut nodes = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => NodeIdentity::from_dns_name(name),
+        _ => None,
+    });
+    let identity = nodes.next()?;
+    nodes.next().is_none().then_some(identity)
+}
+
+fn server(
+    credential: &NodeCredential,
+    verifier: Arc<dyn ClientCertVerifier>,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(ONLY_13)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&credential.certificate_pem)?, private_key(&credential.key_pem)?)?;
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
+fn roots(ca_pem: &str) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca_pem)? {
+        roots.add(certificate)?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn protocols(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|protocol| protocol.to_vec()).collect()
+}
+
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn authority(error: rustls::server::VerifierBuilderError) -> TlsError {
+    TlsError::Authority(error.to_string())
+}
