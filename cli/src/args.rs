@@ -1,0 +1,367 @@
+//! What the command line takes.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use postern_core::resource::Kind;
+
+use crate::manifest::parse_duration;
+
+/// Postern: an identity-aware gateway that decides, masks, holds and records every operation.
+#[derive(Debug, Parser)]
+#[command(name = "postern", version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to reach the control plane. Tokens come from POSTERN_TOKEN or a file, never from an argument: arguments are for all to see.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// The control plane, https://HOST:PORT.
+    #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// The cluster's certificate authority, a PEM file.
+    #[arg(long, global = true, env = "POSTERN_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// A folder with an administrator's certificate: node.crt, node.key, ca.crt.
+    #[arg(long, global = true, env = "POSTERN_CREDENTIAL", value_name = "DIR")]
+    pub(crate) credential: Option<PathBuf>,
+    /// A file with a token to act by; otherwise POSTERN_TOKEN. A token goes before a certificate.
+    #[arg(long, global = true, env = "POSTERN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The folder of a `postern dev`: tells server, authority and certificate.
+    #[arg(long, global = true, env = "POSTERN_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Everything in one process, to try and to develop with: control plane, gateway, agent and an issuer.
+    Dev(Box<DevArgs>),
+    /// Runs a control-plane node.
+    Control(RoleArgs),
+    /// Runs a gateway.
+    Gateway(RoleArgs),
+    /// Runs an agent.
+    Agent(RoleArgs),
+    /// Creates or changes the objects of files, all or none.
+    Apply(ApplyArgs),
+    /// Lists objects of a kind, or shows one.
+    Get {
+        #[arg(value_parser = parse_kind)]
+        kind: Kind,
+        name: Option<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Shows all of an object.
+    Describe {
+        #[arg(value_parser = parse_kind)]
+        kind: Kind,
+        name: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Deletes an object.
+    Delete {
+        #[arg(value_parser = parse_kind)]
+        kind: Kind,
+        name: String,
+        /// Only if it is still at this revision.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        revision: u64,
+    },
+    /// Held operations: list, show, approve, deny.
+    #[command(subcommand)]
+    Approvals(ApprovalsCommand),
+    /// Recorded sessions: list, show, replay, verify, export.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
+    /// Exchanges the token in POSTERN_TOKEN or --token-file for a session token, and prints it.
+    Token {
+        /// Good for this target only; may be given again. Default: all that policy permits.
+        #[arg(long, value_name = "TARGET")]
+        target: Vec<String>,
+        /// How long it is good for: 15m, 1h. At most as long as the token that it is made from.
+        #[arg(long, default_value = "15m", value_parser = parse_duration)]
+        ttl: std::time::Duration,
+    },
+    /// Whom the control plane takes you for.
+    Whoami {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Certificates of nodes.
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// Prints completions for a shell.
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// The role's configuration, TOML.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// A file, a folder of .yaml files, or - for standard input; may be given again.
+    #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Checks everything, also at the control plane, and changes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// How to print.
+    #[arg(short = 'o', long = "output", value_enum)]
+    pub(crate) format: Option<Format>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalsCommand {
+    /// Those that wait; with --all, all that are remembered.
+    List {
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// One approval with its statement and reviews.
+    Show {
+        id: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Lets the operation run.
+    Approve(ReviewArgs),
+    /// Refuses the operation.
+    Deny(ReviewArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReviewArgs {
+    pub(crate) id: String,
+    /// Why, for the requester and the record.
+    #[arg(long, default_value = "")]
+    pub(crate) comment: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// The newest sessions.
+    List {
+        /// At most this many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        /// Only to this target.
+        #[arg(long, default_value = "")]
+        target: String,
+        /// Only of this principal, ISSUER/SUBJECT.
+        #[arg(long, default_value = "")]
+        principal: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// One session of the index.
+    Show {
+        id: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// What happened, statement by statement, with decisions and (masked) results.
+    Replay {
+        /// A session's id, or the file of an export.
+        recording: String,
+        /// `json` prints each event as one line.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Proves that a recording is whole and untouched, or lists what is wrong with it.
+    Verify {
+        /// A session's id, or the file of an export (then nothing is asked of the control plane when --ca is given).
+        recording: String,
+    },
+    /// Saves a recording as a file.
+    Export {
+        id: String,
+        /// The file; - for standard output.
+        #[arg(short = 'o', long = "output", value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    /// Makes a key here, has its certificate signed, and writes both into a folder. The key never leaves this machine.
+    Issue {
+        #[arg(long, value_enum)]
+        role: CertRole,
+        #[arg(long)]
+        name: String,
+        /// For an agent: the pool that it serves.
+        #[arg(long)]
+        pool: Option<String>,
+        /// A further DNS name or IP address in the certificate; may be given again.
+        #[arg(long = "alt-name", value_name = "NAME")]
+        alt_names: Vec<String>,
+        /// The folder for node.crt, node.key and ca.crt.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Prints the cluster's certificate authority.
+    Ca,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CertRole {
+    Control,
+    Gateway,
+    Agent,
+    Admin,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DevCommand>,
+    #[command(flatten)]
+    pub(crate) options: DevOptions,
+}
+
+/// Port 0 takes a free one, and the same again on the next start if it is still free.
+#[derive(Debug, Args)]
+pub(crate) struct DevOptions {
+    /// The public API.
+    #[arg(long, default_value = "127.0.0.1:15480")]
+    pub(crate) admin_listen: SocketAddr,
+    /// Where clients of PostgreSQL connect to.
+    #[arg(long, default_value = "127.0.0.1:15432")]
+    pub(crate) postgres_listen: SocketAddr,
+    /// The gateway's end of tunnels (UDP).
+    #[arg(long, default_value = "127.0.0.1:15433")]
+    pub(crate) tunnel_listen: SocketAddr,
+    /// The development issuer; loopback only.
+    #[arg(long, default_value = "127.0.0.1:15481")]
+    pub(crate) issuer_listen: SocketAddr,
+    /// Health and metrics of the control plane; the gateway's and the agent's are on the two ports after it.
+    #[arg(long, default_value = "127.0.0.1:15490")]
+    pub(crate) ops_listen: SocketAddr,
+    /// What the agent may open besides loopback: HOST:PORT, where `*` stands for any port; may be given again.
+    #[arg(long = "agent-allow", value_name = "HOST:PORT")]
+    pub(crate) agent_allow: Vec<String>,
+    /// What to log: a filter such as info or postern_gateway=debug.
+    #[arg(long, default_value = "info,postern_server::raft=warn", value_name = "FILTER")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// Makes an OIDC token of the development issuer, and prints it.
+    Token(DevTokenArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevTokenArgs {
+    /// Who: the `sub` claim.
+    #[arg(long)]
+    pub(crate) subject: String,
+    /// A group of theirs; may be given again.
+    #[arg(long = "group", visible_alias = "groups", value_delimiter = ',', value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// The `aud` claim.
+    #[arg(long, default_value = "postern")]
+    pub(crate) audience: String,
+    /// How long it is good for.
+    #[arg(long, default_value = "1h", value_parser = parse_duration)]
+    pub(crate) ttl: std::time::Duration,
+    /// Issued this long ago: for tests of expiry.
+    #[arg(long, value_parser = parse_duration, hide = true)]
+    pub(crate) issued_ago: Option<std::time::Duration>,
+    /// Good only after this time from now: for tests.
+    #[arg(long, value_parser = parse_duration, hide = true)]
+    pub(crate) not_before_in: Option<std::time::Duration>,
+    /// Another `iss` claim: for tests.
+    #[arg(long, hide = true)]
+    pub(crate) issuer_claim: Option<String>,
+}
+
+fn parse_kind(text: &str) -> Result<Kind, String> {
+    let plain: String = text.to_ascii_lowercase().chars().filter(|c| !matches!(c, '-' | '_')).collect();
+    match plain.as_str() {
+        "issuer" | "issuers" => Ok(Kind::Issuer),
+        "target" | "targets" => Ok(Kind::Target),
+        "policy" | "policies" => Ok(Kind::Policy),
+        "maskingrule" | "maskingrules" => Ok(Kind::MaskingRule),
+        "secret" | "secrets" => Ok(Kind::Secret),
+        _ => Err("expected issuer, target, policy, maskingrule or secret".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_parse() {
+        for line in [
+            "postern dev --data-dir /tmp/x --postgres-listen 127.0.0.1:0",
+            "postern dev token --subject alice --group a,b --group c",
+            "postern --data-dir /tmp/x dev token --subject alice",
+            "postern control --config c.toml",
+            "postern apply -f a.yaml -f dir -f - --dry-run",
+            "postern get masking-rules -o yaml",
+            "postern get Target db -o json",
+            "postern describe policy p",
+            "postern delete policy p --revision 7",
+            "postern approvals approve apr_x --comment ok",
+            "postern sessions verify file.rec --ca ca.crt",
+            "postern sessions export ses_x -o out.rec",
+            "postern token --target db --ttl 5m",
+            "postern certs issue --role agent --name a1 --pool lab --out dir",
+            "postern completions bash",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
+        }
+        for line in ["postern", "postern get nonsense", "postern apply", "postern token --ttl 5", "postern --token x whoami"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn groups_add_up() {
+        let Command::Dev(dev) = parse("postern dev token --subject s --group a,b --group c").unwrap().command else {
+            panic!("dev")
+        };
+        let Some(DevCommand::Token(token)) = dev.command else { panic!("token") };
+        assert_eq!(token.groups, ["a", "b", "c"]);
+    }
+}

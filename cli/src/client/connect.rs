@@ -1,0 +1,115 @@
+//! The connection: TLS by the cluster's own authority, a certificate or a token.
+
+use std::time::Duration;
+
+use postern_core::node::CONTROL_PLANE_NAME;
+use postern_proto::admin::v1::approval_service_client::ApprovalServiceClient;
+use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
+use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
+use postern_proto::admin::v1::session_service_client::SessionServiceClient;
+use postern_proto::admin::v1::token_service_client::TokenServiceClient;
+use secrecy::ExposeSecret as _;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
+
+use super::profile::Settings;
+use crate::args::ConnectionArgs;
+use crate::failure::Failure;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until an answer begins; a stream may then go on.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A list of a thousand objects fits many times over.
+const MAX_MESSAGE: usize = 64 << 20;
+
+type Service = InterceptedService<Channel, Bearer>;
+
+/// Puts the token, if any, on each request.
+#[derive(Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+/// A connection to the control plane.
+#[derive(Clone)]
+pub(crate) struct Client {
+    service: Service,
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Connects by what `args`, the environment and the profile say.
+pub(crate) async fn connect(args: &ConnectionArgs) -> Result<Client, Failure> {
+    Client::connect(&Settings::resolve(args)?).await
+}
+
+impl Client {
+    pub(crate) async fn connect(settings: &Settings) -> Result<Self, Failure> {
+        if !settings.server.starts_with("https://") {
+            return Err(Failure::usage(format!("the server must be https://HOST:PORT, not {:?}", settings.server)));
+        }
+        // Whatever address it is reached by, it must be the cluster's control plane.
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&settings.ca_pem))
+            .domain_name(CONTROL_PLANE_NAME);
+        if let Some(credential) = &settings.credential {
+            tls = tls.identity(Identity::from_pem(&credential.certificate_pem, credential.key_pem.expose_secret()));
+        }
+        let cannot = |why: String| Failure::failed(format!("cannot reach {}: {why}", settings.server));
+        let endpoint = Endpoint::from_shared(settings.server.clone())
+            .map_err(|error| Failure::usage(format!("{:?} is no address of a server: {error}", settings.server)))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .tls_config(tls)
+            .map_err(|error| cannot(root_cause(&error)))?;
+        let channel = endpoint.connect().await.map_err(|error| cannot(root_cause(&error)))?;
+        Ok(Self { service: InterceptedService::new(channel, bearer(settings)?) })
+    }
+
+    pub(crate) fn resources(&self) -> ResourceServiceClient<Service> {
+        ResourceServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn approvals(&self) -> ApprovalServiceClient<Service> {
+        ApprovalServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn sessions(&self) -> SessionServiceClient<Service> {
+        SessionServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn tokens(&self) -> TokenServiceClient<Service> {
+        TokenServiceClient::new(self.service.clone())
+    }
+
+    pub(crate) fn certificates(&self) -> CertificateServiceClient<Service> {
+        CertificateServiceClient::new(self.service.clone())
+    }
+}
+
+fn bearer(settings: &Settings) -> Result<Bearer, Failure> {
+    let Some(token) = &settings.token else { return Ok(Bearer(None)) };
+    let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.expose_secret())
+        .parse()
+        .map_err(|_| Failure::failed("the token has characters that no token has"))?;
+    // Keeps it out of Debug output and of header compression.
+    value.set_sensitive(true);
+    Ok(Bearer(Some(value)))
+}
+
+/// The innermost error says what happened; those around it only that something did.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut at = error;
+    while let Some(source) = at.source() {
+        at = source;
+    }
+    at.to_string()
+}

@@ -1,0 +1,9 @@
+//! The public API as a client sees it.
+
+mod connect;
+mod profile;
+mod status;
+
+pub(crate) use connect::{Client, connect};
+pub(crate) use profile::{Profile, Settings};
+pub(crate) use status::{FieldViolation, refused, violations};

@@ -1,0 +1,122 @@
+//! Where the control plane is and who we are to it: from arguments, the environment, and the folder of a `postern dev`.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use postern_runtime::pki::NodeCredential;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::args::ConnectionArgs;
+use crate::failure::Failure;
+
+/// Tokens and certificates are far smaller.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What `postern dev` writes for clients, as `client.json` in its data folder. Paths are relative to that folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profile {
+    /// `https://HOST:PORT`
+    pub(crate) server: String,
+    /// Folder of the administrator's certificate.
+    pub(crate) credential: PathBuf,
+    /// The cluster's certificate authority, PEM.
+    pub(crate) ca: PathBuf,
+}
+
+/// All that a connection needs.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) server: String,
+    pub(crate) ca_pem: String,
+    /// A token goes before a certificate: who has one means to act by it.
+    pub(crate) token: Option<SecretString>,
+    pub(crate) credential: Option<NodeCredential>,
+}
+
+impl Profile {
+    /// Its file in `data_dir`.
+    pub(crate) fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join("client.json")
+    }
+
+    fn load(data_dir: &Path) -> Result<Self, Failure> {
+        let path = Self::path(data_dir);
+        let text = read(&path).map_err(|failure| {
+            Failure::failed(format!("{failure}; has `postern dev` run on {}?", data_dir.display()))
+        })?;
+        serde_json::from_str(&text).map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+    }
+}
+
+impl Settings {
+    /// Arguments and environment go before the profile.
+    pub(crate) fn resolve(args: &ConnectionArgs) -> Result<Self, Failure> {
+        let complete = args.server.is_some() && (args.ca.is_some() || args.credential.is_some());
+        let profile = match &args.data_dir {
+            Some(data_dir) if !complete => Some((data_dir, Profile::load(data_dir)?)),
+            _ => None,
+        };
+        let from_profile = |pick: fn(&Profile) -> &PathBuf| {
+            profile.as_ref().map(|(data_dir, profile)| data_dir.join(pick(profile)))
+        };
+        let Some(server) = args.server.clone().or_else(|| profile.as_ref().map(|(_, profile)| profile.server.clone()))
+        else {
+            return Err(Failure::usage(
+                "which control plane? give --server and --ca (or POSTERN_SERVER and POSTERN_CA), or --data-dir of a `postern dev`",
+            ));
+        };
+        let token = token(args)?;
+        let dir = args.credential.clone().or_else(|| from_profile(|profile| &profile.credential));
+        let credential = match dir {
+            Some(dir) if token.is_none() => Some(
+                NodeCredential::load(&dir)
+                    .map_err(|error| Failure::failed(format!("credential {}: {error}", dir.display())))?,
+            ),
+            _ => None,
+        };
+        let ca_pem = match (args.ca.clone().or_else(|| from_profile(|profile| &profile.ca)), &credential) {
+            (Some(path), _) => read(&path)?,
+            (None, Some(credential)) => credential.ca_pem.clone(),
+            (None, None) => match &args.credential {
+                Some(dir) => read(&dir.join("ca.crt"))?,
+                None => return Err(Failure::usage("whom to trust? give --ca (or POSTERN_CA), a PEM file")),
+            },
+        };
+        Ok(Self { server, ca_pem, token, credential })
+    }
+}
+
+/// The token in the file that is named, or in the environment.
+pub(crate) fn token(args: &ConnectionArgs) -> Result<Option<SecretString>, Failure> {
+    let text = match &args.token_file {
+        Some(path) => read(path)?,
+        None => match std::env::var("POSTERN_TOKEN") {
+            Ok(text) => text,
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => return Err(Failure::usage("POSTERN_TOKEN is not UTF-8")),
+        },
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return match &args.token_file {
+            Some(path) => Err(Failure::failed(format!("{} is empty", path.display()))),
+            None => Ok(None),
+        };
+    }
+    Ok(Some(SecretString::from(text.to_owned())))
+}
+
+/// A small text file.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
+    let cannot = |why: String| Failure::failed(format!("cannot read {}: {why}", path.display()));
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| cannot(error.to_string()))?;
+    file.take(MAX_FILE.saturating_add(1)).read_to_string(&mut text).map_err(|error| cannot(error.to_string()))?;
+    if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_FILE {
+        return Err(cannot("it is larger than 1 MiB".to_owned()));
+    }
+    Ok(text)
+}

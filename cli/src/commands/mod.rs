@@ -1,0 +1,33 @@
+//! The client commands, one file each.
+
+pub(crate) mod apply;
+pub(crate) mod approvals;
+pub(crate) mod certs;
+pub(crate) mod resources;
+pub(crate) mod sessions;
+mod summary;
+pub(crate) mod tokens;
+
+use postern_core::Timestamp;
+use postern_core::wire::timestamp_from_proto;
+use postern_proto::resource::v1 as pb;
+
+/// Seconds are enough for tables.
+fn when(time: Option<&prost_types::Timestamp>) -> String {
+    time.map(timestamp_from_proto).map(when_exactly).unwrap_or_default()
+}
+
+fn when_exactly(time: Timestamp) -> String {
+    let text = time.to_string();
+    text.split_once('.').map(|(seconds, _)| format!("{seconds}Z")).unwrap_or(text)
+}
+
+/// `issuer/subject`, and through whom.
+fn principal(principal: Option<&pb::Principal>) -> String {
+    let Some(principal) = principal else { return String::new() };
+    let mut text = format!("{}/{}", principal.issuer, principal.subject);
+    for delegator in principal.chain.iter().rev() {
+        text.push_str(&format!(" for {}/{}", delegator.issuer, delegator.subject));
+    }
+    text
+}

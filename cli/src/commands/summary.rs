@@ -1,0 +1,81 @@
+//! The few words on an object that fit a table.
+
+use postern_core::resource::Kind;
+use postern_proto::resource::v1 as pb;
+
+pub(super) const fn columns(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Issuer => &["URL", "AUDIENCES"],
+        Kind::Target => &["PROTOCOL", "ADDRESS", "POOL", "TLS", "USER"],
+        Kind::Policy => &["EFFECT", "PRINCIPALS", "TARGETS", "ACTIONS", "RESOURCES"],
+        Kind::MaskingRule => &["TARGETS", "COLUMNS", "MASK", "EXEMPT"],
+        Kind::Secret => &[],
+    }
+}
+
+pub(super) fn cells(resource: &pb::Resource) -> Vec<String> {
+    match &resource.spec {
+        Some(pb::resource::Spec::Issuer(spec)) => vec![spec.url.clone(), join(&spec.audiences)],
+        Some(pb::resource::Spec::Target(spec)) => target(spec),
+        Some(pb::resource::Spec::Policy(spec)) => policy(spec),
+        Some(pb::resource::Spec::MaskingRule(spec)) => vec![
+            targets(spec.targets.as_ref()),
+            join(&spec.columns),
+            mask(spec.mask.as_ref()).to_owned(),
+            join(&spec.exempt_groups),
+        ],
+        Some(pb::resource::Spec::Secret(_)) | None => Vec::new(),
+    }
+}
+
+fn target(spec: &pb::TargetSpec) -> Vec<String> {
+    let protocol = match spec.protocol() {
+        pb::Protocol::Postgres => "postgres",
+        pb::Protocol::Unspecified => "?",
+    };
+    let tls = match spec.tls.as_ref().map(pb::TargetTls::mode).unwrap_or_default() {
+        pb::TlsMode::Unspecified | pb::TlsMode::Prefer => "prefer",
+        pb::TlsMode::Disable => "disable",
+        pb::TlsMode::Require => "require",
+        pb::TlsMode::VerifyCa => "verify-ca",
+        pb::TlsMode::VerifyFull => "verify-full",
+    };
+    let user = spec.credential.as_ref().map(|credential| credential.username.clone()).unwrap_or_default();
+    let pool = if spec.agent_pool.is_empty() { "(direct)" } else { &spec.agent_pool };
+    let protocol = if spec.disabled { format!("{protocol} (disabled)") } else { protocol.to_owned() };
+    vec![protocol, spec.address.clone(), pool.to_owned(), tls.to_owned(), user]
+}
+
+fn policy(spec: &pb::PolicySpec) -> Vec<String> {
+    let effect = match spec.effect() {
+        pb::Effect::Permit if spec.approval.is_some() => "hold",
+        pb::Effect::Permit => "permit",
+        pb::Effect::Deny => "deny",
+        pb::Effect::Unspecified => "?",
+    };
+    let principals = spec.principals.clone().unwrap_or_default();
+    let principals: Vec<String> = principals.groups.into_iter().chain(principals.subjects).collect();
+    let resources = if spec.resources.is_empty() { "*".to_owned() } else { join(&spec.resources) };
+    vec![effect.to_owned(), join(&principals), targets(spec.targets.as_ref()), join(&spec.actions), resources]
+}
+
+fn targets(selector: Option<&pb::TargetSelector>) -> String {
+    let Some(selector) = selector else { return String::new() };
+    let labels = selector.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    selector.names.iter().cloned().chain(labels).collect::<Vec<_>>().join(",")
+}
+
+fn mask(mask: Option<&pb::Mask>) -> &'static str {
+    use pb::mask::Function;
+    match mask.and_then(|mask| mask.function.as_ref()) {
+        Some(Function::Null(_)) => "null",
+        Some(Function::Redact(_)) => "redact",
+        Some(Function::Partial(_)) => "partial",
+        Some(Function::Hash(_)) => "hash",
+        None => "?",
+    }
+}
+
+fn join(list: &[String]) -> String {
+    list.join(",")
+}

@@ -1,0 +1,257 @@
+//! The `spec` of each kind, from its mapping.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use postern_core::resource::Kind;
+use postern_proto::resource::v1 as pb;
+
+use super::object::Object;
+
+/// The largest file that a manifest may take in (`caFile`, `valueFrom.file`).
+const MAX_INCLUDED: u64 = 1 << 20;
+
+type Spec = pb::resource::Spec;
+
+/// Reads `spec` as that of `kind`. Files that it names are relative to `base`.
+pub(super) fn read(kind: Kind, mut spec: Object<'_>, base: &Path) -> Spec {
+    let read = match kind {
+        Kind::Issuer => Spec::Issuer(issuer(&mut spec, base)),
+        Kind::Target => Spec::Target(target(&mut spec, base)),
+        Kind::Policy => Spec::Policy(policy(&mut spec)),
+        Kind::MaskingRule => Spec::MaskingRule(masking_rule(&mut spec)),
+        Kind::Secret => Spec::Secret(secret(&mut spec, base)),
+    };
+    spec.finish();
+    read
+}
+
+fn issuer(spec: &mut Object<'_>, base: &Path) -> pb::IssuerSpec {
+    pb::IssuerSpec {
+        url: spec.required("url"),
+        audiences: spec.strings("audiences"),
+        groups_claim: spec.string("groupsClaim").unwrap_or_default(),
+        groups_prefix: spec.string("groupsPrefix").unwrap_or_default(),
+        algorithms: spec.strings("algorithms"),
+        leeway_seconds: spec.seconds("leeway"),
+        max_age_seconds: spec.seconds("maxAge").unwrap_or_default(),
+        ca_pem: pem(spec, base),
+    }
+}
+
+fn target(spec: &mut Object<'_>, base: &Path) -> pb::TargetSpec {
+    let protocol = spec.choice("protocol", &[("postgres", pb::Protocol::Postgres)]);
+    if !spec.has("protocol") {
+        spec.fault("protocol", "is required");
+    }
+    let tls = spec.object("tls").map(|mut tls| {
+        let modes = [
+            ("disable", pb::TlsMode::Disable),
+            ("prefer", pb::TlsMode::Prefer),
+            ("require", pb::TlsMode::Require),
+            ("verify-ca", pb::TlsMode::VerifyCa),
+            ("verify-full", pb::TlsMode::VerifyFull),
+        ];
+        let read = pb::TargetTls {
+            mode: tls.choice("mode", &modes).unwrap_or_default().into(),
+            ca_pem: pem(&mut tls, base),
+            server_name: tls.string("serverName").unwrap_or_default(),
+        };
+        tls.finish();
+        read
+    });
+    let credential = spec.object("credential").map(|mut credential| {
+        let read = pb::TargetCredential {
+            username: credential.required("username"),
+            secret: credential.string("secret").unwrap_or_default(),
+        };
+        credential.finish();
+        read
+    });
+    pb::TargetSpec {
+        protocol: protocol.unwrap_or_default().into(),
+        address: spec.required("address"),
+        tls,
+        credential,
+        agent_pool: spec.string("agentPool").unwrap_or_default(),
+        databases: spec.strings("databases"),
+        disabled: spec.bool("disabled").unwrap_or_default(),
+    }
+}
+
+fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
+    let effect = spec.choice("effect", &[("permit", pb::Effect::Permit), ("deny", pb::Effect::Deny)]);
+    if !spec.has("effect") {
+        spec.fault("effect", "is required: permit or deny");
+    }
+    let principals = spec.object("principals").map(|mut principals| {
+        let read = pb::PrincipalSelector {
+            groups: principals.strings("groups"),
+            subjects: principals.strings("subjects"),
+        };
+        principals.finish();
+        read
+    });
+    let when = spec.object("when").map(|mut when| {
+        let read = pb::Conditions { bounded: when.bool("bounded") };
+        when.finish();
+        read
+    });
+    let approval = spec.object("approval").map(|mut approval| {
+        let read = pb::ApprovalRequirement {
+            groups: approval.strings("groups"),
+            count: approval.number("count").unwrap_or_default(),
+            expires_seconds: approval.seconds("expires").unwrap_or_default(),
+        };
+        approval.finish();
+        read
+    });
+    pb::PolicySpec {
+        effect: effect.unwrap_or_default().into(),
+        principals,
+        targets: targets(spec),
+        actions: spec.strings("actions"),
+        resources: spec.strings("resources"),
+        when,
+        approval,
+        reason: spec.string("reason").unwrap_or_default(),
+    }
+}
+
+fn masking_rule(spec: &mut Object<'_>) -> pb::MaskingRuleSpec {
+    pb::MaskingRuleSpec {
+        targets: targets(spec),
+        columns: spec.strings("columns"),
+        mask: mask(spec).map(|function| pb::Mask { function: Some(function) }),
+        exempt_groups: spec.strings("exemptGroups"),
+    }
+}
+
+/// `null`, `hash`, `redact` as words, or `{redact: {text}}`, `{partial: {keepLast}}`.
+fn mask(spec: &mut Object<'_>) -> Option<pb::mask::Function> {
+    use pb::mask::Function;
+    const FORMS: &str = "expected null, hash, {redact: {text: ...}} or {partial: {keepLast: N}}";
+    let Some(node) = spec.any_node("mask") else {
+        spec.fault("mask", format!("is required: {FORMS}"));
+        return None;
+    };
+    if let crate::yaml::Value::Scalar { text, .. } = &node.value {
+        return match text.as_str() {
+            "null" | "~" => Some(Function::Null(pb::NullMask {})),
+            "hash" => Some(Function::Hash(pb::HashMask {})),
+            "redact" => Some(Function::Redact(pb::RedactMask::default())),
+            _ => {
+                spec.fault("mask", FORMS);
+                None
+            }
+        };
+    }
+    let mut forms = spec.object("mask")?;
+    let redact = forms.object("redact").map(|mut redact| {
+        let read = pb::RedactMask { text: redact.string("text").unwrap_or_default() };
+        redact.finish();
+        Function::Redact(read)
+    });
+    let partial = forms.object("partial").map(|mut partial| {
+        let read = pb::PartialMask { keep_last: partial.number("keepLast").unwrap_or_default() };
+        partial.finish();
+        Function::Partial(read)
+    });
+    let function = match (redact, partial) {
+        (Some(function), None) | (None, Some(function)) => Some(function),
+        _ => {
+            forms.faults.add(forms.line(), "spec.mask", FORMS);
+            None
+        }
+    };
+    forms.finish();
+    function
+}
+
+fn secret(spec: &mut Object<'_>, base: &Path) -> pb::SecretSpec {
+    use pb::secret_spec::Source;
+    const FORMS: &str = "expected exactly one of value, valueFrom: {env: NAME} and valueFrom: {file: PATH}";
+    let value = spec.string("value").map(Source::Value);
+    let from = spec.object("valueFrom").and_then(|mut from| {
+        let (env, file) = (from.string("env"), from.string("file"));
+        let found = match (env, file) {
+            (Some(name), None) => match std::env::var(&name) {
+                Ok(value) if !value.is_empty() => Some(value),
+                Ok(_) => {
+                    from.fault("env", format!("the environment's {name} is empty"));
+                    None
+                }
+                Err(std::env::VarError::NotPresent) => {
+                    from.fault("env", format!("the environment has no {name}"));
+                    None
+                }
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    from.fault("env", format!("the environment's {name} is not UTF-8"));
+                    None
+                }
+            },
+            (None, Some(path)) => match include(&base.join(&path)) {
+                // Editors and `echo` end a file with a newline; a password does not.
+                Ok(value) => Some(value.strip_suffix('\n').map(|v| v.strip_suffix('\r').unwrap_or(v).to_owned()).unwrap_or(value)),
+                Err(message) => {
+                    from.fault("file", message);
+                    None
+                }
+            },
+            _ => {
+                from.faults.add(from.line(), "spec.valueFrom", FORMS);
+                None
+            }
+        };
+        from.finish();
+        found.map(Source::Value)
+    });
+    let stored = spec.bool("stored").filter(|stored| *stored).map(Source::Stored);
+    let given = [spec.has("value"), spec.has("valueFrom"), spec.has("stored")];
+    if given.iter().filter(|given| **given).count() != 1 {
+        spec.faults.add(spec.line(), "spec", FORMS);
+    }
+    pb::SecretSpec { source: value.or(from).or(stored) }
+}
+
+fn targets(spec: &mut Object<'_>) -> Option<pb::TargetSelector> {
+    let mut targets = spec.object("targets")?;
+    let read = pb::TargetSelector { names: targets.strings("names"), labels: targets.map("labels") };
+    targets.finish();
+    Some(read)
+}
+
+/// `ca` in place, or the file that `caFile` names.
+fn pem(object: &mut Object<'_>, base: &Path) -> String {
+    match (object.string("ca"), object.string("caFile")) {
+        (Some(ca), None) => ca,
+        (None, Some(path)) => match include(&base.join(path)) {
+            Ok(ca) => ca,
+            Err(message) => {
+                object.fault("caFile", message);
+                String::new()
+            }
+        },
+        (None, None) => String::new(),
+        (Some(_), Some(_)) => {
+            object.fault("caFile", "give either ca or caFile");
+            String::new()
+        }
+    }
+}
+
+fn include(path: &Path) -> Result<String, String> {
+    let read = || {
+        let mut text = String::new();
+        File::open(path)?.take(MAX_INCLUDED.saturating_add(1)).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    match read() {
+        Ok(text) if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_INCLUDED => {
+            Err(format!("{} is larger than 1 MiB", path.display()))
+        }
+        Ok(text) => Ok(text),
+        Err::<_, std::io::Error>(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}

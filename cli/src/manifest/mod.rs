@@ -1,0 +1,16 @@
+//! Files of declared objects: `apiVersion: postern/v1`, `kind`, `metadata`, `spec`. Reading, and writing what reads back.
+
+mod duration;
+mod faults;
+mod kinds;
+mod load;
+mod object;
+mod render;
+
+pub(crate) use duration::parse_duration;
+pub(crate) use faults::{Fault, Faults, Lines};
+pub(crate) use load::{Manifest, load};
+pub(crate) use render::render;
+
+/// The version of the format that is read and written.
+pub(crate) const API_VERSION: &str = "postern/v1";

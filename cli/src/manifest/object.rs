@@ -1,0 +1,171 @@
+//! A mapping that is read key by key; what is left unread at the end is unknown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::duration::parse_duration;
+use super::faults::Faults;
+use crate::yaml::{Entry, Node, Value};
+
+/// One mapping of a document while it is read. Faults are gathered, reading goes on with what is there.
+pub(super) struct Object<'a> {
+    pub(super) faults: &'a Faults,
+    path: String,
+    line: usize,
+    entries: &'a [Entry],
+    known: BTreeSet<&'static str>,
+}
+
+impl<'a> Object<'a> {
+    /// `node` as a mapping; otherwise a fault.
+    pub(super) fn new(node: &'a Node, path: &str, faults: &'a Faults) -> Option<Self> {
+        match &node.value {
+            Value::Mapping(entries) => {
+                Some(Self { faults, path: path.to_owned(), line: node.line, entries, known: BTreeSet::new() })
+            }
+            _ => {
+                faults.add(node.line, path, format!("expected a mapping, found {}", node.describe()));
+                None
+            }
+        }
+    }
+
+    /// The value of `key`, unless absent or null.
+    pub(super) fn node(&mut self, key: &'static str) -> Option<&'a Node> {
+        self.any_node(key).filter(|node| !node.is_null())
+    }
+
+    /// The value of `key`, null or not.
+    pub(super) fn any_node(&mut self, key: &'static str) -> Option<&'a Node> {
+        self.known.insert(key);
+        self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key && !entry.value.is_null())
+    }
+
+    pub(super) fn line(&self) -> usize {
+        self.line
+    }
+
+    pub(super) fn path(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// A fault of `key`, on its line where it is there.
+    pub(super) fn fault(&self, key: &str, message: impl Into<String>) {
+        let line = self.entries.iter().find(|entry| entry.key == key).map_or(self.line, |entry| entry.line);
+        self.faults.add(line, &self.path(key), message);
+    }
+
+    pub(super) fn object(&mut self, key: &'static str) -> Option<Self> {
+        let node = self.node(key)?;
+        Self::new(node, &self.path(key), self.faults)
+    }
+
+    pub(super) fn string(&mut self, key: &'static str) -> Option<String> {
+        let node = self.node(key)?;
+        text(node, &self.path(key), self.faults)
+    }
+
+    pub(super) fn required(&mut self, key: &'static str) -> String {
+        if !self.has(key) {
+            self.known.insert(key);
+            self.fault(key, "is required");
+        }
+        self.string(key).unwrap_or_default()
+    }
+
+    pub(super) fn bool(&mut self, key: &'static str) -> Option<bool> {
+        let node = self.node(key)?;
+        match &node.value {
+            Value::Scalar { text, plain: true } if text == "true" => Some(true),
+            Value::Scalar { text, plain: true } if text == "false" => Some(false),
+            _ => {
+                self.fault(key, "expected true or false");
+                None
+            }
+        }
+    }
+
+    pub(super) fn number<T: std::str::FromStr>(&mut self, key: &'static str) -> Option<T> {
+        let node = self.node(key)?;
+        let number = match &node.value {
+            Value::Scalar { text, plain: true } => text.parse().ok(),
+            _ => None,
+        };
+        if number.is_none() {
+            self.fault(key, "expected a whole number");
+        }
+        number
+    }
+
+    /// A duration, in seconds.
+    pub(super) fn seconds(&mut self, key: &'static str) -> Option<u32> {
+        let text = self.string(key)?;
+        match parse_duration(&text).map(|duration| u32::try_from(duration.as_secs())) {
+            Ok(Ok(seconds)) => Some(seconds),
+            Ok(Err(_)) => {
+                self.fault(key, "is too long");
+                None
+            }
+            Err(message) => {
+                self.fault(key, message);
+                None
+            }
+        }
+    }
+
+    /// One of `choices` by its name.
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.string(key)?;
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            self.fault(key, format!("expected {}, not {text:?}", names.join(", ")));
+        }
+        found
+    }
+
+    pub(super) fn strings(&mut self, key: &'static str) -> Vec<String> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let Value::Sequence(items) = &node.value else {
+            self.fault(key, format!("expected a list, found {}", node.describe()));
+            return Vec::new();
+        };
+        let path = self.path(key);
+        let item = |(place, item)| text(item, &format!("{path}[{place}]"), self.faults);
+        items.iter().enumerate().filter_map(item).collect()
+    }
+
+    pub(super) fn map<M: FromIterator<(String, String)>>(&mut self, key: &'static str) -> M {
+        let pairs = self.object(key).map_or_else(BTreeMap::new, |inner| {
+            let pair = |entry: &Entry| {
+                let value = text(&entry.value, &inner.path(&entry.key), inner.faults)?;
+                Some((entry.key.clone(), value))
+            };
+            inner.entries.iter().filter_map(pair).collect()
+        });
+        pairs.into_iter().collect()
+    }
+
+    /// Refuses every key that was not asked for.
+    pub(super) fn finish(self) {
+        for entry in self.entries.iter().filter(|entry| !self.known.contains(entry.key.as_str())) {
+            let known: Vec<&str> = self.known.iter().copied().collect();
+            let message = format!("no such field; known here: {}", known.join(", "));
+            self.faults.add(entry.line, &self.path(&entry.key), message);
+        }
+    }
+}
+
+/// A single value as text: a plain number or word is taken as it is written.
+fn text(node: &Node, path: &str, faults: &Faults) -> Option<String> {
+    match &node.value {
+        Value::Scalar { text, .. } if !node.is_null() => Some(text.clone()),
+        _ => {
+            faults.add(node.line, path, format!("expected text, found {}", node.describe()));
+            None
+        }
+    }
+}
