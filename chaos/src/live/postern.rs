@@ -100,7 +100,8 @@ impl Postern {
         }
         arguments.extend(self.options.arguments.iter().cloned());
         let environment: Vec<_> = self.options.environment.clone();
-        let mut process = Process::start("postern", &postern_binary()?, &arguments, &environment, None, self.folder.path())?;
+        let mut process =
+            Process::start("postern", &postern_binary()?, &arguments, &environment, None, self.folder.path())?;
         let ready = wait_until(START_LIMIT, "postern dev to be ready", || {
             ensure!(process.is_running(), "postern dev ended");
             let Ok(text) = fs::read_to_string(&endpoints) else { return Ok(false) };

@@ -107,7 +107,20 @@ impl Postgres {
     /// When a statement fails.
     pub fn sql(&self, database: &str, sql: &str) -> Result<String> {
         let mut psql = Command::new("psql");
-        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "postgres", "-d", database]);
+        psql.args([
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-d",
+            database,
+        ]);
         psql.args(["-p", &self.port.to_string()]).env("PGPASSWORD", SUPERUSER_PASSWORD).env("PGSSLMODE", "prefer");
         run(psql, sql, Duration::from_secs(60))?.ok().map(|out| out.trim_end().to_owned())
     }
@@ -138,7 +151,8 @@ impl Postgres {
         let port = self.port;
         let ready = wait_until(Duration::from_secs(30), "PostgreSQL to accept connections", || {
             ensure!(server.is_running(), "PostgreSQL ended: {}", server.stderr());
-            Ok(TcpStream::connect(("127.0.0.1", port)).is_ok() && server.stderr().contains("ready to accept connections"))
+            Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()
+                && server.stderr().contains("ready to accept connections"))
         });
         ready.with_context(|| server.stderr())?;
         self.server = Some(server);
@@ -251,7 +265,8 @@ fn own(path: &Path) -> Result<()> {
     let Some(user) = server_user() else { return Ok(()) };
     let users = fs::read_to_string("/etc/passwd")?;
     let line = users.lines().find(|line| line.split(':').next() == Some(user));
-    let mut ids = line.with_context(|| format!("there is no user {user}: run `scripts/bootstrap.sh test`"))?.split(':').skip(2);
+    let mut ids =
+        line.with_context(|| format!("there is no user {user}: run `scripts/bootstrap.sh test`"))?.split(':').skip(2);
     let mut id = || ids.next().and_then(|id| id.parse().ok());
     chown(path, id(), id()).with_context(|| format!("cannot give {} to {user}", path.display()))
 }

@@ -162,9 +162,9 @@ pub fn run(mut command: Command, input: &str, limit: Duration) -> Result<Finishe
     command.stdin(File::open(&feed)?).stdout(File::create(&out)?).stderr(File::create(&err)?).process_group(0);
     let child = command.spawn().with_context(|| format!("cannot start {name}: is it installed?"))?;
     let mut process = Process { name: name.clone(), child, stdout: out, stderr: err };
-    let status = process.wait(limit).with_context(|| {
-        format!("{name} took too long; so far:\n{}\n{}", process.stdout(), process.stderr())
-    })?;
+    let status = process
+        .wait(limit)
+        .with_context(|| format!("{name} took too long; so far:\n{}\n{}", process.stdout(), process.stderr()))?;
     Ok(Finished { status, stdout: process.stdout(), stderr: process.stderr() })
 }
 

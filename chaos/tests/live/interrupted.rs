@@ -1,0 +1,64 @@
+//! I2: SIGKILL in mid-session loses nothing that was forwarded.
+
+use std::time::Duration;
+
+use postern_chaos::live::wait_until;
+use postern_chaos::live::wire::Wire;
+
+use crate::{assert_has, shop};
+
+#[test]
+fn a_kill_in_mid_session_leaves_a_recording_that_verifies() {
+    let (postgres, mut postern) = shop();
+    let mut wire = Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+    wire.login("shop", "shop", &postern.token("dora", &["dba"]).unwrap()).unwrap();
+    for n in 0..30 {
+        wire.query(&format!("INSERT INTO notes (body) VALUES ('kept {n}')")).unwrap();
+    }
+    // One more is on its way when the power goes.
+    wire.message('Q', b"INSERT INTO notes (body) VALUES ('last')\0").unwrap();
+    wait_until(Duration::from_secs(5), "the last statement", || Ok(postgres.log().contains("'last'"))).unwrap();
+    postern.kill9().unwrap();
+    postern.start().unwrap();
+    let session = postern.last_ended_session().unwrap();
+    let shown = postern.cli(["sessions", "show", &session]).unwrap().ok().unwrap();
+    assert_has(&shown, &["interrupted"]);
+    let verified = postern.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
+    assert_has(&verified, &["verified", "interrupted"]);
+    let replay = postern.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
+    for n in 0..30 {
+        assert_has(&replay, &[&format!("'kept {n}'")]);
+    }
+    assert_has(&replay, &["'last'"]);
+}
+
+/// Whatever reached the target is in the recording, at whatever moment the kill falls.
+#[test]
+fn what_the_target_saw_is_in_the_recording() {
+    let (postgres, mut postern) = shop();
+    for round in 0..3_u64 {
+        let token = postern.token("dora", &["dba"]).unwrap();
+        let address = postern.postgres_address().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut wire = Wire::connect(&address).unwrap();
+            wire.login("shop", "shop", &token).unwrap();
+            // Until the connection breaks.
+            (0..100_000).find(|n| wire.query(&format!("INSERT INTO notes (body) VALUES ('r{round} n{n}')")).is_err())
+        });
+        wait_until(Duration::from_secs(20), "some statements", || {
+            Ok(postgres.log().matches(&format!("r{round} n")).count() > 20 + usize::try_from(round * 17)?)
+        })
+        .unwrap();
+        postern.kill9().unwrap();
+        writer.join().unwrap().unwrap();
+        postern.start().unwrap();
+        let session = postern.last_ended_session().unwrap();
+        let replay = postern.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
+        let seen = postgres.sql("shop", &format!("SELECT body FROM notes WHERE body LIKE 'r{round} %'")).unwrap();
+        assert!(seen.lines().count() > 20);
+        for body in seen.lines() {
+            assert_has(&replay, &[&format!("'{body}'")]);
+        }
+        postern.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
+    }
+}

@@ -1,0 +1,51 @@
+//! The whole system on real parts: PostgreSQL, the `postern` binary, psql, pgbench and drivers. Each test has its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // tests
+
+mod admin;
+mod bad_input;
+mod bad_tokens;
+mod clients;
+mod decide;
+mod harness;
+mod hold;
+mod interrupted;
+mod mask;
+mod passthrough;
+mod pipeline;
+mod record;
+mod restart;
+mod secrets;
+mod target;
+mod three_processes;
+
+use postern_chaos::live::{Postern, Postgres, PostgresOptions};
+
+/// A shop behind a Postern that guards it.
+fn shop() -> (Postgres, Postern) {
+    let postgres = Postgres::start(PostgresOptions::default()).unwrap();
+    let postern = Postern::with_shop(&postgres).unwrap();
+    (postgres, postern)
+}
+
+/// Asserts that `text` contains every one of `parts`.
+#[track_caller]
+fn assert_has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "expected {part:?} in:\n{text}");
+    }
+}
+
+/// Asserts that `text` contains none of `parts`.
+#[track_caller]
+fn assert_lacks(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(!text.contains(part), "{part:?} must not be in:\n{text}");
+    }
+}
+
+/// A denial as psql shows it: the SQLSTATE, and the decision to ask about.
+#[track_caller]
+fn assert_denied(stderr: &str) {
+    assert_has(stderr, &["42501", "decision dec_"]);
+}

@@ -1,0 +1,108 @@
+//! I2, I10: what is recorded, and that tampering shows.
+
+use std::fs;
+
+use crate::{assert_has, shop};
+
+#[test]
+fn a_session_is_recorded_replayed_verified_and_exported() {
+    let (_postgres, postern) = shop();
+    let connection = postern.as_member("olga", &["operators"]).unwrap();
+    connection
+        .run("SELECT id, amount FROM orders WHERE id < 3 ORDER BY id; SELECT * FROM payroll; INSERT INTO notes (body) VALUES ('n'); SELECT 1/0;")
+        .unwrap();
+    let session = postern.last_ended_session().unwrap();
+    let listed = postern.cli(["sessions", "list"]).unwrap().ok().unwrap();
+    assert_has(&listed, &[&session, "dev/olga", "shop"]);
+    let shown = postern.cli(["sessions", "show", &session]).unwrap().ok().unwrap();
+    assert_has(&shown, &["dev/olga", "shop", "127.0.0.1"]);
+    let replay = postern.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
+    assert_has(
+        &replay,
+        &[
+            "SELECT id, amount FROM orders",
+            "3.00",
+            "operators-write",
+            "permit",
+            "SELECT * FROM payroll",
+            "deny",
+            "INSERT 0 1",
+            "22012",
+        ],
+    );
+    let verified = postern.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
+    assert_has(&verified, &["verified", &session]);
+
+    let folder = tempfile::tempdir().unwrap();
+    let (file, ca) = (folder.path().join("a.rec"), folder.path().join("ca.crt"));
+    let (path, ca_path) = (file.to_str().unwrap().to_owned(), ca.to_str().unwrap().to_owned());
+    postern.cli(["sessions", "export", &session, "-o", &path]).unwrap().ok().unwrap();
+    fs::write(&ca, postern.cli(["certs", "ca"]).unwrap().ok().unwrap()).unwrap();
+    postern.cli(["sessions", "verify", &path, "--ca", &ca_path]).unwrap().ok().unwrap();
+    assert_has(&postern.cli(["sessions", "replay", &path]).unwrap().ok().unwrap(), &["SELECT * FROM payroll"]);
+
+    // Any edit, reordering, truncation or deletion shows.
+    let good = fs::read(&file).unwrap();
+    let at = |needle: &[u8]| good.windows(needle.len()).position(|window| window == needle).unwrap();
+    let edit = |position: usize, byte: u8| {
+        let mut bad = good.clone();
+        bad[position] = byte;
+        bad
+    };
+    let mut without_end = good.clone();
+    without_end.truncate(good.len() - 100);
+    let frames: Vec<(usize, usize)> = frames(&good);
+    let cut = |from: usize, to: usize| [&good[..from], &good[to..]].concat();
+    let swapped =
+        [&good[..frames[2].0], &good[frames[3].0..frames[3].1], &good[frames[2].0..frames[2].1], &good[frames[3].1..]]
+            .concat();
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("a statement edited", edit(at(b"payroll"), b'q')),
+        ("a value edited", edit(at(b"3.00"), b'9')),
+        ("the first byte", edit(0, b'X')),
+        ("the last byte", edit(good.len() - 1, good.last().unwrap().wrapping_add(1))),
+        ("the end cut off", without_end),
+        ("the seal cut off", good[..frames.last().unwrap().0].to_vec()),
+        ("an event deleted", cut(frames[2].0, frames[2].1)),
+        ("the first event deleted", cut(frames[0].0, frames[0].1)),
+        ("two events swapped", swapped),
+        ("an event repeated", [&good[..frames[2].1], &good[frames[2].0..]].concat()),
+        ("something appended", [&good[..], b"more"].concat()),
+        ("nothing left", Vec::new()),
+    ];
+    for (name, bytes) in cases {
+        fs::write(&file, bytes).unwrap();
+        let run = postern.cli(["sessions", "verify", &path, "--ca", &ca_path]).unwrap();
+        assert_eq!(run.status.code(), Some(1), "{name}: {run:?}");
+    }
+    // Another cluster's authority does not vouch for it.
+    fs::write(&file, &good).unwrap();
+    let other = postern_chaos::live::Postern::dev(postern_chaos::live::PosternOptions::default()).unwrap();
+    fs::write(&ca, other.cli(["certs", "ca"]).unwrap().ok().unwrap()).unwrap();
+    assert_eq!(postern.cli(["sessions", "verify", &path, "--ca", &ca_path]).unwrap().status.code(), Some(1));
+}
+
+/// Where each frame begins and ends in a recording's file (docs/recording-format.md).
+fn frames(file: &[u8]) -> Vec<(usize, usize)> {
+    let mut at = 8;
+    let mut found = Vec::new();
+    while let Some(length) = file.get(at..at + 4) {
+        let end = at + 4 + u32::from_be_bytes(length.try_into().unwrap()) as usize + 32;
+        found.push((at, end));
+        at = end;
+    }
+    found
+}
+
+#[test]
+fn a_session_is_seen_by_its_own_principal_and_by_auditors_only() {
+    let (_postgres, postern) = shop();
+    let alice = postern.token("alice", &["analysts"]).unwrap();
+    postern.connection("shop", &alice).unwrap().run("SELECT 1").unwrap().ok().unwrap();
+    let session = postern.last_ended_session().unwrap();
+    postern.cli_as(&alice, ["sessions", "replay", &session]).unwrap().ok().unwrap();
+    let bob = postern.token("bob", &["analysts"]).unwrap();
+    postern.cli_as(&bob, ["sessions", "replay", &session]).unwrap().fails().unwrap();
+    let listed = postern.cli_as(&bob, ["sessions", "list"]).unwrap().ok().unwrap();
+    assert!(!listed.contains(&session));
+}

@@ -1,0 +1,117 @@
+//! The gateway's own connection: every way to authenticate, every TLS mode, and targets that are not there.
+
+use postern_chaos::live::{Postern, PosternOptions, Postgres, PostgresOptions, Role};
+
+use crate::{assert_has, assert_lacks, shop};
+
+fn target(postgres: &Postgres, role: Role, address: &str, tls: &str) -> String {
+    let ca = postgres.ca_pem().unwrap_or_default().replace('\n', "\n      ");
+    let tls = tls.replace("@CA@", &format!("ca: |\n      {ca}"));
+    format!(
+        "apiVersion: postern/v1\nkind: Secret\nmetadata: {{name: pw}}\nspec: {{value: \"{}\"}}\n---\n\
+         apiVersion: postern/v1\nkind: Target\nmetadata: {{name: db}}\nspec:\n  protocol: postgres\n  address: \"{address}\"\n  \
+         credential: {{username: {}, secret: pw}}\n  tls:\n    {tls}\n---\n\
+         apiVersion: postern/v1\nkind: Policy\nmetadata: {{name: all}}\nspec: {{effect: permit, principals: {{groups: [dba]}}, \
+         targets: {{names: [db]}}, actions: [\"*\"]}}\n",
+        role.password(),
+        role.name(),
+    )
+}
+
+#[test]
+fn every_authentication_and_tls_mode() {
+    let postgres = Postgres::start(PostgresOptions { tls: true, tls_only: false }).unwrap();
+    let postern = Postern::dev(PosternOptions::default()).unwrap();
+    let (by_ip, by_name) = (postgres.address(), format!("localhost:{}", postgres.port()));
+    let connection = postern.connection("db", &postern.token("dora", &["dba"]).unwrap()).unwrap();
+    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    for role in [Role::Scram, Role::Md5, Role::Cleartext] {
+        for (address, tls, works) in [
+            (&by_ip, "mode: disable", role != Role::Cleartext),
+            (&by_ip, "mode: prefer", true),
+            (&by_ip, "mode: require", true),
+            (&by_ip, "mode: verify-ca\n    @CA@", true),
+            (&by_name, "mode: verify-full\n    @CA@", true),
+            (&by_ip, "mode: verify-full\n    serverName: elsewhere.example\n    @CA@", false),
+        ] {
+            postern.apply(&target(&postgres, role, address, tls)).unwrap();
+            let mut last = None;
+            let reached = postern_chaos::live::wait_until(std::time::Duration::from_secs(5), "the new target", || {
+                let run = connection.run(encrypted)?;
+                let done = run.status.success() == works;
+                last = Some(run);
+                Ok(done)
+            });
+            let run = last.unwrap();
+            assert!(reached.is_ok(), "{role:?} {tls}: {run:?}");
+            if works {
+                assert_eq!(run.stdout, if tls == "mode: disable" { "f\n" } else { "t\n" }, "{role:?} {tls}");
+            } else {
+                assert_has(&run.stderr, &["FATAL"]);
+            }
+            assert_lacks(&run.stderr, &[role.password()]);
+        }
+    }
+}
+
+#[test]
+fn a_target_that_is_down_is_said_to_be() {
+    let (mut postgres, postern) = shop();
+    let connection = postern.as_member("alice", &["analysts"]).unwrap();
+    connection.run("SELECT count(*) FROM orders").unwrap().ok().unwrap();
+    postgres.stop().unwrap();
+    for target in ["shop", "shop-direct"] {
+        let connection = postern.connection(target, &connection.password).unwrap();
+        let stderr = connection.run("SELECT 1").unwrap().fails().unwrap();
+        assert_has(&stderr, &["FATAL"]);
+        assert_lacks(&stderr, &[&postgres.address(), Role::Scram.password()]);
+    }
+    postgres.resume().unwrap();
+    connection.run("SELECT count(*) FROM orders").unwrap().ok().unwrap();
+}
+
+#[test]
+fn a_target_that_dies_under_a_session_ends_it_with_words() {
+    let (mut postgres, postern) = shop();
+    let mut wire = postern_chaos::live::wire::Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+    wire.login("shop", "shop", &postern.token("alice", &["analysts"]).unwrap()).unwrap();
+    wire.query("SELECT 1").unwrap();
+    postgres.stop().unwrap();
+    let said = wire.read().unwrap();
+    assert_eq!(said.kind, 'E');
+    assert!(["57P01", "08006", "08003"].contains(&said.field('C').unwrap().as_str()), "{:?}", said.fields());
+    assert!(wire.closes().unwrap());
+}
+
+#[test]
+fn a_pool_without_agents_is_said_to_be() {
+    let (postgres, postern) = shop();
+    let objects = postern_chaos::live::shop_objects(&postgres).replace("agentPool: dev", "agentPool: far-away");
+    postern.apply(&objects).unwrap();
+    let connection = postern.as_member("alice", &["analysts"]).unwrap();
+    let mut stderr = String::new();
+    postern_chaos::live::wait_until(std::time::Duration::from_secs(5), "the change", || {
+        let run = connection.run("SELECT 1")?;
+        stderr = run.stderr;
+        Ok(!run.status.success())
+    })
+    .unwrap();
+    assert_has(&stderr, &["FATAL", "agent"]);
+}
+
+#[test]
+fn a_wrong_credential_is_not_the_clients_business() {
+    let (postgres, postern) = shop();
+    let objects = postern_chaos::live::shop_objects(&postgres).replace(Role::Scram.password(), "a-wrong-password-77");
+    postern.apply(&objects).unwrap();
+    let connection = postern.as_member("alice", &["analysts"]).unwrap();
+    let mut stderr = String::new();
+    postern_chaos::live::wait_until(std::time::Duration::from_secs(5), "the change", || {
+        let run = connection.run("SELECT 1")?;
+        stderr = run.stderr;
+        Ok(!run.status.success())
+    })
+    .unwrap();
+    assert_lacks(&stderr, &["a-wrong-password-77"]);
+    assert_lacks(&postern.log(), &["a-wrong-password-77"]);
+}

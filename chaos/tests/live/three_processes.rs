@@ -1,0 +1,1 @@
+//! The roles as three processes, as they run in earnest.
