@@ -1,1 +1,68 @@
 //! The `postern` binary: the roles, `dev`, and the client commands over the public gRPC API.
+
+mod args;
+mod client;
+mod commands;
+mod failure;
+mod manifest;
+mod output;
+mod recording;
+mod yaml;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::args::{Cli, Command};
+use crate::failure::Failure;
+use crate::output::{Paint, note, paint};
+
+/// Reads the arguments, does what they say; the exit code is 0 for done, 1 for refused or failed, 2 for asked wrongly.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let text = failure.to_string();
+            let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            for line in text.lines() {
+                let word = if color { paint("error:", Paint::Red) } else { "error:".to_owned() };
+                note(format!("{word} {line}"));
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let connection = &cli.connection;
+    match cli.command {
+        Command::Dev(_) | Command::Control(_) | Command::Gateway(_) | Command::Agent(_) => Ok(()),
+        Command::Apply(args) => commands::apply::run(&args, connection).await,
+        Command::Get { kind, name, output } => {
+            commands::resources::get(kind, name.as_deref(), output.format, connection).await
+        }
+        Command::Describe { kind, name, output } => {
+            commands::resources::describe(kind, &name, output.format, connection).await
+        }
+        Command::Delete { kind, name, revision } => {
+            commands::resources::delete(kind, &name, revision, connection).await
+        }
+        Command::Approvals(command) => commands::approvals::run(&command, connection).await,
+        Command::Sessions(command) => commands::sessions::run(&command, connection).await,
+        Command::Token { target, ttl } => commands::tokens::exchange(&target, ttl, connection).await,
+        Command::Whoami { output } => commands::tokens::whoami(output.format, connection).await,
+        Command::Certs(command) => commands::certs::run(&command, connection).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "postern", &mut script);
+            output::raw(&script)
+        }
+    }
+}

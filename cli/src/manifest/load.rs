@@ -179,3 +179,7 @@ fn twice(manifests: &[Manifest], faults: &mut Vec<Fault>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

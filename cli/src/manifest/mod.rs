@@ -8,7 +8,7 @@ mod object;
 mod render;
 
 pub(crate) use duration::parse_duration;
-pub(crate) use faults::{Fault, Faults, Lines};
+pub(crate) use faults::Fault;
 pub(crate) use load::{Manifest, load};
 pub(crate) use render::render;
 

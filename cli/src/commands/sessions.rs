@@ -1,0 +1,231 @@
+//! `postern sessions`.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use postern_core::wire::timestamp_from_proto;
+use postern_core::{SessionId, recording};
+use postern_proto::admin::v1::{
+    ExportSessionRequest, GetSessionRequest, ListSessionsRequest,
+};
+use postern_proto::resource::v1 as pb;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+
+use super::{principal, when};
+use crate::args::{ConnectionArgs, Format, SessionsCommand};
+use crate::client::{Client, Settings, connect, refused};
+use crate::failure::Failure;
+use crate::output;
+use crate::recording::{EntryReader, ReadFault, Replay};
+
+/// What a client takes into memory to verify; larger recordings are verified on a larger machine, from a file.
+const MAX_RECORDING: usize = 2 << 30;
+const PIECE: usize = 64 << 10;
+
+pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) -> Result<(), Failure> {
+    match command {
+        SessionsCommand::List { limit, target, principal, output } => {
+            let request =
+                ListSessionsRequest { limit: *limit, target: target.clone(), principal: principal.clone() };
+            let client = connect(connection).await?;
+            let sessions = client.sessions().list_sessions(request).await.map_err(refused)?.into_inner().sessions;
+            list(&sessions, output.format)
+        }
+        SessionsCommand::Show { id, output } => {
+            let client = connect(connection).await?;
+            let request = GetSessionRequest { id: id.clone() };
+            let session = client.sessions().get_session(request).await.map_err(refused)?.into_inner().session;
+            let session = session.unwrap_or_default();
+            match output.format {
+                Some(Format::Json) => output::json(&value(&session)),
+                _ => output::yaml(&[value(&session)]),
+            }
+        }
+        SessionsCommand::Replay { recording, output } => replay(recording, output.format, connection).await,
+        SessionsCommand::Verify { recording } => verify(recording, connection).await,
+        SessionsCommand::Export { id, output } => export(id, output, connection).await,
+    }
+}
+
+fn list(sessions: &[pb::Session], format: Option<Format>) -> Result<(), Failure> {
+    match format.unwrap_or_default() {
+        Format::Json => output::json(&sessions.iter().map(value).collect()),
+        Format::Yaml => output::yaml(&sessions.iter().map(value).collect::<Vec<_>>()),
+        Format::Table if sessions.is_empty() => {
+            output::note("there are no sessions");
+            Ok(())
+        }
+        Format::Table => {
+            let row = |session: &pb::Session| {
+                let database = if session.database.is_empty() { String::new() } else { format!("/{}", session.database) };
+                vec![
+                    session.id.clone(),
+                    state(session).to_owned(),
+                    principal(session.principal.as_ref()),
+                    format!("{}{database}", session.target),
+                    session.gateway.clone(),
+                    when(session.started_at.as_ref()),
+                    when(session.ended_at.as_ref()),
+                    if session.events > 0 { session.events.to_string() } else { String::new() },
+                ]
+            };
+            let heading = ["ID", "STATE", "PRINCIPAL", "TARGET", "GATEWAY", "STARTED", "ENDED", "EVENTS"];
+            output::table(&heading, &sessions.iter().map(row).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// Where a recording's bytes come from.
+enum Source {
+    File(std::fs::File),
+    Remote(Box<tonic::Streaming<postern_proto::admin::v1::ExportSessionResponse>>),
+}
+
+impl Source {
+    /// A session's id is asked of the control plane; anything else is a file.
+    async fn open(recording: &str, connection: &ConnectionArgs) -> Result<Self, Failure> {
+        if recording.parse::<SessionId>().is_ok() {
+            return Self::remote(&connect(connection).await?, recording).await;
+        }
+        match std::fs::File::open(recording) {
+            Ok(file) => Ok(Self::File(file)),
+            Err(error) => Err(Failure::failed(format!("{recording} is neither a session's id nor a readable file: {error}"))),
+        }
+    }
+
+    async fn remote(client: &Client, id: &str) -> Result<Self, Failure> {
+        let request = ExportSessionRequest { id: id.to_owned() };
+        let stream = client.sessions().export_session(request).await.map_err(refused)?.into_inner();
+        Ok(Self::Remote(Box::new(stream)))
+    }
+
+    /// The next bytes; none at the end.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        match self {
+            Self::File(file) => {
+                let mut piece = vec![0; PIECE];
+                let read = std::io::Read::read(file, &mut piece)?;
+                piece.truncate(read);
+                Ok(Some(piece).filter(|piece| !piece.is_empty()))
+            }
+            Self::Remote(stream) => Ok(stream.message().await.map_err(refused)?.map(|answer| answer.data)),
+        }
+    }
+}
+
+enum Stop {
+    Fault(ReadFault),
+    Failure(Failure),
+}
+
+impl From<ReadFault> for Stop {
+    fn from(fault: ReadFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+async fn replay(recording: &str, format: Option<Format>, connection: &ConnectionArgs) -> Result<(), Failure> {
+    let mut source = Source::open(recording, connection).await?;
+    let (mut reader, mut replay) = (EntryReader::default(), Replay::new(output::color()));
+    while let Some(piece) = source.next().await? {
+        let told = reader.push(&piece, |entry| -> Result<(), Stop> {
+            match format {
+                Some(Format::Json) => {
+                    let text = serde_json::to_string(&entry).map_err(|error| Failure::failed(error.to_string()))?;
+                    Ok(output::line(text)?)
+                }
+                _ => Ok(output::raw(replay.entry(&entry).as_bytes())?),
+            }
+        });
+        match told {
+            Ok(()) => {}
+            Err(Stop::Failure(failure)) => return Err(failure),
+            Err(Stop::Fault(fault)) => {
+                return Err(Failure::failed(format!("the recording cannot be trusted from here on: {fault}")));
+            }
+        }
+    }
+    if reader.ends_well() { Ok(()) } else { Err(Failure::failed("the recording ends in the middle of an event")) }
+}
+
+async fn verify(recording: &str, connection: &ConnectionArgs) -> Result<(), Failure> {
+    let mut source = Source::open(recording, connection).await?;
+    let authority = authority(connection)?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = source.next().await? {
+        if bytes.len().saturating_add(piece.len()) > MAX_RECORDING {
+            return Err(Failure::failed("the recording is larger than 2 GiB"));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    let report = recording::verify(&bytes, recording::Authority(&authority));
+    output::line(output::printable(&report.to_string()))?;
+    if let (Ok(asked), Some(found)) = (recording.parse::<SessionId>(), report.session)
+        && asked != found
+    {
+        return Err(Failure::failed(format!("asked for {asked}, but this is the recording of {found}")));
+    }
+    if report.is_good() { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// The cluster's certificate authority as DER: from --ca or the profile; nothing is asked of the control plane, which could be the
+/// one that lies.
+fn authority(connection: &ConnectionArgs) -> Result<Vec<u8>, Failure> {
+    let settings = match &connection.ca {
+        Some(path) => crate::client::read(path)?,
+        None => Settings::resolve(connection)?.ca_pem,
+    };
+    let der = CertificateDer::from_pem_slice(settings.as_bytes())
+        .map_err(|error| Failure::failed(format!("the certificate authority is not PEM: {error}")))?;
+    Ok(der.to_vec())
+}
+
+async fn export(id: &str, path: &Path, connection: &ConnectionArgs) -> Result<(), Failure> {
+    let client = connect(connection).await?;
+    let mut source = Source::remote(&client, id).await?;
+    if path.as_os_str() == "-" {
+        while let Some(piece) = source.next().await? {
+            output::raw(&piece)?;
+        }
+        return Ok(());
+    }
+    let cannot = |error: std::io::Error| Failure::failed(format!("cannot write {}: {error}", path.display()));
+    let mut file = std::fs::File::create(path).map_err(cannot)?;
+    let mut size = 0_usize;
+    while let Some(piece) = source.next().await? {
+        size = size.saturating_add(piece.len());
+        file.write_all(&piece).map_err(cannot)?;
+    }
+    file.sync_all().map_err(cannot)?;
+    output::line(format!("{}: {size} bytes written", path.display()))
+}
+
+fn value(session: &pb::Session) -> Value {
+    let time = |time: Option<&prost_types::Timestamp>| time.map(|time| timestamp_from_proto(time).to_string());
+    let head: String = session.head.iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({
+        "id": session.id, "state": state(session), "principal": principal(session.principal.as_ref()),
+        "groups": session.principal.as_ref().map(|principal| principal.groups.clone()).unwrap_or_default(),
+        "target": session.target, "database": session.database, "gateway": session.gateway,
+        "clientAddress": session.client_address, "startedAt": time(session.started_at.as_ref()),
+        "endedAt": time(session.ended_at.as_ref()), "endReason": session.end_reason, "events": session.events,
+        "head": head, "revision": session.revision,
+    })
+}
+
+fn state(session: &pb::Session) -> &'static str {
+    match session.state() {
+        pb::SessionState::Open => "open",
+        pb::SessionState::Ended => "ended",
+        pb::SessionState::Interrupted => "interrupted",
+        pb::SessionState::Unspecified => "unknown",
+    }
+}

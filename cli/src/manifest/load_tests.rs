@@ -1,0 +1,199 @@
+use super::*;
+use crate::manifest::render;
+
+fn faults(text: &str) -> Vec<String> {
+    let (mut manifests, mut faults) = (Vec::new(), Vec::new());
+    parse("f.yaml", text, Path::new("."), &mut manifests, &mut faults);
+    twice(&manifests, &mut faults);
+    faults.iter().map(ToString::to_string).collect()
+}
+
+const GOOD: &str = "\
+# A comment before everything.
+apiVersion: postern/v1
+kind: Issuer
+metadata:
+  name: corp
+spec:
+  url: https://issuer.example
+  audiences: [postern]
+  groupsClaim: realm.groups
+  groupsPrefix: 'corp:'
+  algorithms: [ES256, EdDSA]
+  leeway: 10s
+  maxAge: 1h30m
+---
+apiVersion: postern/v1
+kind: Target
+metadata:
+  name: shop
+  labels: {env: prod, tier: \"1\"}
+  revision: 7
+  createdAt: 2026-11-21T10:00:00.000Z
+spec:
+  protocol: postgres
+  address: db.internal:5432
+  tls:
+    mode: verify-full
+    ca: |
+      -----BEGIN CERTIFICATE-----
+      abc
+      -----END CERTIFICATE-----
+    serverName: db
+  credential: {username: app, secret: shop-password}
+  agentPool: lab
+  databases: [shop]
+---
+apiVersion: postern/v1
+kind: Policy
+metadata: {name: held}
+spec:
+  effect: permit
+  principals: {groups: [analysts], subjects: [corp/ci]}
+  targets: {names: [shop], labels: {env: prod}}
+  actions: ['sql:delete']
+  resources: [public.*]
+  when: {bounded: true}
+  approval: {groups: [dba], count: 2, expires: 15m}
+  reason: a human looks first
+---
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: m1}
+spec:
+  targets: {names: ['*']}
+  columns: [public.customers.email]
+  mask: null
+  exemptGroups: [dba]
+---
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: m2}
+spec:
+  targets: {names: ['*']}
+  columns: [public.customers.card]
+  mask: {partial: {keepLast: 4}}
+---
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: m3}
+spec:
+  targets: {names: ['*']}
+  columns: [public.customers.name, public.customers.city]
+  mask: {redact: {text: hidden}}
+---
+apiVersion: postern/v1
+kind: Secret
+metadata: {name: shop-password}
+spec: {value: correct horse}
+---
+";
+
+#[test]
+fn what_is_shown_reads_back() {
+    let (mut manifests, mut wrong) = (Vec::new(), Vec::new());
+    parse("f.yaml", GOOD, Path::new("."), &mut manifests, &mut wrong);
+    assert_eq!(wrong, vec![]);
+    assert_eq!(manifests.len(), 7);
+    for manifest in &manifests {
+        let text = crate::yaml::emit(&render(&manifest.resource));
+        let (mut again, mut wrong) = (Vec::new(), Vec::new());
+        parse("again.yaml", &text, Path::new("."), &mut again, &mut wrong);
+        assert_eq!(wrong, vec![], "{text}");
+        if manifest.kind == Kind::Secret {
+            assert!(!text.contains("horse"), "{text}");
+        } else {
+            assert_eq!(again[0].resource, manifest.resource, "{text}");
+        }
+    }
+}
+
+#[test]
+fn every_fault_is_told_at_its_line() {
+    let text = "\
+apiVersion: postern/v2
+kind: Policy
+metadata:
+  name: Bad_Name
+  colour: red
+spec:
+  effect: maybe
+  principals: {groups: analysts}
+  targets: {names: ['*']}
+  actions: ['sql:fly', 'sql:select']
+  approval: {groups: [dba], expires: soon}
+---
+apiVersion: postern/v1
+kind: Target
+metadata: {name: a}
+spec:
+  protocol: postgres
+  address: nowhere
+  tls: {mode: verify-full, caFile: /does/not/exist}
+  credential: {username: app}
+  disabled: maybe
+---
+apiVersion: postern/v1
+kind: Gadget
+metadata: {name: x}
+spec: {}
+---
+just text
+---
+apiVersion: postern/v1
+kind: Secret
+metadata: {name: s}
+spec: {value: a, valueFrom: {env: POSTERN_TEST_NO_SUCH_VARIABLE}}
+---
+a: [unclosed
+";
+    let told = faults(text);
+    let expect = [
+        "f.yaml:1: apiVersion: expected postern/v1, not \"postern/v2\"",
+        "f.yaml:4: metadata.name: ",
+        "f.yaml:5: metadata.colour: no such field; known here: ",
+        "f.yaml:7: spec.effect: expected permit, deny, not \"maybe\"",
+        "f.yaml:8: spec.principals.groups: expected a list, found a single value",
+        "f.yaml:10: spec.actions[0]: ",
+        "f.yaml:11: spec.approval.expires: expected a duration such as 90s, 15m or 1h30m, not \"soon\"",
+        "f.yaml:18: spec.address: ",
+        "f.yaml:19: spec.tls.caFile: cannot read /does/not/exist",
+        "f.yaml:21: spec.disabled: expected true or false",
+        "f.yaml:24: kind: expected Secret, Issuer, Target, Policy, MaskingRule, not \"Gadget\"",
+        "f.yaml:28: expected a mapping, found a single value",
+        "f.yaml:33: spec: expected exactly one of value",
+    ];
+    for start in expect {
+        assert!(told.iter().any(|fault| fault.starts_with(start)), "{start}\n\n{}", told.join("\n"));
+    }
+    // The last line has no end.
+    assert!(told.iter().any(|fault| fault.starts_with("f.yaml:3") && !fault.contains("spec")), "{}", told.join("\n"));
+    let effects = told.iter().filter(|fault| fault.contains("spec.effect")).count();
+    assert_eq!(effects, 1, "{}", told.join("\n"));
+    assert!(!told.iter().any(|fault| fault.contains("correct horse")));
+}
+
+#[test]
+fn one_object_in_two_places() {
+    let object = "apiVersion: postern/v1\nkind: Secret\nmetadata: {name: s}\nspec: {value: a}\n";
+    let told = faults(&format!("{object}---\n{object}"));
+    assert_eq!(told, ["f.yaml:8: metadata.name: Secret s is declared twice, first at f.yaml:3"]);
+}
+
+#[test]
+fn files_and_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("password", "hunter2\n");
+    write(
+        "b.yaml",
+        "apiVersion: postern/v1\nkind: Secret\nmetadata: {name: s}\nspec: {valueFrom: {file: password}}\n",
+    );
+    write("ignored.txt", "x: [");
+    write("a.yml", "# nothing but a comment\n");
+    let manifests = load(&[dir.path().to_owned()]).unwrap();
+    let Some(pb::resource::Spec::Secret(secret)) = &manifests[0].resource.spec else { panic!("a secret") };
+    assert_eq!(secret.source, Some(pb::secret_spec::Source::Value("hunter2".into())));
+    let faults = load(&[dir.path().join("missing.yaml")]).unwrap_err();
+    assert!(faults[0].to_string().contains("missing.yaml: cannot read it"), "{}", faults[0]);
+}
