@@ -197,7 +197,7 @@ impl Postgres {
         let any = if options.tls_only { "hostssl" } else { "host" };
         let hba = format!(
             "host all postgres 127.0.0.1/32 scram-sha-256\n{any} all app_md5 127.0.0.1/32 md5\n\
-             hostssl all app_clear 127.0.0.1/32 password\n{any} all all 127.0.0.1/32 scram-sha-256\n"
+             hostssl all app_clear 127.0.0.1/32 password\nhostnossl all app_clear 127.0.0.1/32 reject\n{any} all all 127.0.0.1/32 scram-sha-256\n"
         );
         write_owned(&self.data().join("pg_hba.conf"), &hba)
     }
