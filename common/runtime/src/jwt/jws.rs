@@ -1,0 +1,224 @@
+//! JWS compact serialization (RFC 7515, section 3.1) and JSON Web Key sets (RFC 7517).
+
+use std::fmt;
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use postern_core::issuer::Algorithm;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::TokenError;
+
+/// The longest token that is looked at, in bytes (I11).
+pub const MAX_TOKEN: usize = 16 * 1024;
+/// The longest JWKS that is looked at, in bytes.
+const MAX_JWKS: usize = 256 * 1024;
+/// The most keys of one issuer: more have never been seen in one rotation.
+const MAX_KEYS: usize = 64;
+
+/// Keys cannot be read, made or used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not a JSON Web Key set.
+    #[error("not a JSON Web Key set")]
+    NotJwks,
+    /// More keys or bytes than are admitted.
+    #[error("the JSON Web Key set is too large")]
+    TooLarge,
+    /// No key in the set fits the accepted algorithms.
+    #[error("no key of the set is fit for the accepted algorithms")]
+    NoUsableKey,
+    /// A private key is unreadable, or not Ed25519.
+    #[error("the signing key is not a readable Ed25519 key")]
+    SigningKey,
+    /// The key failed to sign.
+    #[error("signing failed")]
+    Sign,
+}
+
+/// The header members that count. Others are ignored, those that bring keys above all.
+#[derive(Deserialize)]
+pub(super) struct Header {
+    pub(super) alg: String,
+    pub(super) kid: Option<String>,
+    pub(super) typ: Option<String>,
+    /// RFC 7515, section 4.1.11: who does not understand a critical extension refuses; none is understood here.
+    crit: Option<IgnoredAny>,
+}
+
+/// A token taken apart; nothing in it is verified.
+pub(super) struct Parts<'a> {
+    pub(super) header: Header,
+    pub(super) payload: Vec<u8>,
+    signed: &'a [u8],
+    signature: Vec<u8>,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn parse(token: &'a str) -> Result<Self, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::Malformed);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
+        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed);
+        let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| TokenError::Malformed)?;
+        if header.crit.is_some() {
+            return Err(TokenError::Malformed);
+        }
+        Ok(Self { header, payload: decode(payload)?, signed: signed.as_bytes(), signature: decode(signature)? })
+    }
+
+    pub(super) fn unverified_issuer(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Claims {
+            iss: String,
+        }
+        serde_json::from_slice::<Claims>(&self.payload).ok().map(|claims| claims.iss)
+    }
+}
+
+/// An issuer's public keys, parsed once, each bound to the algorithms that it may be used with.
+pub(super) struct KeySet(Vec<Key>);
+
+struct Key {
+    kid: Option<String>,
+    algorithm: Algorithm,
+    key: ParsedPublicKey,
+}
+
+/// RFC 7517, section 4; RFC 7518, section 6; RFC 8037, section 2.
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    alg: Option<String>,
+    kid: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Jwks {
+    keys: Vec<serde_json::Value>,
+}
+
+impl KeySet {
+    /// The keys of `jwks` that fit any of `accepted`; others are passed over (RFC 7517, section 5).
+    pub(super) fn parse(jwks: &str, accepted: &[Algorithm]) -> Result<Self, KeyError> {
+        if jwks.len() > MAX_JWKS {
+            return Err(KeyError::TooLarge);
+        }
+        let jwks: Jwks = serde_json::from_str(jwks).map_err(|_| KeyError::NotJwks)?;
+        if jwks.keys.len() > MAX_KEYS {
+            return Err(KeyError::TooLarge);
+        }
+        let mut keys = Vec::new();
+        for jwk in jwks.keys {
+            let Ok(jwk) = serde_json::from_value::<Jwk>(jwk) else { continue };
+            if jwk.usage.as_deref().is_some_and(|usage| usage != "sig") {
+                continue;
+            }
+            for algorithm in accepted {
+                if jwk.alg.as_deref().is_none_or(|alg| alg == algorithm.as_str())
+                    && let Some(key) = jwk.public_key(*algorithm)
+                {
+                    keys.push(Key { kid: jwk.kid.clone(), algorithm: *algorithm, key });
+                }
+            }
+        }
+        if keys.is_empty() { Err(KeyError::NoUsableKey) } else { Ok(Self(keys)) }
+    }
+
+    /// Checks the signature of `parts`, by the key that it names and an algorithm that this key is bound to.
+    pub(super) fn verify(&self, parts: &Parts<'_>) -> Result<(), TokenError> {
+        let algorithm = Algorithm::from_text(&parts.header.alg).ok_or(TokenError::Algorithm)?;
+        if !self.0.iter().any(|key| key.algorithm == algorithm) {
+            return Err(TokenError::Algorithm);
+        }
+        let fit: Vec<&Key> = match parts.header.kid.as_deref() {
+            Some(kid) => {
+                let named: Vec<&Key> = self.0.iter().filter(|key| key.kid.as_deref() == Some(kid)).collect();
+                if named.is_empty() {
+                    return Err(TokenError::UnknownKey);
+                }
+                named.into_iter().filter(|key| key.algorithm == algorithm).collect()
+            }
+            None => {
+                let fit: Vec<&Key> = self.0.iter().filter(|key| key.algorithm == algorithm).collect();
+                // With several keys the token has to say which (OpenID Connect Core 1.0, section 10.1).
+                if fit.len() != 1 {
+                    return Err(TokenError::UnknownKey);
+                }
+                fit
+            }
+        };
+        if fit.is_empty() {
+            return Err(TokenError::Algorithm);
+        }
+        if fit.iter().any(|key| key.key.verify_sig(parts.signed, &parts.signature).is_ok()) {
+            Ok(())
+        } else {
+            Err(TokenError::Signature)
+        }
+    }
+}
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|key| (&key.kid, key.algorithm))).finish()
+    }
+}
+
+impl Jwk {
+    /// The key for use with `algorithm`; `None` when it is of another kind, or unfit.
+    fn public_key(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
+        match algorithm {
+            Algorithm::Rs256 => self.rsa(&RSA_PKCS1_2048_8192_SHA256),
+            Algorithm::Rs384 => self.rsa(&RSA_PKCS1_2048_8192_SHA384),
+            Algorithm::Rs512 => self.rsa(&RSA_PKCS1_2048_8192_SHA512),
+            Algorithm::Ps256 => self.rsa(&RSA_PSS_2048_8192_SHA256),
+            Algorithm::Ps384 => self.rsa(&RSA_PSS_2048_8192_SHA384),
+            Algorithm::Ps512 => self.rsa(&RSA_PSS_2048_8192_SHA512),
+            Algorithm::Es256 => self.ec("P-256", 32, &ECDSA_P256_SHA256_FIXED),
+            Algorithm::Es384 => self.ec("P-384", 48, &ECDSA_P384_SHA384_FIXED),
+            Algorithm::EdDsa => {
+                let x = self.x.as_deref().and_then(decode)?;
+                let fits = self.kty == "OKP" && self.crv.as_deref() == Some("Ed25519") && x.len() == 32;
+                fits.then(|| ParsedPublicKey::new(&ED25519, x).ok())?
+            }
+        }
+    }
+
+    fn rsa(&self, parameters: &'static RsaParameters) -> Option<ParsedPublicKey> {
+        let (n, e) = (self.n.as_deref().and_then(decode)?, self.e.as_deref().and_then(decode)?);
+        let significant: &[u8] = n.strip_prefix(&[0]).unwrap_or(&n);
+        // At least 2048 bits (RFC 7518, section 3.3), and an exponent of the usual size, so that checking stays cheap.
+        let fits = self.kty == "RSA" && (256..=1024).contains(&significant.len()) && (1..=4).contains(&e.len());
+        fits.then(|| RsaPublicKeyComponents { n: significant, e: &e }.to_parsed_public_key(parameters).ok())?
+    }
+
+    fn ec(&self, curve: &str, size: usize, algorithm: &'static dyn VerificationAlgorithm) -> Option<ParsedPublicKey> {
+        let (x, y) = (self.x.as_deref().and_then(decode)?, self.y.as_deref().and_then(decode)?);
+        if self.kty != "EC" || self.crv.as_deref() != Some(curve) || x.len() != size || y.len() != size {
+            return None;
+        }
+        // The uncompressed form (SEC 1, section 2.3.3).
+        let point: Vec<u8> = [0x04].into_iter().chain(x).chain(y).collect();
+        ParsedPublicKey::new(algorithm, point).ok()
+    }
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}

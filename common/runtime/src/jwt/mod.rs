@@ -1,0 +1,179 @@
+//! Verification of identity providers' tokens and of Postern's own session tokens; signing of the latter.
+//!
+//! JSON Web Tokens (RFC 7519) in JWS compact form (RFC 7515), by the practices of RFC 8725: the accepted algorithms come from
+//! configuration and the keys, never from the token; kinds of token are told apart by their `typ`; headers that would bring a
+//! key along (`jwk`, `jku`, `x5u`, `x5c`) are not even read. Everything here is a function of the token, the keys and the given time.
+
+mod issuer;
+mod jws;
+mod session;
+
+use std::collections::BTreeMap;
+
+use postern_core::snapshot::Snapshot;
+use postern_core::token::{SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE};
+use postern_core::{Code, Name, Principal, Timestamp};
+
+pub use issuer::IssuerVerifier;
+pub use jws::{KeyError, MAX_TOKEN};
+pub use session::{SessionSigner, SessionVerifier};
+
+/// Why a token is refused. Nothing of the token is in the text, so that it may be logged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a JWT in compact form, too long, or with a critical header.
+    #[error("the token is not a well-formed JWT")]
+    Malformed,
+    /// Its algorithm is not among the accepted ones, or not one of its key.
+    #[error("the token's signature algorithm is not accepted")]
+    Algorithm,
+    /// No key of the issuer has the token's key id.
+    #[error("the token's key is not among the issuer's keys")]
+    UnknownKey,
+    /// The issuer is trusted, but its keys are not there: never fetched, or unusable.
+    #[error("the issuer's keys are not available")]
+    KeysUnavailable,
+    /// The signature is wrong.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// Its issuer is not a trusted one.
+    #[error("the token's issuer is not trusted")]
+    Issuer,
+    /// It is meant for someone else.
+    #[error("the token is for another audience")]
+    Audience,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Its time has not begun.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// Issued longer ago than the issuer's rules accept.
+    #[error("the token was issued too long ago")]
+    TooOld,
+    /// A claim is missing or unfit; the text names it, not its value.
+    #[error("the token's claims are not accepted: {0}")]
+    Claims(String),
+}
+
+impl TokenError {
+    /// The code that the client is told.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Expired | Self::TooOld => Code::TokenExpired,
+            Self::NotYetValid => Code::TokenNotYetValid,
+            Self::Malformed
+            | Self::Algorithm
+            | Self::UnknownKey
+            | Self::KeysUnavailable
+            | Self::Signature
+            | Self::Issuer
+            | Self::Audience
+            | Self::Claims(_) => Code::TokenInvalid,
+        }
+    }
+
+    /// Of two reasons by which two candidates refuse, the one that was reached later tells more.
+    const fn depth(&self) -> u8 {
+        match self {
+            Self::Malformed | Self::Issuer => 0,
+            Self::KeysUnavailable => 1,
+            Self::UnknownKey => 2,
+            Self::Algorithm => 3,
+            Self::Signature => 4,
+            Self::Audience => 5,
+            Self::Claims(_) => 6,
+            Self::Expired | Self::NotYetValid | Self::TooOld => 7,
+        }
+    }
+
+    fn claims(what: impl Into<String>) -> Self {
+        Self::Claims(what.into())
+    }
+}
+
+/// A verified token's meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Who.
+    pub principal: Principal,
+    /// Targets that the token is good for; empty: all that policy permits.
+    pub targets: Vec<Name>,
+}
+
+/// Everything that may sign a principal's token, at one revision: made once per snapshot, shared by all sessions.
+#[derive(Debug)]
+pub struct Verifier {
+    session: Option<SessionVerifier>,
+    /// By `iss`. Several Issuer resources may name one provider, for different audiences.
+    issuers: BTreeMap<String, Vec<Option<IssuerVerifier>>>,
+}
+
+impl Verifier {
+    /// With every issuer of `snapshot`. One whose keys are missing or unusable refuses its own tokens and no others.
+    #[must_use]
+    pub fn from_snapshot(snapshot: &Snapshot) -> Self {
+        let mut issuers: BTreeMap<String, Vec<Option<IssuerVerifier>>> = BTreeMap::new();
+        for (name, (issuer, jwks)) in &snapshot.issuers {
+            if issuer.url == SESSION_TOKEN_ISSUER {
+                tracing::warn!(issuer = %name, "the issuer's URL is reserved for session tokens: not trusted");
+                continue;
+            }
+            let verifier = match jwks.as_deref().map(|jwks| IssuerVerifier::new(name, issuer, jwks)) {
+                Some(Ok(verifier)) => Some(verifier),
+                Some(Err(error)) => {
+                    tracing::warn!(issuer = %name, %error, "the issuer's keys are not usable");
+                    None
+                }
+                None => None,
+            };
+            issuers.entry(issuer.url.clone()).or_default().push(verifier);
+        }
+        let session = match SessionVerifier::new(&snapshot.cluster_id, &snapshot.session_token_jwks) {
+            Ok(verifier) => Some(verifier),
+            Err(error) => {
+                tracing::warn!(%error, "the keys of session tokens are not usable");
+                None
+            }
+        };
+        Self { session, issuers }
+    }
+
+    /// Verifies a token of any kind. The unverified `typ` and `iss` only choose who verifies.
+    ///
+    /// # Errors
+    /// The token is not accepted.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Verified, TokenError> {
+        let parts = jws::Parts::parse(token)?;
+        if parts.header.typ.as_deref() == Some(SESSION_TOKEN_TYPE) {
+            let verifier = self.session.as_ref().ok_or(TokenError::KeysUnavailable)?;
+            let claims = verifier.verify(token, now)?;
+            return Ok(Verified { principal: claims.principal, targets: claims.targets });
+        }
+        let issuer = parts.unverified_issuer().ok_or(TokenError::Issuer)?;
+        let mut refusal = TokenError::Issuer;
+        for candidate in self.issuers.get(&issuer).ok_or(TokenError::Issuer)? {
+            let error = match candidate {
+                Some(verifier) => match verifier.verify_parts(&parts, now) {
+                    Ok(principal) => return Ok(Verified { principal, targets: Vec::new() }),
+                    Err(error) => error,
+                },
+                None => TokenError::KeysUnavailable,
+            };
+            if error.depth() > refusal.depth() {
+                refusal = error;
+            }
+        }
+        Err(refusal)
+    }
+}
+
+/// The `iss` of a token, taken at its word: to choose who verifies it, and for nothing else.
+#[must_use]
+pub fn unverified_issuer(token: &str) -> Option<String> {
+    jws::Parts::parse(token).ok()?.unverified_issuer()
+}
+
+#[cfg(test)]
+mod tests;
