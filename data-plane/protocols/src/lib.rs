@@ -1,4 +1,8 @@
 //! Client protocols without I/O: codecs, session state machines, analysis, masking, errors; and the tunnel's frames.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 pub mod postgres;
+pub mod registry;
 pub mod sql;
+pub mod tunnel;

@@ -1,0 +1,131 @@
+//! Writes messages.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use super::backend::{self, Fields, TransactionStatus};
+use super::frontend;
+
+/// A frame with `tag`, whose body `fill` writes.
+pub fn frame(out: &mut BytesMut, tag: u8, fill: impl FnOnce(&mut BytesMut)) {
+    out.put_u8(tag);
+    let place = out.len();
+    out.put_u32(0);
+    fill(out);
+    // Everything that is written here is far below 2 GiB.
+    let length = u32::try_from(out.len().saturating_sub(place)).unwrap_or(u32::MAX);
+    if let Some(slot) = out.get_mut(place..place.saturating_add(4)) {
+        slot.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// Bytes and a final zero. A zero inside would end it early, so it is cut there.
+pub fn text(out: &mut BytesMut, bytes: &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    out.put_slice(bytes.get(..end).unwrap_or_default());
+    out.put_u8(0);
+}
+
+/// An ErrorResponse or NoticeResponse of `fields`.
+pub fn message(out: &mut BytesMut, tag: u8, fields: &Fields) {
+    frame(out, tag, |out| {
+        for (code, value) in fields {
+            out.put_u8(*code);
+            text(out, value);
+        }
+        out.put_u8(0);
+    });
+}
+
+/// ReadyForQuery.
+pub fn ready_for_query(out: &mut BytesMut, status: TransactionStatus) {
+    frame(out, backend::READY_FOR_QUERY, |out| out.put_u8(status.as_byte()));
+}
+
+/// ParameterStatus.
+pub fn parameter_status(out: &mut BytesMut, name: &str, value: &str) {
+    frame(out, backend::PARAMETER_STATUS, |out| {
+        text(out, name.as_bytes());
+        text(out, value.as_bytes());
+    });
+}
+
+/// BackendKeyData of protocol 3.0.
+pub fn backend_key(out: &mut BytesMut, pid: u32, secret: u32) {
+    frame(out, backend::BACKEND_KEY_DATA, |out| {
+        out.put_u32(pid);
+        out.put_u32(secret);
+    });
+}
+
+/// AuthenticationOk.
+pub fn authentication_ok(out: &mut BytesMut) {
+    frame(out, backend::AUTHENTICATION, |out| out.put_u32(0));
+}
+
+/// AuthenticationCleartextPassword.
+pub fn authentication_cleartext(out: &mut BytesMut) {
+    frame(out, backend::AUTHENTICATION, |out| out.put_u32(3));
+}
+
+/// NegotiateProtocolVersion: the highest minor version, and the `_pq_.` options that are not known.
+pub fn negotiate_version(out: &mut BytesMut, minor: u32, unknown: &[Bytes]) {
+    frame(out, backend::NEGOTIATE_VERSION, |out| {
+        // The whole version, as servers send it, not the minor alone.
+        out.put_u32((3 << 16) | minor);
+        out.put_u32(u32::try_from(unknown.len()).unwrap_or(u32::MAX));
+        for name in unknown {
+            text(out, name);
+        }
+    });
+}
+
+/// Query.
+pub fn query(out: &mut BytesMut, statement: &[u8]) {
+    frame(out, frontend::QUERY, |out| text(out, statement));
+}
+
+/// Bind of `statement` to the unnamed portal, without parameters.
+pub fn bind_bare(out: &mut BytesMut, statement: &[u8]) {
+    frame(out, frontend::BIND, |out| {
+        text(out, b"");
+        text(out, statement);
+        out.put_bytes(0, 6);
+    });
+}
+
+/// Describe of a portal.
+pub fn describe_portal(out: &mut BytesMut, portal: &[u8]) {
+    frame(out, frontend::DESCRIBE, |out| {
+        out.put_u8(b'P');
+        text(out, portal);
+    });
+}
+
+/// Sync.
+pub fn sync(out: &mut BytesMut) {
+    frame(out, frontend::SYNC, |_| {});
+}
+
+/// Flush.
+pub fn flush(out: &mut BytesMut) {
+    frame(out, frontend::FLUSH, |_| {});
+}
+
+/// Terminate.
+#[must_use]
+pub fn terminate() -> Bytes {
+    let mut out = BytesMut::new();
+    frame(&mut out, frontend::TERMINATE, |_| {});
+    out.freeze()
+}
+
+/// CancelRequest (section "Canceling Requests in Progress"). It has no tag.
+#[must_use]
+pub fn cancel_request(pid: u32, secret: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u32(u32::try_from(secret.len().saturating_add(12)).unwrap_or(u32::MAX));
+    out.put_u32(super::startup::CANCEL_REQUEST);
+    out.put_u32(pid);
+    out.put_slice(secret);
+    out.freeze()
+}
