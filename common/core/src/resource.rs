@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::issuer::Issuer;
 use crate::masking::MaskingRule;
 use crate::name::Name;
@@ -51,7 +53,7 @@ pub enum Spec {
 }
 
 /// The kinds of declared object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// [`Spec::Issuer`]
     Issuer,
@@ -66,7 +68,7 @@ pub enum Kind {
 }
 
 /// A field that is not as it must be, by its path in the object (`spec.targets.names[2]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldFault {
     /// Where.
     pub path: String,

@@ -1,0 +1,85 @@
+use postern_core::Name;
+use postern_core::resource::{FieldFault, Kind, Spec};
+use postern_core::wire::resource::{kind_from_proto, kind_to_proto};
+use postern_proto::state::v1 as pb;
+
+use crate::entry::parse;
+use crate::outcome::{Effect, Outcome, Refusal, Success};
+use crate::state::Context;
+
+/// Removes an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteResource {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+    /// The revision that it must be at; 0: any.
+    pub expected_revision: u64,
+}
+
+impl DeleteResource {
+    pub(crate) fn to_proto(&self) -> pb::DeleteResource {
+        pb::DeleteResource {
+            kind: kind_to_proto(self.kind).into(),
+            name: self.name.to_string(),
+            expected_revision: self.expected_revision,
+        }
+    }
+
+    pub(crate) fn from_proto(proto: pb::DeleteResource) -> Result<Self, Vec<FieldFault>> {
+        Ok(Self {
+            kind: kind_from_proto(proto.kind).ok_or_else(|| vec![FieldFault::new("kind", "is unknown")])?,
+            name: parse("name", &proto.name)?,
+            expected_revision: proto.expected_revision,
+        })
+    }
+
+    pub(crate) fn apply(self, cx: &mut Context<'_>) -> Outcome {
+        let what = format!("{} {}", self.kind, self.name);
+        let Some(known) = cx.state.resource(self.kind, &self.name) else { return Err(Refusal::not_found(what)) };
+        let actual = known.metadata.revision;
+        if self.expected_revision != 0 && self.expected_revision != actual {
+            return Err(Refusal::Stale { what, expected: self.expected_revision, actual });
+        }
+        if self.kind == Kind::Secret {
+            let uses = |spec: &Spec| match spec {
+                Spec::Target(target) => target.credential.secret.as_ref() == Some(&self.name),
+                _ => false,
+            };
+            if let Some(user) = cx.state.resources(Kind::Target).find(|target| uses(&target.spec)) {
+                return Err(Refusal::InUse { what, by: format!("Target {}", user.metadata.name) });
+            }
+        }
+        if self.kind == Kind::Issuer {
+            cx.state.issuer_keys.remove(&self.name);
+            Effect::IssuersChanged.add_to(cx.effects);
+        }
+        cx.state.resources.remove(&(self.kind, self.name));
+        cx.policy_changed();
+        Ok(Success::Deleted { revision: cx.state.index })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PutResources;
+    use super::super::testing::*;
+    use super::*;
+
+    fn delete(kind: Kind, of: &str, expected_revision: u64) -> DeleteResource {
+        DeleteResource { kind, name: name(of), expected_revision }
+    }
+
+    #[test]
+    fn deletes_what_nothing_refers_to() {
+        let mut fixture = Fixture::new();
+        let both = vec![secret("pw", 1, 0), target("db", Some("pw"), 0)];
+        fixture.run(PutResources { resources: both }).unwrap();
+        assert!(matches!(fixture.run(delete(Kind::Secret, "pw", 0)), Err(Refusal::InUse { .. })));
+        assert!(matches!(fixture.run(delete(Kind::Target, "db", 1)), Err(Refusal::Stale { actual: 2, .. })));
+        assert_eq!(fixture.run(delete(Kind::Target, "db", 2)), Ok(Success::Deleted { revision: 5 }));
+        assert_eq!(fixture.run(delete(Kind::Secret, "pw", 0)), Ok(Success::Deleted { revision: 6 }));
+        assert!(matches!(fixture.run(delete(Kind::Secret, "pw", 0)), Err(Refusal::NotFound { .. })));
+    }
+}

@@ -1,0 +1,255 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use postern_core::Name;
+use postern_core::resource::{FieldFault, Kind, Resource, Spec};
+use postern_core::token::SESSION_TOKEN_ISSUER;
+use postern_core::wire::resource::{from_proto, to_proto};
+use postern_proto::state::v1 as pb;
+
+use crate::outcome::{Change, Effect, Outcome, Put, Refusal, Success};
+use crate::state::{Context, Limits, State};
+
+/// Objects in one command.
+const MAX_OBJECTS: usize = 1_000;
+
+/// Creates or changes objects: all or none. `metadata.revision` is the revision that each must be at (0: it must not exist).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutResources {
+    /// The objects; each kind and name at most once.
+    pub resources: Vec<Resource>,
+}
+
+impl PutResources {
+    pub(crate) fn to_proto(&self) -> pb::PutResources {
+        pb::PutResources { resources: self.resources.iter().map(to_proto).collect() }
+    }
+
+    pub(crate) fn from_proto(proto: pb::PutResources) -> Result<Self, Vec<FieldFault>> {
+        let (mut resources, mut faults) = (Vec::new(), Vec::new());
+        for (place, resource) in proto.resources.into_iter().enumerate() {
+            match from_proto(resource) {
+                Ok(resource) => resources.push(resource),
+                Err(found) => faults.extend(found.into_iter().map(|fault| at(place, &fault.path, fault.message))),
+            }
+        }
+        if faults.is_empty() { Ok(Self { resources }) } else { Err(faults) }
+    }
+
+    /// What applying it to `state` now would give, without changing anything: for a dry run, and before proposing.
+    ///
+    /// # Errors
+    /// As applying it.
+    pub fn check(&self, state: &State) -> Result<Vec<Put>, Refusal> {
+        if self.resources.len() > MAX_OBJECTS {
+            return Err(Refusal::Limit(format!("{MAX_OBJECTS} objects in one change")));
+        }
+        self.check_revisions(state)?;
+        let faults = self.faults(state);
+        if !faults.is_empty() {
+            return Err(Refusal::Invalid(faults));
+        }
+        self.check_limits(state)?;
+        let put = |resource: &Resource| {
+            let name = resource.metadata.name.clone();
+            let kind = resource.spec.kind();
+            match state.resource(kind, &name) {
+                None => Put { kind, name, change: Change::Created, revision: state.index },
+                Some(known) if same(known, resource) => {
+                    Put { kind, name, change: Change::Unchanged, revision: known.metadata.revision }
+                }
+                Some(_) => Put { kind, name, change: Change::Changed, revision: state.index },
+            }
+        };
+        Ok(self.resources.iter().map(put).collect())
+    }
+
+    pub(crate) fn apply(self, cx: &mut Context<'_>) -> Outcome {
+        // The entry's own index stands in the state already, so `check` gives the new revisions.
+        let puts = self.check(cx.state)?;
+        let mut changed = false;
+        for (put, mut resource) in puts.iter().zip(self.resources) {
+            if put.change == Change::Unchanged {
+                continue;
+            }
+            changed = true;
+            let key = (put.kind, put.name.clone());
+            let known = cx.state.resources.get(&key);
+            resource.metadata.revision = put.revision;
+            resource.metadata.updated_at = cx.state.now;
+            resource.metadata.created_at = known.map_or(cx.state.now, |known| known.metadata.created_at);
+            if let Spec::Issuer(issuer) = &resource.spec {
+                Effect::IssuersChanged.add_to(cx.effects);
+                // Keys were fetched from the old place: they are not the new one's word.
+                let moved = known.is_some_and(|known| match &known.spec {
+                    Spec::Issuer(before) => before.url != issuer.url,
+                    _ => false,
+                });
+                if moved {
+                    cx.state.issuer_keys.remove(&put.name);
+                }
+            }
+            cx.state.resources.insert(key, Arc::new(resource));
+        }
+        if changed {
+            cx.policy_changed();
+        }
+        Ok(Success::Put(puts))
+    }
+
+    fn check_revisions(&self, state: &State) -> Result<(), Refusal> {
+        for resource in &self.resources {
+            let (kind, name) = (resource.spec.kind(), &resource.metadata.name);
+            let actual = state.resource(kind, name).map_or(0, |known| known.metadata.revision);
+            let expected = resource.metadata.revision;
+            if actual == expected {
+                continue;
+            }
+            let what = format!("{kind} {name}");
+            return Err(match expected {
+                0 => Refusal::AlreadyExists { what },
+                _ => Refusal::Stale { what, expected, actual },
+            });
+        }
+        Ok(())
+    }
+
+    /// What each object's own validity does not show: how they fit together.
+    fn faults(&self, state: &State) -> Vec<FieldFault> {
+        let mut faults = Vec::new();
+        let mut seen = BTreeSet::new();
+        // By URL and audience: what a token names its issuer by.
+        let mut known_as: BTreeMap<(&str, &str), &Name> = BTreeMap::new();
+        let put: BTreeSet<(Kind, &Name)> =
+            self.resources.iter().map(|resource| (resource.spec.kind(), &resource.metadata.name)).collect();
+        for known in state.resources(Kind::Issuer) {
+            if let Spec::Issuer(issuer) = &known.spec
+                && !put.contains(&(Kind::Issuer, &known.metadata.name))
+            {
+                known_as.extend(issuer.audiences.iter().map(|a| ((&*issuer.url, &**a), &known.metadata.name)));
+            }
+        }
+        for (place, resource) in self.resources.iter().enumerate() {
+            let name = &resource.metadata.name;
+            if !seen.insert((resource.spec.kind(), name)) {
+                faults.push(at(place, "metadata.name", format!("{} {name} stands here twice", resource.spec.kind())));
+            }
+            match &resource.spec {
+                Spec::Issuer(issuer) => {
+                    if name.as_str() == SESSION_TOKEN_ISSUER {
+                        faults.push(at(place, "metadata.name", "is reserved for the cluster's own identities"));
+                    }
+                    for audience in &issuer.audiences {
+                        if let Some(other) = known_as.insert((&issuer.url, audience), name)
+                            && other != name
+                        {
+                            let message = format!("with audience {audience:?} is already Issuer {other}'s");
+                            faults.push(at(place, "spec.url", message));
+                        }
+                    }
+                }
+                Spec::Target(target) => {
+                    if let Some(secret) = &target.credential.secret
+                        && !put.contains(&(Kind::Secret, secret))
+                        && state.resource(Kind::Secret, secret).is_none()
+                    {
+                        faults.push(at(place, "spec.credential.secret", format!("there is no Secret {secret}")));
+                    }
+                }
+                Spec::Policy(_) | Spec::MaskingRule(_) | Spec::Secret(_) => {}
+            }
+        }
+        faults
+    }
+
+    fn check_limits(&self, state: &State) -> Result<(), Refusal> {
+        for kind in Kind::ALL {
+            let new = self.resources.iter().filter(|resource| {
+                resource.spec.kind() == kind && state.resource(kind, &resource.metadata.name).is_none()
+            });
+            let new = new.count();
+            if new > 0 && state.resources(kind).count().saturating_add(new) > Limits::STANDARD.resources {
+                return Err(Refusal::Limit(format!("{} objects of kind {kind}", Limits::STANDARD.resources)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a write of `wanted` would change nothing.
+fn same(known: &Resource, wanted: &Resource) -> bool {
+    known.metadata.labels == wanted.metadata.labels && known.spec == wanted.spec
+}
+
+fn at(place: usize, path: &str, message: impl Into<String>) -> FieldFault {
+    FieldFault::new(format!("resources[{place}].{path}"), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    fn puts(outcome: Outcome) -> Vec<(Change, u64)> {
+        match outcome {
+            Ok(Success::Put(puts)) => puts.into_iter().map(|put| (put.change, put.revision)).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn creates_keeps_and_changes() {
+        let mut fixture = Fixture::new();
+        let first =
+            puts(fixture.run(PutResources { resources: vec![secret("pw", 1, 0), target("db", Some("pw"), 0)] }));
+        assert_eq!(first, [(Change::Created, 2), (Change::Created, 2)]);
+        assert_eq!(fixture.effects, [Effect::PolicyChanged]);
+        let again = puts(fixture.run(PutResources { resources: vec![secret("pw", 1, 2), target("db", None, 2)] }));
+        assert_eq!(again, [(Change::Unchanged, 2), (Change::Changed, 3)]);
+        assert_eq!(fixture.state.policy_revision(), 3);
+        let same = puts(fixture.run(PutResources { resources: vec![secret("pw", 1, 2)] }));
+        assert_eq!(
+            (same, fixture.effects.len(), fixture.state.policy_revision()),
+            (vec![(Change::Unchanged, 2)], 0, 3)
+        );
+    }
+
+    #[test]
+    fn all_or_none() {
+        let mut fixture = Fixture::new();
+        let outcome = fixture.run(PutResources { resources: vec![secret("pw", 1, 0), target("db", Some("no"), 0)] });
+        let Err(Refusal::Invalid(faults)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(faults[0].path, "resources[1].spec.credential.secret");
+        assert_eq!(fixture.state.resources(Kind::Secret).count(), 0);
+    }
+
+    #[test]
+    fn a_stale_write_is_refused() {
+        let mut fixture = Fixture::new();
+        fixture.run(PutResources { resources: vec![secret("pw", 1, 0)] }).unwrap();
+        let exists = fixture.run(PutResources { resources: vec![secret("pw", 2, 0)] });
+        assert!(matches!(exists, Err(Refusal::AlreadyExists { .. })));
+        fixture.run(PutResources { resources: vec![secret("pw", 2, 2)] }).unwrap();
+        let stale = fixture.run(PutResources { resources: vec![secret("pw", 3, 2)] });
+        assert_eq!(stale, Err(Refusal::Stale { what: "Secret pw".into(), expected: 2, actual: 4 }));
+    }
+
+    #[test]
+    fn issuers_do_not_share_url_and_audience_and_lose_keys_when_they_move() {
+        let mut fixture = Fixture::new();
+        let twice = PutResources { resources: vec![issuer("a", "https://x", 0), issuer("b", "https://x", 0)] };
+        assert!(matches!(fixture.run(twice), Err(Refusal::Invalid(_))));
+        assert!(matches!(
+            fixture.run(PutResources { resources: vec![issuer("postern", "https://x", 0)] }),
+            Err(Refusal::Invalid(_))
+        ));
+        fixture.run(PutResources { resources: vec![issuer("a", "https://x", 0)] }).unwrap();
+        assert!(fixture.effects.contains(&Effect::IssuersChanged));
+        let revision = fixture.state.index();
+        let keys = super::super::SetIssuerKeys { issuer: name("a"), jwks: "{}".into(), url: "https://x".into() };
+        fixture.run(keys).unwrap();
+        let swap = PutResources { resources: vec![issuer("a", "https://y", revision), issuer("b", "https://x", 0)] };
+        fixture.run(swap).unwrap();
+        assert!(fixture.state.issuer_keys(&name("a")).is_none());
+    }
+}

@@ -1,0 +1,177 @@
+//! A small state and its objects, for the commands' tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
+use postern_core::issuer::{Algorithm, Issuer};
+use postern_core::operation::Digest;
+use postern_core::principal::PrincipalId;
+use postern_core::resource::{Metadata, Resource, Spec};
+use postern_core::secret::Sealed;
+use postern_core::session::Session;
+use postern_core::target::{CredentialRef, Protocol, Route, Target, TargetTls, TlsMode};
+use postern_core::time::Ttl;
+use postern_core::{ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
+
+use super::{InitCluster, RequestApproval, ReviewApproval};
+use crate::entry::{Command, Entry};
+use crate::outcome::{Effect, Outcome, Success};
+use crate::state::{Cluster, State};
+
+pub(crate) struct Fixture {
+    pub(crate) state: State,
+    pub(crate) now: u64,
+    pub(crate) effects: Vec<Effect>,
+}
+
+impl Fixture {
+    pub(crate) fn uninitialised() -> Self {
+        Self { state: State::default(), now: 1_000, effects: Vec::new() }
+    }
+
+    /// With the cluster initialised, at index 1.
+    pub(crate) fn new() -> Self {
+        let mut fixture = Self::uninitialised();
+        fixture.run(InitCluster(cluster())).unwrap();
+        fixture
+    }
+
+    pub(crate) fn run(&mut self, command: impl Into<Command>) -> Outcome {
+        self.run_as(None, command)
+    }
+
+    pub(crate) fn run_as(&mut self, request_id: Option<RequestId>, command: impl Into<Command>) -> Outcome {
+        let entry = Entry { proposed_at: Timestamp::from_millis(self.now), request_id, command: command.into() };
+        let applied = self.state.apply(self.state.index() + 1, &entry.encode()).unwrap();
+        self.effects = applied.effects;
+        applied.outcome
+    }
+
+    /// A pending approval that needs `count` reviewers of group `dba`.
+    pub(crate) fn ask(&mut self, count: u32) -> ApprovalId {
+        let mut approval = approval(1);
+        approval.requirement.count = count;
+        match self.run(RequestApproval { approval, expires: Ttl(60) }) {
+            Ok(Success::Approval(id)) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn approve(&mut self, id: ApprovalId) {
+        let reviewer = principal("rita", &["dba"]);
+        let verdict = ReviewVerdict::Approve;
+        self.run(ReviewApproval { id, reviewer, verdict, comment: String::new() }).unwrap();
+    }
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(crate) fn request_id(n: u128) -> RequestId {
+    RequestId::from_bytes(n.to_be_bytes())
+}
+
+pub(crate) fn sealed(byte: u8) -> Sealed {
+    Sealed { kek_id: "k".into(), wrapped_key: vec![byte], nonce: vec![byte], ciphertext: vec![byte] }
+}
+
+pub(crate) fn cluster() -> Cluster {
+    Cluster {
+        id: "c1".into(),
+        ca_pem: "pem".into(),
+        ca_key: sealed(1),
+        session_token_jwks: "{}".into(),
+        session_token_key: sealed(2),
+        mask_key: sealed(3),
+    }
+}
+
+fn resource(of: &str, revision: u64, spec: Spec) -> Resource {
+    let metadata = Metadata {
+        name: name(of),
+        labels: BTreeMap::new(),
+        revision,
+        created_at: Timestamp::default(),
+        updated_at: Timestamp::default(),
+    };
+    Resource { metadata, spec }
+}
+
+pub(crate) fn secret(of: &str, byte: u8, revision: u64) -> Resource {
+    resource(of, revision, Spec::Secret(sealed(byte)))
+}
+
+pub(crate) fn target(of: &str, secret: Option<&str>, revision: u64) -> Resource {
+    let target = Target {
+        protocol: Protocol::Postgres,
+        address: "db:5432".parse().unwrap(),
+        tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
+        credential: CredentialRef { username: "app".into(), secret: secret.map(name) },
+        route: Route::Direct,
+        databases: Vec::new(),
+        disabled: false,
+    };
+    resource(of, revision, Spec::Target(target))
+}
+
+pub(crate) fn issuer(of: &str, url: &str, revision: u64) -> Resource {
+    let issuer = Issuer {
+        url: url.into(),
+        audiences: vec!["postern".into()],
+        groups_claim: "groups".into(),
+        groups_prefix: String::new(),
+        algorithms: vec![Algorithm::EdDsa],
+        leeway: std::time::Duration::from_secs(30),
+        max_age: None,
+        ca_pem: None,
+    };
+    resource(of, revision, Spec::Issuer(issuer))
+}
+
+pub(crate) fn principal(subject: &str, groups: &[&str]) -> Principal {
+    Principal {
+        id: PrincipalId { issuer: name("corp"), subject: subject.into() },
+        groups: groups.iter().map(|group| (*group).into()).collect::<BTreeSet<_>>(),
+        token_id: None,
+        expires_at: None,
+        chain: Vec::new(),
+    }
+}
+
+pub(crate) fn approval(n: u128) -> Approval {
+    Approval {
+        id: ApprovalId::from_bytes(n.to_be_bytes()),
+        state: ApprovalState::Pending,
+        requester: principal("alice", &["dev"]),
+        target: name("db"),
+        session: SessionId::from_bytes(n.to_be_bytes()),
+        operation: OperationId::from_bytes(n.to_be_bytes()),
+        digest: Digest([7; 32]),
+        text: "delete from t".into(),
+        parameters: Vec::new(),
+        actions: vec!["sql:delete on shop.public.t".into()],
+        policies: vec!["hold".into()],
+        reason: String::new(),
+        requirement: ApprovalRequirement { groups: vec!["dba".into()], count: 1, expires: Ttl(60) },
+        reviews: Vec::new(),
+        requested_at: Timestamp::default(),
+        expires_at: Timestamp::default(),
+        revision: 0,
+        withdrawn_because: String::new(),
+    }
+}
+
+pub(crate) fn session(n: u128) -> Session {
+    Session {
+        id: SessionId::from_bytes(n.to_be_bytes()),
+        principal: principal("alice", &["dev"]),
+        target: name("db"),
+        gateway: "g1".into(),
+        client_address: "127.0.0.1:1".into(),
+        database: "shop".into(),
+        started_at: Timestamp::from_millis(5),
+        end: None,
+        revision: 0,
+    }
+}

@@ -1,0 +1,131 @@
+//! Entries of the log, and their encoding.
+
+use pb::entry::Command as Proto;
+use postern_core::resource::FieldFault;
+use postern_core::wire::WireError;
+use postern_core::{RequestId, Timestamp};
+use postern_proto::state::v1 as pb;
+use prost::Message as _;
+
+use crate::commands::{
+    ConsumeApproval, DeleteResource, ExpireApprovals, InitCluster, OpenSession, PutResources, RequestApproval,
+    ReviewApproval, SealSession, SetIssuerKeys, WithdrawApproval,
+};
+use crate::outcome::Halt;
+
+/// The version of the command set that this crate writes, and the newest that it reads.
+pub const ENTRY_VERSION: u32 = 1;
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The leader's clock.
+    pub proposed_at: Timestamp,
+    /// For de-duplication of retries.
+    pub request_id: Option<RequestId>,
+    /// What to do.
+    pub command: Command,
+}
+
+/// An entry as read: its command may be readable and still not valid, which is a refusal and no halt.
+pub(crate) struct Decoded {
+    pub(crate) proposed_at: Timestamp,
+    pub(crate) request_id: Option<RequestId>,
+    pub(crate) command: Result<Command, Vec<FieldFault>>,
+}
+
+macro_rules! commands {
+    ($($name:ident),* $(,)?) => {
+        /// Every command: one file each.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)] // each is documented at its own type
+        pub enum Command { $($name($name),)* }
+
+        impl Command {
+            fn to_proto(&self) -> Proto {
+                match self { $(Self::$name(command) => Proto::$name(command.to_proto()),)* }
+            }
+
+            fn from_proto(proto: Proto) -> Result<Self, Vec<FieldFault>> {
+                match proto { $(Proto::$name(command) => Ok(Self::$name($name::from_proto(command)?)),)* }
+            }
+
+            pub(crate) fn apply(self, cx: &mut crate::state::Context<'_>) -> crate::outcome::Outcome {
+                match self { $(Self::$name(command) => command.apply(cx),)* }
+            }
+
+            /// For logs and metrics.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$name(_) => stringify!($name),)* }
+            }
+        }
+
+        $(impl From<$name> for Command {
+            fn from(command: $name) -> Self {
+                Self::$name(command)
+            }
+        })*
+    };
+}
+
+commands!(
+    InitCluster,
+    PutResources,
+    DeleteResource,
+    SetIssuerKeys,
+    RequestApproval,
+    ReviewApproval,
+    ConsumeApproval,
+    WithdrawApproval,
+    ExpireApprovals,
+    OpenSession,
+    SealSession,
+);
+
+impl Entry {
+    /// As it lies in the log.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let proto = pb::Entry {
+            version: ENTRY_VERSION,
+            proposed_at_ms: self.proposed_at.millis(),
+            request_id: self.request_id.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
+            command: Some(self.command.to_proto()),
+        };
+        proto.encode_to_vec()
+    }
+}
+
+pub(crate) fn decode(index: u64, bytes: &[u8]) -> Result<Decoded, Halt> {
+    let undecodable = |why: String| Halt::Undecodable { index, why };
+    let proto = pb::Entry::decode(bytes).map_err(|error| undecodable(error.to_string()))?;
+    if proto.version != ENTRY_VERSION {
+        return Err(Halt::UnknownVersion { index, version: proto.version, known: ENTRY_VERSION });
+    }
+    let request_id = match proto.request_id.as_slice() {
+        [] => None,
+        bytes => {
+            let bytes = bytes.try_into().map_err(|_| undecodable("a request id has 16 bytes".to_owned()))?;
+            Some(RequestId::from_bytes(bytes))
+        }
+    };
+    let command = proto.command.ok_or(Halt::UnknownCommand { index })?;
+    Ok(Decoded {
+        proposed_at: Timestamp::from_millis(proto.proposed_at_ms),
+        request_id,
+        command: Command::from_proto(command),
+    })
+}
+
+/// A field that is not valid, as a fault of the command.
+pub(crate) fn fault(error: WireError) -> Vec<FieldFault> {
+    vec![FieldFault::new(error.field, error.why)]
+}
+
+pub(crate) fn parse<T: std::str::FromStr>(path: &str, text: &str) -> Result<T, Vec<FieldFault>>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| vec![FieldFault::new(path, error.to_string())])
+}

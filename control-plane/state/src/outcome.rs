@@ -1,0 +1,193 @@
+//! What applying an entry gives.
+
+use postern_core::approval::ApprovalState;
+use postern_core::resource::{FieldFault, Kind};
+use postern_core::{ApprovalId, Name, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// What applying one entry gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// For whoever proposed it.
+    pub outcome: Outcome,
+    /// For the node: what to do about it. In order, without repetition.
+    pub effects: Vec<Effect>,
+}
+
+/// The same on every node, and for every retry with the same request id.
+pub type Outcome = Result<Success, Refusal>;
+
+/// Done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Success {
+    /// Nothing more to tell.
+    Done,
+    /// What became of each object, in the request's order.
+    Put(Vec<Put>),
+    /// The object is gone.
+    Deleted {
+        /// The index of the change.
+        revision: u64,
+    },
+    /// The approval as it is now stands in the state.
+    Approval(ApprovalId),
+    /// The session as it is now stands in the state.
+    Session(SessionId),
+}
+
+/// What became of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Put {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+    /// What was done.
+    pub change: Change,
+    /// The object's revision now.
+    pub revision: u64,
+}
+
+/// What was done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// It is new.
+    Created,
+    /// It is another than before.
+    Changed,
+    /// It was so already; its revision stays.
+    Unchanged,
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// There is no such thing.
+    #[error("no such {what}")]
+    NotFound {
+        /// What there is none of.
+        what: String,
+    },
+    /// Another change came first.
+    #[error("{what} is at revision {actual}, not {expected}")]
+    Stale {
+        /// What.
+        what: String,
+        /// The revision that the writer had seen.
+        expected: u64,
+        /// The revision that it is at; 0 when it does not exist.
+        actual: u64,
+    },
+    /// It must not exist, and does.
+    #[error("{what} already exists")]
+    AlreadyExists {
+        /// What.
+        what: String,
+    },
+    /// Something still refers to it.
+    #[error("{what} is used by {by}")]
+    InUse {
+        /// What.
+        what: String,
+        /// By what.
+        by: String,
+    },
+    /// The approval no longer waits, or is not granted.
+    #[error("the approval is {}", .0.as_str())]
+    ApprovalState(ApprovalState),
+    /// The state that the command needs is not there.
+    #[error("{0}")]
+    InvalidState(String),
+    /// Requesters do not review for themselves, nor for whom they act (I7).
+    #[error("a requester does not review their own request")]
+    SelfReview,
+    /// Not a member of the reviewers' groups.
+    #[error("not a member of the groups that review this")]
+    NotAReviewer,
+    /// Each reviewer answers once.
+    #[error("this reviewer has answered already")]
+    AlreadyReviewed,
+    /// The approval is of another session or operation (I7).
+    #[error("the approval binds another operation")]
+    Mismatch,
+    /// The command's fields are not as they must be.
+    #[error("invalid: {}", list(.0))]
+    Invalid(Vec<FieldFault>),
+    /// A bound of the state is reached (I11).
+    #[error("limit reached: {0}")]
+    Limit(String),
+}
+
+/// What the node does after commit; on the leader at least once, idempotent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Gateways need a newer snapshot.
+    PolicyChanged,
+    /// Issuers were declared, changed or removed: fetch their keys.
+    IssuersChanged,
+    /// Whoever waits for an approval looks again.
+    ApprovalsChanged,
+}
+
+/// The node must not go on: it cannot read what its peers can.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Halt {
+    /// Not an entry at all.
+    #[error("entry {index} cannot be decoded: {why}")]
+    Undecodable {
+        /// Its place in the log.
+        index: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// Written by a newer version.
+    #[error("entry {index} has version {version}, this node knows up to {known}")]
+    UnknownVersion {
+        /// Its place in the log.
+        index: u64,
+        /// Its version.
+        version: u32,
+        /// What this node knows.
+        known: u32,
+    },
+    /// A command that this version does not know.
+    #[error("entry {index} holds no command that this node knows")]
+    UnknownCommand {
+        /// Its place in the log.
+        index: u64,
+    },
+    /// Entries come in order, each once.
+    #[error("entry {index} comes after entry {applied} was applied")]
+    OutOfOrder {
+        /// Its place in the log.
+        index: u64,
+        /// The last one applied.
+        applied: u64,
+    },
+}
+
+impl Refusal {
+    pub(crate) fn not_found(what: impl Into<String>) -> Self {
+        Self::NotFound { what: what.into() }
+    }
+
+    pub(crate) fn invalid(path: &str, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldFault::new(path, message)])
+    }
+}
+
+impl Effect {
+    pub(crate) fn add_to(self, effects: &mut Vec<Self>) {
+        if !effects.contains(&self) {
+            effects.push(self);
+        }
+    }
+}
+
+fn list(faults: &[FieldFault]) -> String {
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    faults.join("; ")
+}

@@ -1,0 +1,282 @@
+//! The state and how entries change it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use postern_core::approval::{Approval, ApprovalState};
+use postern_core::resource::{Kind, Resource};
+use postern_core::secret::Sealed;
+use postern_core::session::Session;
+use postern_core::{ApprovalId, Name, SessionId, Timestamp};
+
+use crate::entry::{Command, Decoded, decode};
+use crate::outcome::{Applied, Effect, Halt, Outcome, Refusal};
+use crate::requests::{Remembered, Requests};
+
+/// What bounds the state (I11). Part of the state machine's definition: every node has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Objects of one kind.
+    pub resources: usize,
+    /// Approvals that wait or are granted.
+    pub live_approvals: usize,
+    /// Bytes of text that one approval carries.
+    pub approval_bytes: usize,
+    /// Approvals that are over, the newest.
+    pub finished_approvals: usize,
+    /// Their bytes of text in all.
+    pub finished_approval_bytes: usize,
+    /// Sessions that are open.
+    pub open_sessions: usize,
+    /// Sessions that ended, the newest.
+    pub ended_sessions: usize,
+    /// Bytes of one issuer's keys.
+    pub jwks_bytes: usize,
+}
+
+impl Limits {
+    /// As every node has them.
+    pub const STANDARD: Self = Self {
+        resources: 10_000,
+        live_approvals: 10_000,
+        approval_bytes: 1 << 20,
+        finished_approvals: 10_000,
+        finished_approval_bytes: 64 << 20,
+        open_sessions: 100_000,
+        ended_sessions: 10_000,
+        jwks_bytes: 256 << 10,
+    };
+}
+
+/// What is made once, at the cluster's birth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Names the cluster.
+    pub id: String,
+    /// Its certificate authority.
+    pub ca_pem: String,
+    /// The authority's private key, sealed.
+    pub ca_key: Sealed,
+    /// Public keys of session tokens.
+    pub session_token_jwks: String,
+    /// Their private key, sealed.
+    pub session_token_key: Sealed,
+    /// Key of the `hash` mask, sealed.
+    pub mask_key: Sealed,
+}
+
+/// An issuer's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerKeys {
+    /// Its JSON Web Key Set, as fetched.
+    pub jwks: String,
+    /// The index of the last change.
+    pub revision: u64,
+}
+
+/// The replicated state of the control plane at one index of the log.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub(crate) index: u64,
+    pub(crate) now: Timestamp,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) resources: BTreeMap<(Kind, Name), Arc<Resource>>,
+    pub(crate) issuer_keys: BTreeMap<Name, IssuerKeys>,
+    pub(crate) approvals: BTreeMap<ApprovalId, Arc<Approval>>,
+    pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
+    pub(crate) requests: Requests,
+    pub(crate) policy_revision: u64,
+    // What follows is derived from the above, and not in a snapshot.
+    pub(crate) deadlines: BTreeSet<(Timestamp, ApprovalId)>,
+    pub(crate) finished: BTreeSet<(u64, ApprovalId)>,
+    pub(crate) finished_bytes: usize,
+    pub(crate) ended: BTreeSet<(u64, SessionId)>,
+}
+
+/// What a command sees and changes.
+pub(crate) struct Context<'a> {
+    pub(crate) state: &'a mut State,
+    pub(crate) effects: &'a mut Vec<Effect>,
+}
+
+impl State {
+    /// Applies the entry at `index` of the log.
+    ///
+    /// # Errors
+    /// When this version cannot read the entry, or it comes out of order: the node stops, the state is as it was.
+    pub fn apply(&mut self, index: u64, entry: &[u8]) -> Result<Applied, Halt> {
+        if index <= self.index {
+            return Err(Halt::OutOfOrder { index, applied: self.index });
+        }
+        let decoded = decode(index, entry)?;
+        Ok(self.execute(index, decoded))
+    }
+
+    fn execute(&mut self, index: u64, entry: Decoded) -> Applied {
+        let mut effects = Vec::new();
+        self.index = index;
+        self.now = self.now.max(entry.proposed_at);
+        self.requests.expire(self.now);
+        self.expire_approvals(&mut effects);
+        let known = entry.request_id.and_then(|request| self.requests.outcome_of(request));
+        if let Some(outcome) = known {
+            return Applied { outcome: outcome.clone(), effects };
+        }
+        let outcome = self.run(entry.command, &mut effects);
+        if let Some(request) = entry.request_id {
+            self.requests.remember(index, Remembered { request, at: self.now, outcome: outcome.clone() });
+        }
+        Applied { outcome, effects }
+    }
+
+    fn run(
+        &mut self,
+        command: Result<Command, Vec<postern_core::resource::FieldFault>>,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let command = command.map_err(Refusal::Invalid)?;
+        if self.cluster.is_none() && !matches!(command, Command::InitCluster(_)) {
+            return Err(Refusal::InvalidState("the cluster is not initialised".to_owned()));
+        }
+        command.apply(&mut Context { state: self, effects })
+    }
+
+    /// Lapses every approval whose time is over.
+    fn expire_approvals(&mut self, effects: &mut Vec<Effect>) {
+        while let Some((deadline, id)) = self.deadlines.first().copied() {
+            if deadline > self.now {
+                break;
+            }
+            self.deadlines.remove(&(deadline, id));
+            if let Some(approval) = self.approvals.get(&id) {
+                let mut approval = Approval::clone(approval);
+                approval.state = ApprovalState::Expired;
+                approval.revision = self.index;
+                self.put_approval(approval, effects);
+            }
+        }
+    }
+
+    /// Stores `approval`, keeps what is derived from it, and forgets the oldest that are over.
+    pub(crate) fn put_approval(&mut self, approval: Approval, effects: &mut Vec<Effect>) {
+        Effect::ApprovalsChanged.add_to(effects);
+        self.index_approval(approval);
+        let limits = Limits::STANDARD;
+        while self.finished.len() > limits.finished_approvals || self.finished_bytes > limits.finished_approval_bytes {
+            let Some((_, id)) = self.finished.pop_first() else { break };
+            if let Some(gone) = self.approvals.remove(&id) {
+                self.finished_bytes = self.finished_bytes.saturating_sub(approval_bytes(&gone));
+            }
+        }
+    }
+
+    pub(crate) fn index_approval(&mut self, approval: Approval) {
+        let key = (approval.expires_at, approval.id);
+        if approval.state.is_final() {
+            self.deadlines.remove(&key);
+            self.finished.insert((approval.revision, approval.id));
+            self.finished_bytes = self.finished_bytes.saturating_add(approval_bytes(&approval));
+        } else {
+            self.deadlines.insert(key);
+        }
+        self.approvals.insert(approval.id, Arc::new(approval));
+    }
+
+    /// Stores `session`, and forgets the oldest that ended.
+    pub(crate) fn put_session(&mut self, session: Session) {
+        self.index_session(session);
+        while self.ended.len() > Limits::STANDARD.ended_sessions {
+            let Some((_, id)) = self.ended.pop_first() else { break };
+            self.sessions.remove(&id);
+        }
+    }
+
+    pub(crate) fn index_session(&mut self, session: Session) {
+        if session.end.is_some() {
+            self.ended.insert((session.revision, session.id));
+        }
+        self.sessions.insert(session.id, Arc::new(session));
+    }
+
+    /// The index of the last entry applied.
+    #[must_use]
+    pub const fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Logical time: the newest that any entry was proposed at.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The cluster; none before its first entry.
+    #[must_use]
+    pub const fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// The index of the last change to anything that gateways decide by.
+    #[must_use]
+    pub const fn policy_revision(&self) -> u64 {
+        self.policy_revision
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn resource(&self, kind: Kind, name: &Name) -> Option<&Arc<Resource>> {
+        self.resources.get(&(kind, name.clone()))
+    }
+
+    /// The objects of a kind, by name.
+    pub fn resources(&self, kind: Kind) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.iter().filter(move |((of, _), _)| *of == kind).map(|(_, resource)| resource)
+    }
+
+    /// The keys of an issuer, once fetched.
+    #[must_use]
+    pub fn issuer_keys(&self, issuer: &Name) -> Option<&IssuerKeys> {
+        self.issuer_keys.get(issuer)
+    }
+
+    /// One approval.
+    #[must_use]
+    pub fn approval(&self, id: ApprovalId) -> Option<&Arc<Approval>> {
+        self.approvals.get(&id)
+    }
+
+    /// All approvals, oldest first.
+    pub fn approvals(&self) -> impl DoubleEndedIterator<Item = &Arc<Approval>> {
+        self.approvals.values()
+    }
+
+    /// When the next approval lapses, if it is not answered or taken before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// One session.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<&Arc<Session>> {
+        self.sessions.get(&id)
+    }
+
+    /// All sessions in the index, oldest first.
+    pub fn sessions(&self) -> impl DoubleEndedIterator<Item = &Arc<Session>> {
+        self.sessions.values()
+    }
+}
+
+/// What an approval weighs: all of its text that comes from outside.
+pub(crate) fn approval_bytes(approval: &Approval) -> usize {
+    let lists = [&approval.parameters, &approval.actions, &approval.policies, &approval.requirement.groups];
+    let lists = lists.into_iter().flatten().map(String::len);
+    let requester = approval.requester.groups.iter().map(|group| group.len());
+    let chain = approval.requester.chain.iter().map(|id| id.subject.len());
+    lists
+        .chain(requester)
+        .chain(chain)
+        .chain([approval.text.len(), approval.reason.len(), approval.requester.id.subject.len(), 256])
+        .fold(0, usize::saturating_add)
+}
