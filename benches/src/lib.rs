@@ -1,1 +1,1 @@
-//! Criterion benches of the hot path and the whole-system load beside its peers.
+//! Benches alone: `benches/micro.rs` by criterion, and the whole-system load in `src/bin/load`, which `make bench` runs.

@@ -11,7 +11,7 @@ pub mod token;
 pub mod wire;
 
 pub use postern::{Postern, PosternOptions, postern_binary, shop_objects};
-pub use postgres::{Postgres, PostgresOptions, Role};
+pub use postgres::{Postgres, PostgresOptions, Role, is_root};
 pub use process::{Finished, Process, free_port, run, wait_until};
 pub use psql::{Connection, Psql, PsqlOutput};
 pub use roles::ThreeProcesses;

@@ -249,8 +249,13 @@ fn find_binaries() -> Result<PathBuf> {
 
 /// Whom to run the server as: it refuses to run as root.
 fn server_user() -> Option<&'static str> {
-    let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
-    root.then_some("postgres")
+    is_root().then_some("postgres")
+}
+
+/// Whether this process is root: servers then have to run as somebody else.
+#[must_use]
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
 fn as_server_user(program: &Path) -> Command {

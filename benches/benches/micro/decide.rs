@@ -1,0 +1,72 @@
+//! The decision: 35 lines of policy or a hundred, the slice is taken once per session.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::Criterion;
+use postern_core::action::{Action, Object, ObjectKind, Verb};
+use postern_core::id::{DecisionId, OperationId, SessionId};
+use postern_core::name::Name;
+use postern_core::operation::Operation;
+use postern_core::policy::{
+    ActionPattern, Conditions, Effect, Pattern, Policy, PolicySlice, PrincipalSelector, Verdict,
+};
+use postern_core::principal::{Principal, PrincipalId};
+use postern_core::target::TargetSelector;
+use postern_core::time::Timestamp;
+
+fn principal() -> Principal {
+    Principal {
+        id: PrincipalId { issuer: "dev".parse().unwrap(), subject: "ci".into() },
+        groups: ["robots".into(), "g7".into()].into(),
+        token_id: None,
+        expires_at: None,
+        chain: Vec::new(),
+    }
+}
+
+/// `count` policies on tables of their own; the last permits what is asked. One in ten speaks of other principals.
+fn policies(count: usize) -> BTreeMap<Name, Policy> {
+    let policy = |place: usize| {
+        let group = if place % 10 == 3 { format!("others-{place}") } else { "robots".to_owned() };
+        let resources = if place + 1 == count { "public.orders".to_owned() } else { format!("app{place}.*") };
+        Policy {
+            effect: if place.is_multiple_of(7) && place + 1 != count { Effect::Deny } else { Effect::Permit },
+            principals: PrincipalSelector { groups: vec![group], subjects: Vec::new() },
+            targets: TargetSelector { names: vec!["*".into()], ..Default::default() },
+            actions: ["sql:select", "sql:update"].map(|verb| ActionPattern::parse(verb).unwrap()).into(),
+            resources: vec![Pattern::parse(&resources).unwrap()],
+            when: Conditions::default(),
+            approval: None,
+            reason: None,
+        }
+    };
+    (0..count).map(|place| (format!("policy-{place}").parse().unwrap(), policy(place))).collect()
+}
+
+fn operation() -> Operation {
+    let at = Timestamp::from_millis(1);
+    let orders = || Object::new(ObjectKind::Relation, ["shop", "public", "orders"]);
+    let action = |verb, bounded| Action { verb, object: orders(), bounded };
+    let actions = vec![action(Verb::SqlSelect, None), action(Verb::SqlUpdate, Some(true))];
+    let text = Bytes::from_static(b"UPDATE orders SET status = 'paid' WHERE id = 7");
+    Operation::new(OperationId::new(at, 1), SessionId::new(at, 1), text, Vec::new(), actions)
+}
+
+/// Every bench of this file.
+pub(crate) fn all(bench: &mut Criterion) {
+    let (principal, target, operation) = (principal(), "shop".parse().unwrap(), operation());
+    let (id, now) = (DecisionId::new(Timestamp::from_millis(1), 1), Timestamp::from_millis(1));
+    for count in [3, 100, 1000] {
+        let policies = policies(count);
+        let slice = PolicySlice::new(1, &policies, &principal, &target, &BTreeMap::new());
+        assert!(matches!(slice.decide(&operation, id, now), Verdict::Permit(..)));
+        bench.bench_function(&format!("decide/{count} policies"), |b| {
+            b.iter(|| black_box(slice.decide(&operation, id, now)))
+        });
+        bench.bench_function(&format!("slice/{count} policies"), |b| {
+            b.iter(|| black_box(PolicySlice::new(1, &policies, &principal, &target, &BTreeMap::new())));
+        });
+    }
+}
