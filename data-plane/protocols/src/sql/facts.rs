@@ -21,12 +21,16 @@ pub struct Facts {
     pub writes: BTreeSet<Relation>,
     /// Relations whose definition it changes.
     pub reshapes: BTreeSet<Relation>,
-    /// Names of columns whose value may reach a result or a written row.
-    pub values: BTreeSet<String>,
-    /// Names of columns in conditions, order, grouping, and in the RETURNING of the outermost statement.
-    pub conditions: BTreeSet<String>,
-    /// A `*` in a list of values.
-    pub star: bool,
+    /// Names of columns whose values may reach an expression of the result.
+    pub shown: BTreeSet<String>,
+    /// Names of columns that stand alone in the outermost list of results: the server names their origin itself.
+    pub plain: BTreeSet<String>,
+    /// Names of columns whose values may be written.
+    pub written: BTreeSet<String>,
+    /// A `*` in a list whose values may be shown.
+    pub star_shown: bool,
+    /// A `*` in a list whose values may be written.
+    pub star_written: bool,
     /// Columns may be used by names other than their own, or a row as one value: any column may be meant.
     pub any_column: bool,
     /// Calls something whose result cannot be traced to columns.
@@ -54,9 +58,11 @@ impl Facts {
         self.reads.extend(other.reads.iter().cloned());
         self.writes.extend(other.writes.iter().cloned());
         self.reshapes.extend(other.reshapes.iter().cloned());
-        self.values.extend(other.values.iter().cloned());
-        self.conditions.extend(other.conditions.iter().cloned());
-        self.star |= other.star;
+        self.shown.extend(other.shown.iter().cloned());
+        self.plain.extend(other.plain.iter().cloned());
+        self.written.extend(other.written.iter().cloned());
+        self.star_shown |= other.star_shown;
+        self.star_written |= other.star_written;
         self.any_column |= other.any_column;
         self.opaque_call |= other.opaque_call;
         self.copies |= other.copies;

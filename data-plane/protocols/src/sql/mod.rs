@@ -142,8 +142,13 @@ pub enum SessionEffect {
     },
     /// CLOSE; of all when `None`.
     CursorClosed(Option<String>),
-    /// SET search_path, to these schemas; to the session's default when `None`.
-    SearchPath(Option<Vec<Arc<str>>>),
+    /// The search path changes.
+    SearchPath {
+        /// To these schemas; to the session's default when `None`.
+        path: Option<Vec<Arc<str>>>,
+        /// By a plain SET: once it has completed outside a transaction, no other path can hold.
+        certain: bool,
+    },
     /// CREATE TEMPORARY of a relation with this name.
     CreatedTemporary(String),
     /// A relation of this name was made, dropped or renamed: until the catalog is read anew, the name may mean several.

@@ -21,8 +21,8 @@ pub struct AnalyzeContext {
     pub max_statement: usize,
 }
 
-/// Names that this session has changed. Owned by the session; [`SessionNames::begin`] at the permit of a statement,
-/// [`SessionNames::complete`] at its CommandComplete. Whatever may or may not have happened (a transaction that may yet roll back) is
+/// Names that this session has changed. Owned by the session; [`SessionNames::begin`] at the permit of a text,
+/// [`SessionNames::complete`] at the ReadyForQuery after it if there was no error since. Whatever may or may not have happened (a transaction that may yet roll back) is
 /// kept as a second possibility, and a statement then needs a permit for each.
 #[derive(Clone, Debug, Default)]
 pub struct SessionNames {
@@ -77,7 +77,7 @@ impl SessionNames {
                     cursor.facts.absorb(facts);
                     cursor.hold |= hold;
                 }
-                SessionEffect::SearchPath(path) => {
+                SessionEffect::SearchPath { path, .. } => {
                     if self.paths.is_empty() {
                         self.paths.push(None);
                     }
@@ -105,7 +105,8 @@ impl SessionNames {
         Ok(())
     }
 
-    /// After the statement with these effects has completed; `in_transaction` when a transaction is open, which may undo it.
+    /// At the ReadyForQuery after the text with these effects, if no error came since; `in_transaction` when it reports a transaction, which
+    /// may yet undo them.
     pub fn complete(&mut self, effects: &[SessionEffect], in_transaction: bool) {
         for effect in effects {
             match effect {
@@ -117,13 +118,13 @@ impl SessionNames {
                     Some(name) => drop(self.cursors.remove(name)),
                     None => self.cursors.clear(),
                 },
-                SessionEffect::SearchPath(path) if !in_transaction => self.paths = vec![path.clone()],
+                SessionEffect::SearchPath { path, certain: true } if !in_transaction => self.paths = vec![path.clone()],
                 SessionEffect::Discarded if !in_transaction => *self = Self::default(),
                 SessionEffect::Prepared { name, statement } => {
                     // It succeeded, so no other statement has the name.
                     self.prepared.insert(name.clone(), vec![Arc::clone(statement)]);
                 }
-                SessionEffect::SearchPath(_)
+                SessionEffect::SearchPath { .. }
                 | SessionEffect::Discarded
                 | SessionEffect::CursorDeclared { .. }
                 | SessionEffect::CreatedTemporary(_)

@@ -1,15 +1,75 @@
 //! PostgreSQL statements to actions and facts, by PostgreSQL's own grammar (I3).
+//!
+//! A text is parsed by libpg_query and walked whole: every node that is not known by name puts the text in doubt, and doubt is denial.
+//! Names resolve by the target's catalog and search path; what cannot be resolved has the schema `?`, which only patterns like `*` mean.
+
+mod bounds;
+mod calls;
 mod context;
+mod copy;
+mod define;
+mod functions;
+mod grant;
+mod json;
+mod names;
+mod objects;
+mod query;
+mod settings;
+mod utility;
+mod walk;
+mod write;
+
+#[cfg(test)]
+mod corpus_tests;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
 
 pub use context::{AnalyzeContext, SessionNames};
 
-pub use crate::sql::{Copy, CopyDirection, CopyFormat, CopySource, Facts, SessionEffect, Statement, StatementKind, Unclassifiable};
+use self::walk::Analyzer;
+pub use crate::sql::{
+    Copy, CopyDirection, CopyFormat, CopySource, Facts, SessionEffect, Statement, StatementKind, Unclassifiable,
+};
 
-/// Classifies `text` as the server will read it.
+/// Classifies `text` as the server will read it. All statements of a text are one operation: their actions stand together.
 ///
 /// # Errors
-/// When any part of it is in doubt.
+/// When any part of it is in doubt. The reason never quotes a literal of the text.
 pub fn analyze(text: &[u8], context: &AnalyzeContext, names: &SessionNames) -> Result<Statement, Unclassifiable> {
-    let _ = (text, context, names);
-    Err(Unclassifiable::doubt("not yet"))
+    if text.len() > context.max_statement {
+        return Err(Unclassifiable::too_large(format!("the statement is longer than {} bytes", context.max_statement)));
+    }
+    let text = std::str::from_utf8(text).map_err(|_| Unclassifiable::doubt("the statement is not valid UTF-8"))?;
+    let parsed = parse(text)?;
+    let mut analyzer = Analyzer::new(context, Cow::Borrowed(names));
+    let count = parsed.stmts.len();
+    for (place, statement) in parsed.stmts.iter().enumerate() {
+        let Some(node) = statement.stmt.as_ref().and_then(|node| node.node.as_ref()) else {
+            return Err(Unclassifiable::doubt("a statement is empty where none may be"));
+        };
+        let known = analyzer.out.effects.len();
+        analyzer.statement(node)?;
+        let made = analyzer.out.effects.get(known..).unwrap_or_default();
+        if place.saturating_add(1) < count && !made.is_empty() {
+            // What follows is read by the names that this statement leaves.
+            analyzer.names.to_mut().begin(made)?;
+        }
+    }
+    Ok(analyzer.out)
+}
+
+/// Parses by PostgreSQL's own grammar. The parser is C behind a binding that may panic on what it does not expect: that is doubt, too.
+fn parse(text: &str) -> Result<pg_query::protobuf::ParseResult, Unclassifiable> {
+    if text.as_bytes().contains(&0) {
+        return Err(Unclassifiable::doubt("the statement holds a zero byte"));
+    }
+    match std::panic::catch_unwind(|| pg_query::parse(text, 0)) {
+        Ok(Ok(parsed)) => Ok(parsed.protobuf),
+        // The parser's message may quote the text, so it is not passed on.
+        Ok(Err(pg_query::Error::Parse(_))) => Err(Unclassifiable::doubt("the statement cannot be parsed")),
+        Ok(Err(_)) => Err(Unclassifiable::doubt("the statement is nested deeper than Postern follows")),
+        Err(_) => Err(Unclassifiable::doubt("the statement is not of a form that Postern knows")),
+    }
 }

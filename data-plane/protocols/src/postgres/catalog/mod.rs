@@ -1,11 +1,70 @@
 //! The relations of a target's database, as names and masks are resolved by them.
+//!
+//! The gateway reads it on a connection of its own, by the texts of [`queries`], and builds it with [`CatalogBuilder`]. Relations of
+//! the system (OIDs below 16384) are left out: their names are known, and no mask names them.
+
+mod load;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A snapshot of a database's relations.
+pub use load::{CatalogBuilder, CatalogError, CatalogPart, queries};
+
+/// OIDs below are the system's own (FirstNormalObjectId of PostgreSQL's transam.h).
+pub const FIRST_NORMAL_OID: u32 = 16_384;
+
+/// A snapshot of a database's relations, schemas and functions.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     user: Arc<str>,
     search_path: Vec<Arc<str>>,
+    schemas: BTreeSet<Arc<str>>,
+    relations: BTreeMap<u32, CatalogRelation>,
+    by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u32>>,
+    /// View to what its rule reads.
+    views: BTreeMap<u32, Vec<ViewRead>>,
+    /// Child to parents, by inheritance or partitioning.
+    parents: BTreeMap<u32, Vec<u32>>,
+    /// Parent to children.
+    children: BTreeMap<u32, Vec<u32>>,
+    /// Function name to the schemas that have one.
+    functions: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Functions that take a row as their only argument, and so can be written as a column.
+    row_functions: BTreeSet<Arc<str>>,
+}
+
+/// One relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogRelation {
+    /// Its schema.
+    pub schema: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `relkind` of `pg_class`.
+    pub kind: u8,
+    /// Its columns by attribute number.
+    pub columns: BTreeMap<i16, CatalogColumn>,
+}
+
+/// One column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogColumn {
+    /// Its name.
+    pub name: Arc<str>,
+    /// OID of its type.
+    pub type_oid: u32,
+    /// Computed by the server; COPY leaves it out.
+    pub generated: bool,
+}
+
+/// What a view's rule reads of one relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ViewRead {
+    pub(crate) relation: u32,
+    /// 0: the relation as such.
+    pub(crate) column: i16,
+    /// The rule uses some row as a whole, or calls a function of the database's own.
+    pub(crate) opaque: bool,
 }
 
 impl Catalog {
@@ -15,9 +74,63 @@ impl Catalog {
         &self.user
     }
 
-    /// The search path after login.
+    /// The search path after login, as far as its schemas exist.
     #[must_use]
     pub fn search_path(&self) -> &[Arc<str>] {
         &self.search_path
+    }
+
+    /// The relation of this name.
+    #[must_use]
+    pub fn relation(&self, schema: &str, name: &str) -> Option<(u32, &CatalogRelation)> {
+        let oid = *self.by_name.get(schema)?.get(name)?;
+        Some((oid, self.relations.get(&oid)?))
+    }
+
+    /// The relation with this OID.
+    #[must_use]
+    pub fn by_oid(&self, oid: u32) -> Option<&CatalogRelation> {
+        self.relations.get(&oid)
+    }
+
+    /// Every relation.
+    pub fn relations(&self) -> impl Iterator<Item = (u32, &CatalogRelation)> {
+        self.relations.iter().map(|(oid, relation)| (*oid, relation))
+    }
+
+    /// Whether the schema exists.
+    #[must_use]
+    pub fn has_schema(&self, name: &str) -> bool {
+        self.schemas.contains(name)
+    }
+
+    /// Whether `schema` has a function of this name.
+    #[must_use]
+    pub fn has_function(&self, schema: &str, name: &str) -> bool {
+        self.functions.get(name).is_some_and(|schemas| schemas.contains(schema))
+    }
+
+    /// Whether any schema has a function of this name.
+    #[must_use]
+    pub fn is_function(&self, name: &str) -> bool {
+        self.functions.contains_key(name)
+    }
+
+    /// Whether a function of this name takes a row as its only argument.
+    #[must_use]
+    pub fn takes_row(&self, name: &str) -> bool {
+        self.row_functions.contains(name)
+    }
+
+    pub(crate) fn view_reads(&self) -> impl Iterator<Item = (u32, &[ViewRead])> {
+        self.views.iter().map(|(view, reads)| (*view, reads.as_slice()))
+    }
+
+    pub(crate) fn parents_of(&self, oid: u32) -> &[u32] {
+        self.parents.get(&oid).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn children_of(&self, oid: u32) -> &[u32] {
+        self.children.get(&oid).map_or(&[], Vec::as_slice)
     }
 }

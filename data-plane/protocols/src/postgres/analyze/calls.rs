@@ -1,0 +1,108 @@
+//! Calls of functions.
+
+use pg_query::{NodeEnum, protobuf as pb};
+use postern_core::action::{ObjectKind, Verb};
+
+use super::functions::{self, Known};
+use super::names::{self, SEEN, SYSTEM};
+use super::walk::{Analyzer, Flow, Seen};
+use crate::sql::Unclassifiable;
+
+impl Analyzer<'_> {
+    /// A call with all of its parts.
+    pub(super) fn call(&mut self, call: &pb::FuncCall) -> Seen {
+        let parts = names::parts(&call.funcname)?;
+        let (schema, name) = match parts.as_slice() {
+            [name] => ("", *name),
+            [schema, name] => (*schema, *name),
+            [database, schema, name] if **database == *self.context.database => (*schema, *name),
+            _ => return Err(Unclassifiable::doubt("a function's name has too many parts")),
+        };
+        let systems = schema == SYSTEM || (schema.is_empty() && self.is_systems(name));
+        let known = if systems { functions::known(name) } else { Known::Nothing };
+        let escapes = matches!(known, Known::SetConfig | Known::Notify);
+        if escapes {
+            self.out.facts.copies = true;
+        }
+        let flow = if escapes && self.flow != Flow::Condition { Flow::Both } else { self.flow };
+        let flow = if escapes && self.flow == Flow::Condition { Flow::Written } else { flow };
+        self.flowing(flow, |this| this.arguments(call))?;
+        if systems && functions::is_harmless(name) {
+            return SEEN;
+        }
+        self.effect(call, schema, name, known)
+    }
+
+    /// `f(a, b)` under its name: the function's arguments, order, filter and window.
+    fn arguments(&mut self, call: &pb::FuncCall) -> Seen {
+        self.all(&call.args)?;
+        self.conditions(&call.agg_order)?;
+        self.condition(call.agg_filter.as_deref())?;
+        call.over.as_deref().map_or(SEEN, |window| self.window(window))
+    }
+
+    /// Whether an unqualified call of `name` can only mean the system's function. One of the same name elsewhere in the path may fit
+    /// the arguments better.
+    fn is_systems(&self, name: &str) -> bool {
+        let ours = functions::is_harmless(name) || functions::known(name) != Known::Nothing;
+        ours && self.schemas_of_function(name).is_empty()
+    }
+
+    fn effect(&mut self, call: &pb::FuncCall, schema: &str, name: &str, known: Known) -> Seen {
+        let database = self.context.database.to_string();
+        let path = [&*database, SYSTEM, name];
+        match known {
+            Known::SetConfig => self.set_config(call),
+            Known::Notify => {
+                let channel = call.args.first().and_then(literal).unwrap_or(names::UNRESOLVED).to_owned();
+                self.out.act_on(Verb::SqlNotify, ObjectKind::Channel, [channel]);
+                SEEN
+            }
+            Known::Effect => {
+                self.out.act_on(Verb::SqlCall, ObjectKind::Routine, path);
+                SEEN
+            }
+            Known::File => {
+                self.out.facts.opaque_call = true;
+                self.out.act_on(Verb::SqlServerFile, ObjectKind::Routine, path);
+                SEEN
+            }
+            Known::Opaque => {
+                self.out.facts.opaque_call = true;
+                self.out.act_on(Verb::SqlOpaque, ObjectKind::Routine, path);
+                SEEN
+            }
+            Known::Nothing => {
+                self.routine(&[schema, name]);
+                // Extensions live anywhere: under the name of a dangerous one, it is one.
+                match functions::known(name) {
+                    Known::File => self.out.act_on(Verb::SqlServerFile, ObjectKind::Routine, path),
+                    Known::Opaque => self.out.act_on(Verb::SqlOpaque, ObjectKind::Routine, path),
+                    _ => {}
+                }
+                SEEN
+            }
+        }
+    }
+
+    /// `set_config(name, value, is_local)` is a SET, at a time that cannot be foretold.
+    fn set_config(&mut self, call: &pb::FuncCall) -> Seen {
+        let Some(setting) = call.args.first().and_then(literal) else {
+            return Err(Unclassifiable::doubt("set_config() of a setting that is not named by a literal"));
+        };
+        let value = call.args.get(1).and_then(literal);
+        self.change_setting(setting, value.map(|value| vec![value.to_owned()]).as_deref(), false, true)
+    }
+}
+
+/// The text of a literal, through casts.
+pub(super) fn literal(node: &pb::Node) -> Option<&str> {
+    match node.node.as_ref()? {
+        NodeEnum::AConst(constant) => match constant.val.as_ref()? {
+            pb::a_const::Val::Sval(text) => Some(&text.sval),
+            pb::a_const::Val::Fval(number) => Some(&number.fval),
+            _ => None,
+        },
+        _ => None,
+    }
+}

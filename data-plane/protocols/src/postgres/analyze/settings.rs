@@ -1,0 +1,202 @@
+//! SET and RESET.
+
+use std::sync::Arc;
+
+use pg_query::protobuf as pb;
+use postern_core::action::{ObjectKind, Verb};
+
+use super::calls::literal;
+use super::names::{SEEN, UNRESOLVED};
+use super::walk::{Analyzer, Seen};
+use crate::sql::{SessionEffect, Unclassifiable};
+
+/// Settings that change neither what a statement means nor what it may do.
+const HARMLESS: &[&str] = &[
+    "application_name",
+    "backend_flush_after",
+    "bytea_output",
+    "client_connection_check_interval",
+    "client_min_messages",
+    "commit_delay",
+    "constraint_exclusion",
+    "cursor_tuple_fraction",
+    "datestyle",
+    "deadlock_timeout",
+    "default_statistics_target",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "effective_cache_size",
+    "effective_io_concurrency",
+    "extra_float_digits",
+    "force_parallel_mode",
+    "from_collapse_limit",
+    "geqo",
+    "gin_fuzzy_search_limit",
+    "hash_mem_multiplier",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "intervalstyle",
+    "jit",
+    "jit_above_cost",
+    "join_collapse_limit",
+    "lc_messages",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    "lock_timeout",
+    "maintenance_work_mem",
+    "max_parallel_workers",
+    "max_parallel_workers_per_gather",
+    "parallel_setup_cost",
+    "parallel_tuple_cost",
+    "plan_cache_mode",
+    "random_page_cost",
+    "seed",
+    "seq_page_cost",
+    "session characteristics",
+    "statement_timeout",
+    "synchronous_commit",
+    "synchronize_seqscans",
+    "temp_buffers",
+    "timezone",
+    "transaction",
+    "transaction_deferrable",
+    "transaction_isolation",
+    "transaction_read_only",
+    "transaction_timeout",
+    "vacuum_cost_delay",
+    "work_mem",
+    "xmlbinary",
+    "xmloption",
+];
+
+impl Analyzer<'_> {
+    pub(super) fn set(&mut self, set: &pb::VariableSetStmt) -> Seen {
+        use pb::VariableSetKind as K;
+        self.conditions(&set.args)?;
+        let name = set.name.to_ascii_lowercase();
+        match K::try_from(set.kind) {
+            Ok(K::VarSetValue) => {
+                let mut values = Vec::with_capacity(set.args.len());
+                for arg in &set.args {
+                    match literal(arg) {
+                        Some(value) => values.push(value.to_owned()),
+                        None => return self.change_setting(&name, None, !set.is_local, false),
+                    }
+                }
+                self.change_setting(&name, Some(&values), !set.is_local, false)
+            }
+            Ok(K::VarSetDefault | K::VarReset) => self.reset_setting(&name, !set.is_local),
+            Ok(K::VarResetAll) => {
+                self.out.effects.push(SessionEffect::SearchPath { path: None, certain: true });
+                SEEN
+            }
+            Ok(K::VarSetMulti) if name == "transaction" || name == "session characteristics" => SEEN,
+            // SET TRANSACTION SNAPSHOT reads another transaction's view: rows that it may read anyway.
+            Ok(K::VarSetMulti) if name == "transaction snapshot" => SEEN,
+            _ => Err(Unclassifiable::doubt("SET is not of a form that Postern knows")),
+        }
+    }
+
+    fn reset_setting(&mut self, name: &str, certain: bool) -> Seen {
+        match name {
+            "search_path" => {
+                self.out.act_on(Verb::SqlSet, ObjectKind::Setting, [name]);
+                self.out.effects.push(SessionEffect::SearchPath { path: None, certain });
+            }
+            "role" | "session_authorization" => {
+                let role = self.context.user.to_string();
+                self.out.act_on(Verb::SqlSetRole, ObjectKind::Role, [role]);
+            }
+            "client_encoding" => {}
+            // Its default may be off.
+            "standard_conforming_strings" => return lexing(),
+            _ if is_harmless(name) => {}
+            _ => self.out.act_on(Verb::SqlSet, ObjectKind::Setting, [name]),
+        }
+        SEEN
+    }
+
+    /// A setting gets `values`; `None` when they are no literals. `joined`: one text holds the whole list, as set_config() takes it.
+    pub(super) fn change_setting(
+        &mut self,
+        name: &str,
+        values: Option<&[String]>,
+        certain: bool,
+        joined: bool,
+    ) -> Seen {
+        let name = name.to_ascii_lowercase();
+        let first = values.and_then(|values| values.first()).map(String::as_str);
+        match &*name {
+            "search_path" => {
+                let Some(values) = values else {
+                    return Err(Unclassifiable::doubt("search_path must be set to literals: later names are read by it"));
+                };
+                let path = if joined { split_path(first.unwrap_or_default())? } else { values.to_vec() };
+                let path = path.into_iter().filter(|schema| !schema.is_empty()).map(Arc::from).collect();
+                self.out.act_on(Verb::SqlSet, ObjectKind::Setting, ["search_path"]);
+                self.out.effects.push(SessionEffect::SearchPath { path: Some(path), certain: certain && !joined });
+            }
+            "role" | "session_authorization" => {
+                let role = match first {
+                    Some("none" | "default") => self.context.user.to_string(),
+                    Some(role) => role.to_owned(),
+                    None => UNRESOLVED.to_owned(),
+                };
+                self.out.act_on(Verb::SqlSetRole, ObjectKind::Role, [role]);
+            }
+            "standard_conforming_strings" => match first.map(str::to_ascii_lowercase).as_deref() {
+                Some("on" | "true" | "yes" | "1") => {}
+                _ => return lexing(),
+            },
+            "client_encoding" | "names" => {
+                let plain: String = first
+                    .unwrap_or_default()
+                    .chars()
+                    .filter(char::is_ascii_alphanumeric)
+                    .map(|c| c.to_ascii_lowercase())
+                    .collect();
+                if !matches!(&*plain, "utf8" | "unicode") {
+                    return Err(Unclassifiable::unsupported("client_encoding must be UTF8"));
+                }
+            }
+            _ if is_harmless(&name) => {}
+            _ => self.out.act_on(Verb::SqlSet, ObjectKind::Setting, [name]),
+        }
+        SEEN
+    }
+}
+
+fn is_harmless(name: &str) -> bool {
+    HARMLESS.contains(&name) || name.starts_with("enable_")
+}
+
+fn lexing() -> Seen {
+    Err(Unclassifiable::unsupported("standard_conforming_strings must be on: without it, texts would be read otherwise"))
+}
+
+/// Splits `a, "B"` as the server does; unquoted names fold to lower case.
+fn split_path(text: &str) -> Result<Vec<String>, Unclassifiable> {
+    let fault = || Unclassifiable::doubt("a search_path that Postern cannot read");
+    let mut schemas = Vec::new();
+    if text.trim().is_empty() {
+        return Ok(schemas);
+    }
+    for part in text.split(',') {
+        let part = part.trim();
+        let schema = match part.strip_prefix('"') {
+            Some(rest) => {
+                let name = rest.strip_suffix('"').ok_or_else(fault)?;
+                if name.contains('"') {
+                    return Err(fault());
+                }
+                name.to_owned()
+            }
+            None if part.is_empty() || part.contains('"') || !part.is_ascii() => return Err(fault()),
+            None => part.to_ascii_lowercase(),
+        };
+        schemas.push(schema);
+    }
+    Ok(schemas)
+}

@@ -1,0 +1,182 @@
+//! Limits, effects and facts.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::postgres::catalog::{Catalog, CatalogBuilder, CatalogPart};
+
+/// `shop`: schemas `public` and `app`; the role is `gate`, the path `"$user", public`.
+pub(crate) fn catalog() -> Catalog {
+    let mut builder = CatalogBuilder::new();
+    let mut row = |part, values: &[&str]| {
+        let values: Vec<Option<&str>> = values.iter().map(|value| (*value != "-").then_some(*value)).collect();
+        builder.row(part, &values).unwrap();
+    };
+    row(CatalogPart::Session, &["gate", "0", "-"]);
+    row(CatalogPart::Session, &["gate", "1", "public"]);
+    for schema in ["public", "app", "pg_catalog", "information_schema"] {
+        row(CatalogPart::Schemas, &[schema]);
+    }
+    let relations = [
+        ("20001", "public", "customers", "r", "id:23,name:25,email:25,phone:1043,age:23"),
+        ("20002", "public", "orders", "r", "id:23,customer_id:23,note:25,total:1700"),
+        ("20003", "public", "customer_names", "v", "id:23,name:25"),
+        ("20004", "public", "customer_cards", "v", "id:23,contact:25"),
+        ("20005", "app", "jobs", "r", "id:23,state:25"),
+        ("20006", "public", "events", "p", "id:23,email:25"),
+        ("20007", "public", "events_2026", "r", "email:25,id:23"),
+        ("20008", "app", "customers", "r", "id:23,email:25"),
+        ("20009", "public", "order_ids", "S", ""),
+        ("20010", "public", "whole", "v", "row:2249"),
+    ];
+    for (oid, schema, name, kind, columns) in relations {
+        row(CatalogPart::Relations, &[oid, schema, name, kind]);
+        for (place, column) in columns.split(',').filter(|column| !column.is_empty()).enumerate() {
+            let (name, kind) = column.split_once(':').unwrap();
+            row(CatalogPart::Columns, &[oid, &(place + 1).to_string(), name, kind, "0"]);
+        }
+    }
+    row(CatalogPart::Views, &["20003", "20001", "1", "0"]);
+    row(CatalogPart::Views, &["20003", "20001", "2", "0"]);
+    row(CatalogPart::Views, &["20004", "20001", "1", "0"]);
+    row(CatalogPart::Views, &["20004", "20001", "3", "0"]);
+    row(CatalogPart::Views, &["20010", "20001", "1", "1"]);
+    row(CatalogPart::Inheritance, &["20007", "20006"]);
+    for (name, schema, takes_row) in [
+        ("lower", "pg_catalog", "0"),
+        ("count", "pg_catalog", "1"),
+        ("row_to_json", "pg_catalog", "1"),
+        ("pg_read_file", "pg_catalog", "0"),
+        ("pg_stat_get_activity", "pg_catalog", "0"),
+        ("leak", "public", "1"),
+        ("price", "app", "0"),
+        ("md5", "app", "0"),
+    ] {
+        row(CatalogPart::Functions, &[name, schema, takes_row]);
+    }
+    builder.build()
+}
+
+pub(crate) fn context() -> AnalyzeContext {
+    AnalyzeContext::new("shop", Arc::new(catalog()), 1 << 20)
+}
+
+pub(crate) fn read(sql: &str) -> Result<Statement, Unclassifiable> {
+    analyze(sql.as_bytes(), &context(), &SessionNames::default())
+}
+
+fn actions(sql: &str, names: &SessionNames) -> Vec<String> {
+    analyze(sql.as_bytes(), &context(), names).unwrap().actions.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn deep_nesting_is_refused_without_a_crash() {
+    let bad = [
+        format!("SELECT {}1{}", "(".repeat(50_000), ")".repeat(50_000)),
+        format!("SELECT {}1{}", "(SELECT ".repeat(5_000), ")".repeat(5_000)),
+        format!("SELECT 1{}", "+1".repeat(100_000)),
+        format!("SELECT {} 1", "-".repeat(1).repeat(1) + &" - ".repeat(100_000)),
+        format!("SELECT {}1", "NOT ".repeat(100_000)),
+        format!("SELECT 1{}", " UNION SELECT 1".repeat(20_000)),
+        format!("SELECT a{}", "[1]".repeat(100_000)),
+        format!("SELECT {}1{}", "ARRAY[".repeat(50_000), "]".repeat(50_000)),
+        format!("SELECT {}1{}", "f(".repeat(50_000), ")".repeat(50_000)),
+        format!("SELECT * FROM {}a{}", "(".repeat(50_000), ")".repeat(50_000)),
+        format!("SELECT * FROM a{}", " JOIN a ON true".repeat(20_000)),
+        format!("SELECT 1{}", "::int".repeat(100_000)),
+        format!("{}SELECT 1", "EXPLAIN ".repeat(50_000)),
+        "(".repeat(1 << 20),
+        "CASE WHEN ".repeat(100_000),
+    ];
+    // As small as a worker's stack may be.
+    let run = move || {
+        for sql in &bad {
+            let _ = read(sql);
+        }
+        assert!(read(&bad[1]).is_err());
+        assert!(read(&bad[2]).is_err());
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(run).unwrap().join().unwrap();
+}
+
+#[test]
+fn texts_that_are_no_text_are_refused() {
+    for bad in [&b"SELECT '\xff'"[..], b"SELECT 1\0; DROP TABLE orders", b"\xc0\x80"] {
+        assert!(analyze(bad, &context(), &SessionNames::default()).is_err());
+    }
+    let mut small = context();
+    small.max_statement = 10;
+    let fault = analyze(b"SELECT 1, 2, 3", &small, &SessionNames::default()).unwrap_err();
+    assert_eq!(fault.code, postern_core::Code::TooLarge);
+}
+
+#[test]
+fn no_literal_is_told() {
+    for bad in ["SELEC 'hunter2'", "SELECT 'hunter2", "EXECUTE hunter('hunter2')", "SELECT hunter2 FROM other.public.x"] {
+        assert!(!read(bad).unwrap_err().reason.contains("hunter2"), "{bad}");
+    }
+}
+
+#[test]
+fn a_search_path_that_may_not_hold_asks_for_both() {
+    let mut names = SessionNames::default();
+    let set = analyze(b"SET search_path TO app", &context(), &names).unwrap();
+    names.begin(&set.effects).unwrap();
+    let both = actions("SELECT 1 FROM customers", &names);
+    assert_eq!(both, ["sql:select on shop.public.customers", "sql:select on shop.app.customers"]);
+    names.complete(&set.effects, true);
+    assert_eq!(actions("SELECT 1 FROM customers", &names).len(), 2);
+    names.complete(&set.effects, false);
+    assert_eq!(actions("SELECT 1 FROM customers", &names), ["sql:select on shop.app.customers"]);
+    let one_text = actions("SET search_path = app; SELECT 1 FROM jobs", &SessionNames::default());
+    assert_eq!(one_text, ["sql:set on setting:search_path", "sql:select on shop.app.jobs"]);
+}
+
+#[test]
+fn a_temporary_relation_does_not_hide_what_it_shadows() {
+    let mut names = SessionNames::default();
+    let made = analyze(b"CREATE TEMP TABLE customers (id int)", &context(), &names).unwrap();
+    names.begin(&made.effects).unwrap();
+    let found = actions("SELECT 1 FROM customers", &names);
+    assert_eq!(found, ["sql:select on shop.pg_temp.customers", "sql:select on shop.public.customers"]);
+}
+
+#[test]
+fn prepared_statements_and_cursors_keep_what_they_are() {
+    let mut names = SessionNames::default();
+    let prepare = analyze(b"PREPARE p AS DELETE FROM orders", &context(), &names).unwrap();
+    names.begin(&prepare.effects).unwrap();
+    assert_eq!(actions("EXECUTE p", &names), ["sql:delete on shop.public.orders (all rows)"]);
+    assert!(read("EXECUTE p").is_err());
+    // While it is open which of two has the name, both must be permitted.
+    let again = analyze(b"PREPARE p AS SELECT 1 FROM customers", &context(), &names).unwrap();
+    names.begin(&again.effects).unwrap();
+    assert_eq!(actions("EXECUTE p", &names).len(), 2);
+    let gone = analyze(b"DEALLOCATE p", &context(), &names).unwrap();
+    names.complete(&gone.effects, false);
+    assert!(analyze(b"EXECUTE p", &context(), &names).is_err());
+
+    let declare = analyze(b"DECLARE c CURSOR FOR SELECT upper(email) FROM customers", &context(), &names).unwrap();
+    names.begin(&declare.effects).unwrap();
+    let fetch = analyze(b"FETCH ALL FROM c", &context(), &names).unwrap();
+    assert!(fetch.facts.shown.contains("email"));
+    names.transaction_ended();
+    assert!(analyze(b"FETCH ALL FROM c", &context(), &names).is_err());
+}
+
+#[test]
+fn names_of_a_session_are_bounded() {
+    let mut names = SessionNames::default();
+    let statement = Arc::new(Statement::default());
+    let full = (0..10_000).find(|i| names.prepare(&format!("p{i}"), &statement).is_err());
+    assert!(full.is_some());
+}
+
+#[test]
+fn one_copy_at_most() {
+    assert!(read("COPY orders TO STDOUT; COPY orders TO STDOUT").is_err());
+    let copy = read("COPY orders (id, note) TO STDOUT WITH (FORMAT csv, HEADER, DELIMITER ';', NULL 'nil')").unwrap().copy.unwrap();
+    assert_eq!(copy.direction, CopyDirection::Out);
+    let CopyFormat::Csv { text, quote, escape } = copy.format else { panic!("not csv") };
+    assert_eq!((text.delimiter, text.null, text.header, quote, escape), (b';', b"nil".to_vec(), true, b'"', b'"'));
+}

@@ -1,0 +1,339 @@
+//! The walk over a parsed text: its state, and every expression.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use pg_query::{NodeEnum, protobuf as pb};
+use postern_core::action::{ObjectKind, Verb};
+
+use super::context::{AnalyzeContext, SessionNames};
+use super::functions;
+use super::names::{self, SEEN};
+use crate::sql::{Relation, Statement, Unclassifiable};
+
+/// What a step of the walk comes to.
+pub(super) type Seen = Result<(), Unclassifiable>;
+
+/// Where the values of what is being walked may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// The outermost list of results: a bare column's origin is told by the server.
+    Plain,
+    /// Into expressions of the result.
+    Shown,
+    /// Into what is written.
+    Written,
+    /// Into either.
+    Both,
+    /// Into conditions, order and grouping only.
+    Condition,
+}
+
+/// What a `*` in a list of values comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stars {
+    /// Columns under their own names.
+    Expand,
+    /// Columns by position, or a row as one value.
+    Opaque,
+    /// Nothing: EXISTS looks at no value.
+    Ignore,
+}
+
+/// The state of a walk.
+pub(super) struct Analyzer<'a> {
+    pub(super) context: &'a AnalyzeContext,
+    pub(super) names: Cow<'a, SessionNames>,
+    pub(super) out: Statement,
+    pub(super) flow: Flow,
+    /// Names of WITH, innermost frame last: they hide relations.
+    pub(super) ctes: Vec<Vec<String>>,
+    /// Names under which a whole row may be meant.
+    pub(super) ranges: BTreeSet<String>,
+    /// Last names of column references, and whether a name precedes them.
+    refs: BTreeSet<(String, bool)>,
+    /// Lists of column aliases that may stand over a `*`.
+    pub(super) renames: bool,
+    /// Column references seen so far.
+    pub(super) columns: usize,
+    /// Relations read so far with the name they are read under, in order.
+    pub(super) read_log: Vec<(String, Relation)>,
+    /// ON CONFLICT DO UPDATE: names of this range are what the client itself sent.
+    pub(super) excluded: bool,
+}
+
+impl<'a> Analyzer<'a> {
+    pub(super) fn new(context: &'a AnalyzeContext, names: Cow<'a, SessionNames>) -> Self {
+        Self {
+            context,
+            names,
+            out: Statement::default(),
+            flow: Flow::Plain,
+            ctes: Vec::new(),
+            ranges: BTreeSet::new(),
+            refs: BTreeSet::new(),
+            renames: false,
+            columns: 0,
+            read_log: Vec::new(),
+            excluded: false,
+        }
+    }
+
+    /// After the last node of a statement: what only the whole of it tells.
+    pub(super) fn settle(&mut self) {
+        let star = self.out.facts.star_shown || self.out.facts.star_written;
+        if self.renames && star {
+            self.out.facts.any_column = true;
+        }
+        for (name, qualified) in std::mem::take(&mut self.refs) {
+            if self.ranges.contains(&name) {
+                self.out.facts.any_column = true;
+            }
+            // `t.f` calls f(t) when t has no column f.
+            let takes_row = self.context.catalog.as_ref().is_some_and(|catalog| catalog.takes_row(&name));
+            if qualified && takes_row {
+                self.out.facts.any_column = true;
+                if !functions::is_harmless(&name) {
+                    self.routine(&["", &name]);
+                }
+            }
+        }
+        self.ranges.clear();
+        self.renames = false;
+        self.read_log.clear();
+    }
+
+    /// Walks with another flow.
+    pub(super) fn flowing<T>(&mut self, flow: Flow, walk: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.flow, flow);
+        let result = walk(self);
+        self.flow = before;
+        result
+    }
+
+    /// Conditions: whatever they look at does not flow on.
+    pub(super) fn condition(&mut self, node: Option<&pb::Node>) -> Seen {
+        self.flowing(Flow::Condition, |this| this.maybe(node))
+    }
+
+    pub(super) fn conditions(&mut self, nodes: &[pb::Node]) -> Seen {
+        self.flowing(Flow::Condition, |this| this.all(nodes))
+    }
+
+    pub(super) fn maybe(&mut self, node: Option<&pb::Node>) -> Seen {
+        node.map_or(SEEN, |node| self.expr(node))
+    }
+
+    pub(super) fn all(&mut self, nodes: &[pb::Node]) -> Seen {
+        nodes.iter().try_for_each(|node| self.expr(node))
+    }
+
+    /// Every expression. What is not named here is in doubt.
+    pub(super) fn expr(&mut self, node: &pb::Node) -> Seen {
+        let Some(node) = &node.node else { return SEEN };
+        match node {
+            NodeEnum::AConst(_)
+            | NodeEnum::Integer(_)
+            | NodeEnum::Float(_)
+            | NodeEnum::Boolean(_)
+            | NodeEnum::String(_)
+            | NodeEnum::BitString(_)
+            | NodeEnum::ParamRef(_)
+            | NodeEnum::SetToDefault(_)
+            | NodeEnum::SqlvalueFunction(_)
+            | NodeEnum::CurrentOfExpr(_)
+            | NodeEnum::MergeSupportFunc(_) => SEEN,
+            NodeEnum::ColumnRef(column) => self.column(column),
+            NodeEnum::List(list) => self.all(&list.items),
+            NodeEnum::AExpr(expr) => {
+                self.operator(&expr.name)?;
+                self.maybe(expr.lexpr.as_deref())?;
+                self.maybe(expr.rexpr.as_deref())
+            }
+            NodeEnum::BoolExpr(expr) => self.all(&expr.args),
+            NodeEnum::NullTest(test) => self.maybe(test.arg.as_deref()),
+            NodeEnum::BooleanTest(test) => self.maybe(test.arg.as_deref()),
+            NodeEnum::TypeCast(cast) => {
+                self.type_name(cast.type_name.as_ref())?;
+                self.maybe(cast.arg.as_deref())
+            }
+            NodeEnum::TypeName(name) => self.type_name(Some(name)),
+            NodeEnum::CollateClause(collate) => self.maybe(collate.arg.as_deref()),
+            NodeEnum::FuncCall(call) => self.call(call),
+            NodeEnum::NamedArgExpr(arg) => self.maybe(arg.arg.as_deref()),
+            NodeEnum::CaseExpr(case) => {
+                self.maybe(case.arg.as_deref())?;
+                self.all(&case.args)?;
+                self.maybe(case.defresult.as_deref())
+            }
+            NodeEnum::CaseWhen(when) => {
+                self.maybe(when.expr.as_deref())?;
+                self.maybe(when.result.as_deref())
+            }
+            NodeEnum::CoalesceExpr(expr) => self.all(&expr.args),
+            NodeEnum::MinMaxExpr(expr) => self.all(&expr.args),
+            NodeEnum::RowExpr(expr) => self.all(&expr.args),
+            NodeEnum::AArrayExpr(expr) => self.all(&expr.elements),
+            NodeEnum::GroupingFunc(func) => self.all(&func.args),
+            NodeEnum::GroupingSet(set) => self.all(&set.content),
+            NodeEnum::AIndirection(expr) => {
+                self.maybe(expr.arg.as_deref())?;
+                self.indirection(&expr.indirection)
+            }
+            NodeEnum::AIndices(indices) => {
+                self.maybe(indices.lidx.as_deref())?;
+                self.maybe(indices.uidx.as_deref())
+            }
+            NodeEnum::MultiAssignRef(assign) => self.maybe(assign.source.as_deref()),
+            NodeEnum::ResTarget(target) => {
+                self.indirection(&target.indirection)?;
+                self.maybe(target.val.as_deref())
+            }
+            NodeEnum::SortBy(sort) => {
+                self.operator(&sort.use_op)?;
+                self.maybe(sort.node.as_deref())
+            }
+            NodeEnum::WindowDef(window) => self.window(window),
+            NodeEnum::SubLink(link) => self.sublink(link),
+            NodeEnum::IndexElem(elem) => {
+                self.all(&elem.opclassopts)?;
+                self.maybe(elem.expr.as_deref())
+            }
+            NodeEnum::PartitionElem(elem) => self.maybe(elem.expr.as_deref()),
+            NodeEnum::StatsElem(elem) => self.maybe(elem.expr.as_deref()),
+            NodeEnum::DefElem(elem) => self.maybe(elem.arg.as_deref()),
+            NodeEnum::XmlExpr(expr) => {
+                self.all(&expr.named_args)?;
+                self.all(&expr.args)
+            }
+            NodeEnum::XmlSerialize(expr) => {
+                self.type_name(expr.type_name.as_ref())?;
+                self.maybe(expr.expr.as_deref())
+            }
+            _ => self.json(node),
+        }
+    }
+
+    /// Notes a column reference; a `*` inside an expression is a row as one value.
+    pub(super) fn column(&mut self, column: &pb::ColumnRef) -> Seen {
+        self.columns = self.columns.saturating_add(1);
+        let Some((last, before)) = column.fields.split_last() else {
+            return Err(Unclassifiable::doubt("a column has no name"));
+        };
+        if matches!(last.node, Some(NodeEnum::AStar(_))) {
+            if self.flow != Flow::Condition {
+                self.out.facts.any_column = true;
+            }
+            return SEEN;
+        }
+        let name = names::text(last)?;
+        if self.flow == Flow::Condition {
+            // A call in the form of a column is a call wherever it stands.
+            let calls = !before.is_empty()
+                && !functions::is_harmless(name)
+                && self.context.catalog.as_ref().is_some_and(|catalog| catalog.takes_row(name));
+            if calls {
+                self.routine(&["", name]);
+            }
+            return SEEN;
+        }
+        if self.excluded && matches!(before, [range] if names::text(range)? == "excluded") {
+            self.columns = self.columns.saturating_sub(1);
+            return SEEN;
+        }
+        self.refs.insert((name.to_owned(), !before.is_empty()));
+        self.mention(name);
+        SEEN
+    }
+
+    /// A column of this name flows where the walk stands.
+    pub(super) fn mention(&mut self, name: &str) {
+        let facts = &mut self.out.facts;
+        match self.flow {
+            Flow::Plain => drop(facts.plain.insert(name.to_owned())),
+            Flow::Shown => drop(facts.shown.insert(name.to_owned())),
+            Flow::Written => drop(facts.written.insert(name.to_owned())),
+            Flow::Both => {
+                facts.shown.insert(name.to_owned());
+                facts.written.insert(name.to_owned());
+            }
+            Flow::Condition => {}
+        }
+    }
+
+    /// `(expr).field`, `(expr).*`, `expr[i]`; a field that is none calls the function of its name.
+    fn indirection(&mut self, steps: &[pb::Node]) -> Seen {
+        for step in steps {
+            match &step.node {
+                Some(NodeEnum::String(field)) => {
+                    self.mention(&field.sval);
+                    let called = self.context.catalog.as_ref().is_some_and(|catalog| catalog.is_function(&field.sval));
+                    if called && !functions::is_harmless(&field.sval) {
+                        self.routine(&["", &field.sval]);
+                    }
+                }
+                Some(NodeEnum::AStar(_)) => self.out.facts.any_column |= self.flow != Flow::Condition,
+                Some(NodeEnum::AIndices(_)) => self.expr(step)?,
+                _ => return Err(Unclassifiable::doubt("an indirection is not of a form that Postern knows")),
+            }
+        }
+        SEEN
+    }
+
+    pub(super) fn type_name(&mut self, name: Option<&pb::TypeName>) -> Seen {
+        name.map_or(SEEN, |name| self.flowing(Flow::Condition, |this| this.all(&name.typmods)))
+    }
+
+    pub(super) fn window(&mut self, window: &pb::WindowDef) -> Seen {
+        self.conditions(&window.partition_clause)?;
+        self.conditions(&window.order_clause)?;
+        self.condition(window.start_offset.as_deref())?;
+        self.condition(window.end_offset.as_deref())
+    }
+
+    fn sublink(&mut self, link: &pb::SubLink) -> Seen {
+        self.operator(&link.oper_name)?;
+        self.maybe(link.testexpr.as_deref())?;
+        let Some(NodeEnum::SelectStmt(select)) = link.subselect.as_ref().and_then(|node| node.node.as_ref()) else {
+            return Err(Unclassifiable::doubt("a subquery is not of a form that Postern knows"));
+        };
+        let exists = link.sub_link_type == pb::SubLinkType::ExistsSublink as i32;
+        match self.flow {
+            // EXISTS looks at no value, so what its list names goes nowhere.
+            _ if exists => self.flowing(Flow::Condition, |this| this.select(select, Stars::Ignore)),
+            Flow::Condition => self.select(select, Stars::Ignore),
+            _ => self.select(select, Stars::Opaque),
+        }
+    }
+
+    /// Operators by their symbols; one that is not the system's calls a function that is not known.
+    pub(super) fn operator(&mut self, name: &[pb::Node]) -> Seen {
+        match names::parts(name)?.as_slice() {
+            [] => {}
+            [symbol] | ["pg_catalog", symbol] if functions::is_operator(symbol) => {}
+            [symbol] => self.routine(&["", symbol]),
+            [schema, symbol] => self.routine(&[schema, symbol]),
+            _ => return Err(Unclassifiable::doubt("an operator's name has too many parts")),
+        }
+        SEEN
+    }
+
+    /// A call of what is not known to be harmless: `schema` is empty when the name is unqualified.
+    pub(super) fn routine(&mut self, name: &[&str; 2]) {
+        let [schema, name] = *name;
+        let database = self.context.database.to_string();
+        self.out.facts.opaque_call = true;
+        let schemas = if schema.is_empty() { self.schemas_of_function(name) } else { vec![schema.to_owned()] };
+        let builtin = schema.is_empty()
+            && self.context.catalog.as_ref().is_some_and(|catalog| catalog.has_function(names::SYSTEM, name));
+        if builtin {
+            self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, names::SYSTEM, name]);
+        }
+        if schemas.is_empty() && !builtin {
+            self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, names::UNRESOLVED, name]);
+        }
+        for schema in schemas {
+            self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, &*schema, name]);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Reading a catalog.
+
+use std::sync::Arc;
+
+use super::{Catalog, CatalogColumn, CatalogRelation, ViewRead};
+
+/// Columns that a catalog may hold (I11). Past it, Postern cannot tell what is masked.
+const MAX_COLUMNS: usize = 200_000;
+/// Rows of any other part.
+const MAX_ROWS: usize = 200_000;
+
+/// One query of the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogPart {
+    /// Role and search path.
+    Session,
+    /// Schemas.
+    Schemas,
+    /// Relations.
+    Relations,
+    /// Columns.
+    Columns,
+    /// What views read.
+    Views,
+    /// Inheritance and partitions.
+    Inheritance,
+    /// Functions.
+    Functions,
+}
+
+/// The catalog cannot be used; sessions with masks must be refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogError {
+    /// A row is not as its query makes it.
+    #[error("a row of the target's catalog is not of the form asked for ({0:?})")]
+    Malformed(CatalogPart),
+    /// Too many rows.
+    #[error("the target's database has more columns or relations than Postern follows")]
+    TooLarge,
+}
+
+/// The queries, in the order in which the builder takes their rows. Each is one statement; all values come as text. Run them in one
+/// read-only transaction (`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`) so that they tell of one moment.
+#[must_use]
+pub fn queries() -> [(CatalogPart, &'static str); 7] {
+    [
+        (
+            CatalogPart::Session,
+            "SELECT current_user::text, s.n, s.name::text \
+             FROM (SELECT 0 AS n, NULL::name AS name UNION ALL SELECT p.ord::int, p.name \
+                   FROM unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p(name, ord)) s ORDER BY s.n",
+        ),
+        (CatalogPart::Schemas, "SELECT nspname FROM pg_catalog.pg_namespace"),
+        (
+            CatalogPart::Relations,
+            "SELECT c.oid, n.nspname, c.relname, c.relkind::text FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.oid >= 16384 AND c.relkind::text IN ('r','v','m','f','p','S','i','I','c')",
+        ),
+        (
+            CatalogPart::Columns,
+            "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, (a.attgenerated <> '')::int \
+             FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+             WHERE c.oid >= 16384 AND c.relkind::text IN ('r','v','m','f','p') AND a.attnum > 0 AND NOT a.attisdropped",
+        ),
+        (
+            CatalogPart::Views,
+            // `:varattno 0` is a row as a whole, of which no column dependency is kept; a function has no pinned entry if it is not
+            // the system's.
+            "SELECT r.ev_class, d.refobjid, d.refobjsubid, \
+                    (d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass \
+                     OR r.ev_action::text LIKE '%:varattno 0 %')::int \
+             FROM pg_catalog.pg_rewrite r \
+             JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid \
+             WHERE r.ev_class >= 16384 AND r.ev_type::text = '1' AND d.refobjid <> r.ev_class \
+               AND d.refclassid IN ('pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass)",
+        ),
+        (CatalogPart::Inheritance, "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits"),
+        (
+            CatalogPart::Functions,
+            "SELECT p.proname, n.nspname, \
+                    coalesce(max((p.pronargs - p.pronargdefaults <= 1 AND p.pronargs >= 1 AND (t.typtype::text IN ('c','p') \
+                         OR p.provariadic <> 0))::int), 0) \
+             FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+             LEFT JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0] GROUP BY 1, 2",
+        ),
+    ]
+}
+
+/// Builds a catalog from the rows of [`queries`], in their order.
+#[derive(Debug, Default)]
+pub struct CatalogBuilder {
+    catalog: Catalog,
+    columns: usize,
+    rows: usize,
+}
+
+impl CatalogBuilder {
+    /// Without any row.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one row; `None` is NULL.
+    ///
+    /// # Errors
+    /// When the row is not of the query's form, or there are too many.
+    pub fn row(&mut self, part: CatalogPart, values: &[Option<&str>]) -> Result<(), CatalogError> {
+        let (count, limit) = match part {
+            CatalogPart::Columns => (&mut self.columns, MAX_COLUMNS),
+            _ => (&mut self.rows, MAX_ROWS.saturating_mul(4)),
+        };
+        *count = count.saturating_add(1);
+        if *count > limit {
+            return Err(CatalogError::TooLarge);
+        }
+        self.take(part, values).ok_or(CatalogError::Malformed(part))
+    }
+
+    fn take(&mut self, part: CatalogPart, values: &[Option<&str>]) -> Option<()> {
+        let catalog = &mut self.catalog;
+        match (part, values) {
+            (CatalogPart::Session, [Some(user), Some(_), schema]) => {
+                catalog.user = Arc::from(*user);
+                catalog.search_path.extend(schema.map(Arc::from));
+            }
+            (CatalogPart::Schemas, [Some(schema)]) => drop(catalog.schemas.insert(Arc::from(*schema))),
+            (CatalogPart::Relations, [Some(oid), Some(schema), Some(name), Some(kind)]) => {
+                let oid = oid.parse().ok()?;
+                // Shared with the set of schemas: relations are many, schemas few.
+                let schema = catalog.schemas.get(*schema).cloned().unwrap_or_else(|| Arc::from(*schema));
+                let name: Arc<str> = Arc::from(*name);
+                let kind = *kind.as_bytes().first()?;
+                catalog.by_name.entry(Arc::clone(&schema)).or_default().insert(Arc::clone(&name), oid);
+                let columns = std::collections::BTreeMap::new();
+                catalog.relations.insert(oid, CatalogRelation { schema, name, kind, columns });
+            }
+            (CatalogPart::Columns, [Some(oid), Some(number), Some(name), Some(type_oid), Some(generated)]) => {
+                let column = CatalogColumn {
+                    name: Arc::from(*name),
+                    type_oid: type_oid.parse().ok()?,
+                    generated: *generated == "1",
+                };
+                // One that was made since the relations were read is of no relation that is known.
+                if let Some(relation) = catalog.relations.get_mut(&oid.parse().ok()?) {
+                    relation.columns.insert(number.parse().ok()?, column);
+                }
+            }
+            (CatalogPart::Views, [Some(view), Some(relation), Some(column), Some(opaque)]) => {
+                let relation = relation.parse().ok()?;
+                let read = ViewRead { relation, column: column.parse().ok()?, opaque: *opaque == "1" };
+                catalog.views.entry(view.parse().ok()?).or_default().push(read);
+            }
+            (CatalogPart::Inheritance, [Some(child), Some(parent)]) => {
+                let (child, parent) = (child.parse().ok()?, parent.parse().ok()?);
+                catalog.parents.entry(child).or_default().push(parent);
+                catalog.children.entry(parent).or_default().push(child);
+            }
+            (CatalogPart::Functions, [Some(name), Some(schema), Some(takes_row)]) => {
+                let schema = catalog.schemas.get(*schema).cloned().unwrap_or_else(|| Arc::from(*schema));
+                let name: Arc<str> = Arc::from(*name);
+                if *takes_row == "1" {
+                    catalog.row_functions.insert(Arc::clone(&name));
+                }
+                catalog.functions.entry(name).or_default().insert(schema);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The catalog.
+    #[must_use]
+    pub fn build(self) -> Catalog {
+        self.catalog
+    }
+}
