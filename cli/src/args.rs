@@ -351,7 +351,9 @@ mod tests {
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
         }
-        for line in ["postern", "postern get nonsense", "postern apply", "postern token --ttl 5", "postern --token x whoami"] {
+        for line in
+            ["postern", "postern get nonsense", "postern apply", "postern token --ttl 5", "postern --token x whoami"]
+        {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -54,22 +54,15 @@ impl Profile {
 impl Settings {
     /// Arguments and environment go before the profile.
     pub(crate) fn resolve(args: &ConnectionArgs) -> Result<Self, Failure> {
-        let complete = args.server.is_some() && (args.ca.is_some() || args.credential.is_some());
-        let profile = match &args.data_dir {
-            Some(data_dir) if !complete => Some((data_dir, Profile::load(data_dir)?)),
-            _ => None,
-        };
-        let from_profile = |pick: fn(&Profile) -> &PathBuf| {
-            profile.as_ref().map(|(data_dir, profile)| data_dir.join(pick(profile)))
-        };
-        let Some(server) = args.server.clone().or_else(|| profile.as_ref().map(|(_, profile)| profile.server.clone()))
-        else {
+        let profile = Located::find(args)?;
+        let server = args.server.clone().or_else(|| profile.as_ref().map(|located| located.profile.server.clone()));
+        let Some(server) = server else {
             return Err(Failure::usage(
                 "which control plane? give --server and --ca (or POSTERN_SERVER and POSTERN_CA), or --data-dir of a `postern dev`",
             ));
         };
         let token = token(args)?;
-        let dir = args.credential.clone().or_else(|| from_profile(|profile| &profile.credential));
+        let dir = args.credential.clone().or_else(|| profile.as_ref().map(|located| located.at(|it| &it.credential)));
         let credential = match dir {
             Some(dir) if token.is_none() => Some(
                 NodeCredential::load(&dir)
@@ -77,20 +70,49 @@ impl Settings {
             ),
             _ => None,
         };
-        let ca_pem = match (args.ca.clone().or_else(|| from_profile(|profile| &profile.ca)), &credential) {
-            (Some(path), _) => read(&path)?,
-            (None, Some(credential)) => credential.ca_pem.clone(),
-            (None, None) => match &args.credential {
-                Some(dir) => read(&dir.join("ca.crt"))?,
-                None => return Err(Failure::usage("whom to trust? give --ca (or POSTERN_CA), a PEM file")),
-            },
-        };
-        Ok(Self { server, ca_pem, token, credential })
+        Ok(Self { server, ca_pem: authority_of(args, profile.as_ref())?, token, credential })
+    }
+}
+
+/// A profile and the folder that its paths are relative to.
+struct Located<'a> {
+    data_dir: &'a Path,
+    profile: Profile,
+}
+
+impl<'a> Located<'a> {
+    /// The profile of `--data-dir`, unless the other arguments say all that it could.
+    fn find(args: &'a ConnectionArgs) -> Result<Option<Self>, Failure> {
+        let complete = args.server.is_some() && (args.ca.is_some() || args.credential.is_some());
+        match &args.data_dir {
+            Some(data_dir) if !complete => Ok(Some(Self { data_dir, profile: Profile::load(data_dir)? })),
+            _ => Ok(None),
+        }
+    }
+
+    fn at(&self, pick: fn(&Profile) -> &PathBuf) -> PathBuf {
+        self.data_dir.join(pick(&self.profile))
+    }
+}
+
+/// The cluster's certificate authority, PEM, as it is known here: nothing is asked of the control plane.
+pub(crate) fn authority(args: &ConnectionArgs) -> Result<String, Failure> {
+    let known = args.ca.is_some() || args.credential.is_some();
+    let profile = if known { None } else { Located::find(args)? };
+    authority_of(args, profile.as_ref())
+}
+
+fn authority_of(args: &ConnectionArgs, profile: Option<&Located<'_>>) -> Result<String, Failure> {
+    match (&args.ca, &args.credential, profile) {
+        (Some(file), _, _) => read(file),
+        (None, Some(dir), _) => read(&dir.join("ca.crt")),
+        (None, None, Some(located)) => read(&located.at(|profile| &profile.ca)),
+        (None, None, None) => Err(Failure::usage("whom to trust? give --ca (or POSTERN_CA), a PEM file")),
     }
 }
 
 /// The token in the file that is named, or in the environment.
-pub(crate) fn token(args: &ConnectionArgs) -> Result<Option<SecretString>, Failure> {
+fn token(args: &ConnectionArgs) -> Result<Option<SecretString>, Failure> {
     let text = match &args.token_file {
         Some(path) => read(path)?,
         None => match std::env::var("POSTERN_TOKEN") {

@@ -74,7 +74,9 @@ fn named(message: &str, manifests: &[Manifest]) -> Option<String> {
             let words: Vec<&str> = message.split(|c: char| c.is_whitespace() || ":,;\"()".contains(c)).collect();
             let slashed = format!("{}/{name}", manifest.kind);
             words.iter().any(|word| word.eq_ignore_ascii_case(&slashed))
-                || words.windows(2).any(|pair| pair.first() == Some(&manifest.kind.as_str()) && pair.last() == Some(&name))
+                || words
+                    .windows(2)
+                    .any(|pair| pair.first() == Some(&manifest.kind.as_str()) && pair.last() == Some(&name))
         })
     };
     let mut found = manifests.iter().filter(speaks_of);

@@ -182,7 +182,10 @@ mod tests {
             ..Default::default()
         };
         let text = text(&approval);
-        assert!(text.contains("Statement   DELETE FROM a\n            WHERE id = $1 \\u{1b}[8m\n  $1        7\n"), "{text}");
+        assert!(
+            text.contains("Statement   DELETE FROM a\n            WHERE id = $1 \\u{1b}[8m\n  $1        7\n"),
+            "{text}"
+        );
         assert!(text.contains("Reviewers   2 of dba\n"), "{text}");
         assert_eq!(shorten("a  b\nc", 3), "a b...");
     }

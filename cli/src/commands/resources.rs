@@ -75,7 +75,8 @@ async fn fetch(client: &crate::client::Client, kind: Kind, name: &str) -> Result
 
 fn table(kind: Kind, resources: &[pb::Resource]) -> Result<(), Failure> {
     let columns = summary::columns(kind);
-    let heading: Vec<&str> = ["NAME"].into_iter().chain(columns.iter().copied()).chain(["REVISION", "UPDATED"]).collect();
+    let heading: Vec<&str> =
+        ["NAME"].into_iter().chain(columns.iter().copied()).chain(["REVISION", "UPDATED"]).collect();
     let row = |resource: &pb::Resource| {
         let metadata = resource.metadata.clone().unwrap_or_default();
         let mut row = vec![metadata.name];

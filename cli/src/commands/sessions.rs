@@ -5,9 +5,7 @@ use std::path::Path;
 
 use postern_core::wire::timestamp_from_proto;
 use postern_core::{SessionId, recording};
-use postern_proto::admin::v1::{
-    ExportSessionRequest, GetSessionRequest, ListSessionsRequest,
-};
+use postern_proto::admin::v1::{ExportSessionRequest, GetSessionRequest, ListSessionsRequest};
 use postern_proto::resource::v1 as pb;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -15,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{principal, when};
 use crate::args::{ConnectionArgs, Format, SessionsCommand};
-use crate::client::{Client, Settings, connect, refused};
+use crate::client::{Client, connect, refused};
 use crate::failure::Failure;
 use crate::output;
 use crate::recording::{EntryReader, ReadFault, Replay};
@@ -27,8 +25,7 @@ const PIECE: usize = 64 << 10;
 pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) -> Result<(), Failure> {
     match command {
         SessionsCommand::List { limit, target, principal, output } => {
-            let request =
-                ListSessionsRequest { limit: *limit, target: target.clone(), principal: principal.clone() };
+            let request = ListSessionsRequest { limit: *limit, target: target.clone(), principal: principal.clone() };
             let client = connect(connection).await?;
             let sessions = client.sessions().list_sessions(request).await.map_err(refused)?.into_inner().sessions;
             list(&sessions, output.format)
@@ -59,7 +56,8 @@ fn list(sessions: &[pb::Session], format: Option<Format>) -> Result<(), Failure>
         }
         Format::Table => {
             let row = |session: &pb::Session| {
-                let database = if session.database.is_empty() { String::new() } else { format!("/{}", session.database) };
+                let database =
+                    if session.database.is_empty() { String::new() } else { format!("/{}", session.database) };
                 vec![
                     session.id.clone(),
                     state(session).to_owned(),
@@ -91,7 +89,9 @@ impl Source {
         }
         match std::fs::File::open(recording) {
             Ok(file) => Ok(Self::File(file)),
-            Err(error) => Err(Failure::failed(format!("{recording} is neither a session's id nor a readable file: {error}"))),
+            Err(error) => {
+                Err(Failure::failed(format!("{recording} is neither a session's id nor a readable file: {error}")))
+            }
         }
     }
 
@@ -179,11 +179,8 @@ async fn verify(recording: &str, connection: &ConnectionArgs) -> Result<(), Fail
 /// The cluster's certificate authority as DER: from --ca or the profile; nothing is asked of the control plane, which could be the
 /// one that lies.
 fn authority(connection: &ConnectionArgs) -> Result<Vec<u8>, Failure> {
-    let settings = match &connection.ca {
-        Some(path) => crate::client::read(path)?,
-        None => Settings::resolve(connection)?.ca_pem,
-    };
-    let der = CertificateDer::from_pem_slice(settings.as_bytes())
+    let pem = crate::client::authority(connection)?;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| Failure::failed(format!("the certificate authority is not PEM: {error}")))?;
     Ok(der.to_vec())
 }

@@ -112,3 +112,50 @@ impl IssuerKey {
         json!({"keys": [self.jwk]}).to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern_core::issuer::{Algorithm as Accepted, Issuer};
+    use postern_runtime::jwt::IssuerVerifier;
+
+    #[test]
+    fn its_tokens_are_good_and_its_key_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("issuer.key");
+        let key = IssuerKey::load_or_create(&file).unwrap();
+        let again = IssuerKey::load_or_create(&file).unwrap();
+        assert_eq!(key.jwks(), again.jwks());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+
+        let url = "http://127.0.0.1:15481";
+        let now = postern_runtime::clock::now();
+        let groups = ["analysts".to_owned(), "dba".to_owned()];
+        let claims = Claims {
+            issuer: url,
+            subject: "alice",
+            audience: "postern",
+            groups: &groups,
+            issued_at: now,
+            not_before: now,
+            ttl: Duration::from_secs(60),
+        };
+        let token = again.sign(&claims).unwrap();
+        let issuer = Issuer {
+            url: url.into(),
+            audiences: vec!["postern".into()],
+            groups_claim: "groups".into(),
+            groups_prefix: String::new(),
+            algorithms: Accepted::ALL.to_vec(),
+            leeway: Duration::ZERO,
+            max_age: None,
+            ca_pem: None,
+        };
+        let verifier = IssuerVerifier::new(&"dev".parse().unwrap(), &issuer, &key.jwks()).unwrap();
+        let principal = verifier.verify(&token, now).unwrap();
+        assert_eq!(principal.to_string(), "dev/alice");
+        assert!(principal.in_any(["dba"]));
+        assert!(verifier.verify(&token, now.plus(Duration::from_secs(61))).is_err());
+    }
+}

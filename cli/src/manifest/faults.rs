@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn the_nearest_line_is_found() {
-        let (documents, _) = crate::yaml::parse("kind: Policy\nspec:\n  targets:\n    names: [a,\n      b]\n  tls: {caFile: x}\n");
+        let (documents, _) =
+            crate::yaml::parse("kind: Policy\nspec:\n  targets:\n    names: [a,\n      b]\n  tls: {caFile: x}\n");
         let lines = Lines::new(&"f.yaml".into(), &documents[0]);
         for (path, shown) in [
             ("spec.targets.names[1]", "f.yaml:5: spec.targets.names[1]: m"),

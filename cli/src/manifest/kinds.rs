@@ -86,10 +86,8 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         spec.fault("effect", "is required: permit or deny");
     }
     let principals = spec.object("principals").map(|mut principals| {
-        let read = pb::PrincipalSelector {
-            groups: principals.strings("groups"),
-            subjects: principals.strings("subjects"),
-        };
+        let read =
+            pb::PrincipalSelector { groups: principals.strings("groups"), subjects: principals.strings("subjects") };
         principals.finish();
         read
     });
@@ -193,7 +191,9 @@ fn secret(spec: &mut Object<'_>, base: &Path) -> pb::SecretSpec {
             },
             (None, Some(path)) => match include(&base.join(&path)) {
                 // Editors and `echo` end a file with a newline; a password does not.
-                Ok(value) => Some(value.strip_suffix('\n').map(|v| v.strip_suffix('\r').unwrap_or(v).to_owned()).unwrap_or(value)),
+                Ok(value) => Some(
+                    value.strip_suffix('\n').map(|v| v.strip_suffix('\r').unwrap_or(v).to_owned()).unwrap_or(value),
+                ),
                 Err(message) => {
                     from.fault("file", message);
                     None

@@ -153,12 +153,8 @@ fn domain_faults(manifest: &Manifest) -> Vec<Fault> {
     let mut resource = manifest.resource.clone();
     if let Some(pb::resource::Spec::Secret(secret)) = &mut resource.spec {
         // The domain knows secrets as they rest; this one is not sealed yet.
-        let sealed = pb::Sealed {
-            kek_id: "none".into(),
-            wrapped_key: vec![0; 48],
-            nonce: vec![0; 12],
-            ciphertext: vec![0; 16],
-        };
+        let sealed =
+            pb::Sealed { kek_id: "none".into(), wrapped_key: vec![0; 48], nonce: vec![0; 12], ciphertext: vec![0; 16] };
         secret.source = Some(pb::secret_spec::Source::Sealed(sealed));
     }
     match postern_core::wire::resource::from_proto(resource) {
@@ -174,7 +170,13 @@ fn twice(manifests: &[Manifest], faults: &mut Vec<Fault>) {
         let same = |other: &&Manifest| other.kind == manifest.kind && name(other) == name(manifest);
         if let Some(first) = manifests.iter().take(place).find(same) {
             let first = first.lines.fault("metadata.name", "");
-            let message = format!("{} {} is declared twice, first at {}:{}", manifest.kind, name(manifest).unwrap_or_default(), first.file, first.line);
+            let message = format!(
+                "{} {} is declared twice, first at {}:{}",
+                manifest.kind,
+                name(manifest).unwrap_or_default(),
+                first.file,
+                first.line
+            );
             faults.push(manifest.lines.fault("metadata.name", &message));
         }
     }

@@ -185,10 +185,7 @@ fn files_and_folders() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     write("password", "hunter2\n");
-    write(
-        "b.yaml",
-        "apiVersion: postern/v1\nkind: Secret\nmetadata: {name: s}\nspec: {valueFrom: {file: password}}\n",
-    );
+    write("b.yaml", "apiVersion: postern/v1\nkind: Secret\nmetadata: {name: s}\nspec: {valueFrom: {file: password}}\n");
     write("ignored.txt", "x: [");
     write("a.yml", "# nothing but a comment\n");
     let manifests = load(&[dir.path().to_owned()]).unwrap();
@@ -196,4 +193,18 @@ fn files_and_folders() {
     assert_eq!(secret.source, Some(pb::secret_spec::Source::Value("hunter2".into())));
     let faults = load(&[dir.path().join("missing.yaml")]).unwrap_err();
     assert!(faults[0].to_string().contains("missing.yaml: cannot read it"), "{}", faults[0]);
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let (mut manifests, mut wrong) = (Vec::new(), Vec::new());
+    for file in expand(&examples).unwrap() {
+        // The demo sets the variable; a test must not change its process's environment.
+        let text = std::fs::read_to_string(&file).unwrap().replace("valueFrom: {env: SHOP_PASSWORD}", "value: x");
+        parse(&shown(&file), &text, &examples, &mut manifests, &mut wrong);
+    }
+    twice(&manifests, &mut wrong);
+    assert_eq!(wrong, vec![]);
+    assert!(manifests.len() >= 7);
 }

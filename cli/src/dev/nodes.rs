@@ -1,0 +1,129 @@
+//! The three roles of a `postern dev`, started one after the other.
+
+use std::path::{Path, PathBuf};
+
+use postern_agent::AgentHandle;
+use postern_core::node::{NodeIdentity, NodeRole};
+use postern_gateway::GatewayHandle;
+use postern_runtime::ops::{self, Readiness};
+use postern_runtime::pki::NodeCredential;
+use postern_runtime::supervisor::{OnEnd, Supervisor};
+use postern_runtime::telemetry;
+use postern_server::ControlHandle;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::layout::{Endpoints, Layout};
+use super::{NAME, POLL};
+use crate::args::DevOptions;
+use crate::failure::Failure;
+use crate::roles::cannot_start;
+
+/// What runs.
+pub(super) struct Nodes {
+    pub(super) admin_credential: PathBuf,
+    gateway: GatewayHandle,
+    agent: AgentHandle,
+}
+
+impl Nodes {
+    /// The gateway has policy, the agent its tunnel.
+    pub(super) fn ready(&self) -> bool {
+        self.gateway.readiness.is_ready() && self.agent.readiness.is_ready()
+    }
+}
+
+pub(super) async fn start(
+    options: &DevOptions,
+    layout: &Layout,
+    endpoints: &Endpoints,
+    supervisor: &Supervisor,
+) -> Result<Nodes, Failure> {
+    let control = postern_server::run(
+        config(json!({
+            "data_dir": layout.control(), "listen": endpoints.admin,
+            "admin_groups": ["postern-admins"], "auditor_groups": ["postern-auditors"],
+        }))?,
+        supervisor.clone(),
+    )
+    .await
+    .map_err(cannot_start)?;
+
+    let credential = credential(&control, NodeRole::Gateway, &layout.gateway_credential())?;
+    let gateway = postern_gateway::run(
+        config(json!({
+            "postgres_listen": endpoints.postgres, "tunnel_listen": endpoints.tunnel,
+            "control_plane": endpoints.admin.to_string(), "spool_dir": layout.spool(),
+        }))?,
+        credential,
+        supervisor.clone(),
+    )
+    .await
+    .map_err(cannot_start)?;
+
+    let mut allow = vec![json!({"hosts": ["localhost", "127.0.0.0/8", "::1"], "ports": ["1-65535"]})];
+    for rule in &options.agent_allow {
+        let (host, port) = rule.rsplit_once(':').ok_or_else(|| {
+            Failure::usage(format!("--agent-allow takes HOST:PORT, or HOST:* for any port, not {rule:?}"))
+        })?;
+        allow.push(json!({"hosts": [host], "ports": [if port == "*" { "1-65535" } else { port }]}));
+    }
+    let credential = self::credential(&control, NodeRole::Agent, &layout.agent_credential())?;
+    let agent = postern_agent::run(
+        config(json!({"gateways": [endpoints.tunnel.to_string()], "allow": allow}))?,
+        credential,
+        supervisor.clone(),
+    )
+    .await
+    .map_err(cannot_start)?;
+
+    let nodes = Nodes { admin_credential: control.admin_credential_dir.clone(), gateway, agent };
+    serve_ops(endpoints, &nodes, supervisor).await?;
+    Ok(nodes)
+}
+
+/// One endpoint for the one process: metrics know no roles' bounds here.
+async fn serve_ops(endpoints: &Endpoints, nodes: &Nodes, supervisor: &Supervisor) -> Result<(), Failure> {
+    let listener = TcpListener::bind(endpoints.ops)
+        .await
+        .map_err(|error| Failure::failed(format!("cannot listen on {} (--ops-listen): {error}", endpoints.ops)))?;
+    let metrics = telemetry::install_metrics().map_err(|error| Failure::failed(error.to_string()))?;
+    let readiness = Readiness::new(&["gateway", "agent"]);
+    let (told, stop) = (readiness.clone(), supervisor.shutdown_token());
+    let (gateway, agent) = (nodes.gateway.readiness.clone(), nodes.agent.readiness.clone());
+    supervisor.spawn("dev-readiness", OnEnd::StopNode, async move {
+        while !stop.is_cancelled() {
+            told.set("gateway", gateway.is_ready());
+            told.set("agent", agent.is_ready());
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(POLL * 4) => {}
+            }
+        }
+    });
+    let stop = supervisor.sessions_ended_token();
+    supervisor.spawn("dev-ops", OnEnd::StopNode, ops::serve(listener, metrics, readiness, stop));
+    Ok(())
+}
+
+/// The node's certificate from an earlier start, else a new one.
+fn credential(control: &ControlHandle, role: NodeRole, dir: &Path) -> Result<NodeCredential, Failure> {
+    let wrong = |error: postern_runtime::pki::PkiError| Failure::failed(format!("credential {}: {error}", dir.display()));
+    if NodeCredential::exists(dir) {
+        return NodeCredential::load(dir).map_err(wrong);
+    }
+    let name = NAME.parse().map_err(|_| Failure::failed("a bad name"))?;
+    let pool = (role == NodeRole::Agent).then(|| NAME.parse().ok()).flatten();
+    let identity = NodeIdentity { role, name, pool };
+    let credential = control
+        .issue_node_credential(&identity, &[])
+        .map_err(|error| Failure::failed(format!("cannot issue a certificate for {identity}: {error}")))?;
+    credential.save(dir).map_err(wrong)?;
+    Ok(credential)
+}
+
+/// A role's configuration as its file would give it, so that defaults are in one place.
+fn config<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value).map_err(|error| Failure::failed(format!("internal: {error}")))
+}

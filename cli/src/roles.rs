@@ -1,0 +1,105 @@
+//! The roles as processes of their own: configuration in, exit code out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use postern_agent::AgentConfig;
+use postern_gateway::GatewayConfig;
+use postern_runtime::config;
+use postern_runtime::pki::NodeCredential;
+use postern_runtime::supervisor::Supervisor;
+use postern_runtime::telemetry::{self, Guard, TelemetryConfig};
+use postern_server::ControlConfig;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::args::RoleArgs;
+use crate::failure::Failure;
+
+/// What a role may take to end beside what its sessions are given.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControlFile {
+    control: ControlConfig,
+    #[serde(default)]
+    telemetry: TelemetryConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GatewayFile {
+    gateway: GatewayConfig,
+    #[serde(default)]
+    telemetry: TelemetryConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AgentFile {
+    agent: AgentConfig,
+    #[serde(default)]
+    telemetry: TelemetryConfig,
+}
+
+pub(crate) async fn control(args: &RoleArgs) -> Result<(), Failure> {
+    let file: ControlFile = load(&args.config)?;
+    let _guard = init("control", &file.telemetry)?;
+    let supervisor = Supervisor::new();
+    let _handle = postern_server::run(file.control, supervisor.clone()).await.map_err(cannot_start)?;
+    until_end(&supervisor, DRAIN_LIMIT).await
+}
+
+pub(crate) async fn gateway(args: &RoleArgs) -> Result<(), Failure> {
+    let file: GatewayFile = load(&args.config)?;
+    let _guard = init("gateway", &file.telemetry)?;
+    let credential = credential(&file.gateway.credential_dir)?;
+    let supervisor = Supervisor::new();
+    let drain = file.gateway.drain_limit.0.saturating_add(DRAIN_LIMIT);
+    let _handle = postern_gateway::run(file.gateway, credential, supervisor.clone()).await.map_err(cannot_start)?;
+    until_end(&supervisor, drain).await
+}
+
+pub(crate) async fn agent(args: &RoleArgs) -> Result<(), Failure> {
+    let file: AgentFile = load(&args.config)?;
+    let _guard = init("agent", &file.telemetry)?;
+    let credential = credential(&file.agent.credential_dir)?;
+    let supervisor = Supervisor::new();
+    let _handle = postern_agent::run(file.agent, credential, supervisor.clone()).await.map_err(cannot_start)?;
+    until_end(&supervisor, DRAIN_LIMIT).await
+}
+
+/// Runs until a signal or a failure, then drains. A node that stopped itself is a failure.
+pub(crate) async fn until_end(supervisor: &Supervisor, limit: Duration) -> Result<(), Failure> {
+    supervisor.until_shutdown().await;
+    let drained = supervisor.drain(limit).await;
+    if let Some(reason) = supervisor.failure() {
+        return Err(Failure::failed(reason));
+    }
+    if !drained.all_ended {
+        tracing::warn!(left = drained.left, "some tasks did not end in time");
+    }
+    Ok(())
+}
+
+pub(crate) fn init(role: &str, config: &TelemetryConfig) -> Result<Guard, Failure> {
+    telemetry::init(role, config).map_err(|error| Failure::failed(error.to_string()))
+}
+
+pub(crate) fn cannot_start(error: impl std::error::Error) -> Failure {
+    Failure::failed(format!("cannot start: {error}"))
+}
+
+fn load<T: DeserializeOwned>(file: &Path) -> Result<T, Failure> {
+    config::load(file, "POSTERN").map_err(|faults| Failure::Many(faults.to_string().lines().map(Into::into).collect()))
+}
+
+fn credential(dir: &Path) -> Result<NodeCredential, Failure> {
+    if dir.as_os_str().is_empty() {
+        return Err(Failure::failed(
+            "credential_dir is not set: the folder with node.crt, node.key and ca.crt, as `postern certs issue` makes it",
+        ));
+    }
+    NodeCredential::load(dir).map_err(|error| Failure::failed(format!("credential {}: {error}", dir.display())))
+}
