@@ -81,11 +81,13 @@ fn named(message: &str, manifests: &[Manifest]) -> Option<String> {
     };
     let mut found = manifests.iter().filter(speaks_of);
     let first = found.next()?;
+    // Of two objects it cannot be said which one is meant.
     if found.next().is_some() {
         return None;
     }
     let fault = first.lines.fault("metadata.name", "");
-    Some(format!("{}:{}", fault.file, fault.line))
+    let name = first.resource.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    Some(format!("{}:{}: {}/{name}", fault.file, fault.line, first.kind.as_str().to_ascii_lowercase()))
 }
 
 #[cfg(test)]
@@ -102,6 +104,6 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let manifests = manifest::load(&[file]).unwrap();
         let failure = explain(tonic::Status::aborted("Policy/p is at revision 9, not 3"), &manifests);
-        assert!(failure.to_string().contains("p.yaml:4: stale: Policy/p is at"), "{failure}");
+        assert!(failure.to_string().contains("p.yaml:4: policy/p: stale: Policy/p is at"), "{failure}");
     }
 }
