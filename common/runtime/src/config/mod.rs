@@ -14,7 +14,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, Deserializer};
+use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 
 pub use units::{ByteSize, HumanDuration, InvalidUnit};
 
@@ -135,38 +135,49 @@ pub fn parse<T: DeserializeOwned>(
                 message: overlay.describe(&span, error.message()),
             });
         }
-        match (echo, take_out(&mut root, &span)) {
-            (false, Some(key)) if faults.len() < MAX_FAULTS => taken_out.push(key),
+        match take_out(&mut root, &span) {
+            Some(key) if faults.len() < MAX_FAULTS => taken_out.push(key),
             _ => return refuse(faults),
         }
     }
 }
 
-/// Removes the smallest entry whose key or value has `span`, and names it. Not one that only surrounds it: a missing key's span is its
-/// table's, which would take the table's other faults along.
+/// Takes out what `span` stands for and gives its key: the entry whose key or value it is, or the array's item. A missing key's span is
+/// its table's; that table has no other fault then, for serde tells of missing keys last.
 fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<String> {
     let mut found = None;
     for (key, value) in table.iter_mut() {
+        let value_span = value.span();
         let inside = match value.get_mut() {
             DeValue::Table(inner) => take_out(inner, span),
-            DeValue::Array(all) => all.iter_mut().find_map(|item| match item.get_mut() {
-                DeValue::Table(inner) => take_out(inner, span),
-                _ => None,
-            }),
+            DeValue::Array(all) => take_out_of_array(all, span).map(|inner| inner.unwrap_or_else(|| key.to_string())),
             _ => None,
         };
         if inside.is_some() {
             return inside;
         }
-        let is_leaf = !matches!(value.get_ref(), DeValue::Table(_));
-        let holds = value.span().start <= span.start && span.end <= value.span().end;
-        if key.span() == *span || (is_leaf && holds) {
+        let is_table = matches!(value.get_ref(), DeValue::Table(_));
+        let holds = value_span.start <= span.start && span.end <= value_span.end;
+        if key.span() == *span || value_span == *span || (holds && !is_table) {
             found = Some(key.clone());
         }
     }
     let key = found?;
     table.remove(&key);
     Some(key.into_inner().into_owned())
+}
+
+/// As [`take_out`]; the inner `None` is for a whole item, which has no key.
+fn take_out_of_array(all: &mut DeArray<'_>, span: &Range<usize>) -> Option<Option<String>> {
+    if all.iter().any(|item| item.span() == *span && matches!(item.get_ref(), DeValue::Table(_))) {
+        let items = std::mem::replace(all, DeArray::new());
+        items.into_iter().filter(|item| item.span() != *span).for_each(|item| all.push(item));
+        return Some(None);
+    }
+    all.iter_mut().find_map(|item| match item.get_mut() {
+        DeValue::Table(inner) => take_out(inner, span).map(Some),
+        _ => None,
+    })
 }
 
 /// The line, from 1, in which `span` begins.

@@ -83,7 +83,7 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = SIZES.iter().find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+        let whole = SIZES.iter().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
         match whole {
             Some(("B", _)) | None => write!(f, "{}", self.0),
             Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),

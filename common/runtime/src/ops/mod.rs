@@ -81,3 +81,6 @@ async fn render(State(ops): State<Arc<Ops>>) -> impl IntoResponse {
     // Prometheus text exposition format 0.0.4.
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.metrics.render())
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,3 +229,6 @@ pub fn install_metrics() -> MetricsHandle {
     };
     HANDLE.get_or_init(install).clone()
 }
+
+#[cfg(test)]
+mod tests;

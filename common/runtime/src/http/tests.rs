@@ -1,0 +1,89 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Redirect;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::supervisor::{OnEnd, Supervisor};
+
+const LIMIT: usize = 1000;
+const LONG: Duration = Duration::from_secs(20);
+
+async fn server() -> (String, Supervisor) {
+    let app = Router::new()
+        .route("/good", get(async || r#"{"keys": []}"#))
+        .route("/text", get(async || "hello"))
+        .route("/large", get(async || "x".repeat(LIMIT + 1)))
+        .route("/moved", get(async || Redirect::temporary("/good")))
+        .route("/slow", get(async || std::future::pending::<String>().await));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let supervisor = Supervisor::new();
+    supervisor.spawn("server", OnEnd::EndSession, async move {
+        let _ = axum::serve(listener, app).await;
+    });
+    (url, supervisor)
+}
+
+#[tokio::test]
+async fn fetches_within_its_bounds() {
+    let (url, _running) = server().await;
+    let client = HttpClient::new(None).unwrap();
+    let fetch = |path: &str| {
+        let (client, url) = (client.clone(), format!("{url}{path}"));
+        async move { client.get_json(&url, LIMIT, LONG).await }
+    };
+    assert_eq!(fetch("/good").await.unwrap()["keys"], serde_json::json!([]));
+    assert!(matches!(fetch("/text").await, Err(HttpError::Json(_))));
+    assert!(matches!(fetch("/large").await, Err(HttpError::TooLarge(LIMIT))));
+    assert!(matches!(fetch("/none").await, Err(HttpError::Status(StatusCode::NOT_FOUND))));
+    assert!(matches!(fetch("/moved").await, Err(HttpError::Status(StatusCode::TEMPORARY_REDIRECT))));
+    let short = client.get_json(&format!("{url}/slow"), LIMIT, Duration::from_millis(50)).await;
+    assert!(matches!(short, Err(HttpError::Timeout(_))));
+    let closed = client.get_json("http://127.0.0.1:1/", LIMIT, LONG).await;
+    assert!(matches!(closed, Err(HttpError::Transport(_))));
+}
+
+#[tokio::test]
+async fn clear_text_is_for_loopback_only() {
+    let client = HttpClient::new(None).unwrap();
+    for url in ["http://example.com/", "http://10.0.0.1/", "http://localhost.example.com/", "http://[::2]/"] {
+        assert!(matches!(client.get_json(url, LIMIT, LONG).await, Err(HttpError::Insecure)), "{url}");
+    }
+    for url in ["", "/x", "ftp://127.0.0.1/", "127.0.0.1:80", "https://", "http:///x"] {
+        assert!(matches!(client.get_json(url, LIMIT, LONG).await, Err(HttpError::Url)), "{url}");
+    }
+    for host in ["127.0.0.1", "127.9.9.9", "[::1]", "localhost"] {
+        assert!(is_loopback(host), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn trusts_the_given_authority_and_no_other() {
+    let (certificate, key) = crate::pki::self_signed_listener(&["localhost".to_owned()]).unwrap();
+    let (stranger, _) = crate::pki::self_signed_listener(&["localhost".to_owned()]).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls::listener(&certificate, &key, &[]).unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (supervisor, stop) = (Supervisor::new(), CancellationToken::new());
+    let _stop = stop.clone().drop_guard();
+    supervisor.spawn("server", OnEnd::EndSession, async move {
+        while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            if let Ok(mut stream) = acceptor.accept(stream).await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+                let _ = stream.shutdown().await;
+            }
+        }
+    });
+    let url = format!("https://localhost:{port}/");
+    let get = async |ca: Option<&str>| HttpClient::new(ca).unwrap().get_json(&url, LIMIT, LONG).await;
+    assert!(get(Some(&certificate)).await.is_ok());
+    assert!(matches!(get(Some(&stranger)).await, Err(HttpError::Transport(_))));
+    assert!(matches!(get(None).await, Err(HttpError::Transport(_))));
+    assert!(HttpClient::new(Some("no PEM")).is_err());
+}
