@@ -2,6 +2,8 @@
 //!
 //! Nothing here skips silently: a program that cannot be found is an error which says how to get it.
 
+mod cli;
+mod issuer;
 mod postern;
 mod postgres;
 mod process;
@@ -10,8 +12,10 @@ mod roles;
 pub mod token;
 pub mod wire;
 
+pub use cli::Cli;
+pub use issuer::Issuer;
 pub use postern::{Postern, PosternOptions, postern_binary, shop_objects};
 pub use postgres::{Postgres, PostgresOptions, Role, is_root};
 pub use process::{Finished, Process, free_port, run, wait_until};
 pub use psql::{Connection, Psql, PsqlOutput};
-pub use roles::ThreeProcesses;
+pub use roles::{RoleOptions, ThreeProcesses};

@@ -1,19 +1,19 @@
 //! `postern dev` as a user starts it, and the command line over it.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
+use super::cli::Cli;
 use super::postgres::{Postgres, Role};
-use super::process::{Finished, Process, run, wait_until};
+use super::process::{Process, wait_until};
 use super::psql::Connection;
+use super::roles::sum_of;
 
 /// The policies, masks and reviewers that most tests live by.
 const OBJECTS: &str = include_str!("../../fixtures/objects.yaml");
@@ -28,6 +28,7 @@ pub struct Postern {
     options: PosternOptions,
     process: Option<Process>,
     endpoints: serde_json::Value,
+    cli: Cli,
 }
 
 /// How it is started.
@@ -63,7 +64,9 @@ impl Postern {
     /// When it is not built, ends, or is not ready in time.
     pub fn dev(options: PosternOptions) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("postern-dev-").tempdir()?;
-        let mut this = Self { folder, options, process: None, endpoints: serde_json::Value::Null };
+        let data = folder.path().join("data").display().to_string();
+        let cli = Cli::new(vec![("POSTERN_DATA_DIR".to_owned(), data)]);
+        let mut this = Self { folder, options, process: None, endpoints: serde_json::Value::Null, cli };
         this.start()?;
         Ok(this)
     }
@@ -217,100 +220,7 @@ impl Postern {
         Ok(self.cli(arguments)?.ok()?.trim().to_owned())
     }
 
-    /// Runs `postern` as the administrator.
-    ///
-    /// # Errors
-    /// When it cannot be started or does not end.
-    pub fn cli<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Finished> {
-        self.cli_with(arguments, None, "")
-    }
-
-    /// Runs `postern` as the bearer of `token`.
-    ///
-    /// # Errors
-    /// When it cannot be started or does not end.
-    pub fn cli_as<S: AsRef<OsStr>>(&self, token: &str, arguments: impl IntoIterator<Item = S>) -> Result<Finished> {
-        self.cli_with(arguments, Some(token), "")
-    }
-
-    fn cli_with<S: AsRef<OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = S>,
-        token: Option<&str>,
-        input: &str,
-    ) -> Result<Finished> {
-        let mut command = Command::new(postern_binary()?);
-        command.args(arguments).env("POSTERN_DATA_DIR", self.data_dir()).env_remove("POSTERN_TOKEN");
-        if let Some(token) = token {
-            command.env("POSTERN_TOKEN", token);
-        }
-        run(command, input, Duration::from_secs(60))
-    }
-
-    /// `postern apply -f -`.
-    ///
-    /// # Errors
-    /// When something is refused.
-    pub fn apply(&self, yaml: &str) -> Result<String> {
-        self.try_apply(yaml)?.ok()
-    }
-
-    /// `postern apply -f -`, whatever comes of it.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn try_apply(&self, yaml: &str) -> Result<Finished> {
-        self.cli_with(["apply", "-f", "-"], None, yaml)
-    }
-
-    /// The pending approvals' ids, once there is one.
-    ///
-    /// # Errors
-    /// When there is none in time.
-    pub fn pending_approval(&self) -> Result<String> {
-        let mut id = None;
-        wait_until(Duration::from_secs(20), "a pending approval", || {
-            let listed = self.json(["approvals", "list", "-o", "json"])?;
-            id = listed.as_array().and_then(|all| all.first()).and_then(|one| one.get("id")).cloned();
-            Ok(id.is_some())
-        })?;
-        id.and_then(|id| id.as_str().map(str::to_owned)).context("an approval has an id")
-    }
-
-    /// Sessions in the index, newest first.
-    ///
-    /// # Errors
-    /// When the list cannot be had.
-    pub fn sessions(&self) -> Result<Vec<serde_json::Value>> {
-        let listed = self.json(["sessions", "list", "-o", "json"])?;
-        listed.as_array().cloned().context("a list of sessions")
-    }
-
-    /// The newest session's id, once it has ended and its recording lies whole in the control plane.
-    ///
-    /// # Errors
-    /// When it has not ended in time.
-    pub fn last_ended_session(&self) -> Result<String> {
-        let mut id = None;
-        wait_until(Duration::from_secs(20), "the newest session to be sealed", || {
-            let sessions = self.sessions()?;
-            let Some(newest) = sessions.first() else { return Ok(false) };
-            id = newest.get("id").and_then(serde_json::Value::as_str).map(str::to_owned);
-            Ok(newest.get("state").and_then(serde_json::Value::as_str) != Some("open"))
-        })?;
-        id.context("a session has an id")
-    }
-
-    /// Runs the command line and reads its JSON.
-    ///
-    /// # Errors
-    /// When it fails, or prints no JSON.
-    pub fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<serde_json::Value> {
-        let out = self.cli(arguments)?.ok()?;
-        serde_json::from_str(&out).with_context(|| format!("not JSON: {out}"))
-    }
-
-    /// The metrics of one role, as Prometheus reads them.
+    /// The metrics of the process, as Prometheus reads them.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -323,11 +233,15 @@ impl Postern {
     /// # Errors
     /// When the metrics cannot be read.
     pub fn counter(&self, name: &str, labels: &str) -> Result<f64> {
-        let text = self.metrics()?;
-        let samples = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
-        });
-        Ok(samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+        Ok(sum_of(&self.metrics()?, name, labels))
+    }
+}
+
+impl std::ops::Deref for Postern {
+    type Target = Cli;
+
+    fn deref(&self) -> &Cli {
+        &self.cli
     }
 }
 
