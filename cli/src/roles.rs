@@ -103,3 +103,37 @@ fn credential(dir: &Path) -> Result<NodeCredential, Failure> {
     }
     NodeCredential::load(dir).map_err(|error| Failure::failed(format!("credential {}: {error}", dir.display())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse<T: DeserializeOwned>(name: &str) -> T {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config").join(name);
+        let text = std::fs::read_to_string(&file).unwrap();
+        // With every commented default too: they must be keys that exist.
+        let shown: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.starts_with('[') || rest.contains(" = ") => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        for text in [text, shown] {
+            if let Err(faults) = config::parse::<T>(&text, name, "POSTERN", Vec::new()) {
+                panic!("{faults}");
+            }
+        }
+        config::load(&file, "POSTERN_TEST").unwrap()
+    }
+
+    #[test]
+    fn the_configuration_that_is_shipped_is_valid() {
+        let control: ControlFile = parse("control.toml");
+        assert_eq!(control.control.listen.port(), 7480);
+        let gateway: GatewayFile = parse("gateway.toml");
+        assert_eq!(gateway.gateway.drain_limit.0, Duration::from_secs(5));
+        let agent: AgentFile = parse("agent.toml");
+        assert_eq!(agent.agent.allow.len(), 1);
+    }
+}
