@@ -22,7 +22,7 @@ mod write;
 #[cfg(test)]
 mod corpus_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::borrow::Cow;
 

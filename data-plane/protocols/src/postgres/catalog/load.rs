@@ -68,8 +68,8 @@ pub fn queries() -> [(CatalogPart, &'static str); 7] {
             // `:varattno 0` is a row as a whole, of which no column dependency is kept; a function has no pinned entry if it is not
             // the system's.
             "SELECT r.ev_class, d.refobjid, d.refobjsubid, \
-                    (d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass \
-                     OR r.ev_action::text LIKE '%:varattno 0 %')::int \
+                    CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN 2 \
+                         WHEN r.ev_action::text LIKE '%:varattno 0 %' THEN 1 ELSE 0 END \
              FROM pg_catalog.pg_rewrite r \
              JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid \
              WHERE r.ev_class >= 16384 AND r.ev_type::text = '1' AND d.refobjid <> r.ev_class \
@@ -147,9 +147,10 @@ impl CatalogBuilder {
                     relation.columns.insert(number.parse().ok()?, column);
                 }
             }
-            (CatalogPart::Views, [Some(view), Some(relation), Some(column), Some(opaque)]) => {
+            (CatalogPart::Views, [Some(view), Some(relation), Some(column), Some(how)]) => {
                 let relation = relation.parse().ok()?;
-                let read = ViewRead { relation, column: column.parse().ok()?, opaque: *opaque == "1" };
+                let column = column.parse().ok()?;
+                let read = ViewRead { relation, column, whole_row: *how == "1", function: *how == "2" };
                 catalog.views.entry(view.parse().ok()?).or_default().push(read);
             }
             (CatalogPart::Inheritance, [Some(child), Some(parent)]) => {

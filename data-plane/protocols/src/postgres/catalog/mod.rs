@@ -63,8 +63,10 @@ pub(crate) struct ViewRead {
     pub(crate) relation: u32,
     /// 0: the relation as such.
     pub(crate) column: i16,
-    /// The rule uses some row as a whole, or calls a function of the database's own.
-    pub(crate) opaque: bool,
+    /// The rule uses some row as a whole, of which no column is recorded.
+    pub(crate) whole_row: bool,
+    /// Not a relation at all: the rule calls a function of the database's own.
+    pub(crate) function: bool,
 }
 
 impl Catalog {

@@ -1,128 +1,47 @@
-//! Masks on rows, COPY and messages (I4).
-use bytes::{BufMut, BytesMut};
-use postern_core::masking::MaskSlice;
+//! Masks on rows, COPY and messages (I4). Whatever cannot be traced to a column that is known and not masked is masked or refused.
+//!
+//! The server names the table and column of each result that is a column; by these, [`Masking`] knows its mask. For all other results, the
+//! statement's [`Facts`] tell whether a masked column may have flown into them.
 
+mod compile;
+mod copy;
+mod copy_binary;
+mod copy_text;
+mod row;
+mod scrub;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use postern_core::masking::MaskFunction;
+
+pub use self::copy::CopyMask;
+pub use self::row::{Field, RowPlan};
+pub use self::scrub::{Scrub, scrub_fields};
 use super::catalog::Catalog;
-use crate::sql::{Statement, Unclassifiable};
+use crate::sql::{Facts, Relation, Statement, Unclassifiable};
 
 /// The masking rules that hold for a session, resolved against its database. Compile once per policy slice and catalog; share.
+#[derive(Clone, Default)]
+pub struct Masking {
+    active: bool,
+    key: Arc<[u8]>,
+    catalog: Arc<Catalog>,
+    relations: BTreeMap<u32, RelationMask>,
+}
+
+/// The masks of one relation.
 #[derive(Clone, Debug, Default)]
-pub struct Masking {}
-
-impl Masking {
-    /// Resolves `masks` on `database`. `key` keys [`postern_core::masking::MaskFunction::Hash`].
-    #[must_use]
-    pub fn compile(masks: &MaskSlice, catalog: &Catalog, database: &str, key: [u8; 32]) -> Self {
-        let _ = (masks, catalog, database, key);
-        Self {}
-    }
-    /// No rule holds: results need no inspection.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        true
-    }
-    /// Whether `statement` may run under these masks. Ask at every Query, Parse and Bind.
-    ///
-    /// # Errors
-    /// When it would carry a masked value to where no mask covers it.
-    pub fn admit(&self, statement: &Statement) -> Result<(), Unclassifiable> {
-        let _ = statement;
-        Ok(())
-    }
-    /// How much of the server's messages may be shown while `statement` runs.
-    #[must_use]
-    pub fn scrub(&self, statement: &Statement) -> Scrub {
-        let _ = statement;
-        Scrub::Nothing
-    }
-}
-
-/// One column of a RowDescription, with the format that the portal asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// OID of its table, 0 for an expression.
-    pub table: u32,
-    /// Its attribute number in that table, 0 for an expression.
-    pub column: i16,
-    /// OID of its type.
-    pub type_oid: u32,
-    /// Whether values come in the binary format.
-    pub binary: bool,
-}
-
-/// How each column of a result is masked.
-#[derive(Clone, Debug, Default)]
-pub struct RowPlan {}
-
-impl RowPlan {
-    /// For a result of `statement` with these columns.
-    #[must_use]
-    pub fn for_result(fields: &[Field], statement: &Statement, masking: &Masking) -> Self {
-        let _ = (fields, statement, masking);
-        Self {}
-    }
-    /// Nothing is masked: frames pass as they are.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        true
-    }
-    /// Rewrites the body of a DataRow (i16 count, then per value i32 length or -1 and the bytes) into `out`.
-    ///
-    /// # Errors
-    /// When the body is malformed or has another number of columns than its RowDescription.
-    pub fn mask_row(&self, body: &[u8], out: &mut BytesMut) -> Result<(), MaskError> {
-        out.put_slice(body);
-        Ok(())
-    }
-}
-
-/// Rewrites the CopyData of a masked COPY TO STDOUT: bytes in, bytes out, in any split.
-#[derive(Debug)]
-pub struct CopyMask {}
-
-impl CopyMask {
-    /// For the COPY of `statement`; `None` when nothing is masked and CopyData passes as it is.
-    ///
-    /// # Errors
-    /// When rows need a mask and cannot be followed: the statement must be refused.
-    pub fn for_copy(statement: &Statement, masking: &Masking) -> Result<Option<Self>, Unclassifiable> {
-        let _ = (statement, masking);
-        Ok(None)
-    }
-    /// Takes the payload of a CopyData; puts the masked rows that it completes into `out`, as payload.
-    ///
-    /// # Errors
-    /// When the rows are not as the options say: the session must end.
-    pub fn push(&mut self, data: &[u8], out: &mut BytesMut) -> Result<(), MaskError> {
-        out.put_slice(data);
-        Ok(())
-    }
-    /// At CopyDone.
-    ///
-    /// # Errors
-    /// When a row is incomplete.
-    pub fn finish(&mut self, out: &mut BytesMut) -> Result<(), MaskError> {
-        let _ = out;
-        Ok(())
-    }
-}
-
-/// How much of an ErrorResponse or NoticeResponse may be shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scrub {
-    /// All of it: no mask holds for the session.
-    Nothing,
-    /// Drop DETAIL, WHERE and the internal query; keep message and hint.
-    Details,
-    /// Only severity, SQLSTATE and a generic message.
-    Everything,
-}
-
-/// Rewrites the fields of an ErrorResponse or NoticeResponse (byte code and value, as in the body, without the final zero).
-#[must_use]
-pub fn scrub_fields(fields: Vec<(u8, Vec<u8>)>, scrub: Scrub) -> Vec<(u8, Vec<u8>)> {
-    let _ = scrub;
-    fields
+struct RelationMask {
+    /// Of every column: a view that reads what is masked.
+    all: Option<MaskFunction>,
+    columns: BTreeMap<i16, MaskFunction>,
+    /// Names of the masked columns.
+    names: BTreeSet<Arc<str>>,
 }
 
 /// Rows are not as described.
@@ -134,4 +53,180 @@ pub enum MaskError {
     /// Longer than Postern holds.
     #[error("a row is larger than Postern holds while masking")]
     TooLarge,
+}
+
+/// Statistics and other sessions' statements hold values of any column.
+const TELLING: &[&str] = &[
+    "pg_stats",
+    "pg_stats_ext",
+    "pg_stats_ext_exprs",
+    "pg_statistic",
+    "pg_statistic_ext_data",
+    "pg_stat_activity",
+    "pg_stat_statements",
+    "pg_stat_statements_info",
+    "pg_buffercache",
+    "pg_prepared_statements",
+    "pg_cursors",
+    "pg_largeobject",
+];
+
+/// How far a statement can see what is masked.
+struct Sight<'a> {
+    /// Relations with masks that it reads.
+    masked: Vec<&'a RelationMask>,
+    /// Reads a relation that the catalog does not know.
+    unknown: bool,
+}
+
+impl std::fmt::Debug for Masking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Masking").field("active", &self.active).field("relations", &self.relations.len()).finish_non_exhaustive()
+    }
+}
+
+impl Masking {
+    /// No rule holds: results need no inspection.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        !self.active
+    }
+
+    /// Whether `statement` may run under these masks. Ask at every Query, Parse and Bind.
+    ///
+    /// # Errors
+    /// When it would carry a masked value to where no mask covers it, or reads what holds values of any column.
+    pub fn admit(&self, statement: &Statement) -> Result<(), Unclassifiable> {
+        if !self.active {
+            return Ok(());
+        }
+        let facts = &statement.facts;
+        if let Some(relation) = facts.relations().find(|relation| tells(relation)) {
+            return Err(Unclassifiable::doubt(format!("{relation} may show values of masked columns")));
+        }
+        if let Some(relation) = facts.reshapes.iter().find(|relation| self.mask_of(relation).is_some()) {
+            return Err(Unclassifiable::doubt(format!("{relation} has masked columns, so its definition cannot be changed here")));
+        }
+        if facts.copies {
+            if facts.opaque_call {
+                return Err(Unclassifiable::doubt("the statement writes what a function returns, which may be a masked value"));
+            }
+            let sight = self.sight(facts);
+            let moves = facts.star_written || facts.any_column;
+            if sight.reaches(&facts.written, moves) || (sight.unknown && (moves || !facts.written.is_empty())) {
+                return Err(Unclassifiable::doubt("the statement would copy a masked column to where no mask covers it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How much of the server's messages may be shown while `statement` runs.
+    #[must_use]
+    pub fn scrub(&self, statement: &Statement) -> Scrub {
+        if !self.active {
+            return Scrub::Nothing;
+        }
+        let touches = |relation: &Relation| !is_systems(relation) && (self.mask_of(relation).is_some() || self.is_unknown(relation));
+        if statement.facts.opaque_call {
+            Scrub::Everything
+        } else if statement.facts.relations().any(touches) {
+            Scrub::Values
+        } else {
+            Scrub::Details
+        }
+    }
+
+    /// As [`Masking::scrub`], while no statement runs.
+    #[must_use]
+    pub const fn scrub_idle(&self) -> Scrub {
+        if self.active { Scrub::Details } else { Scrub::Nothing }
+    }
+
+    /// Whether the payload of a NotificationResponse is withheld: who sent it may have seen what this session may not.
+    #[must_use]
+    pub const fn hides_notifications(&self) -> bool {
+        self.active
+    }
+
+    /// Whether the catalog knows the table of a result; if not, it should be read anew.
+    #[must_use]
+    pub fn knows_table(&self, oid: u32) -> bool {
+        oid < super::catalog::FIRST_NORMAL_OID || self.catalog.by_oid(oid).is_some()
+    }
+
+    /// The mask of a column of a result; `None` for one that is shown.
+    fn column(&self, table: u32, column: i16) -> Option<MaskFunction> {
+        let relation = self.relations.get(&table)?;
+        relation.columns.get(&column).or(relation.all.as_ref()).cloned()
+    }
+
+    /// The mask of what is no column: `None` when no masked column flows into any expression of `facts`.
+    fn expression(&self, facts: &Facts) -> Option<MaskFunction> {
+        if !self.active {
+            return None;
+        }
+        let sight = self.sight(facts);
+        if facts.opaque_call || sight.unknown {
+            return Some(MaskFunction::Null);
+        }
+        sight.reaches(&facts.shown, facts.any_column).then(|| sight.mask())
+    }
+
+    /// Whether every relation that the statement reads is known, so that a table without a name here can only be one of the session's
+    /// own temporary relations.
+    fn unknown_is_temporary(&self, facts: &Facts) -> bool {
+        let temporary = facts.reads.iter().chain(&facts.writes).any(is_temporary);
+        temporary && !facts.opaque_call && !self.sight(facts).unknown
+    }
+
+    fn sight(&self, facts: &Facts) -> Sight<'_> {
+        // RETURNING reads what is written.
+        let relations = || facts.reads.iter().chain(&facts.writes).filter(|relation| !is_systems(relation));
+        Sight {
+            masked: relations().filter_map(|relation| self.mask_of(relation)).collect(),
+            unknown: facts.reads.iter().any(|relation| !is_systems(relation) && self.is_unknown(relation)),
+        }
+    }
+
+    fn is_unknown(&self, relation: &Relation) -> bool {
+        !is_temporary(relation) && self.catalog.relation(&relation.schema, &relation.name).is_none()
+    }
+
+    fn mask_of(&self, relation: &Relation) -> Option<&RelationMask> {
+        let (oid, _) = self.catalog.relation(&relation.schema, &relation.name)?;
+        self.relations.get(&oid)
+    }
+}
+
+impl Sight<'_> {
+    /// Whether any of `names` is a masked column of what is read, or `any` column may be meant.
+    fn reaches(&self, names: &BTreeSet<String>, any: bool) -> bool {
+        self.masked.iter().any(|mask| any || mask.names.iter().any(|name| names.contains(&**name)))
+    }
+
+    /// For what is computed from masked columns: a part or a hash of it might tell them.
+    fn mask(&self) -> MaskFunction {
+        let first = self.masked.iter().find_map(|mask| mask.all.as_ref().or_else(|| mask.columns.values().next()));
+        blunt(first.unwrap_or(&MaskFunction::Null))
+    }
+}
+
+/// The mask for what is computed from a masked column.
+fn blunt(mask: &MaskFunction) -> MaskFunction {
+    match mask {
+        MaskFunction::Redact(text) => MaskFunction::Redact(Arc::clone(text)),
+        MaskFunction::Null | MaskFunction::Partial { .. } | MaskFunction::Hash => MaskFunction::Null,
+    }
+}
+
+fn is_temporary(relation: &Relation) -> bool {
+    relation.schema == "pg_temp"
+}
+
+fn is_systems(relation: &Relation) -> bool {
+    matches!(&*relation.schema, "pg_catalog" | "information_schema")
+}
+
+fn tells(relation: &Relation) -> bool {
+    relation.schema.starts_with("pg_toast") || TELLING.contains(&&*relation.name)
 }

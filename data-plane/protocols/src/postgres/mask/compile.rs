@@ -1,0 +1,103 @@
+//! Masking rules resolved against a catalog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use postern_core::masking::{MaskFunction, MaskSlice};
+
+use super::{Masking, RelationMask, blunt};
+use crate::postgres::catalog::{Catalog, CatalogRelation};
+
+impl Masking {
+    /// Resolves `masks` on `database`. `key` keys [`MaskFunction::Hash`]; equal keys make equal hashes.
+    #[must_use]
+    pub fn compile(masks: &MaskSlice, catalog: Arc<Catalog>, database: &str, key: &[u8]) -> Self {
+        if masks.is_empty() {
+            return Self::default();
+        }
+        let mut relations = named(masks, &catalog, database);
+        inherit(&catalog, &mut relations);
+        derive(&catalog, &mut relations);
+        Self { active: true, key: Arc::from(key), catalog, relations }
+    }
+}
+
+/// What the rules name themselves.
+fn named(masks: &MaskSlice, catalog: &Catalog, database: &str) -> BTreeMap<u32, RelationMask> {
+    let mut found = BTreeMap::new();
+    for (oid, relation) in catalog.relations() {
+        if !masks.touches_relation([database, &relation.schema, &relation.name]) {
+            continue;
+        }
+        let mut mask = RelationMask::default();
+        for (number, column) in &relation.columns {
+            if let Some(function) = masks.column([database, &relation.schema, &relation.name, &column.name]) {
+                mask.columns.insert(*number, function.clone());
+                mask.names.insert(Arc::clone(&column.name));
+            }
+        }
+        if !mask.columns.is_empty() {
+            found.insert(oid, mask);
+        }
+    }
+    found
+}
+
+/// A rule on a parent covers its children and partitions, and the reverse: each may show the rows of the other.
+fn inherit(catalog: &Catalog, relations: &mut BTreeMap<u32, RelationMask>) {
+    let mut open: Vec<(u32, Arc<str>, MaskFunction)> = Vec::new();
+    for (oid, mask) in relations.iter() {
+        let Some(relation) = catalog.by_oid(*oid) else { continue };
+        open.extend(mask.columns.iter().filter_map(|(number, function)| {
+            relation.columns.get(number).map(|column| (*oid, Arc::clone(&column.name), function.clone()))
+        }));
+    }
+    while let Some((oid, name, function)) = open.pop() {
+        for relative in catalog.parents_of(oid).iter().chain(catalog.children_of(oid)) {
+            let Some(number) = catalog.by_oid(*relative).and_then(|relation| number_of(relation, &name)) else { continue };
+            let mask = relations.entry(*relative).or_default();
+            if mask.names.insert(Arc::clone(&name)) {
+                mask.columns.insert(number, function.clone());
+                open.push((*relative, Arc::clone(&name), function.clone()));
+            }
+        }
+    }
+}
+
+fn number_of(relation: &CatalogRelation, name: &str) -> Option<i16> {
+    relation.columns.iter().find(|(_, column)| &*column.name == name).map(|(number, _)| *number)
+}
+
+/// A view that reads a masked column is masked whole: which of its columns show it, only its rule tells.
+fn derive(catalog: &Catalog, relations: &mut BTreeMap<u32, RelationMask>) {
+    loop {
+        let mut more: Vec<(u32, MaskFunction)> = Vec::new();
+        for (view, reads) in catalog.view_reads() {
+            if relations.get(&view).is_some_and(|mask| mask.all.is_some()) {
+                continue;
+            }
+            let shown = reads.iter().find_map(|read| {
+                if read.function {
+                    return Some(MaskFunction::Null);
+                }
+                let mask = relations.get(&read.relation)?;
+                let column = mask.columns.get(&read.column).or(mask.all.as_ref());
+                let any = || read.whole_row.then(|| mask.columns.values().next()).flatten();
+                column.or_else(any).map(blunt)
+            });
+            more.extend(shown.map(|function| (view, function)));
+        }
+        if more.is_empty() {
+            return;
+        }
+        for (view, function) in more {
+            let names: BTreeSet<Arc<str>> = catalog
+                .by_oid(view)
+                .map(|relation| relation.columns.values().map(|column| Arc::clone(&column.name)).collect())
+                .unwrap_or_default();
+            let mask = relations.entry(view).or_default();
+            mask.all = Some(function);
+            mask.names.extend(names);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The server's messages: they quote values.
+
+/// How much of an ErrorResponse or NoticeResponse may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scrub {
+    /// All of it: no mask holds for the session.
+    Nothing,
+    /// Drop DETAIL, CONTEXT and the internal query; keep message and hint.
+    Details,
+    /// Also the message and hint, unless the SQLSTATE is of a class whose messages quote no rows.
+    Values,
+    /// Only severity, SQLSTATE, position and a generic message.
+    Everything,
+}
+
+/// What stands for a message that is withheld.
+const WITHHELD: &[u8] = b"the server's message is withheld by Postern: it may show masked values";
+
+/// Classes of SQLSTATE whose messages name objects and states, never values of rows: connection, transaction state, statement and cursor
+/// names, rollback, syntax and access, resources, object state, intervention. ("Appendix A. PostgreSQL Error Codes")
+const NAMELY: [&[u8]; 9] = [b"08", b"25", b"26", b"34", b"40", b"42", b"53", b"55", b"57"];
+
+/// Rewrites the fields of an ErrorResponse or NoticeResponse: code and value of each, as in the body without its final zero.
+/// ("Error and Notice Message Fields")
+#[must_use]
+pub fn scrub_fields(mut fields: Vec<(u8, Vec<u8>)>, scrub: Scrub) -> Vec<(u8, Vec<u8>)> {
+    let state = fields.iter().find(|(code, _)| *code == b'C').map(|(_, value)| value.as_slice()).unwrap_or_default();
+    let namely = state.get(..2).is_some_and(|class| NAMELY.contains(&class));
+    let withhold = match scrub {
+        Scrub::Nothing => return fields,
+        Scrub::Details => false,
+        Scrub::Values => !namely,
+        Scrub::Everything => true,
+    };
+    fields.retain(|(code, _)| match code {
+        // Severity, SQLSTATE, message, position; names of schema, table, column, type, constraint; file, line, routine of the server's source.
+        b'S' | b'V' | b'C' | b'M' | b'P' | b's' | b't' | b'c' | b'd' | b'n' | b'F' | b'L' | b'R' => true,
+        b'H' => !withhold,
+        // Detail, internal position and query, where; and what later versions may add.
+        _ => false,
+    });
+    if withhold {
+        for (_, message) in fields.iter_mut().filter(|(code, _)| *code == b'M') {
+            *message = WITHHELD.to_vec();
+        }
+    }
+    fields
+}
