@@ -1,8 +1,11 @@
 //! What operators and orchestrators ask each role over HTTP: `/healthz`, `/readyz`, `/metrics`.
 
+mod bounded;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -13,7 +16,11 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::bounded::Bounded;
 use crate::telemetry::MetricsHandle;
+
+/// How long requests may go on after shutdown has begun.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Which parts of a role are ready to serve. Cheap to clone; a role with no part set yet is not ready.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +65,17 @@ pub async fn serve(listener: TcpListener, metrics: MetricsHandle, readiness: Rea
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
         .with_state(state);
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await {
-        tracing::error!(%error, "the operations endpoint ended");
+    let served = axum::serve(Bounded::new(listener), app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            tracing::error!(%error, "the operations endpoint ended");
+        },
+        // A peer in the middle of a request does not hold the node's end up.
+        () = overdue => {}
     }
 }
 

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -40,6 +38,8 @@ async fn tells_health_readiness_and_metrics() {
     assert_eq!(status, 200);
     assert!(text.contains("postern_test_requests_total 3"), "{text}");
     assert!(text.contains("postern_test_wait_seconds_bucket{le=\"0.0025\"} 1"), "{text}");
+    // One that never finishes its request.
+    let _half = TcpStream::connect(address).await.unwrap().write_all(b"GET /healthz HT").await;
     assert!(supervisor.drain(Duration::from_secs(20)).await.all_ended);
     assert_eq!(supervisor.failure(), None);
 }

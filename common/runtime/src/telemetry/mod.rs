@@ -16,6 +16,7 @@ use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::Directive;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -30,6 +31,10 @@ const SECONDS: &[f64] = &[
 ];
 /// Size buckets in bytes.
 const BYTES: &[f64] = &[64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 16_777_216.0];
+
+/// What the exporter is made of.
+const EXPORTERS_OWN: &[&str] =
+    &["opentelemetry", "opentelemetry_sdk", "opentelemetry_otlp", "tonic", "tower", "h2", "hyper"];
 
 /// Telemetry cannot start as configured.
 #[derive(Debug, thiserror::Error)]
@@ -113,22 +118,11 @@ pub fn init(role: &str, config: &TelemetryConfig) -> Result<Guard, TelemetryErro
         None => None,
     };
     let spans = match &provider {
-        Some(provider) => {
-            // The exporter's own traffic must not become spans that it exports.
-            let mut filter = filter()?;
-            for quiet in [
-                "opentelemetry=off",
-                "opentelemetry_sdk=off",
-                "opentelemetry_otlp=off",
-                "tonic=off",
-                "h2=off",
-                "hyper=off",
-            ] {
-                filter = filter
-                    .add_directive(quiet.parse().map_err(|error| TelemetryError::Filter(format!("{quiet}: {error}")))?);
-            }
-            Some(tracing_opentelemetry::layer().with_tracer(provider.tracer("postern")).with_filter(filter))
-        }
+        Some(provider) => Some(
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("postern"))
+                .with_filter(without_exporter(filter()?)?),
+        ),
         None => None,
     };
     let terminal = std::io::stderr().is_terminal();
@@ -152,6 +146,16 @@ pub fn init(role: &str, config: &TelemetryConfig) -> Result<Guard, TelemetryErro
         }
         Ok(Guard { provider: None })
     }
+}
+
+/// The exporter's own traffic must not become spans that it exports.
+fn without_exporter(mut filter: EnvFilter) -> Result<EnvFilter, TelemetryError> {
+    for quiet in EXPORTERS_OWN {
+        let off: Directive =
+            format!("{quiet}=off").parse().map_err(|error| TelemetryError::Filter(format!("{error}")))?;
+        filter = filter.add_directive(off);
+    }
+    Ok(filter)
 }
 
 fn exporting(role: &str, endpoint: &str, config: &TelemetryConfig) -> Result<SdkTracerProvider, TelemetryError> {

@@ -21,6 +21,27 @@ async fn a_collector_that_is_away_blocks_nothing() {
     assert!(start.elapsed() < FLUSH + EXPORT, "{:?}", start.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_leave_for_the_collector() {
+    use tokio::io::AsyncReadExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let provider = exporting("test", &endpoint, &TelemetryConfig::default()).unwrap();
+    let filter = without_exporter(EnvFilter::new("trace")).unwrap();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("postern")).with_filter(filter);
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        tracing::info_span!("operation", session = "ses_x").in_scope(|| ());
+    });
+    let flush = tokio::task::spawn_blocking(move || provider.force_flush());
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut preface = [0; 14];
+    stream.read_exact(&mut preface).await.unwrap();
+    // HTTP/2's connection preface (RFC 9113, section 3.4).
+    assert_eq!(&preface, b"PRI * HTTP/2.0");
+    drop(stream);
+    let _ = flush.await.unwrap();
+}
+
 #[test]
 fn faults_of_configuration_are_told() {
     let with = |change: fn(&mut TelemetryConfig)| {
