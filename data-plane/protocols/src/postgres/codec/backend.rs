@@ -182,6 +182,17 @@ pub fn parameter_status(frame: &Frame) -> Result<(Bytes, Bytes), CodecError> {
     Ok(pair)
 }
 
+/// The sender and channel of a NotificationResponse; its payload is not returned.
+///
+/// # Errors
+/// When the body is malformed.
+pub fn notification(frame: &Frame) -> Result<(u32, Bytes), CodecError> {
+    let mut body = Reader::new(frame.tag(), frame.body());
+    let (pid, channel, _payload) = (body.uint32()?, body.text()?, body.text()?);
+    body.end()?;
+    Ok((pid, channel))
+}
+
 /// Process id and secret of a BackendKeyData. The secret is 4 bytes in protocol 3.0.
 ///
 /// # Errors

@@ -55,10 +55,9 @@ pub const fn sqlstate(code: Code) -> &'static str {
         // invalid_catalog_name
         Code::UnknownTarget => "3D000",
         // cannot_connect_now
-        Code::TargetUnavailable
-        | Code::AgentUnavailable
-        | Code::PolicyUnavailable
-        | Code::ControlPlaneUnavailable => "57P03",
+        Code::TargetUnavailable | Code::AgentUnavailable | Code::PolicyUnavailable | Code::ControlPlaneUnavailable => {
+            "57P03"
+        }
         // sqlserver_rejected_establishment_of_sqlconnection
         Code::TargetRefused => "08004",
         // io_error
@@ -115,13 +114,7 @@ impl Severity {
 impl ErrorFields {
     /// An error that leaves the session alive.
     pub fn error(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Error,
-            sqlstate: sqlstate(code),
-            message: message.into(),
-            detail: None,
-            hint: None,
-        }
+        Self { severity: Severity::Error, sqlstate: sqlstate(code), message: message.into(), detail: None, hint: None }
     }
 
     /// The generic error of `code`.

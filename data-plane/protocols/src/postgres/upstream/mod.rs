@@ -89,7 +89,7 @@ enum Phase {
     /// A password was sent.
     Sent,
     ScramFirst(scram::First),
-    ScramFinal(scram::Final),
+    ScramFinal(Box<scram::Final>),
     ScramDone,
     /// AuthenticationOk was received.
     Accepted,
@@ -245,8 +245,9 @@ impl Login {
                 }
                 (backend::READY_FOR_QUERY, Phase::Accepted) => {
                     self.ready.status = backend::ready_for_query(&frame)?;
-                    let kept =
-                        |(name, value): &(&str, &str)| self.ready.parameters.iter().any(|(n, v)| n == name && v == value);
+                    let kept = |(name, value): &(&str, &str)| {
+                        self.ready.parameters.iter().any(|(n, v)| n == name && v == value)
+                    };
                     if let Some((name, _)) = DEMANDED.iter().find(|demanded| !kept(demanded)) {
                         return Err(LoginError::Setting(name));
                     }
@@ -308,7 +309,7 @@ impl Login {
             }
             (11, Phase::ScramFirst(first)) => {
                 let (last, message) = first.challenge(&body.rest(), self.password.expose())?;
-                self.phase = Phase::ScramFinal(last);
+                self.phase = Phase::ScramFinal(Box::new(last));
                 let mut out = BytesMut::new();
                 write::frame(&mut out, frontend::PASSWORD, |out| out.put_slice(message.as_bytes()));
                 Ok(Some(out.freeze()))

@@ -119,8 +119,7 @@ mod tests {
     fn speaks_as_the_rfc_shows() {
         let (first, message) = First::with_nonce("user", "rOprNGfwEbeRWgbNEkqO".into());
         assert_eq!(message, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
-        let challenge =
-            b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+        let challenge = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         let (last, answer) = first.challenge(challenge, b"pencil").unwrap();
         assert_eq!(
             answer,

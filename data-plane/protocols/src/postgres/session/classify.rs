@@ -1,0 +1,60 @@
+//! What a text does, and whether the session can follow it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Session;
+use super::names::{self, Prepared};
+use crate::postgres::analyze::{self, CopyDirection, Statement, Unclassifiable};
+use crate::postgres::mask::CopyMask;
+
+impl Session {
+    /// Classifies `text` as the server will read it now.
+    pub(super) fn classify(&mut self, text: &[u8]) -> Result<Arc<Statement>, Unclassifiable> {
+        let statement = match self.cache.get(text, self.generation) {
+            Some(known) => known,
+            None => {
+                let statement = Arc::new(analyze::analyze(text, &self.context, &self.names)?);
+                self.cache.put(text, self.generation, &statement);
+                statement
+            }
+        };
+        self.admit(&statement)?;
+        Ok(statement)
+    }
+
+    /// As [`Session::classify`], of a prepared statement: anew when what its names mean may have changed since.
+    pub(super) fn classify_prepared(
+        &mut self,
+        name: &Bytes,
+        found: &Prepared,
+    ) -> Result<Arc<Statement>, Unclassifiable> {
+        if found.generation == self.generation && names::is_lasting(&found.statement) {
+            self.admit(&found.statement)?;
+            return Ok(Arc::clone(&found.statement));
+        }
+        if found.by_sql {
+            if found.generation != self.generation {
+                return Err(Unclassifiable::doubt("names may have changed since PREPARE: prepare it again"));
+            }
+            self.admit(&found.statement)?;
+            return Ok(Arc::clone(&found.statement));
+        }
+        let statement = self.classify(&found.text)?;
+        self.statements.reclassified(name, found.id, &statement, self.generation);
+        Ok(statement)
+    }
+
+    /// Whether masks can be laid over it, and its effects be followed.
+    fn admit(&self, statement: &Statement) -> Result<(), Unclassifiable> {
+        self.masking.admit(statement)?;
+        if statement.copy.as_ref().is_some_and(|copy| copy.direction == CopyDirection::Out) {
+            CopyMask::for_copy(statement, &self.masking)?;
+        }
+        if !statement.effects.is_empty() {
+            self.names.clone().begin(&statement.effects)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+//! Decisions come back: an operation is forwarded, or refused as the server would refuse it.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use postern_core::Code;
+use postern_core::id::OperationId;
+use postern_core::recording::{Completed, OperationOutcome};
+
+use super::flight::Expected;
+use super::names::Portal;
+use super::results::Running;
+use super::step::Message;
+use super::{Pending, Refused, ResultEvent, Session};
+use crate::postgres::analyze::{SessionEffect, Statement, Unclassifiable};
+use crate::postgres::codec::backend::TransactionStatus;
+use crate::postgres::codec::write;
+use crate::postgres::errors::ErrorFields;
+
+impl Session {
+    /// The operation may run: what to forward, after the recorder has it (I2). `operation` names it in the results; for a
+    /// [`super::ClientStep::Prepare`] it is not used. What could not be classified is never forwarded.
+    #[must_use = "the bytes are the operation"]
+    pub fn permit(&mut self, pending: Box<Pending>, operation: OperationId) -> Bytes {
+        let Pending { text, classified, message, .. } = *pending;
+        self.deciding = false;
+        let statement = match classified {
+            Ok(statement) if !matches!(message, Message::FunctionCall) => statement,
+            Ok(_) => return self.refuse_message(&message, &ErrorFields::of(Code::Unsupported)).to_server,
+            Err(refusal) => {
+                let error = ErrorFields::error(refusal.code, refusal.reason);
+                return self.refuse_message(&message, &error).to_server;
+            }
+        };
+        if self.skipping {
+            // An earlier message of the group failed meanwhile: the server would skip this one.
+            if !matches!(message, Message::Parse { .. }) {
+                self.not_run(operation);
+            }
+            return Bytes::new();
+        }
+        match message {
+            Message::Query { raw } => {
+                if let Err(refusal) = self.begin(&statement) {
+                    self.not_run(operation);
+                    return self.deny_query(&ErrorFields::error(refusal.code, refusal.reason));
+                }
+                self.running.insert(operation, Running::new(Arc::clone(&statement), text));
+                self.flushed = false;
+                self.group_open = false;
+                self.flight.push(Expected::Query { operation, statement });
+                raw
+            }
+            Message::Parse { raw, name, prepared } => {
+                let Some(prepared) = prepared else {
+                    return self.deny(&ErrorFields::of(Code::Internal));
+                };
+                if let Ok(name) = std::str::from_utf8(&name)
+                    && !name.is_empty()
+                    && self.names.prepare(name, &statement).is_err()
+                {
+                    // One possibility too many: EXECUTE of the name is in doubt from now on.
+                    self.names.deallocate(name);
+                }
+                self.expect(Expected::Parse { name, prepared });
+                raw
+            }
+            Message::Bind { raw, name, source, formats } => {
+                self.running.insert(operation, Running::new(Arc::clone(&statement), text));
+                self.expect(Expected::Bind { name, portal: Portal { operation, statement, source, formats } });
+                raw
+            }
+            Message::FunctionCall => Bytes::new(),
+        }
+    }
+
+    /// The operation does not run; the client sees `error`, at the place and with the effects of an error of the server's.
+    #[must_use = "the client waits for its error"]
+    pub fn refuse(&mut self, pending: Box<Pending>, error: &ErrorFields) -> Refused {
+        self.deciding = false;
+        self.refuse_message(&pending.message, error)
+    }
+
+    fn refuse_message(&mut self, message: &Message, error: &ErrorFields) -> Refused {
+        if self.skipping {
+            return Refused::default();
+        }
+        match message {
+            Message::Parse { .. } | Message::Bind { .. } => {
+                Refused { to_client: Bytes::new(), to_server: self.deny(error) }
+            }
+            Message::Query { .. } | Message::FunctionCall => {
+                if self.flight.is_empty() && !self.group_open && self.status == TransactionStatus::Idle {
+                    // The server has nothing to forget: it need not know.
+                    let mut out = BytesMut::new();
+                    error.encode(&mut out);
+                    write::ready_for_query(&mut out, TransactionStatus::Idle);
+                    return Refused { to_client: out.freeze(), to_server: Bytes::new() };
+                }
+                Refused { to_client: Bytes::new(), to_server: self.deny_query(error) }
+            }
+        }
+    }
+
+    /// In the place of an extended message: one that always fails.
+    pub(super) fn deny(&mut self, error: &ErrorFields) -> Bytes {
+        let mut out = BytesMut::new();
+        write::bind_bare(&mut out, &self.impossible_name());
+        self.expect(Expected::Denied { error: error.to_bytes() });
+        // It fails for certain, so all that follows up to Sync is skipped: it need not be decided.
+        self.skipping = true;
+        out.freeze()
+    }
+
+    /// In the place of a Query: the same, and Sync, after which the server is ready as it is after a Query that failed.
+    fn deny_query(&mut self, error: &ErrorFields) -> Bytes {
+        let mut out = BytesMut::new();
+        write::bind_bare(&mut out, &self.impossible_name());
+        write::sync(&mut out);
+        self.flight.push(Expected::Denied { error: error.to_bytes() });
+        self.flight.push(Expected::Sync);
+        self.group_open = false;
+        self.flushed = false;
+        out.freeze()
+    }
+
+    /// Before `statement` runs: its effects may hold from now on.
+    pub(super) fn begin(&mut self, statement: &Statement) -> Result<(), Unclassifiable> {
+        self.scrub = self.scrub.max(self.masking.scrub(statement));
+        if statement.effects.is_empty() {
+            return Ok(());
+        }
+        self.names.begin(&statement.effects)?;
+        self.names_changed();
+        for effect in &statement.effects {
+            // SQL's cursors and the protocol's portals share their names: the name is no longer that of what was bound.
+            match effect {
+                SessionEffect::CursorDeclared { name, .. } | SessionEffect::CursorClosed(Some(name)) => {
+                    self.forget_portal(name.as_bytes());
+                }
+                SessionEffect::CursorClosed(None) | SessionEffect::Discarded => self.forget_portals(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The portal is gone, and its operation over.
+    pub(super) fn forget_portal(&mut self, name: &[u8]) {
+        if let Some(portal) = self.portals.remove(name) {
+            self.portal_over(portal.operation);
+        }
+    }
+
+    /// Every portal is gone.
+    pub(super) fn forget_portals(&mut self) {
+        for portal in self.portals.take_all() {
+            self.portal_over(portal.operation);
+        }
+    }
+
+    /// Ends the operation of a portal, unless replies to it are still to come.
+    pub(super) fn portal_over(&mut self, operation: OperationId) {
+        if self.flight.operations().any(|in_flight| in_flight == operation) {
+            return;
+        }
+        if let Some(running) = self.running.remove(&operation) {
+            self.deferred.push(running.over(operation, true));
+        }
+    }
+
+    /// It was permitted, and not forwarded after all.
+    fn not_run(&mut self, operation: OperationId) {
+        self.deferred.push(ResultEvent::Completed(Box::new(Completed {
+            operation,
+            outcome: OperationOutcome::Failed {
+                sqlstate: super::results::NOT_RUN.into(),
+                message: super::results::NOT_RUN_MESSAGE.into(),
+            },
+            rows: 0,
+            bytes: 0,
+            rows_omitted: 0,
+            rows_in: 0,
+        })));
+    }
+}
