@@ -82,7 +82,10 @@ impl Supervisor {
     pub fn spawn_blocking_thread(&self, name: &'static str, on_end: OnEnd, f: impl FnOnce() + Send + 'static) {
         let (this, token): (_, TaskTrackerToken) = (self.clone(), self.tracker(on_end).token());
         let span = tracing::Span::current();
+        let runtime = tokio::runtime::Handle::try_current().ok();
         let body = move || {
+            // So that `f` can spawn as well.
+            let _inside = runtime.as_ref().map(tokio::runtime::Handle::enter);
             let end = span.in_scope(|| std::panic::catch_unwind(AssertUnwindSafe(f)));
             this.ended(name, on_end, end);
             drop(token);
@@ -274,6 +277,11 @@ mod tests {
     #[tokio::test]
     async fn threads_are_watched_too() {
         let supervisor = Supervisor::new();
+        let (inner, (sent, received)) = (supervisor.clone(), tokio::sync::oneshot::channel());
+        supervisor.spawn_blocking_thread("spawner", OnEnd::EndSession, move || {
+            inner.spawn("spawned", OnEnd::EndSession, async move { sent.send(()).unwrap() });
+        });
+        received.await.unwrap();
         supervisor.spawn_blocking_thread("disk", OnEnd::StopNode, || panic!("expected by the test"));
         tokio::time::timeout(LONG, supervisor.until_shutdown()).await.unwrap();
         assert_eq!(supervisor.failure().as_deref(), Some("disk panicked"));

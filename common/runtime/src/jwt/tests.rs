@@ -173,6 +173,32 @@ fn refuses_a_tampered_payload_or_signature() {
 }
 
 #[test]
+fn no_character_of_a_token_can_be_changed() {
+    let idp = Idp::new(Alg::EdDSA, "k1");
+    let verifier = verifier(&idp, Algorithm::EdDsa);
+    let signer = SessionSigner::generate().unwrap();
+    let sessions = SessionVerifier::new("c1", &signer.jwks()).unwrap();
+    let (token, session) = (idp.sign(Some("k1"), &claims()), signer.sign(&session_claims()).unwrap());
+    let changed = |token: &str, index: usize, to: char| {
+        let mut bytes = token.as_bytes().to_vec();
+        let differs = bytes[index] != to as u8;
+        bytes[index] = to as u8;
+        differs.then(|| String::from_utf8(bytes).unwrap())
+    };
+    for to in ['A', 'B', 'g', 'w', '-', '_', '.', '=', '+', ' '] {
+        for bent in (0..token.len()).filter_map(|index| changed(&token, index, to)) {
+            assert!(verifier.verify(&bent, now()).is_err(), "{bent}");
+        }
+        for bent in (0..session.len()).filter_map(|index| changed(&session, index, to)) {
+            assert!(sessions.verify(&bent, now()).is_err(), "{bent}");
+        }
+    }
+    for end in 0..token.len() {
+        assert!(verifier.verify(&token[..end], now()).is_err(), "prefix {end}");
+    }
+}
+
+#[test]
 fn refuses_claims_that_do_not_fit() {
     let idp = Idp::new(Alg::EdDSA, "k1");
     let verifier = verifier(&idp, Algorithm::EdDsa);

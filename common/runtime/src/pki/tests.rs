@@ -283,3 +283,58 @@ fn seals_verify_under_the_certificates_key() {
     assert!(key.verify(b"the chain's head", &signature).is_ok());
     assert!(key.verify(b"another head", &signature).is_err());
 }
+
+/// What this crate issues and signs is what the offline verifier of `core` accepts (I10).
+#[test]
+fn a_recording_sealed_by_a_gateway_verifies_under_the_authority() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use postern_core::principal::{Principal, PrincipalId};
+    use postern_core::recording::{self, Chain, Event, MAGIC, Started, seal_message, verify};
+
+    let authority = Authority::create("c1").unwrap();
+    let again = Authority::from_pem(authority.ca_pem(), &authority.key_pem()).unwrap();
+    let report = |authority: &Authority, who: &str, ca: &[u8]| {
+        let signer = credential(authority, who, &[]).signer().unwrap();
+        let session = clock::session_id();
+        let (mut chain, mut file) = (Chain::start(session), MAGIC.to_vec());
+        let started = Event::Started(Box::new(Started {
+            session,
+            principal: Principal {
+                id: PrincipalId { issuer: "ci".parse().unwrap(), subject: "robot".into() },
+                groups: [].into(),
+                token_id: None,
+                expires_at: None,
+                chain: Vec::new(),
+            },
+            target: "orders".parse().unwrap(),
+            protocol: postern_core::target::Protocol::Postgres,
+            database: "orders".to_owned(),
+            cluster: "c1".to_owned(),
+            gateway: "g1".to_owned(),
+            client_address: "127.0.0.1:1".to_owned(),
+            application: String::new(),
+            revision: 1,
+        }));
+        let ended = Event::Ended { code: None, reason: "client closed".to_owned(), interrupted: false };
+        for event in [started, ended] {
+            chain.append(clock::now(), &event, &mut file).unwrap();
+        }
+        let message = seal_message(session, chain.next_seq(), chain.head());
+        let sealed = Event::Sealed {
+            events: chain.next_seq(),
+            head: chain.head(),
+            signature: STANDARD.encode(signer.sign(&message)),
+            certificate: STANDARD.encode(signer.certificate_der()),
+        };
+        chain.append(clock::now(), &sealed, &mut file).unwrap();
+        verify(&file, recording::Authority(ca))
+    };
+    let ca = credential(&authority, "g1.gateway", &[]).ca_der();
+    for issuing in [&authority, &again] {
+        let good = report(issuing, "g1.gateway", &ca);
+        assert!(good.is_good() && good.sealed, "{good}");
+    }
+    assert!(!report(&authority, "e.lab.agent", &ca).is_good());
+    assert!(!report(&Authority::create("c1").unwrap(), "g1.gateway", &ca).is_good());
+}
