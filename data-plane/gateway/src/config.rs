@@ -1,0 +1,99 @@
+//! The gateway's configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use postern_runtime::config::{ByteSize, HumanDuration};
+use serde::{Deserialize, Serialize};
+
+/// What a gateway is told. Who it is stands in its certificate; targets and policy come from the control plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Directory with `node.crt`, `node.key` and `ca.crt`.
+    #[serde(default)]
+    pub credential_dir: PathBuf,
+    /// Where PostgreSQL clients connect (TCP).
+    pub postgres_listen: SocketAddr,
+    /// Where agents dial in (UDP); without it there are no tunnels.
+    #[serde(default)]
+    pub tunnel_listen: Option<SocketAddr>,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; nowhere when absent.
+    #[serde(default)]
+    pub ops_listen: Option<SocketAddr>,
+    /// `host:port` of the control plane's gRPC API.
+    pub control_plane: String,
+    /// Where recordings wait for the control plane. On a disk that keeps what is flushed.
+    pub spool_dir: PathBuf,
+    /// Bytes that may wait there. New sessions are refused from nine tenths of it on.
+    #[serde(default = "spool_max")]
+    pub spool_max: ByteSize,
+    /// The certificate that clients see.
+    #[serde(default)]
+    pub listener: ListenerConfig,
+    /// Bounds on what clients may use up.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Policy that the control plane confirmed longer ago opens no session.
+    #[serde(default = "staleness_limit")]
+    pub staleness_limit: HumanDuration,
+    /// How long sessions may go on after shutdown has begun.
+    #[serde(default = "drain_limit")]
+    pub drain_limit: HumanDuration,
+}
+
+/// The certificate that clients see. Without files, one is made at each start.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerConfig {
+    /// Certificate chain, PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// Names for a certificate that is made at the start, beside `localhost` and loopback addresses.
+    pub names: Vec<String>,
+}
+
+/// Bounds on what clients may use up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Client connections at a time.
+    pub max_connections: u32,
+    /// From the first byte to the token.
+    pub handshake_timeout: HumanDuration,
+    /// From the token to the target's answer, its login and catalog included.
+    pub connect_timeout: HumanDuration,
+    /// The longest statement.
+    pub max_statement_bytes: ByteSize,
+    /// Rows of an operation's result that the recording keeps.
+    pub recorded_rows: u32,
+    /// Bytes of them that it keeps.
+    pub recorded_bytes: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1000,
+            handshake_timeout: HumanDuration(Duration::from_secs(15)),
+            connect_timeout: HumanDuration(Duration::from_secs(20)),
+            max_statement_bytes: ByteSize(1 << 20),
+            recorded_rows: 1000,
+            recorded_bytes: ByteSize(1 << 20),
+        }
+    }
+}
+
+const fn spool_max() -> ByteSize {
+    ByteSize(1 << 30)
+}
+
+const fn staleness_limit() -> HumanDuration {
+    HumanDuration(Duration::from_secs(600))
+}
+
+const fn drain_limit() -> HumanDuration {
+    HumanDuration(Duration::from_secs(5))
+}

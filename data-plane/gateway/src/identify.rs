@@ -1,0 +1,130 @@
+//! From a token to a principal, and to what it may know of (I3).
+//!
+//! A valid token gets one answer for a target that does not exist, that is disabled, that the token is not for, and on which policy
+//! permits the principal nothing: nobody learns which targets there are.
+
+use std::sync::Arc;
+
+use postern_core::secret::SecretBytes;
+use postern_core::snapshot::Snapshot;
+use postern_core::target::{Protocol, Target};
+use postern_core::token::SESSION_TOKEN_ISSUER;
+use postern_core::{Code, Name, Principal, Timestamp};
+use postern_runtime::jwt::{TokenError, Verified};
+
+use crate::metrics;
+use crate::policy_feed::Current;
+
+/// A client that is let in.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) principal: Principal,
+    pub(crate) name: Name,
+    pub(crate) target: Arc<Target>,
+    pub(crate) password: SecretBytes,
+    pub(crate) database: String,
+}
+
+/// A client that is not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("no token")]
+    NoToken,
+    #[error("{0}")]
+    Token(#[from] TokenError),
+    #[error("target {target:?}, database {database:?}: {why} (for {principal})")]
+    Target { principal: Box<Principal>, target: String, database: String, why: &'static str },
+}
+
+impl Refusal {
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::NoToken => Code::TokenMissing,
+            Self::Token(error) => error.code(),
+            Self::Target { .. } => Code::UnknownTarget,
+        }
+    }
+}
+
+/// Decides whether the bearer of `token` may open a session on `target`.
+pub(crate) fn identify(
+    current: &Current,
+    token: &SecretBytes,
+    target: &str,
+    database: &str,
+    now: Timestamp,
+) -> Result<Admitted, Refusal> {
+    let verified = match std::str::from_utf8(token.expose()) {
+        Ok("") => Err(Refusal::NoToken),
+        Ok(token) => current.verifier.verify(token.trim_ascii(), now).map_err(Refusal::from),
+        Err(_) => Err(TokenError::Malformed.into()),
+    };
+    let Verified { principal, targets } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
+    match find(&current.snapshot, &principal, &targets, target, database) {
+        Ok((name, target)) => {
+            let password = current.snapshot.credentials.get(&name).cloned();
+            let password = password.unwrap_or_else(|| SecretBytes::new(Vec::new()));
+            Ok(Admitted { principal, name, target, password, database: database.to_owned() })
+        }
+        Err(why) => {
+            let (target, database) = (target.to_owned(), database.to_owned());
+            Err(Refusal::Target { principal: Box::new(principal), target, database, why })
+        }
+    }
+}
+
+fn find(
+    snapshot: &Snapshot,
+    principal: &Principal,
+    scope: &[Name],
+    target: &str,
+    database: &str,
+) -> Result<(Name, Arc<Target>), &'static str> {
+    let name: Name = target.parse().map_err(|_| "not a target's name")?;
+    if !scope.is_empty() && !scope.contains(&name) {
+        return Err("the token is not for it");
+    }
+    let target = snapshot.targets.get(&name).map(|labeled| &labeled.value).ok_or("no such target")?;
+    if target.protocol != Protocol::Postgres {
+        return Err("of another protocol");
+    }
+    may_stay(snapshot, principal, &name)?;
+    if !target.databases.is_empty() && !target.databases.iter().any(|known| known == database) {
+        return Err("not one of the target's databases");
+    }
+    Ok((name, Arc::new(target.clone())))
+}
+
+/// Whether a session of `principal` on `target` may exist under `snapshot`; asked again at each change of policy.
+pub(crate) fn may_stay(snapshot: &Snapshot, principal: &Principal, target: &Name) -> Result<(), &'static str> {
+    let issuer = &principal.id.issuer;
+    if issuer.as_str() != SESSION_TOKEN_ISSUER && !snapshot.issuers.contains_key(issuer) {
+        return Err("its issuer is no longer trusted");
+    }
+    match snapshot.targets.get(target) {
+        None => Err("the target was deleted"),
+        Some(target) if target.value.disabled => Err("the target is disabled"),
+        Some(_) if !snapshot.policy_slice(principal, target).permits_anything() => Err("policy permits nothing there"),
+        Some(_) => Ok(()),
+    }
+}
+
+const fn label(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NoToken => "missing",
+        Refusal::Token(error) => match error {
+            TokenError::Malformed => "malformed",
+            TokenError::Algorithm => "algorithm",
+            TokenError::UnknownKey => "unknown-key",
+            TokenError::KeysUnavailable => "keys-unavailable",
+            TokenError::Signature => "signature",
+            TokenError::Issuer => "issuer",
+            TokenError::Audience => "audience",
+            TokenError::Expired => "expired",
+            TokenError::NotYetValid => "not-yet-valid",
+            TokenError::TooOld => "too-old",
+            TokenError::Claims(_) => "claims",
+        },
+        Refusal::Target { .. } => "target",
+    }
+}

@@ -1,0 +1,109 @@
+//! Every metric of the gateway, by name, in one place.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use postern_core::Code;
+use postern_core::policy::Outcome;
+
+/// A gauge that counts what is alive.
+#[derive(Debug)]
+pub(crate) struct Alive(&'static str);
+
+impl Alive {
+    fn new(name: &'static str) -> Self {
+        gauge!(name).increment(1.0);
+        Self(name)
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        gauge!(self.0).decrement(1.0);
+    }
+}
+
+pub(crate) fn connection() -> Alive {
+    counter!("postern_gateway_connections_total").increment(1);
+    Alive::new("postern_gateway_connections_open")
+}
+
+pub(crate) fn session_opened() -> Alive {
+    counter!("postern_gateway_sessions_total").increment(1);
+    Alive::new("postern_gateway_sessions_open")
+}
+
+pub(crate) fn refused(code: Code) {
+    counter!("postern_gateway_sessions_refused_total", "code" => code.as_str()).increment(1);
+}
+
+pub(crate) fn session_ended(code: Option<Code>) {
+    let code = code.map_or("none", Code::as_str);
+    counter!("postern_gateway_sessions_ended_total", "code" => code).increment(1);
+}
+
+pub(crate) fn token_refused(reason: &'static str) {
+    counter!("postern_gateway_tokens_refused_total", "reason" => reason).increment(1);
+}
+
+pub(crate) fn decided(outcome: Outcome, took: Duration) {
+    counter!("postern_gateway_operations_total", "outcome" => outcome.as_str()).increment(1);
+    histogram!("postern_gateway_decision_seconds").record(took.as_secs_f64());
+}
+
+pub(crate) fn held(outcome: &'static str, waited: Duration) {
+    histogram!("postern_gateway_hold_wait_seconds", "outcome" => outcome).record(waited.as_secs_f64());
+}
+
+pub(crate) fn holding() -> Alive {
+    Alive::new("postern_gateway_operations_held")
+}
+
+pub(crate) fn cancelled(known: bool) {
+    counter!("postern_gateway_cancel_requests_total", "known" => if known { "yes" } else { "no" }).increment(1);
+}
+
+pub(crate) fn recorder_flushed(took: Duration, batch: usize) {
+    histogram!("postern_gateway_recorder_flush_seconds").record(took.as_secs_f64());
+    histogram!("postern_gateway_recorder_batch_appends").record(f64::from(u32::try_from(batch).unwrap_or(u32::MAX)));
+}
+
+pub(crate) fn recorder_failed() {
+    counter!("postern_gateway_recorder_failures_total").increment(1);
+}
+
+pub(crate) fn recorder_spool(bytes: u64) {
+    // Whole up to 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    gauge!("postern_gateway_recorder_spool_bytes").set(bytes as f64);
+}
+
+pub(crate) fn upload_failed() {
+    counter!("postern_gateway_upload_failures_total").increment(1);
+}
+
+pub(crate) fn upload_refused() {
+    counter!("postern_gateway_upload_refused_total").increment(1);
+}
+
+pub(crate) fn tunnel() -> Alive {
+    counter!("postern_gateway_tunnels_total").increment(1);
+    Alive::new("postern_gateway_tunnels_open")
+}
+
+pub(crate) fn tunnel_refused() {
+    counter!("postern_gateway_tunnels_refused_total").increment(1);
+}
+
+pub(crate) fn policy(revision: u64) {
+    #[allow(clippy::cast_precision_loss)] // whole up to 2^53
+    gauge!("postern_gateway_policy_revision").set(revision as f64);
+}
+
+pub(crate) fn policy_age(age: Duration) {
+    gauge!("postern_gateway_policy_age_seconds").set(age.as_secs_f64());
+}
+
+pub(crate) fn upstream_failed(code: Code) {
+    counter!("postern_gateway_upstream_failures_total", "code" => code.as_str()).increment(1);
+}

@@ -1,0 +1,153 @@
+//! The recorder: has events durable before what they tell of takes effect (I2), and brings them to the control plane.
+//!
+//! One thread ([`actor`]) owns the spool's files and is the only writer; sessions hand it encoded frames and wait for the flush that
+//! they share with all others that wait. The [`uploader`] reads the files behind it and deletes nothing itself.
+//!
+//! ```text
+//! session task -- frames --> recorder thread --> segment files --> uploader --> control plane
+//!      ^---- durable ----------'      ^------------ acknowledged ----'
+//! ```
+
+mod actor;
+mod record;
+mod seal;
+mod session;
+mod spool;
+mod uploader;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_core::recording::{EncodeError, Event, Started};
+use postern_core::{Code, SessionId};
+use postern_runtime::pki::SealSigner;
+use postern_runtime::supervisor::{OnEnd, Supervisor};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use session::{Cleared, SessionRecorder};
+pub use spool::SpoolError;
+pub use uploader::{UploadClient, Uploader};
+
+use actor::{Msg, View};
+
+/// Waiting appends. Full: sessions wait their turn, each with at most one append, so this bounds memory and loses nothing.
+const MAILBOX: usize = 256;
+
+/// An event could not be made durable: what it tells of must not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The spool cannot be written (disk full, I/O error), or the recorder is gone.
+    #[error("the recording spool cannot be written")]
+    Unavailable,
+    /// The spool holds as much as it may, and the control plane does not take it.
+    #[error("the recording spool is full")]
+    Full,
+    /// One event is larger than a recording may hold.
+    #[error("an event of {0} bytes is larger than a recording may hold")]
+    TooLarge(usize),
+}
+
+impl RecordError {
+    /// What the client is told.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Unavailable | Self::Full => Code::RecordingUnavailable,
+            Self::TooLarge(_) => Code::TooLarge,
+        }
+    }
+}
+
+impl From<EncodeError> for RecordError {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::TooLarge(size) => Self::TooLarge(size),
+            // No event of ours fails to encode; if one does, it is not recorded, so it does not happen.
+            EncodeError::Json(_) => Self::Unavailable,
+        }
+    }
+}
+
+/// Where the spool is, and how much it may hold.
+#[derive(Clone, Debug)]
+pub struct RecorderConfig {
+    /// The spool's directory; made when it is missing.
+    pub dir: PathBuf,
+    /// Bytes that the spool may hold. New sessions are refused from nine tenths of it on.
+    pub max_bytes: u64,
+}
+
+/// Starts recordings. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RecorderHandle {
+    to: mpsc::Sender<Msg>,
+    view: watch::Receiver<View>,
+    signer: Arc<SealSigner>,
+}
+
+/// Opens the spool, closes what a crash left open, and starts the recorder's thread. Blocks on the disk.
+///
+/// # Errors
+/// When the spool cannot be used.
+pub fn start(
+    config: &RecorderConfig,
+    signer: SealSigner,
+    supervisor: &Supervisor,
+) -> Result<(RecorderHandle, Uploader), SpoolError> {
+    let signer = Arc::new(signer);
+    let (to, mailbox) = mpsc::channel(MAILBOX);
+    let (actor, view) = actor::Actor::open(config, Arc::clone(&signer), mailbox)?;
+    let handle = RecorderHandle { to: to.clone(), view: view.clone(), signer };
+    let uploader = Uploader::new(config.dir.clone(), view, to);
+    supervisor.spawn_blocking_thread("recorder", OnEnd::StopNode, move || actor.run());
+    Ok((handle, uploader))
+}
+
+impl RecorderHandle {
+    /// Opens a session's recording; its first event is durable on return.
+    ///
+    /// # Errors
+    /// When it cannot be recorded: the session must not begin.
+    pub async fn open(&self, started: Started) -> Result<SessionRecorder, RecordError> {
+        let session = started.session;
+        let mut recorder = SessionRecorder::new(session, self.to.clone(), Arc::clone(&self.signer));
+        recorder.begin(&Event::Started(Box::new(started))).await?;
+        Ok(recorder)
+    }
+
+    /// Whether new sessions can be recorded, as far as is known.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.view.borrow().ready
+    }
+
+    /// Waits until every session is sealed and the control plane has everything, at most `limit`. Returns whether it has.
+    pub async fn settled(&self, limit: Duration) -> bool {
+        let mut view = self.view.clone();
+        let settled = async move { view.wait_for(|view| view.settled).await.is_ok() };
+        tokio::time::timeout(limit, settled).await.unwrap_or(false)
+    }
+}
+
+/// Asks the recorder's thread and waits; any failure to answer is a failure to record.
+async fn ask(
+    to: &mpsc::Sender<Msg>,
+    msg: impl FnOnce(oneshot::Sender<Result<(), RecordError>>) -> Msg,
+) -> Result<(), RecordError> {
+    let (reply, answer) = oneshot::channel();
+    to.send(msg(reply)).await.map_err(|_| RecordError::Unavailable)?;
+    answer.await.map_err(|_| RecordError::Unavailable)?
+}
+
+/// Frames of one session, encoded and chained.
+#[derive(Debug)]
+struct Frames {
+    session: SessionId,
+    first_seq: u64,
+    count: u32,
+    bytes: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! One session's recording, as the session sees it.
+
+use std::sync::Arc;
+
+use postern_core::operation::Digest;
+use postern_core::policy::Permit;
+use postern_core::recording::{Chain, Event};
+use postern_core::{Code, OperationId, SessionId};
+use postern_runtime::clock;
+use postern_runtime::pki::SealSigner;
+use tokio::sync::mpsc;
+
+use super::actor::Msg;
+use super::{Frames, RecordError, ask, seal};
+
+/// Frames that may wait for the next flush, in bytes. Past it, the session waits for the disk.
+const WAITING: usize = 256 << 10;
+
+/// Proof that an operation is permitted and durably recorded. Only the recorder makes one, from a [`Permit`]; only with one does
+/// anything of an operation go to a target (I1, I2).
+#[derive(Debug)]
+#[must_use = "the operation was recorded as forwarded"]
+pub struct Cleared {
+    operation: OperationId,
+    digest: Digest,
+}
+
+impl Cleared {
+    /// Which operation may go.
+    #[must_use]
+    pub const fn operation(&self) -> OperationId {
+        self.operation
+    }
+
+    /// The exact bytes and parameters that may go.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// Writes one session's recording. Dropped without [`SessionRecorder::seal`], the recorder's thread closes it as broken off.
+#[derive(Debug)]
+pub struct SessionRecorder {
+    session: SessionId,
+    chain: Chain,
+    waiting: Vec<u8>,
+    first_seq: u64,
+    to: mpsc::Sender<Msg>,
+    signer: Arc<SealSigner>,
+    sealed: bool,
+}
+
+impl SessionRecorder {
+    pub(super) fn new(session: SessionId, to: mpsc::Sender<Msg>, signer: Arc<SealSigner>) -> Self {
+        let chain = Chain::start(session);
+        // Nothing to abandon until it has begun.
+        Self { session, chain, waiting: Vec::new(), first_seq: 0, to, signer, sealed: true }
+    }
+
+    pub(super) async fn begin(&mut self, started: &Event) -> Result<(), RecordError> {
+        self.chain.append(clock::now(), started, &mut self.waiting)?;
+        let frames = self.take();
+        ask(&self.to, |reply| Msg::Open { frames, reply }).await?;
+        self.sealed = false;
+        Ok(())
+    }
+
+    /// Records the event of a permitted operation; durable on return. The answer is what lets it be forwarded.
+    ///
+    /// # Errors
+    /// When it cannot be recorded: the operation must not run.
+    pub async fn operation(&mut self, permit: Permit, event: &Event) -> Result<Cleared, RecordError> {
+        self.append(event).await?;
+        Ok(Cleared { operation: permit.operation(), digest: permit.digest() })
+    }
+
+    /// Records `event`; durable on return, with all before it.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub async fn append(&mut self, event: &Event) -> Result<(), RecordError> {
+        self.chain.append(clock::now(), event, &mut self.waiting)?;
+        self.flush().await
+    }
+
+    /// Records `event`, in order; durable with the next flush. Waits only when much is waiting.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub async fn enqueue(&mut self, event: &Event) -> Result<(), RecordError> {
+        self.chain.append(clock::now(), event, &mut self.waiting)?;
+        if self.waiting.len() >= WAITING { self.flush().await } else { Ok(()) }
+    }
+
+    /// Hands what waits to the disk, without waiting for it. A failure shows at the next event.
+    ///
+    /// # Errors
+    /// When the recorder is gone.
+    pub async fn push(&mut self) -> Result<(), RecordError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let msg = Msg::Append { frames: self.take(), seals: false, reply: None };
+        self.to.send(msg).await.map_err(|_| RecordError::Unavailable)
+    }
+
+    /// Ends the recording and signs it; durable on return.
+    ///
+    /// # Errors
+    /// When it cannot be recorded; the recorder's thread then seals it once it can write again.
+    pub async fn seal(mut self, code: Option<Code>, reason: &str) -> Result<(), RecordError> {
+        seal::close(&mut self.chain, clock::now(), code, reason, false, &self.signer, &mut self.waiting)?;
+        let frames = self.take();
+        ask(&self.to, |reply| Msg::Append { frames, seals: true, reply: Some(reply) }).await?;
+        self.sealed = true;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), RecordError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let frames = self.take();
+        ask(&self.to, |reply| Msg::Append { frames, seals: false, reply: Some(reply) }).await
+    }
+
+    fn take(&mut self) -> Frames {
+        let bytes = std::mem::take(&mut self.waiting);
+        let next_seq = self.chain.next_seq();
+        let count = u32::try_from(next_seq.saturating_sub(self.first_seq)).unwrap_or(u32::MAX);
+        let frames = Frames { session: self.session, first_seq: self.first_seq, count, bytes };
+        self.first_seq = next_seq;
+        frames
+    }
+}
+
+impl Drop for SessionRecorder {
+    fn drop(&mut self) {
+        if !self.sealed {
+            // A full mailbox loses this; the next start of the gateway then closes the session as interrupted.
+            drop(self.to.try_send(Msg::Abandoned { session: self.session }));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+use super::*;
+use postern_core::Timestamp;
+
+fn session(n: u128) -> SessionId {
+    SessionId::new(Timestamp::from_millis(7), n)
+}
+
+fn append(session: SessionId, first_seq: u64, frames: &[u8]) -> Append<'_> {
+    Append { session, first_seq, count: 1, seals: false, frames }
+}
+
+fn frame(fill: u8) -> Vec<u8> {
+    vec![fill; 64]
+}
+
+#[test]
+fn a_restart_finds_what_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+    spool.commit(&[append(session(1), 0, &frame(1)), append(session(2), 0, &frame(2))]).unwrap();
+    spool.commit(&[append(session(1), 1, &frame(3))]).unwrap();
+    drop(spool);
+
+    let spool = Spool::open(dir.path(), 1 << 20).unwrap();
+    let state = spool.session(session(1)).unwrap();
+    assert_eq!((state.next_seq, state.head, state.sealed), (2, [3; 32], false));
+    assert_eq!(spool.open_sessions().count(), 2);
+    assert!(!spool.is_settled());
+}
+
+#[test]
+fn a_torn_end_is_cut_and_damage_elsewhere_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+    spool.commit(&[append(session(1), 0, &frame(1))]).unwrap();
+    let (active, len) = spool.active();
+    drop(spool);
+    let path = segment_path(dir.path(), active);
+    // What a crash in the middle of a write leaves.
+    let mut torn = Vec::new();
+    Record::Frames { session: session(1), first_seq: 1, count: 1, seals: false, frames: &frame(9) }.encode(&mut torn);
+    for cut in 1..torn.len() {
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(len).unwrap();
+        drop(file);
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(&torn[..cut]).unwrap();
+        drop(file);
+        // Reading it again and again: each start makes a new segment, so take that one away.
+        let spool = Spool::open(dir.path(), 1 << 20).unwrap();
+        assert_eq!(spool.session(session(1)).unwrap().next_seq, 1, "cut at {cut}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), len);
+        let newer = segment_path(dir.path(), spool.active().0);
+        drop(spool);
+        fs::remove_file(newer).unwrap();
+    }
+    // The same damage before a later segment is no torn end.
+    drop(Spool::open(dir.path(), 1 << 20).unwrap());
+    let mut bytes = fs::read(&path).unwrap();
+    let place = bytes.len() - 5;
+    bytes[place] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(matches!(Spool::open(dir.path(), 1 << 20), Err(SpoolError::Damaged { .. })));
+}
+
+#[test]
+fn a_crash_before_the_first_bytes_leaves_a_usable_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Spool::open(dir.path(), 1 << 20).unwrap());
+    fs::write(segment_path(dir.path(), 9), b"PST").unwrap();
+    drop(Spool::open(dir.path(), 1 << 20).unwrap());
+    // And the start after that, where it is no longer the last.
+    drop(Spool::open(dir.path(), 1 << 20).unwrap());
+}
+
+#[test]
+fn acknowledged_segments_go_and_open_sessions_stay_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 1024).unwrap();
+    let (idle, busy) = (session(1), session(2));
+    spool.commit(&[append(idle, 0, &frame(1))]).unwrap();
+    for seq in 0..40 {
+        spool.commit(&[append(busy, seq, &frame(u8::try_from(seq).unwrap()))]).unwrap();
+    }
+    let before = spool.segment_count();
+    assert!(before > 3, "{before} segments");
+    spool.acknowledged(idle, 1).unwrap();
+    spool.acknowledged(busy, 30).unwrap();
+    assert!(spool.segment_count() < before);
+    let on_disk: u64 = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "spool"))
+        .map(|entry| entry.metadata().unwrap().len())
+        .sum();
+    assert_eq!(on_disk, spool.bytes());
+    drop(spool);
+    // The idle session's only frame is gone, and yet it can be closed.
+    let spool = Spool::open(dir.path(), 1024).unwrap();
+    let state = spool.session(idle).unwrap();
+    assert_eq!((state.next_seq, state.head, state.sealed), (1, [1; 32], false));
+    assert_eq!(spool.session(busy).unwrap().next_seq, 40);
+}
+
+#[test]
+fn settled_when_all_is_sealed_and_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+    spool.commit(&[append(session(1), 0, &frame(1))]).unwrap();
+    spool.acknowledged(session(1), 1).unwrap();
+    assert!(!spool.is_settled(), "still open");
+    spool.commit(&[Append { seals: true, ..append(session(1), 1, &frame(2)) }]).unwrap();
+    assert!(!spool.is_settled(), "not acknowledged");
+    spool.acknowledged(session(1), 2).unwrap();
+    assert!(spool.is_settled());
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let _spool = Spool::open(dir.path(), 1 << 20).unwrap();
+    assert!(matches!(Spool::open(dir.path(), 1 << 20), Err(SpoolError::InUse(_))));
+}

@@ -1,0 +1,230 @@
+use std::time::Duration;
+
+use postern_core::node::{NodeIdentity, NodeRole};
+use postern_core::operation::Operation;
+use postern_core::policy::{PolicySlice, Verdict};
+use postern_core::principal::{Principal, PrincipalId};
+use postern_core::recording::{Authority as Anchor, MAGIC, verify};
+use postern_core::target::Protocol;
+use postern_core::{Code, OperationId};
+use postern_runtime::clock;
+use postern_runtime::pki::{Authority, KeyRequest, NodeCredential};
+
+use super::record::{self, Next, Record};
+use super::*;
+
+struct House {
+    dir: tempfile::TempDir,
+    credential: NodeCredential,
+}
+
+impl House {
+    fn new() -> Self {
+        let authority = Authority::create("test").unwrap();
+        let identity = NodeIdentity { role: NodeRole::Gateway, name: "gw".parse().unwrap(), pool: None };
+        let request = KeyRequest::generate().unwrap();
+        let certificate_pem =
+            authority.issue(&identity, &request.csr_der, &[], clock::now(), Duration::from_secs(3600)).unwrap();
+        let credential =
+            NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() };
+        Self { dir: tempfile::tempdir().unwrap(), credential }
+    }
+
+    fn start(&self, max_bytes: u64) -> (RecorderHandle, Uploader) {
+        let config = RecorderConfig { dir: self.dir.path().to_owned(), max_bytes };
+        start(&config, self.credential.signer().unwrap(), &Supervisor::new()).unwrap()
+    }
+
+    /// Waits for the thread of a stopped recorder to leave the directory.
+    async fn restart(&self, max_bytes: u64) -> (RecorderHandle, Uploader) {
+        let config = RecorderConfig { dir: self.dir.path().to_owned(), max_bytes };
+        loop {
+            match start(&config, self.credential.signer().unwrap(), &Supervisor::new()) {
+                Err(SpoolError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => return other.unwrap(),
+            }
+        }
+    }
+
+    /// What the spool holds of a session, as a recording's file.
+    fn recording(&self, of: SessionId) -> Vec<u8> {
+        let mut segments: Vec<_> = std::fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "spool"))
+            .collect();
+        segments.sort();
+        let mut file = MAGIC.to_vec();
+        for segment in segments {
+            let bytes = std::fs::read(segment).unwrap();
+            let mut rest = &bytes[record::MAGIC.len()..];
+            while let Next::Record { record, size } = record::next(rest) {
+                if let Record::Frames { session, frames, .. } = record
+                    && session == of
+                {
+                    file.extend_from_slice(frames);
+                }
+                rest = &rest[size..];
+            }
+        }
+        file
+    }
+
+    fn verify(&self, session: SessionId) -> postern_core::recording::Report {
+        verify(&self.recording(session), Anchor(&self.credential.ca_der()))
+    }
+}
+
+fn started(session: SessionId) -> Started {
+    Started {
+        session,
+        principal: Principal {
+            id: PrincipalId { issuer: "ci".parse().unwrap(), subject: "job".into() },
+            groups: Default::default(),
+            token_id: None,
+            expires_at: None,
+            chain: Vec::new(),
+        },
+        target: "db".parse().unwrap(),
+        protocol: Protocol::Postgres,
+        database: "app".into(),
+        cluster: "test".into(),
+        gateway: "gw".into(),
+        client_address: "127.0.0.1:1".into(),
+        application: String::new(),
+        revision: 1,
+    }
+}
+
+fn cancel_event() -> Event {
+    Event::CancelRequested { client_address: "127.0.0.1:2".into() }
+}
+
+fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
+    let everything = postern_core::policy::Policy {
+        effect: postern_core::policy::Effect::Permit,
+        principals: postern_core::policy::PrincipalSelector { groups: vec!["*".into()], subjects: Vec::new() },
+        targets: postern_core::target::TargetSelector { names: vec!["*".into()], ..Default::default() },
+        actions: vec![postern_core::policy::ActionPattern::Any],
+        resources: Vec::new(),
+        when: Default::default(),
+        approval: None,
+        reason: None,
+    };
+    let policies = std::iter::once(("all".parse().unwrap(), everything)).collect();
+    let slice =
+        PolicySlice::new(1, &policies, &started(session).principal, &"db".parse().unwrap(), &Default::default());
+    let operation = Operation::new(id, session, "select 1".into(), Vec::new(), Vec::new());
+    match slice.decide(&operation, clock::decision_id(), clock::now()) {
+        Verdict::Permit(permit, _) => permit,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_recorded_and_verifies() {
+    let house = House::new();
+    let (handle, _uploader) = house.start(1 << 24);
+    assert!(handle.is_ready());
+    let session = clock::session_id();
+    let mut recorder = handle.open(started(session)).await.unwrap();
+    recorder.enqueue(&cancel_event()).await.unwrap();
+    let id = clock::operation_id();
+    let cleared = recorder.operation(permit(session, id), &cancel_event()).await.unwrap();
+    assert_eq!(cleared.operation(), id);
+    // Durable on return: the file has it now.
+    assert_eq!(house.verify(session).events, 3);
+    recorder.enqueue(&cancel_event()).await.unwrap();
+    recorder.push().await.unwrap();
+    recorder.seal(None, "the client left").await.unwrap();
+    let report = house.verify(session);
+    assert!(report.is_good() && report.events == 6, "{report}");
+}
+
+#[tokio::test]
+async fn waiting_sessions_share_a_flush_and_keep_their_order() {
+    let house = House::new();
+    let (handle, _uploader) = house.start(1 << 26);
+    let mut sessions = Vec::new();
+    for _ in 0..32 {
+        let handle = handle.clone();
+        sessions.push(async move {
+            let session = clock::session_id();
+            let mut recorder = handle.open(started(session)).await.unwrap();
+            for _ in 0..20 {
+                recorder.append(&cancel_event()).await.unwrap();
+            }
+            recorder.seal(None, "done").await.unwrap();
+            session
+        });
+    }
+    for session in futures::future::join_all(sessions).await {
+        let report = house.verify(session);
+        assert!(report.is_good() && report.events == 23, "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_leaves_a_session_that_the_next_start_closes() {
+    let house = House::new();
+    let (handle, uploader) = house.start(1 << 24);
+    let session = clock::session_id();
+    let mut recorder = handle.open(started(session)).await.unwrap();
+    recorder.append(&cancel_event()).await.unwrap();
+    // As SIGKILL: neither sealed nor told of the end.
+    std::mem::forget(recorder);
+    handle.to.send(Msg::Stop).await.unwrap();
+    drop((handle, uploader));
+
+    let (_handle, _uploader) = house.restart(1 << 24).await;
+    let report = house.verify(session);
+    assert!(report.is_good() && report.interrupted && report.events == 4, "{report}");
+}
+
+#[tokio::test]
+async fn a_lost_session_task_is_sealed_by_the_thread() {
+    let house = House::new();
+    let (handle, _uploader) = house.start(1 << 24);
+    let session = clock::session_id();
+    drop(handle.open(started(session)).await.unwrap());
+    // Another session's flush comes after it.
+    drop(handle.open(started(clock::session_id())).await.unwrap());
+    let report = house.verify(session);
+    assert!(report.is_good() && !report.interrupted, "{report}");
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_new_sessions_and_ends_old_ones() {
+    let house = House::new();
+    let (handle, _uploader) = house.start(256 << 10);
+    let session = clock::session_id();
+    let mut recorder = handle.open(started(session)).await.unwrap();
+    let big = Event::CancelRequested { client_address: "x".repeat(8 << 10) };
+    let error = loop {
+        if let Err(error) = recorder.append(&big).await {
+            break error;
+        }
+    };
+    assert_eq!(error, RecordError::Full);
+    assert_eq!(error.code(), Code::RecordingUnavailable);
+    assert!(recorder.append(&cancel_event()).await.is_err(), "a hole must not be written over");
+    assert!(recorder.seal(None, "ended").await.is_err(), "it is sealed already");
+    let other = handle.open(started(clock::session_id())).await;
+    assert_eq!(other.unwrap_err(), RecordError::Full);
+    assert!(!handle.is_ready());
+    let report = house.verify(session);
+    assert!(report.is_good(), "{report}");
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_large_harms_nothing_else() {
+    let house = House::new();
+    let (handle, _uploader) = house.start(1 << 26);
+    let session = clock::session_id();
+    let mut recorder = handle.open(started(session)).await.unwrap();
+    let huge = Event::CancelRequested { client_address: "x".repeat(17 << 20) };
+    assert!(matches!(recorder.append(&huge).await, Err(RecordError::TooLarge(_))));
+    recorder.append(&cancel_event()).await.unwrap();
+    recorder.seal(None, "done").await.unwrap();
+    assert!(house.verify(session).is_good());
+}

@@ -1,0 +1,320 @@
+//! Brings the spool's records to the control plane, in order, as often as it takes.
+//!
+//! It reads what the recorder's thread has flushed, sends it, and passes acknowledgements back; the thread deletes. A lost connection,
+//! or a restart, begins again at the oldest segment and skips what is acknowledged: the store takes what it already has without harm.
+
+use std::collections::VecDeque;
+use std::io::SeekFrom;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use postern_core::SessionId;
+use postern_proto::gateway::v1::recording_service_client::RecordingServiceClient;
+use postern_proto::gateway::v1::{UploadRequest, UploadResponse};
+use postern_runtime::backoff::Backoff;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::actor::{Msg, View};
+use super::record::{HEADER, MAGIC, MAX_PAYLOAD, Next, Record, next};
+use super::spool::segment_path;
+use crate::metrics;
+
+/// Client of the control plane's recording service.
+pub type UploadClient = RecordingServiceClient<Channel>;
+
+/// Requests sent and not acknowledged; and their bytes.
+const WINDOW: usize = 64;
+const WINDOW_BYTES: usize = 8 << 20;
+/// Records of one session that follow each other go as one request, up to this size.
+const BATCH: usize = 512 << 10;
+/// An acknowledgement that takes longer means that the connection, or its other end, hangs.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+enum UploadError {
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(#[from] tonic::Status),
+    #[error("the stream ended")]
+    Ended,
+    #[error("no acknowledgement in {} s", ANSWER_LIMIT.as_secs())]
+    Silent,
+    #[error("the spool cannot be read: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("the spool cannot be read: segment {segment:016x} is damaged at offset {offset}")]
+    Damaged { segment: u64, offset: u64 },
+    #[error("the control plane lacks events that it was sent")]
+    Gap,
+    #[error("the recorder has stopped")]
+    Recorder,
+    #[error("the control plane answered with something else than a session: {0}")]
+    Answer(String),
+}
+
+/// The uploading task.
+#[derive(Debug)]
+pub struct Uploader {
+    dir: PathBuf,
+    view: watch::Receiver<View>,
+    to: mpsc::Sender<Msg>,
+}
+
+/// Where the next record is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    segment: u64,
+    offset: u64,
+}
+
+/// A request that is sent and not acknowledged.
+struct Sent {
+    session: SessionId,
+    next_seq: u64,
+    size: usize,
+}
+
+impl Uploader {
+    pub(super) const fn new(dir: PathBuf, view: watch::Receiver<View>, to: mpsc::Sender<Msg>) -> Self {
+        Self { dir, view, to }
+    }
+
+    /// Uploads until `stop`, then until all is acknowledged or `flush_limit` is over.
+    pub async fn run(mut self, client: UploadClient, stop: CancellationToken, flush_limit: Duration) {
+        let view = self.view.clone();
+        let finished = async move {
+            stop.cancelled().await;
+            let mut view = view;
+            let settled = async { drop(view.wait_for(|view| view.settled).await) };
+            if tokio::time::timeout(flush_limit, settled).await.is_err() {
+                tracing::warn!("the control plane did not take all recordings in time: the rest stays in the spool");
+            }
+        };
+        tokio::select! {
+            () = finished => {}
+            () = self.forever(client) => {}
+        }
+        // Everything that records has ended: the thread may go too.
+        drop(self.to.send(Msg::Stop).await);
+    }
+
+    async fn forever(&mut self, mut client: UploadClient) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut told = false;
+        loop {
+            if self.has_something().await.is_err() {
+                return;
+            }
+            let mut progress = false;
+            match self.connected(&mut client, &mut progress).await {
+                Ok(never) => match never {},
+                Err(UploadError::Recorder) => return,
+                Err(error) => {
+                    if progress {
+                        backoff.reset();
+                        told = false;
+                    }
+                    // Once per outage; the gauge of the spool's size shows how long it lasts.
+                    if !told {
+                        tracing::warn!(%error, "recordings cannot be uploaded: they stay in the spool");
+                        told = true;
+                    }
+                    metrics::upload_failed();
+                }
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// Waits until there is something that the control plane lacks.
+    async fn has_something(&mut self) -> Result<(), UploadError> {
+        loop {
+            if !self.view.borrow_and_update().settled {
+                return Ok(());
+            }
+            self.changed_or_tick().await?;
+        }
+    }
+
+    async fn changed_or_tick(&mut self) -> Result<(), UploadError> {
+        match tokio::time::timeout(TICK, self.view.changed()).await {
+            Ok(changed) => changed.map_err(|_| UploadError::Recorder),
+            // The thread retries a failed disk when it is told that time passes.
+            Err(_) => self.to.send(Msg::Tick).await.map_err(|_| UploadError::Recorder),
+        }
+    }
+
+    async fn connected(
+        &mut self,
+        client: &mut UploadClient,
+        progress: &mut bool,
+    ) -> Result<std::convert::Infallible, UploadError> {
+        let (requests, outgoing) = mpsc::channel::<UploadRequest>(4);
+        let mut cursor = Cursor::default();
+        let mut pending = self.read(&mut cursor).await?;
+        // The first request may have to be there before the server answers at all.
+        let mut sent: VecDeque<Sent> = VecDeque::new();
+        if let Some(request) = pending.take() {
+            send(&requests, request, &mut sent).await?;
+        }
+        let answer = tokio::time::timeout(ANSWER_LIMIT, client.upload(ReceiverStream::new(outgoing)));
+        let mut answers = answer.await.map_err(|_| UploadError::Silent)??.into_inner();
+        loop {
+            if pending.is_none() {
+                pending = self.read(&mut cursor).await?;
+            }
+            let unacknowledged: usize = sent.iter().map(|sent| sent.size).sum();
+            let room = sent.len() < WINDOW && unacknowledged < WINDOW_BYTES;
+            tokio::select! {
+                answer = answers.message() => {
+                    let answer = answer?.ok_or(UploadError::Ended)?;
+                    self.take(answer, &mut sent).await?;
+                    *progress = true;
+                }
+                permit = requests.reserve(), if room && pending.is_some() => {
+                    let permit = permit.map_err(|_| UploadError::Ended)?;
+                    if let Some((request, place)) = pending.take() {
+                        permit.send(request);
+                        sent.push_back(place);
+                    }
+                }
+                changed = self.view.changed(), if pending.is_none() => changed.map_err(|_| UploadError::Recorder)?,
+                () = tokio::time::sleep(ANSWER_LIMIT), if !sent.is_empty() => return Err(UploadError::Silent),
+                () = tokio::time::sleep(TICK), if sent.is_empty() => {
+                    self.to.send(Msg::Tick).await.map_err(|_| UploadError::Recorder)?;
+                }
+            }
+        }
+    }
+
+    /// Takes an answer in.
+    async fn take(&mut self, answer: UploadResponse, sent: &mut VecDeque<Sent>) -> Result<(), UploadError> {
+        let session: SessionId =
+            answer.session.parse().map_err(|_| UploadError::Answer(answer.session.chars().take(64).collect()))?;
+        let known = self.view.borrow().acked.get(&session).copied().unwrap_or(0);
+        let mut next_seq = answer.next_seq;
+        if !answer.refused.is_empty() {
+            tracing::error!(%session, reason = answer.refused, "the control plane refuses this session's recording");
+            metrics::upload_refused();
+            next_seq = u64::MAX;
+        } else if next_seq < known {
+            // What it acknowledged may be deleted here: sending the rest would only grow a gap.
+            tracing::error!(%session, next_seq, known, "the control plane lost events that it had acknowledged");
+            metrics::upload_refused();
+            next_seq = u64::MAX;
+        } else if sent.iter().find(|sent| sent.session == session).is_some_and(|first| next_seq < first.next_seq)
+            && next_seq == known
+        {
+            return Err(UploadError::Gap);
+        }
+        sent.retain(|sent| sent.session != session || sent.next_seq > next_seq);
+        if next_seq > known {
+            self.to.send(Msg::Acknowledged { session, next_seq }).await.map_err(|_| UploadError::Recorder)?;
+        }
+        Ok(())
+    }
+
+    /// The next request from the spool, when one is there. Skips what is acknowledged.
+    async fn read(&mut self, cursor: &mut Cursor) -> Result<Option<(UploadRequest, Sent)>, UploadError> {
+        loop {
+            let (found, len) = {
+                let view = self.view.borrow_and_update();
+                let Some((segment, len)) = view.segments.range(cursor.segment..).next().map(|(s, l)| (*s, *l)) else {
+                    return Ok(None);
+                };
+                (segment, len)
+            };
+            let begin = u64::try_from(MAGIC.len()).unwrap_or(0);
+            if found != cursor.segment {
+                *cursor = Cursor { segment: found, offset: begin };
+            }
+            cursor.offset = cursor.offset.max(begin);
+            if cursor.offset >= len {
+                let another = self.view.borrow().segments.range(found.saturating_add(1)..).next().is_some();
+                if !another {
+                    return Ok(None);
+                }
+                *cursor = Cursor { segment: found.saturating_add(1), offset: begin };
+                continue;
+            }
+            let bytes = match self.load(*cursor, len).await {
+                Ok(bytes) => bytes,
+                // Deleted since: everything in it is acknowledged.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    *cursor = Cursor { segment: found.saturating_add(1), offset: begin };
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let (request, taken) = self.gather(&bytes);
+            if taken == 0 {
+                return Err(UploadError::Damaged { segment: found, offset: cursor.offset });
+            }
+            cursor.offset = cursor.offset.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
+            if request.is_some() {
+                return Ok(request);
+            }
+        }
+    }
+
+    /// Reads at least one whole record.
+    async fn load(&self, cursor: Cursor, len: u64) -> std::io::Result<Vec<u8>> {
+        let mut file = tokio::fs::File::open(segment_path(&self.dir, cursor.segment)).await?;
+        file.seek(SeekFrom::Start(cursor.offset)).await?;
+        let left = len.saturating_sub(cursor.offset);
+        let mut bytes = Vec::new();
+        file.take(left.min(2 * u64::try_from(BATCH).unwrap_or(0))).read_to_end(&mut bytes).await?;
+        if matches!(next(&bytes), Next::Torn) {
+            let mut file = tokio::fs::File::open(segment_path(&self.dir, cursor.segment)).await?;
+            file.seek(SeekFrom::Start(cursor.offset)).await?;
+            bytes.clear();
+            let most = u64::try_from(MAX_PAYLOAD.saturating_add(HEADER)).unwrap_or(u64::MAX);
+            file.take(left.min(most)).read_to_end(&mut bytes).await?;
+        }
+        Ok(bytes)
+    }
+
+    /// One request of what follows at the beginning of `bytes`, and how many bytes were looked at.
+    fn gather(&self, bytes: &[u8]) -> (Option<(UploadRequest, Sent)>, usize) {
+        let view = self.view.borrow();
+        let mut taken = 0_usize;
+        let mut gathered: Option<(SessionId, u64, u64, Vec<u8>)> = None;
+        while let Next::Record { record, size } = next(bytes.get(taken..).unwrap_or_default()) {
+            if let Record::Frames { session, first_seq, count, frames, .. } = record {
+                let next_seq = first_seq.saturating_add(u64::from(count));
+                let acked = view.acked.get(&session).is_some_and(|acked| *acked >= next_seq);
+                match &mut gathered {
+                    _ if acked => {}
+                    None => gathered = Some((session, first_seq, next_seq, frames.to_vec())),
+                    Some((of, _, until, all))
+                        if *of == session && *until == first_seq && all.len().saturating_add(frames.len()) <= BATCH =>
+                    {
+                        *until = next_seq;
+                        all.extend_from_slice(frames);
+                    }
+                    Some(_) => break,
+                }
+            }
+            taken = taken.saturating_add(size);
+        }
+        let request = gathered.map(|(session, first_seq, next_seq, frames)| {
+            let size = frames.len();
+            let request = UploadRequest { session: session.to_string(), first_seq, frames };
+            (request, Sent { session, next_seq, size })
+        });
+        (request, taken)
+    }
+}
+
+async fn send(
+    requests: &mpsc::Sender<UploadRequest>,
+    (request, place): (UploadRequest, Sent),
+    sent: &mut VecDeque<Sent>,
+) -> Result<(), UploadError> {
+    requests.send(request).await.map_err(|_| UploadError::Ended)?;
+    sent.push_back(place);
+    Ok(())
+}

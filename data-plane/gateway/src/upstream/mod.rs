@@ -1,0 +1,182 @@
+//! Connections to targets: dialled by the gateway or through a tunnel, secured as the target says, logged in with its own credential.
+
+mod direct;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use postern_core::secret::SecretBytes;
+use postern_core::target::{Route, Target, TlsMode};
+use postern_core::{Code, Name, SessionId};
+use postern_protocols::postgres::codec::write::cancel_request;
+use postern_protocols::postgres::upstream::{
+    Credentials, Login, LoginError, LoginStep, Ready, SslAnswer, ssl_answer, ssl_request,
+};
+use postern_runtime::clock;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_rustls::TlsConnector;
+
+pub(crate) use tls::UpstreamTlsError;
+
+use crate::tunnels::{OpenError, Tunnels};
+
+/// How long a cancel request may take, from dialling to the target's end.
+const CANCEL: Duration = Duration::from_secs(10);
+
+/// Anything that bytes go through both ways.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A stream of whatever kind.
+pub(crate) type BoxStream = Box<dyn Stream>;
+
+/// A target cannot be reached, or not logged in to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error("connecting: {0}")]
+    Connect(std::io::Error),
+    #[error("no connection in time")]
+    TimedOut,
+    #[error(transparent)]
+    Tunnel(#[from] OpenError),
+    #[error(transparent)]
+    TlsConfig(#[from] UpstreamTlsError),
+    #[error("TLS: {0}")]
+    Tls(std::io::Error),
+    #[error("the target speaks no TLS, and its mode demands it")]
+    NoTls,
+    #[error("the connection broke: {0}")]
+    Broken(std::io::Error),
+    #[error("the target closed the connection")]
+    Closed,
+    #[error(transparent)]
+    Login(#[from] LoginError),
+}
+
+impl UpstreamError {
+    /// What the client is told.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Connect(_) | Self::TimedOut | Self::Broken(_) | Self::Closed => Code::TargetUnavailable,
+            Self::Tunnel(error) => error.code(),
+            Self::TlsConfig(_) | Self::Tls(_) | Self::NoTls => Code::TargetRefused,
+            Self::Login(error) => error.code(),
+        }
+    }
+}
+
+/// Where to, and with which account.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    pub(crate) name: Name,
+    pub(crate) target: Arc<Target>,
+    pub(crate) password: SecretBytes,
+    pub(crate) database: Arc<str>,
+    /// On whose behalf, for the agent's log.
+    pub(crate) session: SessionId,
+}
+
+/// A target's session, logged in.
+pub(crate) struct Upstream {
+    pub(crate) stream: BoxStream,
+    /// What came after the login.
+    pub(crate) received: BytesMut,
+    pub(crate) ready: Ready,
+}
+
+/// Opens connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    tunnels: Tunnels,
+}
+
+impl Dialer {
+    pub(crate) const fn new(tunnels: Tunnels) -> Self {
+        Self { tunnels }
+    }
+
+    /// Connects and logs in. The caller bounds the time.
+    pub(crate) async fn login(
+        &self,
+        to: &Destination,
+        settings: &[(String, String)],
+    ) -> Result<Upstream, UpstreamError> {
+        let (mut stream, encrypted) = self.connect(to).await?;
+        let mut nonce = [0; 18];
+        let random = [clock::random_u128().to_be_bytes(), clock::random_u128().to_be_bytes()];
+        nonce.iter_mut().zip(random.as_flattened()).for_each(|(slot, byte)| *slot = *byte);
+        let (mut login, hello) = Login::new(&Credentials {
+            user: &to.target.credential.username,
+            password: &to.password,
+            database: &to.database,
+            settings,
+            encrypted,
+            nonce,
+        });
+        send(&mut stream, hello).await?;
+        let mut received = BytesMut::with_capacity(4 << 10);
+        loop {
+            match login.next(&mut received)? {
+                LoginStep::Send(answer) => send(&mut stream, answer).await?,
+                LoginStep::Ready(ready) => return Ok(Upstream { stream, received, ready: *ready }),
+                LoginStep::NeedMore => {
+                    if stream.read_buf(&mut received).await.map_err(UpstreamError::Broken)? == 0 {
+                        return Err(UpstreamError::Closed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the target to cancel what its session `pid` runs.
+    pub(crate) async fn cancel(&self, to: &Destination, pid: u32, secret: &[u8]) -> Result<(), UpstreamError> {
+        let asked = async {
+            let (mut stream, _) = self.connect(to).await?;
+            send(&mut stream, cancel_request(pid, secret)).await?;
+            // The target answers nothing, and closes once it has signalled.
+            let mut rest = [0; 64];
+            while stream.read(&mut rest).await.is_ok_and(|size| size > 0) {}
+            Ok(())
+        };
+        tokio::time::timeout(CANCEL, asked).await.unwrap_or(Err(UpstreamError::TimedOut))
+    }
+
+    /// A connection, inside TLS when the target's mode has it so.
+    async fn connect(&self, to: &Destination) -> Result<(BoxStream, bool), UpstreamError> {
+        let address = &to.target.address;
+        let mut stream: BoxStream = match &to.target.route {
+            Route::Direct => Box::new(direct::connect(address).await?),
+            Route::AgentPool(pool) => Box::new(self.tunnels.open(pool, address, to.session, &to.name).await?),
+        };
+        let mode = to.target.tls.mode;
+        if mode == TlsMode::Disable {
+            return Ok((stream, false));
+        }
+        send(&mut stream, ssl_request()).await?;
+        let mut answer = BytesMut::with_capacity(1);
+        let answer = loop {
+            if let Some(answer) = ssl_answer(&mut answer)? {
+                break answer;
+            }
+            if stream.read_buf(&mut answer).await.map_err(UpstreamError::Broken)? == 0 {
+                return Err(UpstreamError::Closed);
+            }
+        };
+        match (answer, mode) {
+            (SslAnswer::Accepted, _) => {
+                let (config, name) = tls::client(&to.target.tls, address.host())?;
+                let secured = TlsConnector::from(config).connect(name, stream).await.map_err(UpstreamError::Tls)?;
+                Ok((Box::new(secured), true))
+            }
+            (SslAnswer::Refused, TlsMode::Prefer) => Ok((stream, false)),
+            (SslAnswer::Refused, _) => Err(UpstreamError::NoTls),
+        }
+    }
+}
+
+async fn send(stream: &mut BoxStream, bytes: Bytes) -> Result<(), UpstreamError> {
+    stream.write_all(&bytes).await.map_err(UpstreamError::Broken)?;
+    stream.flush().await.map_err(UpstreamError::Broken)
+}

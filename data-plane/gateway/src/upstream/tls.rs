@@ -1,0 +1,168 @@
+//! TLS from the gateway to a target, end to end: an agent in between sees only ciphertext.
+
+use std::sync::Arc;
+
+use postern_core::target::{TargetTls, TlsMode};
+use postern_runtime::tls::provider;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
+
+/// TLS to the target cannot be configured.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamTlsError {
+    /// The target's authorities are unreadable.
+    #[error("the target's certificate authorities cannot be used: {0}")]
+    Authority(String),
+    /// Verification without anything to verify by.
+    #[error("no certificate authority to verify the target by")]
+    NoAuthority,
+    /// The name to verify is none.
+    #[error("the target's server name cannot be used: {0}")]
+    Name(#[from] InvalidDnsNameError),
+    /// rustls refuses the parts.
+    #[error("TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// Configuration and name for a handshake with the target, as its mode says.
+///
+/// # Errors
+/// When there is nothing to verify by, or names or certificates are not usable.
+pub(crate) fn client(tls: &TargetTls, host: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), UpstreamTlsError> {
+    let name = tls.server_name.as_deref().unwrap_or(host);
+    let name = ServerName::try_from(name.to_owned())?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let config = match tls.mode {
+        TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unverified(provider())))
+            .with_no_client_auth(),
+        TlsMode::VerifyCa => {
+            let roots = Arc::new(roots(tls)?);
+            let chain = WebPkiServerVerifier::builder_with_provider(roots, provider())
+                .build()
+                .map_err(|error| UpstreamTlsError::Authority(error.to_string()))?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(ChainOnly(chain)))
+                .with_no_client_auth()
+        }
+        TlsMode::VerifyFull => builder.with_root_certificates(roots(tls)?).with_no_client_auth(),
+    };
+    Ok((Arc::new(config), name))
+}
+
+fn roots(tls: &TargetTls) -> Result<RootCertStore, UpstreamTlsError> {
+    let mut roots = RootCertStore::empty();
+    let unusable = |error: &dyn std::fmt::Display| UpstreamTlsError::Authority(error.to_string());
+    match &tls.ca_pem {
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                let certificate = certificate.map_err(|error| unusable(&error))?;
+                roots.add(certificate).map_err(|error| unusable(&error))?;
+            }
+        }
+        None => {
+            // Debian's and most others' place of the system's authorities.
+            let system = CertificateDer::pem_file_iter("/etc/ssl/certs/ca-certificates.crt");
+            for certificate in system.map_err(|_| UpstreamTlsError::NoAuthority)?.flatten() {
+                // One that this build cannot use verifies nothing; the others do.
+                let _ = roots.add(certificate);
+            }
+        }
+    }
+    if roots.is_empty() { Err(UpstreamTlsError::NoAuthority) } else { Ok(roots) }
+}
+
+/// Takes any certificate, as `sslmode=require` does; the peer must still hold its key.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Verifies the chain and not the name, as `sslmode=verify-ca` does.
+#[derive(Debug)]
+struct ChainOnly(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for ChainOnly {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // The verifier judges the name after all else.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => {
+                // Readable at least: a certificate without any name form is still refused by this.
+                ParsedCertificate::try_from(certificate).map(|_| ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
