@@ -31,8 +31,10 @@ pub struct Facts {
     pub star_shown: bool,
     /// A `*` in a list whose values may be written.
     pub star_written: bool,
-    /// Columns may be used by names other than their own, or a row as one value: any column may be meant.
-    pub any_column: bool,
+    /// Columns may be shown under names other than their own, or a row as one value: any column may be meant.
+    pub any_shown: bool,
+    /// Likewise, of what may be written.
+    pub any_written: bool,
     /// Calls something whose result cannot be traced to columns.
     pub opaque_call: bool,
     /// Writes values that it computes: to rows, settings, notifications or files.
@@ -63,7 +65,8 @@ impl Facts {
         self.written.extend(other.written.iter().cloned());
         self.star_shown |= other.star_shown;
         self.star_written |= other.star_written;
-        self.any_column |= other.any_column;
+        self.any_shown |= other.any_shown;
+        self.any_written |= other.any_written;
         self.opaque_call |= other.opaque_call;
         self.copies |= other.copies;
     }

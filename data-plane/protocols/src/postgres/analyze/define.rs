@@ -165,6 +165,7 @@ impl Analyzer<'_> {
                 let facts = &mut self.out.facts;
                 facts.written.extend(facts.plain.iter().chain(&facts.shown).cloned().collect::<Vec<_>>());
                 facts.star_written |= facts.star_shown;
+                facts.any_written |= facts.any_shown;
                 SEEN
             }
             other => Err(Unclassifiable::doubt(format!("Postern does not know {} in CREATE TABLE AS", kind(other)))),

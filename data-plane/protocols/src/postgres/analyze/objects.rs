@@ -145,10 +145,11 @@ impl Analyzer<'_> {
             self.out.facts.writes.insert(relation);
         }
         let name = range.relname.clone();
-        self.out.effects.push(SessionEffect::Touched(name.clone()));
-        if temporary {
-            self.out.effects.push(SessionEffect::CreatedTemporary(name));
-        }
+        self.out.effects.push(if temporary {
+            SessionEffect::CreatedTemporary(name)
+        } else {
+            SessionEffect::Touched(name)
+        });
         self.out.changes_catalog = true;
         SEEN
     }
@@ -171,7 +172,8 @@ impl Analyzer<'_> {
     fn reshapes(&mut self, verb: Verb, relation: Relation) {
         self.out.act(verb, self.object(&relation));
         let touched = SessionEffect::Touched(relation.name.clone());
-        if verb != Verb::SqlGrant && !self.out.effects.contains(&touched) {
+        let hides = verb != Verb::SqlGrant && relation.schema != names::TEMPORARY;
+        if hides && !self.out.effects.contains(&touched) {
             self.out.effects.push(touched);
         }
         self.out.changes_catalog = true;

@@ -76,7 +76,7 @@ impl Analyzer<'_> {
         let facts = &mut self.out.facts;
         match (stars, self.flow) {
             (Stars::Ignore, _) | (_, Flow::Condition) => {}
-            (Stars::Opaque, _) => facts.any_column = true,
+            (Stars::Opaque, _) => self.any_column(),
             (Stars::Expand, Flow::Plain | Flow::Shown) => facts.star_shown = true,
             (Stars::Expand, Flow::Written) => facts.star_written = true,
             (Stars::Expand, Flow::Both) => {
@@ -123,7 +123,7 @@ impl Analyzer<'_> {
         }
         if table.search_clause.is_some() || table.cycle_clause.is_some() {
             // They make columns that hold rows of others.
-            self.out.facts.any_column = true;
+            self.any_column();
         }
         match names::missing(table.ctequery.as_ref().and_then(|query| query.node.as_ref()))? {
             NodeEnum::SelectStmt(select) => self.select(select, Stars::Expand),
@@ -211,14 +211,18 @@ impl Analyzer<'_> {
         self.condition(join.quals.as_deref())?;
         // Of a full join, the merged columns are expressions over both sides.
         if join.jointype == pb::JoinType::JoinFull as i32 && self.flow != Flow::Condition {
-            self.out.facts.any_column |= join.is_natural;
+            if join.is_natural {
+                self.any_column();
+            }
             for column in &join.using_clause {
                 self.mention(names::text(column)?);
             }
         }
         if let Some(alias) = &join.alias {
             self.ranges.insert(alias.aliasname.clone());
-            self.out.facts.any_column |= !alias.colnames.is_empty();
+            if !alias.colnames.is_empty() {
+                self.any_column();
+            }
         }
         if let Some(alias) = &join.join_using_alias {
             self.ranges.insert(alias.aliasname.clone());
@@ -238,7 +242,9 @@ impl Analyzer<'_> {
         self.ranges.insert(range.relname.clone());
         if let Some(alias) = &range.alias {
             self.ranges.insert(alias.aliasname.clone());
-            self.out.facts.any_column |= !alias.colnames.is_empty();
+            if !alias.colnames.is_empty() {
+                self.any_column();
+            }
         }
         let unqualified = range.schemaname.is_empty() && range.catalogname.is_empty();
         if unqualified && self.ctes.iter().flatten().any(|name| *name == range.relname) {

@@ -15,7 +15,7 @@ use crate::sql::{Relation, Statement, Unclassifiable};
 pub(super) type Seen = Result<(), Unclassifiable>;
 
 /// Where the values of what is being walked may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Flow {
     /// The outermost list of results: a bare column's origin is told by the server.
     Plain,
@@ -50,8 +50,8 @@ pub(super) struct Analyzer<'a> {
     pub(super) ctes: Vec<Vec<String>>,
     /// Names under which a whole row may be meant.
     pub(super) ranges: BTreeSet<String>,
-    /// Last names of column references, and whether a name precedes them.
-    refs: BTreeSet<(String, bool)>,
+    /// Last names of column references, whether a name precedes them, and where they flow.
+    refs: BTreeSet<(String, bool, Flow)>,
     /// Lists of column aliases that may stand over a `*`.
     pub(super) renames: bool,
     /// Column references seen so far.
@@ -81,18 +81,18 @@ impl<'a> Analyzer<'a> {
 
     /// After the last node of a statement: what only the whole of it tells.
     pub(super) fn settle(&mut self) {
-        let star = self.out.facts.star_shown || self.out.facts.star_written;
-        if self.renames && star {
-            self.out.facts.any_column = true;
+        if self.renames {
+            self.out.facts.any_shown |= self.out.facts.star_shown;
+            self.out.facts.any_written |= self.out.facts.star_written;
         }
-        for (name, qualified) in std::mem::take(&mut self.refs) {
+        for (name, qualified, flow) in std::mem::take(&mut self.refs) {
             if self.ranges.contains(&name) {
-                self.out.facts.any_column = true;
+                self.flowing(flow, Self::any_column);
             }
             // `t.f` calls f(t) when t has no column f.
             let takes_row = self.context.catalog.as_ref().is_some_and(|catalog| catalog.takes_row(&name));
             if qualified && takes_row {
-                self.out.facts.any_column = true;
+                self.flowing(flow, Self::any_column);
                 if !functions::is_harmless(&name) {
                     self.routine(&["", &name]);
                 }
@@ -221,9 +221,7 @@ impl<'a> Analyzer<'a> {
             return Err(Unclassifiable::doubt("a column has no name"));
         };
         if matches!(last.node, Some(NodeEnum::AStar(_))) {
-            if self.flow != Flow::Condition {
-                self.out.facts.any_column = true;
-            }
+            self.any_column();
             return SEEN;
         }
         let name = names::text(last)?;
@@ -241,9 +239,16 @@ impl<'a> Analyzer<'a> {
             self.columns = self.columns.saturating_sub(1);
             return SEEN;
         }
-        self.refs.insert((name.to_owned(), !before.is_empty()));
+        self.refs.insert((name.to_owned(), !before.is_empty(), self.flow));
         self.mention(name);
         SEEN
+    }
+
+    /// Any column may flow where the walk stands.
+    pub(super) fn any_column(&mut self) {
+        let facts = &mut self.out.facts;
+        facts.any_shown |= matches!(self.flow, Flow::Plain | Flow::Shown | Flow::Both);
+        facts.any_written |= matches!(self.flow, Flow::Written | Flow::Both);
     }
 
     /// A column of this name flows where the walk stands.
@@ -272,7 +277,7 @@ impl<'a> Analyzer<'a> {
                         self.routine(&["", &field.sval]);
                     }
                 }
-                Some(NodeEnum::AStar(_)) => self.out.facts.any_column |= self.flow != Flow::Condition,
+                Some(NodeEnum::AStar(_)) => self.any_column(),
                 Some(NodeEnum::AIndices(_)) => self.expr(step)?,
                 _ => return Err(Unclassifiable::doubt("an indirection is not of a form that Postern knows")),
             }

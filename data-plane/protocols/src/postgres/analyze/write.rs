@@ -46,7 +46,7 @@ impl Analyzer<'_> {
             self.excluded = before;
             walked?;
             if self.ranges.contains("excluded") {
-                self.out.facts.any_column = true;
+                self.out.facts.any_written = true;
             }
             self.condition(conflict.where_clause.as_deref())?;
         }

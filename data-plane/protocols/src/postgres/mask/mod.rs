@@ -112,7 +112,7 @@ impl Masking {
                 return Err(Unclassifiable::doubt("the statement writes what a function returns, which may be a masked value"));
             }
             let sight = self.sight(facts);
-            let moves = facts.star_written || facts.any_column;
+            let moves = facts.star_written || facts.any_written;
             if sight.reaches(&facts.written, moves) || (sight.unknown && (moves || !facts.written.is_empty())) {
                 return Err(Unclassifiable::doubt("the statement would copy a masked column to where no mask covers it"));
             }
@@ -169,7 +169,7 @@ impl Masking {
         if facts.opaque_call || sight.unknown {
             return Some(MaskFunction::Null);
         }
-        sight.reaches(&facts.shown, facts.any_column).then(|| sight.mask())
+        sight.reaches(&facts.shown, facts.any_shown).then(|| sight.mask())
     }
 
     /// Whether every relation that the statement reads is known, so that a table without a name here can only be one of the session's

@@ -359,7 +359,6 @@ fn copy_binary() {
     assert_eq!(copied(sql, &input, &[]).unwrap(), output);
     assert_eq!(copied(sql, b"PGCOPX", &[]), Err(MaskError::Malformed));
     assert_eq!(copied(sql, &input[..input.len() - 3], &[]), Err(MaskError::Malformed));
-    input.iter().chain(b"x").copied().collect::<Vec<u8>>();
     assert_eq!(copied(sql, &[&input[..], b"x"].concat(), &[]), Err(MaskError::Malformed));
 }
 
@@ -417,4 +416,14 @@ fn fields_of(row: &[u8]) -> Vec<Option<Vec<u8>>> {
         rest = &rest[length..];
     }
     fields
+}
+
+fn principal() -> Principal {
+    Principal {
+        id: postern_core::principal::PrincipalId { issuer: "dev".parse().unwrap(), subject: "ann".into() },
+        groups: Default::default(),
+        token_id: None,
+        expires_at: None,
+        chain: Vec::new(),
+    }
 }
