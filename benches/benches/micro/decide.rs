@@ -1,4 +1,4 @@
-//! The decision: 35 lines of policy or a hundred, the slice is taken once per session.
+//! The decision: a few policies or a thousand; the slice is taken once per session and revision.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -16,7 +16,7 @@ use postern_core::principal::{Principal, PrincipalId};
 use postern_core::target::TargetSelector;
 use postern_core::time::Timestamp;
 
-fn principal() -> Principal {
+pub(crate) fn principal() -> Principal {
     Principal {
         id: PrincipalId { issuer: "dev".parse().unwrap(), subject: "ci".into() },
         groups: ["robots".into(), "g7".into()].into(),
