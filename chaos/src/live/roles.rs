@@ -22,6 +22,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub struct RoleOptions {
     /// Further lines of the gateway's `[gateway]` section.
     pub gateway: String,
+    /// Lines of every role's `[telemetry]` section.
+    pub telemetry: String,
     /// The largest file that the gateway may write, in bytes: to it, the disk is then full.
     pub gateway_file_limit: Option<u64>,
 }
@@ -230,7 +232,7 @@ impl ThreeProcesses {
 
     fn spawn(&self, role: Role) -> Result<Process> {
         let file = self.folder.path().join(format!("{}.toml", role.name()));
-        fs::write(&file, self.config(role))?;
+        fs::write(&file, format!("{}\n[telemetry]\n{}\n", self.config(role), self.options.telemetry))?;
         let arguments = [role.name().to_owned(), "--config".to_owned(), file.display().to_string()];
         let (program, arguments) = match (role, self.options.gateway_file_limit) {
             (Role::Gateway, Some(limit)) => limited(limit, &postern_binary()?, &arguments),

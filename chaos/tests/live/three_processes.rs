@@ -167,3 +167,20 @@ fn an_agent_opens_only_what_its_own_configuration_allows() {
     assert_has(&stderr, &["FATAL"]);
     assert_has(&three.log("agent"), &["127.0.0.2"]);
 }
+
+/// A collector that takes the connection and then says nothing: spans are lost, and nothing else.
+#[test]
+fn spans_go_to_a_collector_and_a_silent_one_does_no_harm() {
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("otlp_endpoint = \"http://{}\"\n", collector.local_addr().unwrap());
+    let (_postgres, mut three) = start(RoleOptions { telemetry: endpoint, ..Default::default() });
+    let connection = three.connection("shop", "alice", &["analysts"]).unwrap();
+    assert_eq!(connection.run("SELECT count(*) FROM orders").unwrap().ok().unwrap(), "20\n");
+    let (mut stream, _) = collector.accept().unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    // The connection preface of HTTP/2 (RFC 9113, section 3.4): gRPC.
+    let mut preface = [0; 24];
+    std::io::Read::read_exact(&mut stream, &mut preface).unwrap();
+    assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    three.stop().unwrap();
+}
