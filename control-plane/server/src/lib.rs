@@ -1,4 +1,18 @@
-//! The control plane: Raft driver and log, gRPC services, identity, certificates, recording ingest.
+//! The control plane: one node of the Raft group that owns issuers, targets, policies, approvals and the index of sessions.
+//!
+//! [`run`] starts it. [`raft`] makes writes durable and agreed on, [`keys`] seals secrets, `api` serves gRPC, `feed` gives gateways
+//! their snapshots, `identity` fetches issuers' keys and mints session tokens, `recordings` keeps what gateways upload.
 
+mod api;
+mod bootstrap;
+mod config;
+mod feed;
+mod identity;
 pub mod keys;
 pub mod raft;
+mod recordings;
+mod run;
+mod serve;
+
+pub use config::ControlConfig;
+pub use run::{ControlError, ControlHandle, run};

@@ -49,6 +49,18 @@ pub struct Kek {
 }
 
 impl Kek {
+    /// Reads the key from `path`: for a cluster that has secrets already.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds no key.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let source = path.display().to_string();
+        match fs::read_to_string(path) {
+            Ok(text) => Self::from_hex(&Zeroizing::new(text), &source),
+            Err(error) => Err(KeyError::File { path: source, why: error.to_string() }),
+        }
+    }
+
     /// Reads the key from `path`, or makes one there (0600) when there is none.
     ///
     /// # Errors

@@ -13,4 +13,4 @@ mod slog_bridge;
 pub mod transport;
 
 pub use self::core::NodeConfig;
-pub use driver::{Changes, ProposeError, RaftHandle, ReadError, Status, start};
+pub use driver::{Changes, DriverError, ProposeError, RaftHandle, ReadError, Status, start};

@@ -1,0 +1,92 @@
+//! The gRPC services: one file each. Generated types end here.
+
+mod access;
+mod approvals;
+mod certificates;
+mod hold;
+mod policy;
+mod recordings;
+mod resources;
+mod sessions;
+mod status;
+mod tokens;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use postern_proto::DESCRIPTORS;
+use postern_proto::admin::v1::approval_service_server::ApprovalServiceServer;
+use postern_proto::admin::v1::certificate_service_server::CertificateServiceServer;
+use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
+use postern_proto::admin::v1::session_service_server::SessionServiceServer;
+use postern_proto::admin::v1::token_service_server::TokenServiceServer;
+use postern_proto::gateway::v1::hold_service_server::HoldServiceServer;
+use postern_proto::gateway::v1::policy_feed_service_server::PolicyFeedServiceServer;
+use postern_proto::gateway::v1::recording_service_server::RecordingServiceServer;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::service::Routes;
+use tracing::error;
+
+pub(crate) use access::Access;
+
+use crate::bootstrap::ClusterKeys;
+use crate::keys::Kek;
+use crate::raft::RaftHandle;
+use crate::recordings::Recordings;
+use crate::run::PolicyWatch;
+
+/// What a stream of answers is.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The largest request of the public API.
+const MAX_REQUEST: usize = 4 << 20;
+/// The largest upload: one frame of the largest body, or a batch.
+const MAX_UPLOAD: usize = 20 << 20;
+/// The largest answer: a snapshot.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Every service.
+pub(crate) fn routes(
+    raft: &RaftHandle,
+    kek: &Arc<Kek>,
+    keys: &Arc<ClusterKeys>,
+    access: &Access,
+    policy: &PolicyWatch,
+    recordings: &Recordings,
+    stop: &CancellationToken,
+) -> Routes {
+    let resources = resources::Service::new(raft.clone(), Arc::clone(kek), access.clone());
+    let approvals = approvals::Service { raft: raft.clone(), access: access.clone() };
+    let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
+    let tokens = tokens::Service { keys: Arc::clone(keys), access: access.clone() };
+    let certificates = certificates::Service { keys: Arc::clone(keys), access: access.clone() };
+    let feed = policy::Service { policy: policy.clone(), access: access.clone(), stop: stop.clone() };
+    let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
+    let uploads = recordings::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    drop(health);
+    let mut routes = Routes::builder();
+    routes
+        .add_service(ResourceServiceServer::new(resources).max_decoding_message_size(MAX_REQUEST))
+        .add_service(ApprovalServiceServer::new(approvals).max_decoding_message_size(MAX_REQUEST))
+        .add_service(SessionServiceServer::new(sessions).max_decoding_message_size(MAX_REQUEST))
+        .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))
+        .add_service(CertificateServiceServer::new(certificates).max_decoding_message_size(MAX_REQUEST))
+        .add_service(PolicyFeedServiceServer::new(feed).max_encoding_message_size(MAX_ANSWER))
+        .add_service(HoldServiceServer::new(hold).max_decoding_message_size(MAX_REQUEST))
+        .add_service(RecordingServiceServer::new(uploads).max_decoding_message_size(MAX_UPLOAD))
+        .add_service(health_service);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Both versions: clients in use know one or the other.
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => drop(routes.add_service(v1).add_service(v1alpha)),
+        (Err(error), _) | (_, Err(error)) => error!(%error, "no gRPC reflection"),
+    }
+    routes.routes()
+}

@@ -1,0 +1,111 @@
+//! Recordings, from gateways.
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use postern_core::session::Session;
+use postern_core::{Name, SessionId};
+use postern_proto::gateway::v1 as pb;
+use postern_proto::gateway::v1::recording_service_server::RecordingService;
+use postern_state::{Refusal, commands};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::info;
+
+use super::access::Access;
+use super::{Answers, status};
+use crate::raft::RaftHandle;
+use crate::recordings::{Append, Appending, Recordings, Stored};
+
+/// Requests of one stream that may be under way: what shares an fsync.
+const PIPELINE: usize = 32;
+
+pub(super) struct Service {
+    pub(super) raft: RaftHandle,
+    pub(super) access: Access,
+    pub(super) recordings: Recordings,
+}
+
+/// A request that was handed to the store.
+struct Pending {
+    session: SessionId,
+    opens: bool,
+    appending: Appending,
+}
+
+/// Counts streams.
+struct Stream;
+
+impl Stream {
+    fn new() -> Self {
+        metrics::gauge!("postern_control_upload_streams_total").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        metrics::gauge!("postern_control_upload_streams_total").decrement(1.0);
+    }
+}
+
+async fn hand_over(recordings: Recordings, gateway: Name, request: pb::UploadRequest) -> Result<Pending, Status> {
+    let session: SessionId = status::parse("session", &request.session)?;
+    let opens = request.first_seq == 0;
+    let append = Append { gateway, session, first_seq: request.first_seq, frames: request.frames };
+    let appending = recordings.append(append).await.map_err(status::store)?;
+    Ok(Pending { session, opens, appending })
+}
+
+/// Answers once the events are durable and the index knows of the session's beginning and end.
+async fn finish(raft: RaftHandle, pending: Pending) -> Result<pb::UploadResponse, Status> {
+    let Stored { next_seq, mut refused, session } = pending.appending.done().await.map_err(status::store)?;
+    if let Some(session) = session
+        && refused.is_none()
+        && (pending.opens || session.end.is_some())
+    {
+        match index(&raft, &session).await? {
+            Ok(()) => {}
+            Err(Refusal::Limit(what)) => return Err(status::refused(Refusal::Limit(what))),
+            Err(refusal) => refused = Some(refusal.to_string()),
+        }
+    }
+    Ok(pb::UploadResponse { session: pending.session.to_string(), next_seq, refused: refused.unwrap_or_default() })
+}
+
+/// Idempotent: a gateway that had no answer sends again.
+async fn index(raft: &RaftHandle, session: &Session) -> Result<Result<(), Refusal>, Status> {
+    let id = session.id;
+    let known =
+        raft.read(move |state| state.session(id).map(|known| known.end.is_some())).await.map_err(status::read)?;
+    if known.is_none() {
+        let open = commands::OpenSession { session: Session { end: None, ..session.clone() } };
+        if let Err(refusal) = raft.propose(open, None).await.map_err(status::propose)? {
+            return Ok(Err(refusal));
+        }
+    }
+    let Some(end) = session.end.clone().filter(|_| known != Some(true)) else { return Ok(Ok(())) };
+    info!(session = %id, events = end.events, interrupted = end.interrupted, "a recording is complete");
+    let outcome = raft.propose(commands::SealSession { id, end }, None).await.map_err(status::propose)?;
+    Ok(outcome.map(drop))
+}
+
+#[tonic::async_trait]
+impl RecordingService for Service {
+    type UploadStream = Answers<pb::UploadResponse>;
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<pb::UploadRequest>>,
+    ) -> Result<Response<Self::UploadStream>, Status> {
+        let gateway = self.access.gateway(&request)?;
+        let (recordings, raft, stream) = (self.recordings.clone(), self.raft.clone(), Stream::new());
+        let answers = request
+            .into_inner()
+            // One after the other, so that a session's events come to the store in their order.
+            .and_then(move |request| hand_over(recordings.clone(), gateway.clone(), request))
+            .map(move |pending| {
+                let (raft, _counted) = (raft.clone(), &stream);
+                async move { finish(raft, pending?).await }
+            })
+            .buffered(PIPELINE);
+        Ok(Response::new(answers.boxed()))
+    }
+}

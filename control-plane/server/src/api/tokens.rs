@@ -1,0 +1,72 @@
+//! Session tokens.
+
+use std::sync::Arc;
+
+use postern_core::Name;
+use postern_core::wire::identity::principal_to_proto;
+use postern_core::wire::timestamp_to_proto;
+use postern_proto::admin::v1 as pb;
+use postern_proto::admin::v1::token_service_server::TokenService;
+use postern_runtime::clock;
+use tonic::{Request, Response, Status};
+use tracing::{error, info};
+use zeroize::Zeroize as _;
+
+use super::access::Access;
+use super::status;
+use crate::bootstrap::ClusterKeys;
+use crate::identity::{ExchangeError, exchange};
+
+pub(super) struct Service {
+    pub(super) keys: Arc<ClusterKeys>,
+    pub(super) access: Access,
+}
+
+#[tonic::async_trait]
+impl TokenService for Service {
+    async fn exchange_token(
+        &self,
+        mut request: Request<pb::ExchangeTokenRequest>,
+    ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
+        let mut token = std::mem::take(&mut request.get_mut().subject_token);
+        let verified = self.access.verify(token.trim(), &request);
+        token.zeroize();
+        let verified = verified?;
+        let request = request.into_inner();
+        let targets = request.targets.iter().map(|name| status::parse::<Name>("targets", name));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        let principal = verified.principal.id.clone();
+        let minted =
+            exchange(&self.keys.signer, &self.keys.cluster.id, verified, targets, request.ttl_seconds, clock::now())
+                .map_err(refused)?;
+        metrics::counter!("postern_control_tokens_minted_total").increment(1);
+        info!(%principal, token_id = minted.id, expires_at = %minted.expires_at, "a session token was made");
+        Ok(Response::new(pb::ExchangeTokenResponse {
+            token: minted.token,
+            expires_at: Some(timestamp_to_proto(minted.expires_at)),
+        }))
+    }
+
+    async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
+        let caller = self.access.known(&request)?;
+        Ok(Response::new(pb::WhoAmIResponse {
+            principal: caller.maybe_principal().map(principal_to_proto),
+            admin: caller.admin,
+            auditor: caller.auditor,
+        }))
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn refused(error: ExchangeError) -> Status {
+    match &error {
+        ExchangeError::TooManyTargets => status::invalid_field("targets", error),
+        ExchangeError::TooLong => status::invalid_field("ttl_seconds", error),
+        ExchangeError::Wider(_) => Status::permission_denied(error.to_string()),
+        ExchangeError::Expired => Status::unauthenticated(error.to_string()),
+        ExchangeError::Sign(_) => {
+            error!(%error, "no session token");
+            Status::internal("the token cannot be signed")
+        }
+    }
+}

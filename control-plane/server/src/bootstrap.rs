@@ -1,0 +1,105 @@
+//! The first start of a cluster, and opening its keys at every start.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_core::node::{NodeIdentity, NodeRole};
+use postern_core::secret::SecretBytes;
+use postern_runtime::clock;
+use postern_runtime::jwt::SessionSigner;
+use postern_runtime::pki::{Authority, KeyRequest, NodeCredential, PkiError};
+use postern_state::{Cluster, Refusal, commands};
+use secrecy::{ExposeSecret as _, SecretString};
+use tracing::info;
+
+use crate::keys::Kek;
+use crate::raft::RaftHandle;
+use crate::run::ControlError;
+
+/// How long certificates are good for.
+pub(crate) const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+
+const CA_KEY: &str = "cluster/ca-key";
+const SESSION_TOKEN_KEY: &str = "cluster/session-token-key";
+const MASK_KEY: &str = "cluster/mask-key";
+
+/// The cluster's keys, open, in memory only (I5).
+pub(crate) struct ClusterKeys {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) authority: Authority,
+    pub(crate) signer: SessionSigner,
+    pub(crate) mask_key: SecretBytes,
+}
+
+/// Opens the cluster's keys; makes the cluster when there is none.
+pub(crate) async fn cluster_keys(raft: &RaftHandle, kek: &Kek) -> Result<ClusterKeys, ControlError> {
+    let known = raft.read(|state| state.cluster().cloned()).await?;
+    let cluster = match known {
+        Some(cluster) => cluster,
+        None => {
+            let made = make_cluster(kek)?;
+            let id = made.id.clone();
+            match raft.propose(commands::InitCluster(made), None).await? {
+                Ok(_) => info!(cluster = id, "a new cluster"),
+                // Another node was first.
+                Err(Refusal::AlreadyExists { .. }) => {}
+                Err(refusal) => return Err(ControlError::Refused(refusal)),
+            }
+            raft.read(|state| state.cluster().cloned()).await?.ok_or(ControlError::NoCluster)?
+        }
+    };
+    let text = |secret: SecretBytes| -> Result<SecretString, ControlError> {
+        let text = std::str::from_utf8(secret.expose()).map_err(|_| ControlError::NoCluster)?;
+        Ok(SecretString::from(text.to_owned()))
+    };
+    let ca_key = text(kek.open(CA_KEY, &cluster.ca_key)?)?;
+    let session_key = text(kek.open(SESSION_TOKEN_KEY, &cluster.session_token_key)?)?;
+    Ok(ClusterKeys {
+        authority: Authority::from_pem(&cluster.ca_pem, &ca_key)?,
+        signer: SessionSigner::from_pem(&session_key)?,
+        mask_key: kek.open(MASK_KEY, &cluster.mask_key)?,
+        cluster,
+    })
+}
+
+fn make_cluster(kek: &Kek) -> Result<Cluster, ControlError> {
+    let id = format!("{:016x}", clock::random_u128() >> 64);
+    let authority = Authority::create(&id)?;
+    let signer = SessionSigner::generate()?;
+    let mask_key = SecretBytes::new([clock::random_u128().to_be_bytes(), clock::random_u128().to_be_bytes()].concat());
+    Ok(Cluster {
+        ca_pem: authority.ca_pem().to_owned(),
+        ca_key: kek.seal(CA_KEY, authority.key_pem().expose_secret().as_bytes())?,
+        session_token_jwks: signer.jwks(),
+        session_token_key: kek.seal(SESSION_TOKEN_KEY, signer.to_pem().expose_secret().as_bytes())?,
+        mask_key: kek.seal(MASK_KEY, mask_key.expose())?,
+        id,
+    })
+}
+
+/// A new key and its certificate, for a node in this process.
+pub(crate) fn issue(
+    authority: &Authority,
+    identity: &NodeIdentity,
+    alt_names: &[String],
+) -> Result<NodeCredential, PkiError> {
+    let request = KeyRequest::generate()?;
+    let certificate_pem = authority.issue(identity, &request.csr_der, alt_names, clock::now(), CERTIFICATE_LIFETIME)?;
+    Ok(NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() })
+}
+
+/// The administrator's credential: made at the first start, renewed when less than a quarter of its life is left.
+pub(crate) fn admin_credential(authority: &Authority, dir: &Path) -> Result<(), ControlError> {
+    if NodeCredential::exists(dir) {
+        let left = NodeCredential::load(dir)?.expires_at()?.since(clock::now());
+        if left > CERTIFICATE_LIFETIME / 4 {
+            return Ok(());
+        }
+    }
+    let name = "admin".parse().map_err(|_| ControlError::NoCluster)?;
+    let identity = NodeIdentity { role: NodeRole::Admin, name, pool: None };
+    issue(authority, &identity, &[])?.save(dir)?;
+    info!(dir = %dir.display(), "wrote an administrator's credential");
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! Starting and stopping a control-plane node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_core::node::{NodeIdentity, NodeRole};
+use postern_runtime::ops::{self, Readiness};
+use postern_runtime::pki::{NodeCredential, PkiError, create_private_dir};
+use postern_runtime::supervisor::{OnEnd, Supervisor};
+use postern_runtime::{jwt, telemetry, tls};
+use postern_state::Refusal;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::api::{self, Access};
+use crate::bootstrap::{self, ClusterKeys};
+use crate::config::ControlConfig;
+use crate::feed::{Feed, Policy};
+use crate::identity::IssuerKeysLoop;
+use crate::keys::{Kek, KeyError};
+use crate::raft::log_store::{SledLog, StorageError};
+use crate::raft::transport::NoPeers;
+use crate::raft::{DriverError, NodeConfig, ProposeError, ReadError, start};
+use crate::recordings::Recordings;
+use crate::serve;
+
+/// How long a node may take until it leads and has applied its log.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Entries applied after which the log is compacted.
+const COMPACT_AFTER: u64 = 8_192;
+
+/// The node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The configuration is not valid.
+    #[error("{0}")]
+    Config(String),
+    /// A key or certificate.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// A sealed key.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The key of session tokens.
+    #[error("the key of session tokens: {0}")]
+    SessionKey(#[from] jwt::KeyError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The log's files.
+    #[error("the log in {dir}: {source}")]
+    Log {
+        /// Where it lies.
+        dir: String,
+        /// What is wrong.
+        source: StorageError,
+    },
+    /// The log, raft, or the state machine.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The node did not come to lead, or stopped.
+    #[error("the log cannot be read: {0}")]
+    Read(#[from] ReadError),
+    /// The cluster could not be made.
+    #[error("the cluster cannot be made: {0}")]
+    Propose(#[from] ProposeError),
+    /// The cluster could not be made.
+    #[error("the cluster cannot be made: {0}")]
+    Refused(Refusal),
+    /// Its record is not what was written.
+    #[error("the cluster's keys are unreadable")]
+    NoCluster,
+    /// A node that is not ready in time.
+    #[error("the node did not become ready within {0:?}")]
+    Slow(Duration),
+    /// An address is taken, or not this machine's.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The metrics cannot be kept.
+    #[error("metrics: {0}")]
+    Telemetry(String),
+    /// The recordings' directory.
+    #[error("recordings: {0}")]
+    Recordings(std::io::Error),
+}
+
+/// A control-plane node that runs.
+pub struct ControlHandle {
+    /// Where the gRPC API listens.
+    pub grpc_addr: SocketAddr,
+    /// Where the operations endpoint listens, when it does.
+    pub ops_addr: Option<SocketAddr>,
+    /// Names the cluster.
+    pub cluster_id: String,
+    /// The cluster's certificate authority.
+    pub ca_pem: String,
+    /// Where the administrator's credential lies.
+    pub admin_credential_dir: PathBuf,
+    /// What is ready.
+    pub readiness: Readiness,
+    keys: Arc<ClusterKeys>,
+}
+
+impl ControlHandle {
+    /// A new key and certificate for a node that runs in this process.
+    ///
+    /// # Errors
+    /// When a name may not stand in a certificate.
+    pub fn issue_node_credential(
+        &self,
+        identity: &NodeIdentity,
+        alt_names: &[String],
+    ) -> Result<NodeCredential, PkiError> {
+        bootstrap::issue(&self.keys.authority, identity, alt_names)
+    }
+}
+
+/// Starts a node; returns once it serves. It runs until the supervisor's sessions have ended.
+///
+/// # Errors
+/// When the log, a key or the configuration is not fit to serve from: nothing is served then.
+pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<ControlHandle, ControlError> {
+    if let Some(fault) = config.faults() {
+        return Err(ControlError::Config(fault));
+    }
+    create_private_dir(&config.data_dir)?;
+    let kek = config.kek_file.clone().unwrap_or_else(|| config.data_dir.join("kek"));
+    let log_dir = config.data_dir.join("raft");
+    // A lost key must not be replaced by a new one, which would open nothing.
+    let kek = if log_dir.exists() { Kek::load(&kek)? } else { Kek::load_or_create(&kek)? };
+    let kek = Arc::new(kek);
+
+    // Outlives the API, which outlives the sessions.
+    let raft_stop = CancellationToken::new();
+    let node =
+        NodeConfig { id: 1, founders: vec![1], election_ticks: 10, heartbeat_ticks: 2, compact_after: COMPACT_AFTER };
+    let log =
+        SledLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
+    let raft = start(&node, log, NoPeers, &supervisor, raft_stop.clone())?;
+    let stop_raft = raft_stop.clone().drop_guard();
+
+    let keys = tokio::time::timeout(START_LIMIT, bootstrap::cluster_keys(&raft, &kek))
+        .await
+        .map_err(|_| ControlError::Slow(START_LIMIT))??;
+    let keys = Arc::new(keys);
+    let admin_credential_dir = config.data_dir.join("admin");
+    bootstrap::admin_credential(&keys.authority, &admin_credential_dir)?;
+
+    let feed = Feed::new(raft.clone(), Arc::clone(&kek), Arc::clone(&keys));
+    let (policy_out, policy) = watch::channel(Arc::new(feed.build().await?));
+    let recordings =
+        Recordings::start(&config.data_dir.join("recordings"), &supervisor).map_err(ControlError::Recordings)?;
+
+    let listener = listen(config.listen).await?;
+    let grpc_addr = listener.local_addr().map_err(|source| ControlError::Listen { address: config.listen, source })?;
+    let credential = own_credential(&config, &keys, grpc_addr)?;
+    let tls = tls::server_optional_client(&credential, &[b"h2"])?;
+    let readiness = Readiness::new(&["raft", "api"]);
+    let ops = ops_endpoint(&config, &readiness, &supervisor).await?;
+
+    let stop = supervisor.sessions_ended_token();
+    supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(policy_out, stop.clone()));
+    supervisor.spawn("issuer-keys", OnEnd::StopNode, IssuerKeysLoop::new(raft.clone()).run(stop.clone()));
+    let access = Access::new(policy.clone(), &config);
+    let routes = api::routes(&raft, &kek, &keys, &access, &policy, &recordings, &stop);
+    let (ready, sessions) = (readiness.clone(), supervisor.clone());
+    supervisor.spawn("grpc", OnEnd::StopNode, async move {
+        serve::serve(listener, tls, routes, &sessions, stop).await;
+        ready.set("api", false);
+        recordings.stop().await;
+        drop(stop_raft);
+    });
+    readiness.set("raft", true);
+    readiness.set("api", true);
+    info!(address = %grpc_addr, cluster = keys.cluster.id, "the control plane serves");
+    Ok(ControlHandle {
+        grpc_addr,
+        ops_addr: ops,
+        cluster_id: keys.cluster.id.clone(),
+        ca_pem: keys.cluster.ca_pem.clone(),
+        admin_credential_dir,
+        readiness,
+        keys,
+    })
+}
+
+/// This node's certificate: made anew at each start, never on disk.
+fn own_credential(
+    config: &ControlConfig,
+    keys: &ClusterKeys,
+    listen: SocketAddr,
+) -> Result<NodeCredential, ControlError> {
+    let name = match &config.node_name {
+        Some(name) => name.clone(),
+        None => "control-1".parse().map_err(|_| ControlError::NoCluster)?,
+    };
+    let mut alt_names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    if !listen.ip().is_unspecified() {
+        alt_names.push(listen.ip().to_string());
+    }
+    alt_names.extend(config.alt_names.iter().cloned());
+    let identity = NodeIdentity { role: NodeRole::Control, name, pool: None };
+    Ok(bootstrap::issue(&keys.authority, &identity, &alt_names)?)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
+    TcpListener::bind(address).await.map_err(|source| ControlError::Listen { address, source })
+}
+
+async fn ops_endpoint(
+    config: &ControlConfig,
+    readiness: &Readiness,
+    supervisor: &Supervisor,
+) -> Result<Option<SocketAddr>, ControlError> {
+    let Some(address) = config.ops_listen else { return Ok(None) };
+    let listener = listen(address).await?;
+    let bound = listener.local_addr().map_err(|source| ControlError::Listen { address, source })?;
+    let metrics = telemetry::install_metrics();
+    let serve = ops::serve(listener, metrics, readiness.clone(), supervisor.sessions_ended_token());
+    supervisor.spawn("ops", OnEnd::StopNode, serve);
+    Ok(Some(bound))
+}
+
+/// The newest policy, for whoever decides by it here.
+pub(crate) type PolicyWatch = watch::Receiver<Arc<Policy>>;

@@ -1,0 +1,169 @@
+//! Accepts connections, peels TLS, and hands them to gRPC.
+//!
+//! Acceptor task -> one short task per handshake -> bounded channel -> tonic. A client certificate is optional; an offered one is
+//! verified by TLS, and its identity goes along with each request as [`PeerInfo`].
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use postern_core::node::NodeIdentity;
+use postern_runtime::supervisor::{OnEnd, Supervisor};
+use postern_runtime::tls::peer_identity;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tracing::{debug, error, warn};
+
+/// Connections at once; more wait in the listener's queue (I12).
+const MAX_CONNECTIONS: usize = 4_096;
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Streams at once on one connection: a gateway watches each held operation by one.
+const MAX_STREAMS: u32 = 4_096;
+/// How long calls may take to end once the node stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerInfo {
+    /// Of the client certificate, verified; none without one.
+    pub(crate) identity: Option<NodeIdentity>,
+    /// Its address; for the log.
+    pub(crate) address: SocketAddr,
+}
+
+/// Serves `routes` until `stop`, and a moment longer for calls that run.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: ServerConfig,
+    routes: Routes,
+    supervisor: &Supervisor,
+    stop: CancellationToken,
+) {
+    let (accepted, incoming) = mpsc::channel(64);
+    let acceptor = accept(listener, TlsAcceptor::from(Arc::new(tls)), accepted, supervisor.clone(), stop.clone());
+    supervisor.spawn("accept", OnEnd::EndSession, acceptor);
+    let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(MAX_STREAMS)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = server => if let Err(error) = ended {
+            error!(%error, "the gRPC server ended");
+        },
+        () = late => debug!("calls that still ran were cut off"),
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    accepted: mpsc::Sender<Peer>,
+    supervisor: Supervisor,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let next = async {
+            // Never closed.
+            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+            Some((listener.accept().await, slot))
+        };
+        let (stream, address, slot) = tokio::select! {
+            () = stop.cancelled() => return,
+            next = next => match next {
+                Some((Ok((stream, address)), slot)) => (stream, address, slot),
+                Some((Err(error), _)) => {
+                    // Out of file descriptors, for one: waiting lets others end.
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+                None => return,
+            },
+        };
+        let (tls, accepted) = (tls.clone(), accepted.clone());
+        supervisor.spawn("handshake", OnEnd::EndSession, async move {
+            // Small answers must not wait for more.
+            let _ = stream.set_nodelay(true);
+            match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => drop(accepted.send(Peer { stream, address, _slot: slot }).await),
+                Ok(Err(error)) => {
+                    metrics::counter!("postern_control_handshake_failures_total").increment(1);
+                    debug!(%address, %error, "TLS handshake failed");
+                }
+                Err(_) => {
+                    metrics::counter!("postern_control_handshake_failures_total").increment(1);
+                    debug!(%address, "TLS handshake took too long");
+                }
+            }
+        });
+    }
+}
+
+/// A connection past its handshake.
+struct Peer {
+    stream: TlsStream<TcpStream>,
+    address: SocketAddr,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Connected for Peer {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        let certificates = self.stream.get_ref().1.peer_certificates();
+        PeerInfo { identity: certificates.and_then(peer_identity), address: self.address }
+    }
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
