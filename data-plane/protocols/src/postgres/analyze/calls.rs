@@ -62,27 +62,35 @@ impl Analyzer<'_> {
                 self.out.act_on(Verb::SqlCall, ObjectKind::Routine, path);
                 SEEN
             }
-            Known::File => {
-                self.out.facts.opaque_call = true;
-                self.out.act_on(Verb::SqlServerFile, ObjectKind::Routine, path);
-                SEEN
-            }
-            Known::Opaque => {
-                self.out.facts.opaque_call = true;
-                self.out.act_on(Verb::SqlOpaque, ObjectKind::Routine, path);
+            Known::File | Known::Opaque => {
+                self.danger(name);
                 SEEN
             }
             Known::Nothing => {
                 self.routine(&[schema, name]);
                 // Extensions live anywhere: under the name of a dangerous one, it is one.
-                match functions::known(name) {
-                    Known::File => self.out.act_on(Verb::SqlServerFile, ObjectKind::Routine, path),
-                    Known::Opaque => self.out.act_on(Verb::SqlOpaque, ObjectKind::Routine, path),
-                    _ => {}
-                }
+                self.danger(name);
                 SEEN
             }
         }
+    }
+
+    /// A call that is written as a field: `(expr).f` is f(expr) when there is no such field.
+    pub(super) fn called(&mut self, name: &str) {
+        self.routine(&["", name]);
+        self.danger(name);
+    }
+
+    /// What a function of this name is known to do to the server.
+    fn danger(&mut self, name: &str) {
+        let verb = match functions::known(name) {
+            Known::File => Verb::SqlServerFile,
+            Known::Opaque => Verb::SqlOpaque,
+            Known::Effect | Known::SetConfig | Known::Notify | Known::Nothing => return,
+        };
+        let database = self.context.database.to_string();
+        self.out.facts.opaque_call = true;
+        self.out.act_on(verb, ObjectKind::Routine, [&*database, SYSTEM, name]);
     }
 
     /// `set_config(name, value, is_local)` is a SET, at a time that cannot be foretold.

@@ -94,7 +94,7 @@ impl<'a> Analyzer<'a> {
             if qualified && takes_row {
                 self.flowing(flow, Self::any_column);
                 if !functions::is_harmless(&name) {
-                    self.routine(&["", &name]);
+                    self.called(&name);
                 }
             }
         }
@@ -231,7 +231,7 @@ impl<'a> Analyzer<'a> {
                 && !functions::is_harmless(name)
                 && self.context.catalog.as_ref().is_some_and(|catalog| catalog.takes_row(name));
             if calls {
-                self.routine(&["", name]);
+                self.called(name);
             }
             return SEEN;
         }
@@ -274,7 +274,7 @@ impl<'a> Analyzer<'a> {
                     self.mention(&field.sval);
                     let called = self.context.catalog.as_ref().is_some_and(|catalog| catalog.is_function(&field.sval));
                     if called && !functions::is_harmless(&field.sval) {
-                        self.routine(&["", &field.sval]);
+                        self.called(&field.sval);
                     }
                 }
                 Some(NodeEnum::AStar(_)) => self.any_column(),
