@@ -39,7 +39,10 @@ test)
     [ -x /usr/bin/python3 ] || lack python3 "runs the driver test"
     [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import psycopg' 2>/dev/null || lack python3-psycopg "a stock driver, for the driver test"
     ;;
-check) have python3 || lack python3 "runs scripts/check_deps.py" ;;
+check)
+    have python3 || lack python3 "runs scripts/check_deps.py"
+    have git || lack git "lists the files to look at"
+    ;;
 bench)
     have python3 || lack python3 "computes medians"
     have pgbouncer || lack pgbouncer "the peer to compare with"
