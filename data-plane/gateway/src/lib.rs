@@ -1,14 +1,234 @@
 //! The gateway: where clients connect, and the only place that lets an operation through.
+//!
+//! An operation's way is one direction: [`listener`] accepts, [`identify`] turns a token into a principal, a [`session`] classifies,
+//! decides and has the [`recorder`] write it down before the bytes go [`upstream`]; the reply is masked, recorded, and leaves.
 
-pub mod approvals;
+mod approvals;
 mod cancel;
 mod catalogs;
 pub mod config;
 mod control;
 mod identify;
+mod listener;
 mod metrics;
-pub mod policy_feed;
-pub mod recorder;
+mod policy_feed;
+mod recorder;
+mod session;
 mod tunnel_wire;
-pub mod tunnels;
+mod tunnels;
 mod upstream;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_core::node::{GATEWAYS_NAME, NodeRole};
+use postern_core::target::Protocol;
+use postern_protocols::registry;
+use postern_runtime::ops::{self, Readiness};
+use postern_runtime::pki::{self, NodeCredential, PkiError};
+use postern_runtime::supervisor::{OnEnd, Supervisor};
+use postern_runtime::telemetry;
+use postern_runtime::tls::{self, TlsError};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+pub use config::{GatewayConfig, Limits, ListenerConfig};
+pub use control::ControlError;
+pub use recorder::SpoolError;
+pub use tunnels::TunnelsError;
+
+use approvals::Approvals;
+use cancel::CancelKeys;
+use catalogs::Catalogs;
+use policy_feed::Feed;
+use recorder::{RecorderConfig, UploadClient};
+use session::Shared;
+use tunnels::Tunnels;
+use upstream::Dialer;
+
+/// How long recordings may take to reach the control plane once all sessions have ended.
+const FLUSH: Duration = Duration::from_secs(3);
+/// Recordings hold events of up to 16 MiB, and as much again around them.
+const MAX_UPLOAD: usize = 64 << 20;
+
+/// The gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The certificate is not a gateway's.
+    #[error("the credential is of {0}, not of a gateway")]
+    NotAGateway(String),
+    /// The credential cannot be read.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The control plane's address cannot be used.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The tunnel listener cannot start.
+    #[error(transparent)]
+    Tunnels(#[from] TunnelsError),
+    /// An address cannot be listened on.
+    #[error("listening on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of the listener's certificate cannot be read.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Only one of two files that go together is given.
+    #[error("listener: certificate_file and key_file go together")]
+    HalfCertificate,
+}
+
+/// A running gateway.
+#[derive(Clone, Debug)]
+pub struct GatewayHandle {
+    /// Where PostgreSQL clients connect.
+    pub postgres_addr: SocketAddr,
+    /// Where agents dial in.
+    pub tunnel_addr: Option<SocketAddr>,
+    /// Where its health is told.
+    pub ops_addr: Option<SocketAddr>,
+    /// The certificate chain that clients see, PEM.
+    pub listener_certificate_pem: String,
+    /// What of it works.
+    pub readiness: Readiness,
+    tunnels: Tunnels,
+}
+
+impl GatewayHandle {
+    /// How many agents have a tunnel, over all pools.
+    #[must_use]
+    pub fn tunnel_count(&self) -> usize {
+        self.tunnels.counts().values().sum()
+    }
+}
+
+/// Starts the gateway's tasks. Its name is that of its certificate. It serves once the control plane has sent it a policy.
+///
+/// # Errors
+/// When it cannot start at all; a control plane that is away is retried, and no error.
+pub async fn run(
+    config: GatewayConfig,
+    credential: NodeCredential,
+    supervisor: Supervisor,
+) -> Result<GatewayHandle, GatewayError> {
+    let identity = credential.identity()?;
+    if identity.role != NodeRole::Gateway {
+        return Err(GatewayError::NotAGateway(identity.to_string()));
+    }
+    let readiness = Readiness::new(&["policy", "recorder"]);
+    let metrics = telemetry::install_metrics();
+    let ended = supervisor.sessions_ended_token();
+
+    let recorder_config = RecorderConfig { dir: config.spool_dir.clone(), max_bytes: config.spool_max.0 };
+    let (recorder, uploader) = recorder::start(&recorder_config, credential.signer()?, &supervisor)?;
+    let channel = control::channel(&config.control_plane, &credential)?;
+    let upload = UploadClient::new(channel.clone()).max_encoding_message_size(MAX_UPLOAD);
+    supervisor.spawn("upload", OnEnd::StopNode, uploader.run(upload, ended.clone(), FLUSH));
+    supervisor.spawn("recorder-watch", OnEnd::StopNode, watch_recorder(recorder.clone(), readiness.clone(), ended.clone()));
+
+    let (to_feed, feed) = watch::channel(Feed::default());
+    let follow = policy_feed::follow(
+        channel.clone(),
+        to_feed,
+        readiness.clone(),
+        config.staleness_limit.0,
+        ended.clone(),
+    );
+    supervisor.spawn("policy", OnEnd::StopNode, follow);
+
+    let tunnels = Tunnels::default();
+    let mut tunnel_addr = None;
+    if let Some(address) = config.tunnel_listen {
+        let endpoint = tunnels::listen(address, &credential)?;
+        tunnel_addr = endpoint.local_addr().ok();
+        let accept = tunnels::accept(endpoint, identity.name.clone(), tunnels.clone(), ended.clone());
+        supervisor.spawn("tunnels", OnEnd::StopNode, accept);
+    }
+
+    let (listener_certificate_pem, key) = listener_certificate(&config.listener, &identity.dns_name())?;
+    let alpn = registry::entry(Protocol::Postgres).alpn;
+    let tls = TlsAcceptor::from(Arc::new(tls::listener(&listener_certificate_pem, &key, alpn)?));
+    let listener = bind(config.postgres_listen).await?;
+    let postgres_addr = local(&listener, config.postgres_listen)?;
+
+    let mut ops_addr = None;
+    if let Some(address) = config.ops_listen {
+        let listener = bind(address).await?;
+        ops_addr = Some(local(&listener, address)?);
+        supervisor.spawn("ops", OnEnd::StopNode, ops::serve(listener, metrics, readiness.clone(), ended));
+    }
+
+    let dialer = Dialer::new(tunnels.clone());
+    let shared = Arc::new(Shared {
+        gateway: identity.name,
+        limits: config.limits.clone(),
+        tls,
+        feed,
+        recorder,
+        catalogs: Catalogs::new(dialer.clone()),
+        dialer,
+        approvals: Approvals::new(channel, supervisor.clone()),
+        cancels: CancelKeys::default(),
+        supervisor: supervisor.clone(),
+        config,
+    });
+    supervisor.spawn("listener", OnEnd::StopNode, listener::accept(listener, shared));
+    tracing::info!(postgres = %postgres_addr, tunnels = ?tunnel_addr, "gateway listens");
+    Ok(GatewayHandle { postgres_addr, tunnel_addr, ops_addr, listener_certificate_pem, readiness, tunnels })
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, GatewayError> {
+    TcpListener::bind(address).await.map_err(|source| GatewayError::Listen { address, source })
+}
+
+fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, GatewayError> {
+    listener.local_addr().map_err(|source| GatewayError::Listen { address, source })
+}
+
+fn listener_certificate(config: &ListenerConfig, own_name: &str) -> Result<(String, SecretString), GatewayError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| GatewayError::File { path: path.clone(), source })
+    };
+    match (&config.certificate_file, &config.key_file) {
+        (Some(certificate), Some(key)) => Ok((read(certificate)?, SecretString::from(read(key)?))),
+        (None, None) => {
+            let fixed = ["localhost", "127.0.0.1", "::1", own_name, GATEWAYS_NAME];
+            let names: Vec<String> = config.names.iter().cloned().chain(fixed.map(str::to_owned)).collect();
+            Ok(pki::self_signed_listener(&names)?)
+        }
+        _ => Err(GatewayError::HalfCertificate),
+    }
+}
+
+async fn watch_recorder(
+    recorder: recorder::RecorderHandle,
+    readiness: Readiness,
+    stop: tokio_util::sync::CancellationToken,
+) {
+    loop {
+        readiness.set("recorder", recorder.is_ready());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}

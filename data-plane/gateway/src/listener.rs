@@ -1,0 +1,47 @@
+//! Accepts clients, as many as the limits say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_runtime::supervisor::OnEnd;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::session::{self, Shared};
+
+/// Clients past the limit that are told so at a time; more are only closed.
+const TOLD: usize = 32;
+
+/// Accepts until shutdown begins.
+pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let stop = shared.supervisor.shutdown_token();
+    let room = Arc::new(Semaphore::new(usize::try_from(shared.limits.max_connections).unwrap_or(usize::MAX >> 4)));
+    let porch = Arc::new(Semaphore::new(TOLD));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, as a rule: ending sessions give some back.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let served = Arc::clone(&shared);
+        if let Ok(place) = Arc::clone(&room).try_acquire_owned() {
+            shared.supervisor.spawn("session", OnEnd::EndSession, async move {
+                let _place = place;
+                Box::pin(session::serve(stream, from, served)).await;
+            });
+        } else if let Ok(place) = Arc::clone(&porch).try_acquire_owned() {
+            shared.supervisor.spawn("refusal", OnEnd::EndSession, async move {
+                let _place = place;
+                Box::pin(session::refuse_overloaded(stream, from, served)).await;
+            });
+        }
+    }
+}

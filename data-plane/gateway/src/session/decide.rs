@@ -1,0 +1,148 @@
+//! The decision on an operation, and what follows from it. The only caller of [`super::outbox::Outbox::operation`].
+
+use std::time::Instant;
+
+use postern_core::action::Action;
+use postern_core::operation::{Digest, Parameter};
+use postern_core::policy::{DecisionRecord, Denial, Outcome, Permit, Verdict};
+use postern_core::recording::{Completed, Event, OperationEvent, OperationOutcome, Value};
+use postern_core::{Code, OperationId};
+use postern_protocols::postgres::errors::ErrorFields;
+use postern_protocols::postgres::session::Pending;
+use postern_runtime::clock;
+
+use super::End;
+use super::relay::Relay;
+use crate::metrics;
+use crate::recorder::RecordError;
+
+/// What of an operation is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// To run it.
+    Run,
+    /// To have it parsed: it executes nothing, and is decided again when it is to run.
+    Prepare,
+}
+
+impl From<RecordError> for End {
+    fn from(error: RecordError) -> Self {
+        Self::logged(error.code(), error)
+    }
+}
+
+impl Relay {
+    /// Decides `pending` by the newest policy, records the decision, and forwards, holds or refuses.
+    pub(super) async fn decide(&mut self, pending: Box<Pending>, asked: Asked) -> Result<(), End> {
+        let began = Instant::now();
+        let (id, operation_id) = (clock::decision_id(), clock::operation_id());
+        let operation = match pending.operation(operation_id, self.to.session) {
+            Ok(operation) => operation,
+            Err(refusal) => {
+                let denial = self.slice.deny_unclassified(refusal.code, refusal.reason.clone(), id, clock::now());
+                metrics::decided(Outcome::Deny, began.elapsed());
+                return self.deny(pending, operation_id, denial).await;
+            }
+        };
+        let verdict = self.slice.decide(&operation, id, clock::now());
+        metrics::decided(outcome(&verdict), began.elapsed());
+        match (verdict, asked) {
+            (Verdict::Deny(denial), _) => self.deny(pending, operation_id, denial).await,
+            (Verdict::Permit(..) | Verdict::Hold(_), Asked::Prepare) => {
+                let bytes = self.session.permit(pending, operation_id);
+                self.outbox.protocol(&bytes);
+                Ok(())
+            }
+            (Verdict::Permit(permit, decision), Asked::Run) => {
+                tracing::debug!(operation_id = %operation_id, decision_id = %id, "permitted");
+                let event = event(operation_id, &pending, decision, operation.digest);
+                self.forward(pending, permit, &event).await
+            }
+            (Verdict::Hold(held), Asked::Run) => {
+                let event = event(operation_id, &pending, held.decision.clone(), operation.digest);
+                self.recorder.append(&event).await?;
+                self.hold(pending, held).await
+            }
+        }
+    }
+
+    /// Records, then forwards. An operation too large to be recorded does not run, and the session goes on.
+    pub(super) async fn forward(&mut self, pending: Box<Pending>, permit: Permit, event: &Event) -> Result<(), End> {
+        let operation = permit.operation();
+        let cleared = match self.recorder.operation(permit, event).await {
+            Ok(cleared) => cleared,
+            Err(RecordError::TooLarge(size)) => {
+                tracing::info!(operation_id = %operation, size, "refused: too large to be recorded");
+                let fields = ErrorFields::error(Code::TooLarge, "the statement with its parameters is too large to be recorded");
+                self.refuse(pending, &fields);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = self.session.permit(pending, operation);
+        self.outbox.operation(&cleared, operation, &bytes).map_err(|error| End::logged(Code::Internal, error))
+    }
+
+    async fn deny(&mut self, pending: Box<Pending>, operation: OperationId, denial: Denial) -> Result<(), End> {
+        tracing::info!(
+            operation_id = %operation,
+            decision_id = %denial.decision.id,
+            code = %denial.code,
+            reason = denial.decision.reason,
+            "denied"
+        );
+        let digest = Digest::of(self.to.session, pending.text(), pending.parameters());
+        let event = event(operation, &pending, denial.decision.clone(), digest);
+        match self.recorder.enqueue(&event).await {
+            Ok(()) => self.not_run(operation, denial.code).await?,
+            // Not even its text fits: it is refused all the same.
+            Err(RecordError::TooLarge(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.refuse(pending, &ErrorFields::denial(&denial));
+        Ok(())
+    }
+
+    /// Records that `operation` never reached the target; durable on return.
+    pub(super) async fn not_run(&mut self, operation: OperationId, code: Code) -> Result<(), End> {
+        let completed = Completed {
+            operation,
+            outcome: OperationOutcome::NotRun { code },
+            rows: 0,
+            bytes: 0,
+            rows_omitted: 0,
+            rows_in: 0,
+        };
+        Ok(self.recorder.append(&Event::Completed(Box::new(completed))).await?)
+    }
+
+    /// Has the client told, in the place where the target's answer would be.
+    pub(super) fn refuse(&mut self, pending: Box<Pending>, fields: &ErrorFields) {
+        let refused = self.session.refuse(pending, fields);
+        self.to_client.extend_from_slice(&refused.to_client);
+        self.outbox.protocol(&refused.to_server);
+    }
+}
+
+fn event(operation: OperationId, pending: &Pending, decision: DecisionRecord, digest: Digest) -> Event {
+    Event::Operation(Box::new(OperationEvent {
+        operation,
+        text: Value::from_wire(Some(pending.text()), false),
+        parameters: pending.parameters().iter().map(value).collect(),
+        actions: pending.actions().map(<[Action]>::to_vec).unwrap_or_default(),
+        digest,
+        decision,
+    }))
+}
+
+fn value(parameter: &Parameter) -> Value {
+    Value::from_wire(parameter.value.as_deref(), parameter.binary)
+}
+
+const fn outcome(verdict: &Verdict) -> Outcome {
+    match verdict {
+        Verdict::Permit(..) => Outcome::Permit,
+        Verdict::Hold(_) => Outcome::Hold,
+        Verdict::Deny(_) => Outcome::Deny,
+    }
+}

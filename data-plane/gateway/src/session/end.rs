@@ -1,0 +1,54 @@
+//! The end of a session: outcomes that stay unknown are recorded as such, the client is told why, the recording is sealed.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt as _;
+
+use super::open::farewell;
+use super::relay::{Relay, Sides};
+use super::End;
+use crate::metrics;
+
+/// How long the target may take to take what was forwarded, Terminate among it.
+const TARGET: Duration = Duration::from_secs(1);
+
+/// Ends `relay` because of `end`.
+pub(super) async fn finish(mut relay: Relay, end: End) {
+    if let Err(worse) = relay.last_events().await {
+        tracing::warn!(reason = worse.reason, "the session's last events could not be recorded");
+    }
+    let Relay { recorder, sides, mut outbox, mut to_client, .. } = relay;
+    let Sides { client_read, client_write, server_read, mut server_write } = sides;
+    metrics::session_ended(end.code);
+    match end.code {
+        None => tracing::info!(reason = end.reason, "session ends"),
+        Some(code) => tracing::warn!(%code, reason = end.reason, "session ends"),
+    }
+    if let Some(told) = &end.told {
+        told.encode(&mut to_client);
+    }
+    let client = client_read.unsplit(client_write);
+    let told = async {
+        // Nothing to tell: a client that left must not hold its recording up.
+        if !to_client.is_empty() {
+            farewell(client, &to_client).await;
+        }
+    };
+    let target = async {
+        let pending: &mut BytesMut = outbox.pending();
+        let sent = async {
+            server_write.write_all(pending).await?;
+            server_write.flush().await?;
+            server_write.shutdown().await
+        };
+        let _ = tokio::time::timeout(TARGET, sent).await;
+        drop(server_read);
+    };
+    let sealed = async {
+        if let Err(error) = recorder.seal(end.code, &end.reason).await {
+            tracing::warn!(%error, "the recording is sealed once the spool can be written again");
+        }
+    };
+    tokio::join!(told, target, sealed);
+}

@@ -1,0 +1,93 @@
+//! One client connection, from its first byte to its sealed recording. One task, one owner of everything in it, no locks.
+//!
+//! [`open`] takes the connection through handshake, token, recording and the target's login; [`relay`] then carries it, [`decide`] being
+//! the only way by which an operation gets into the [`outbox`]; [`end`] tells the client why and seals.
+
+mod decide;
+mod end;
+mod hold;
+mod names;
+mod open;
+mod outbox;
+mod record;
+mod relay;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use postern_core::{Code, Name};
+use postern_protocols::postgres::errors::ErrorFields;
+use postern_runtime::supervisor::Supervisor;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::approvals::Approvals;
+use crate::cancel::CancelKeys;
+use crate::catalogs::Catalogs;
+use crate::config::{GatewayConfig, Limits};
+use crate::metrics;
+use crate::policy_feed::Feed;
+use crate::recorder::RecorderHandle;
+use crate::upstream::Dialer;
+
+pub(crate) use open::refuse_overloaded;
+
+/// What all sessions of a gateway share; each part is a handle.
+pub(crate) struct Shared {
+    pub(crate) gateway: Name,
+    pub(crate) limits: Limits,
+    pub(crate) config: GatewayConfig,
+    pub(crate) tls: TlsAcceptor,
+    pub(crate) feed: watch::Receiver<Feed>,
+    pub(crate) recorder: RecorderHandle,
+    pub(crate) dialer: Dialer,
+    pub(crate) catalogs: Catalogs,
+    pub(crate) approvals: Approvals,
+    pub(crate) cancels: CancelKeys,
+    pub(crate) supervisor: Supervisor,
+}
+
+/// Why a session ends.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// As a stable code; none for an orderly end.
+    code: Option<Code>,
+    /// For the recording and the log.
+    reason: String,
+    /// What the client is told, when it is told anything.
+    told: Option<ErrorFields>,
+}
+
+impl End {
+    /// In good order.
+    fn orderly(reason: &str) -> Self {
+        Self { code: None, reason: reason.to_owned(), told: None }
+    }
+
+    /// Broken off: the client is told `message`.
+    fn fatal(code: Code, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { code: Some(code), reason: message.clone(), told: Some(ErrorFields::fatal(code, message)) }
+    }
+
+    /// Broken off: the client is told what `code` says, the log more.
+    fn logged(code: Code, reason: impl std::fmt::Display) -> Self {
+        let told = ErrorFields { severity: postern_protocols::postgres::errors::Severity::Fatal, ..ErrorFields::of(code) };
+        Self { code: Some(code), reason: reason.to_string(), told: Some(told) }
+    }
+}
+
+/// Serves one client connection to its end.
+pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>) {
+    let _alive = metrics::connection();
+    let Some(opened) = open::open(stream, from, &shared).await else { return };
+    let _open = metrics::session_opened();
+    let span = opened.span();
+    let relayed = async {
+        tracing::info!(%from, "session begins");
+        let (relay, end) = relay::run(opened).await;
+        end::finish(relay, end).await;
+    };
+    tracing::Instrument::instrument(relayed, span).await;
+}

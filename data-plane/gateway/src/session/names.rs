@@ -1,0 +1,120 @@
+//! What names and masks mean, kept up with the catalog and with policy.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postern_core::snapshot::Snapshot;
+use postern_core::{Name, Principal};
+use postern_protocols::postgres::analyze::AnalyzeContext;
+use postern_protocols::postgres::catalog::Catalog;
+use postern_protocols::postgres::mask::Masking;
+use postern_runtime::supervisor::OnEnd;
+use tokio::sync::oneshot;
+
+use super::relay::Relay;
+use crate::catalogs::{CatalogsError, Dated, FRESH};
+
+/// How long a statement waits for a catalog that the session itself made old.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// A reading of the catalog that is under way.
+#[derive(Debug)]
+pub(super) struct Refresh {
+    answer: oneshot::Receiver<Result<Dated, CatalogsError>>,
+    /// The change of the session's own that it follows.
+    change: Option<u64>,
+}
+
+impl Refresh {
+    /// The outcome. Cancel-safe.
+    pub(super) async fn done(&mut self) -> Option<Dated> {
+        match (&mut self.answer).await {
+            Ok(Ok(dated)) => Some(dated),
+            Ok(Err(error)) => {
+                // Names stay in doubt, so what needs them is denied; the next statement tries again.
+                tracing::warn!(%error, "the catalog could not be read anew");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// The masking rules that hold for `principal`, resolved on this catalog.
+pub(super) fn masking(
+    snapshot: &Snapshot,
+    principal: &Principal,
+    target: &Name,
+    catalog: &Arc<Catalog>,
+    database: &str,
+) -> Arc<Masking> {
+    let slice = snapshot.mask_slice(principal, target);
+    Arc::new(Masking::compile(&slice, Arc::clone(catalog), database, snapshot.mask_key.expose()))
+}
+
+impl Relay {
+    /// Before the next statement is looked at: a catalog that this session changed must be read anew, an old one should be.
+    pub(super) async fn keep_names(&mut self) {
+        let stale = self.session.catalog_stale();
+        let old = self.catalog.read_at.elapsed() > FRESH;
+        if (stale.is_some() || old) && self.refresh.as_ref().is_none_or(|refresh| refresh.change != stale) {
+            // For an own change, read after it; else whatever another session has read lately.
+            let since = if stale.is_some() { Some(Instant::now()) } else { Instant::now().checked_sub(FRESH) };
+            self.read_catalog(since.unwrap_or_else(Instant::now), stale);
+        }
+        if stale.is_some()
+            && let Some(mut refresh) = self.refresh.take()
+        {
+            let change = refresh.change;
+            let done = tokio::time::timeout(WAIT, refresh.done()).await.ok().flatten();
+            self.take_catalog(done, change);
+        }
+    }
+
+    fn read_catalog(&mut self, since: Instant, change: Option<u64>) {
+        let (to, answer) = oneshot::channel();
+        let (catalogs, of) = (self.shared.catalogs.clone(), self.to.clone());
+        self.shared.supervisor.spawn("catalog", OnEnd::EndSession, async move {
+            // The session may have ended meanwhile.
+            let _ = to.send(catalogs.get(&of, since).await);
+        });
+        self.refresh = Some(Refresh { answer, change });
+    }
+
+    /// A reading that was under way is over.
+    pub(super) fn refreshed(&mut self, dated: Option<Dated>) {
+        let change = self.refresh.take().and_then(|refresh| refresh.change);
+        self.take_catalog(dated, change);
+    }
+
+    fn take_catalog(&mut self, dated: Option<Dated>, change: Option<u64>) {
+        let Some(dated) = dated else {
+            // Not again at once.
+            self.catalog.read_at = Instant::now();
+            return;
+        };
+        let newer = !Arc::ptr_eq(&dated.catalog, &self.catalog.catalog);
+        self.catalog = dated;
+        if newer {
+            let statement = self.context.max_statement;
+            let catalog = Arc::clone(&self.catalog.catalog);
+            self.context = Arc::new(AnalyzeContext::new(&self.to.database, catalog, statement));
+            self.apply_masking();
+        }
+        if let Some(change) = change {
+            self.session.catalog_renewed(change);
+        }
+    }
+
+    /// Puts the current rules and catalog in force.
+    pub(super) fn apply_masking(&mut self) {
+        let masking = masking(
+            &self.current.snapshot,
+            &self.principal,
+            &self.to.name,
+            &self.catalog.catalog,
+            &self.to.database,
+        );
+        self.session.set_context(Arc::clone(&self.context), masking);
+    }
+}

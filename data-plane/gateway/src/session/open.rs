@@ -1,0 +1,288 @@
+//! From an accepted connection to a session that can be relayed: handshake, token, target, recording, login.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use postern_core::recording::Started;
+use postern_core::secret::SecretBytes;
+use postern_core::{Code, SessionId};
+use postern_protocols::postgres::analyze::AnalyzeContext;
+use postern_protocols::postgres::codec::write;
+use postern_protocols::postgres::errors::{ErrorFields, client_message};
+use postern_protocols::postgres::handshake::{AwaitStartup, HandshakeError, Opened as Step, PasswordStep, Startup, Tls};
+use postern_runtime::clock;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::relay::Relay;
+use super::Shared;
+use crate::identify::{Admitted, identify};
+use crate::metrics;
+use crate::policy_feed::Current;
+use crate::upstream::{BoxStream, Destination};
+
+/// How long a refused client may take to read why.
+const FAREWELL: Duration = Duration::from_secs(2);
+const BUFFER: usize = 8 << 10;
+
+/// A connection is not let in.
+enum Refused {
+    /// The client goes away, or only came to cancel: nothing to tell.
+    Silently,
+    Because(Code, ErrorFields, String),
+}
+
+impl Refused {
+    fn because(code: Code, log: impl std::fmt::Display) -> Self {
+        Self::Because(code, ErrorFields::fatal(code, client_message(code)), log.to_string())
+    }
+}
+
+impl From<std::io::Error> for Refused {
+    fn from(_: std::io::Error) -> Self {
+        Self::Silently
+    }
+}
+
+impl From<HandshakeError> for Refused {
+    fn from(error: HandshakeError) -> Self {
+        Self::Because(error.code(), error.fields(), error.to_string())
+    }
+}
+
+/// The connection itself, through every layer.
+struct Connection {
+    stream: BoxStream,
+    received: BytesMut,
+}
+
+/// Opens a session, or tells the client why not.
+pub(super) async fn open(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Option<Relay> {
+    let mut connection = None;
+    let shutdown = shared.supervisor.shutdown_token();
+    let refused = tokio::select! {
+        opened = attempt(stream, from, shared, &mut connection) => match opened {
+            Ok(relay) => return Some(relay),
+            Err(refused) => refused,
+        },
+        () = shutdown.cancelled() => Refused::because(Code::ShuttingDown, "shutting down"),
+    };
+    if let Refused::Because(code, fields, log) = refused {
+        metrics::refused(code);
+        tracing::info!(%from, %code, reason = log, "session refused");
+        if let Some(Connection { stream, .. }) = connection {
+            farewell(stream, &fields.to_bytes()).await;
+        }
+    }
+    None
+}
+
+/// Tells a client that there is no room, if it is quick.
+pub(crate) async fn refuse_overloaded(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>) {
+    metrics::refused(Code::Overloaded);
+    tracing::debug!(%from, "connection refused: too many");
+    let mut connection = None;
+    let told = async {
+        let greeted = greet(stream, from, &shared, &mut connection).await;
+        if let (Ok(_), Some(Connection { stream, .. })) = (greeted, connection.take()) {
+            let fields = ErrorFields::fatal(Code::Overloaded, client_message(Code::Overloaded));
+            farewell(stream, &fields.to_bytes()).await;
+        }
+    };
+    let _ = tokio::time::timeout(FAREWELL, told).await;
+}
+
+async fn attempt(
+    stream: TcpStream,
+    from: SocketAddr,
+    shared: &Arc<Shared>,
+    slot: &mut Option<Connection>,
+) -> Result<Relay, Refused> {
+    let limit = shared.limits.handshake_timeout.0;
+    let greeted = tokio::time::timeout(limit, async {
+        let (startup, waiting) = greet(stream, from, shared, slot).await?;
+        let connection = slot.as_mut().ok_or(Refused::Silently)?;
+        let token = password(connection, waiting).await?;
+        Ok::<_, Refused>((startup, token))
+    });
+    let (startup, token) = match greeted.await {
+        Ok(greeted) => greeted?,
+        Err(_) => {
+            let fields = ErrorFields::fatal(Code::ProtocolViolation, "no token in time");
+            return Err(Refused::Because(Code::ProtocolViolation, fields, "handshake timed out".into()));
+        }
+    };
+    let current = shared.feed.borrow().fresh(shared.config.staleness_limit.0);
+    let current = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
+    let admitted = identify(&current, &token, &startup.target, &startup.database, clock::now())
+        .map_err(|refusal| Refused::because(refusal.code(), refusal))?;
+    drop(token);
+    begin(*startup, admitted, current, from, shared, slot).await
+}
+
+/// The handshake up to the request for the token.
+async fn greet(
+    stream: TcpStream,
+    from: SocketAddr,
+    shared: &Shared,
+    slot: &mut Option<Connection>,
+) -> Result<(Box<Startup>, postern_protocols::postgres::handshake::AwaitPassword), Refused> {
+    stream.set_nodelay(true)?;
+    // In clear only on the machine itself.
+    let tls = if from.ip().to_canonical().is_loopback() { Tls::Optional } else { Tls::Required };
+    let mut state = AwaitStartup::new(tls);
+    *slot = Some(Connection { stream: Box::new(stream), received: BytesMut::with_capacity(BUFFER) });
+    loop {
+        let connection = slot.as_mut().ok_or(Refused::Silently)?;
+        match state.next(&mut connection.received)? {
+            Step::NeedMore(same) => {
+                state = same;
+                more(connection).await?;
+            }
+            Step::Reply(same, bytes) => {
+                state = same;
+                send(connection, &bytes).await?;
+            }
+            Step::StartTls(same, bytes) => {
+                state = same;
+                send(connection, &bytes).await?;
+                let Connection { stream, received } = slot.take().ok_or(Refused::Silently)?;
+                // A failed TLS handshake tells the client itself.
+                let stream = shared.tls.accept(stream).await.map_err(|error| {
+                    metrics::refused(Code::ProtocolViolation);
+                    tracing::info!(%from, %error, "TLS handshake failed");
+                    Refused::Silently
+                })?;
+                *slot = Some(Connection { stream: Box::new(stream), received });
+            }
+            Step::Cancel { pid, secret } => {
+                if let (Ok(pid), Ok(secret)) = (i32::try_from(pid), <[u8; 4]>::try_from(&secret[..])) {
+                    shared.cancels.cancel(pid, i32::from_be_bytes(secret), from);
+                }
+                return Err(Refused::Silently);
+            }
+            Step::Startup(startup, waiting, bytes) => {
+                send(connection, &bytes).await?;
+                return Ok((startup, waiting));
+            }
+        }
+    }
+}
+
+async fn password(
+    connection: &mut Connection,
+    mut waiting: postern_protocols::postgres::handshake::AwaitPassword,
+) -> Result<SecretBytes, Refused> {
+    loop {
+        match waiting.next(&mut connection.received)? {
+            PasswordStep::Password(token) => return Ok(token),
+            PasswordStep::NeedMore(same) => {
+                waiting = same;
+                more(connection).await?;
+            }
+        }
+    }
+}
+
+/// Recording first, then the target.
+async fn begin(
+    startup: Startup,
+    admitted: Admitted,
+    current: Arc<Current>,
+    from: SocketAddr,
+    shared: &Arc<Shared>,
+    slot: &mut Option<Connection>,
+) -> Result<Relay, Refused> {
+    let Admitted { principal, name, target, password, database } = admitted;
+    let session: SessionId = clock::session_id();
+    let started = Started {
+        session,
+        principal: principal.clone(),
+        target: name.clone(),
+        protocol: target.protocol,
+        database: database.clone(),
+        cluster: current.snapshot.cluster_id.clone(),
+        gateway: shared.gateway.to_string(),
+        client_address: from.to_string(),
+        application: startup.application.clone(),
+        revision: current.snapshot.revision,
+    };
+    let recorder = shared.recorder.open(started).await;
+    let recorder = recorder.map_err(|error| Refused::because(error.code(), error))?;
+    let to = Destination { name, target, password, database: database.into(), session };
+
+    let fresh_enough = Instant::now().checked_sub(crate::catalogs::FRESH).unwrap_or_else(Instant::now);
+    let reached = tokio::time::timeout(shared.limits.connect_timeout.0, async {
+        let login = async { shared.dialer.login(&to, &startup.settings).await.map_err(|e| (e.code(), e.to_string())) };
+        let catalog = async { shared.catalogs.get(&to, fresh_enough).await.map_err(|e| (e.code(), e.to_string())) };
+        // In this order: the login's error tells more than the catalog's of the same cause.
+        tokio::try_join!(biased; login, catalog)
+    });
+    let reached = reached.await.unwrap_or_else(|_| Err((Code::TargetUnavailable, "no session in time".into())));
+    let (upstream, catalog) = match reached {
+        Ok(reached) => reached,
+        Err((code, why)) => {
+            metrics::upstream_failed(code);
+            if let Err(error) = recorder.seal(Some(code), client_message(code)).await {
+                tracing::warn!(%session, %error, "the refused session's recording is sealed later");
+            }
+            return Err(Refused::because(code, format!("{session}: target {}: {why}", to.name)));
+        }
+    };
+
+    let key = shared.cancels.register();
+    let mut hello = BytesMut::new();
+    write::authentication_ok(&mut hello);
+    for (name, value) in &upstream.ready.parameters {
+        write::parameter_status(&mut hello, name, value);
+    }
+    write::backend_key(&mut hello, key.pid.unsigned_abs(), u32::from_be_bytes(key.secret.to_be_bytes()));
+    write::ready_for_query(&mut hello, upstream.ready.status);
+    let Connection { stream, received } = slot.take().ok_or(Refused::Silently)?;
+    let context = Arc::new(AnalyzeContext::new(
+        &to.database,
+        Arc::clone(&catalog.catalog),
+        usize::try_from(shared.limits.max_statement_bytes.0).unwrap_or(usize::MAX),
+    ));
+    Ok(Relay::new(super::relay::Parts {
+        shared: Arc::clone(shared),
+        principal,
+        to,
+        recorder,
+        current,
+        catalog,
+        context,
+        key,
+        client: stream,
+        from_client: received,
+        to_client: hello,
+        upstream,
+    }))
+}
+
+async fn more(connection: &mut Connection) -> Result<(), Refused> {
+    if connection.stream.read_buf(&mut connection.received).await? == 0 {
+        return Err(Refused::Silently);
+    }
+    Ok(())
+}
+
+async fn send(connection: &mut Connection, bytes: &Bytes) -> Result<(), Refused> {
+    connection.stream.write_all(bytes).await?;
+    Ok(connection.stream.flush().await?)
+}
+
+/// Sends the last words and waits until the client has read them: closing with unread input would reset the connection before.
+pub(super) async fn farewell(mut stream: BoxStream, bytes: &[u8]) {
+    let told = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await?;
+        stream.shutdown().await?;
+        let mut rest = [0; 512];
+        while stream.read(&mut rest).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    let _ = tokio::time::timeout(FAREWELL, told).await;
+}

@@ -1,0 +1,430 @@
+//! The relay: one loop that moves bytes both ways, and wakes for everything else that may happen to a session.
+//!
+//! Memory is bounded (I11): a side is read only while what it leads to is below [`HIGH`], so at most that and one frame wait in each
+//! buffer. Both sides are written and read in the same loop, so that neither can block the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postern_core::policy::PolicySlice;
+use postern_core::recording::Event;
+use postern_core::{Code, Principal};
+use postern_protocols::postgres::analyze::AnalyzeContext;
+use postern_protocols::postgres::codec;
+use postern_protocols::postgres::session::{
+    ClientStep, Limits as SessionLimits, ProtocolError, ResultEvent, ServerProgress, Session,
+};
+use postern_runtime::clock;
+use postern_runtime::supervisor::OnEnd;
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::decide::Asked;
+use super::hold::Waiting;
+use super::names::{Refresh, masking};
+use super::outbox::Outbox;
+use super::record::Rows;
+use super::{End, Shared};
+use crate::approvals::HoldUpdate;
+use crate::cancel::CancelKey;
+use crate::catalogs::Dated;
+use crate::identify::may_stay;
+use crate::policy_feed::{Current, Feed};
+use crate::recorder::SessionRecorder;
+use crate::upstream::{BoxStream, Destination, Upstream};
+
+/// What may wait for a side, in bytes, before the other is read no further.
+const HIGH: usize = 64 << 10;
+const READ: usize = 16 << 10;
+/// A buffer that grew for one large frame is given back.
+const KEPT: usize = 1 << 20;
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a relay is made of.
+pub(super) struct Parts {
+    pub(super) shared: Arc<Shared>,
+    pub(super) principal: Principal,
+    pub(super) to: Destination,
+    pub(super) recorder: SessionRecorder,
+    pub(super) current: Arc<Current>,
+    pub(super) catalog: Dated,
+    pub(super) context: Arc<AnalyzeContext>,
+    pub(super) key: CancelKey,
+    pub(super) client: BoxStream,
+    pub(super) from_client: BytesMut,
+    pub(super) to_client: BytesMut,
+    pub(super) upstream: Upstream,
+}
+
+/// Both connections, each in two halves.
+pub(super) struct Sides {
+    pub(super) client_read: ReadHalf<BoxStream>,
+    pub(super) client_write: WriteHalf<BoxStream>,
+    pub(super) server_read: ReadHalf<BoxStream>,
+    pub(super) server_write: WriteHalf<BoxStream>,
+}
+
+/// A session's whole state.
+pub(super) struct Relay {
+    pub(super) shared: Arc<Shared>,
+    pub(super) principal: Principal,
+    pub(super) to: Destination,
+    pub(super) recorder: SessionRecorder,
+    pub(super) current: Arc<Current>,
+    pub(super) slice: PolicySlice,
+    pub(super) catalog: Dated,
+    pub(super) context: Arc<AnalyzeContext>,
+    pub(super) refresh: Option<Refresh>,
+    pub(super) session: Session,
+    pub(super) waiting: Option<Waiting>,
+    pub(super) sides: Sides,
+    pub(super) outbox: Outbox,
+    pub(super) to_client: BytesMut,
+    from_client: BytesMut,
+    from_server: BytesMut,
+    events: Vec<ResultEvent>,
+    rows: Rows,
+    feed: watch::Receiver<Feed>,
+    key: CancelKey,
+    server_key: (u32, bytes::Bytes),
+    /// When the token ends.
+    expires: Instant,
+    /// When the drain ends, once it has begun.
+    drain: Option<Instant>,
+    flow: Flow,
+}
+
+/// What each side waits for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    /// The session wants more of the client's bytes.
+    wants_client: bool,
+    /// The session wants more of the server's bytes.
+    wants_server: bool,
+    /// Written and not flushed.
+    client_unflushed: bool,
+    server_unflushed: bool,
+    /// The client has sent its last byte.
+    terminated: bool,
+}
+
+/// What woke the loop.
+enum Woken {
+    Moved,
+    ClientEnded(std::io::Result<()>),
+    ServerEnded(std::io::Result<()>),
+    Cancel(std::net::SocketAddr),
+    Hold(HoldUpdate),
+    Policy,
+    Catalog(Option<Dated>),
+    Expired,
+    Stopping,
+    Drained,
+}
+
+impl From<ProtocolError> for End {
+    fn from(error: ProtocolError) -> Self {
+        Self { code: Some(error.code()), reason: error.to_string(), told: Some(error.fields()) }
+    }
+}
+
+impl Relay {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { shared, principal, to, recorder, current, catalog, context, .. } = parts;
+        let limits = &shared.limits;
+        let limits = SessionLimits {
+            frames: codec::Limits {
+                statement: usize::try_from(limits.max_statement_bytes.0).unwrap_or(usize::MAX),
+                ..codec::Limits::default()
+            },
+            recorded_rows: limits.recorded_rows.into(),
+            recorded_bytes: limits.recorded_bytes.0,
+            high_water: HIGH,
+        };
+        let slice = current.snapshot.policy_slice(&principal, &to.name);
+        let masking = masking(&current.snapshot, &principal, &to.name, &catalog.catalog, &to.database);
+        let session = Session::new(limits, Arc::clone(&context), masking, clock::random_u128());
+        let Upstream { stream, received, ready } = parts.upstream;
+        let (client_read, client_write) = tokio::io::split(parts.client);
+        let (server_read, server_write) = tokio::io::split(stream);
+        let left = principal.expires_at.map_or(FAR, |at| at.since(clock::now())).min(FAR);
+        let mut feed = shared.feed.clone();
+        // Whatever came since the snapshot that the session began by is looked at first.
+        feed.mark_changed();
+        Self {
+            shared,
+            principal,
+            to,
+            recorder,
+            current,
+            slice,
+            catalog,
+            context,
+            refresh: None,
+            session,
+            waiting: None,
+            sides: Sides { client_read, client_write, server_read, server_write },
+            outbox: Outbox::default(),
+            to_client: parts.to_client,
+            from_client: parts.from_client,
+            from_server: received,
+            events: Vec::new(),
+            rows: Rows::default(),
+            feed,
+            key: parts.key,
+            server_key: (ready.pid, ready.secret),
+            expires: Instant::now() + left,
+            drain: None,
+            flow: Flow::default(),
+        }
+    }
+
+    /// For everything that the session's task logs.
+    pub(super) fn span(&self) -> tracing::Span {
+        tracing::info_span!("session", session_id = %self.to.session, principal = %self.principal, target = %self.to.name)
+    }
+
+    /// What was under way when the session ended, into the recording.
+    pub(super) async fn last_events(&mut self) -> Result<(), End> {
+        self.abandon_held("the session ended").await?;
+        self.session.abandon(&mut self.events);
+        Ok(self.rows.record(&mut self.recorder, &mut self.events).await?)
+    }
+
+    /// Works off what is buffered, until both sides want more or are full.
+    async fn work(&mut self) -> Result<(), End> {
+        loop {
+            let server = self.take_server().await?;
+            let client = self.take_client().await?;
+            if !server && !client {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the server's bytes; true when anything came of them.
+    async fn take_server(&mut self) -> Result<bool, End> {
+        let mut moved = false;
+        while self.to_client.len() < HIGH {
+            let (before, length) = (self.from_server.len(), self.to_client.len());
+            let progress = self.session.next_server(&mut self.from_server, &mut self.to_client, &mut self.events)?;
+            moved |= before != self.from_server.len() || length != self.to_client.len();
+            if let Err(error) = self.rows.record(&mut self.recorder, &mut self.events).await {
+                // What could not be recorded does not leave.
+                self.to_client.truncate(length);
+                return Err(error.into());
+            }
+            self.flow.wants_server = progress == ServerProgress::NeedMore;
+            if self.flow.wants_server {
+                break;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Takes the client's bytes; true when anything came of them.
+    async fn take_client(&mut self) -> Result<bool, End> {
+        let mut moved = false;
+        self.flow.wants_client = false;
+        while self.waiting.is_none() && !self.flow.terminated && self.outbox.len() < HIGH && self.to_client.len() < HIGH {
+            if !self.from_client.is_empty() {
+                self.keep_names().await;
+                self.take_policy().await?;
+            }
+            match self.session.next_client(&mut self.from_client)? {
+                ClientStep::NeedMore => {
+                    self.flow.wants_client = true;
+                    break;
+                }
+                ClientStep::Wait => break,
+                ClientStep::Forward(bytes) => self.outbox.protocol(&bytes),
+                ClientStep::Decide(pending) => self.decide(pending, Asked::Run).await?,
+                ClientStep::Prepare(pending) => self.decide(pending, Asked::Prepare).await?,
+                ClientStep::Terminate(bytes) => {
+                    self.outbox.protocol(&bytes);
+                    self.flow.terminated = true;
+                }
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Decides by the newest policy from here on (I9: a live session follows each change).
+    async fn take_policy(&mut self) -> Result<(), End> {
+        if !self.feed.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        let Some(current) = self.feed.borrow_and_update().current.clone() else { return Ok(()) };
+        if Arc::ptr_eq(&current, &self.current) {
+            return Ok(());
+        }
+        if let Err(why) = may_stay(&current.snapshot, &self.principal, &self.to.name) {
+            return Err(End::fatal(Code::Denied, format!("the session was ended by policy: {why}")));
+        }
+        self.slice = current.snapshot.policy_slice(&self.principal, &self.to.name);
+        self.current = current;
+        self.apply_masking();
+        self.recheck_held().await
+    }
+
+    async fn wake(&mut self, woken: Woken) -> Result<(), End> {
+        match woken {
+            Woken::Moved => Ok(()),
+            Woken::ClientEnded(how) => Err(match how {
+                Ok(()) => End::orderly("the client went away"),
+                Err(error) => End { code: None, reason: format!("the client's connection broke: {error}"), told: None },
+            }),
+            Woken::ServerEnded(how) => {
+                // It may have said why, and that goes first.
+                self.take_server().await?;
+                Err(match how {
+                    Ok(()) => End {
+                        code: Some(Code::TargetUnavailable),
+                        reason: "the target closed the connection".into(),
+                        told: None,
+                    },
+                    Err(error) => {
+                        let told = End::fatal(Code::TargetUnavailable, "the connection to the target was lost");
+                        End { reason: format!("the connection to the target was lost: {error}"), ..told }
+                    }
+                })
+            }
+            Woken::Cancel(from) => self.cancel(from).await,
+            Woken::Hold(update) => self.hold_update(update).await,
+            Woken::Policy => self.take_policy().await,
+            Woken::Catalog(dated) => {
+                self.refreshed(dated);
+                Ok(())
+            }
+            Woken::Expired => Err(End::fatal(Code::TokenExpired, "the token has expired")),
+            Woken::Stopping => {
+                self.drain = Some(Instant::now() + self.shared.config.drain_limit.0);
+                Ok(())
+            }
+            Woken::Drained => Err(End::fatal(Code::ShuttingDown, "the gateway is shutting down")),
+        }
+    }
+
+    async fn cancel(&mut self, from: std::net::SocketAddr) -> Result<(), End> {
+        if self.waiting.is_none() && self.session.current_operation().is_none() {
+            return Ok(());
+        }
+        tracing::info!(%from, "cancel requested");
+        self.recorder.append(&Event::CancelRequested { client_address: from.to_string() }).await?;
+        if self.cancel_held().await? {
+            return Ok(());
+        }
+        let (dialer, to, (pid, secret)) = (self.shared.dialer.clone(), self.to.clone(), self.server_key.clone());
+        // On a connection of its own, so that the relay goes on.
+        self.shared.supervisor.spawn("cancel", OnEnd::EndSession, async move {
+            if let Err(error) = dialer.cancel(&to, pid, &secret).await {
+                tracing::warn!(session_id = %to.session, %error, "the target could not be asked to cancel");
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits until something can be moved, or something happens.
+    async fn wait(&mut self) -> Woken {
+        let stopping = self.shared.supervisor.shutdown_token();
+        let idle = self.session.is_idle() && self.waiting.is_none() && self.from_client.is_empty();
+        let drained = match self.drain {
+            Some(_) if idle && self.to_client.is_empty() => return Woken::Drained,
+            other => other,
+        };
+        if self.flow.terminated && self.outbox.is_empty() && !self.flow.server_unflushed {
+            return Woken::ClientEnded(Ok(()));
+        }
+        let Self { sides, flow, outbox, to_client, from_client, from_server, waiting, refresh, feed, key, .. } = self;
+        let Sides { client_read, client_write, server_read, server_write } = sides;
+        // While an operation is held, or the target works, the client is read only as far as its going away must be noticed.
+        let read_client = flow.wants_client || (from_client.len() < HIGH && !flow.terminated);
+        let read_server = flow.wants_server && to_client.len() < HIGH;
+        let write_client = !to_client.is_empty() || flow.client_unflushed;
+        let write_server = !outbox.is_empty() || flow.server_unflushed;
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(self.expires) => Woken::Expired,
+            () = stopping.cancelled(), if drained.is_none() => Woken::Stopping,
+            () = tokio::time::sleep_until(drained.unwrap_or(self.expires)), if drained.is_some() => Woken::Drained,
+            Some(from) = key.requests.recv() => Woken::Cancel(from),
+            update = next_update(waiting), if waiting.is_some() => Woken::Hold(update),
+            Ok(()) = feed.changed() => { feed.mark_changed(); Woken::Policy },
+            dated = next_catalog(refresh), if refresh.is_some() => Woken::Catalog(dated),
+            written = write(client_write, to_client, &mut flow.client_unflushed), if write_client => match written {
+                Ok(()) => Woken::Moved,
+                Err(error) => Woken::ClientEnded(Err(error)),
+            },
+            written = write(server_write, outbox.pending(), &mut flow.server_unflushed), if write_server => match written {
+                Ok(()) => Woken::Moved,
+                Err(error) => Woken::ServerEnded(Err(error)),
+            },
+            read = read(server_read, from_server), if read_server => match read {
+                Ok(0) => Woken::ServerEnded(Ok(())),
+                Ok(_) => Woken::Moved,
+                Err(error) => Woken::ServerEnded(Err(error)),
+            },
+            read = read(client_read, from_client), if read_client => match read {
+                Ok(0) => Woken::ClientEnded(Ok(())),
+                Ok(_) => Woken::Moved,
+                Err(error) => Woken::ClientEnded(Err(error)),
+            },
+        }
+    }
+}
+
+/// Relays until the session ends, and says why it did.
+pub(super) async fn run(mut relay: Relay) -> (Relay, End) {
+    loop {
+        if let Err(end) = relay.work().await {
+            return (relay, end);
+        }
+        let woken = relay.wait().await;
+        if let Err(end) = relay.wake(woken).await {
+            return (relay, end);
+        }
+    }
+}
+
+async fn next_update(waiting: &mut Option<Waiting>) -> HoldUpdate {
+    match waiting {
+        Some(waiting) => waiting.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_catalog(refresh: &mut Option<Refresh>) -> Option<Dated> {
+    match refresh {
+        Some(refresh) => refresh.done().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One read. Cancel-safe.
+async fn read(from: &mut ReadHalf<BoxStream>, into: &mut BytesMut) -> std::io::Result<usize> {
+    if into.is_empty() && into.capacity() > KEPT {
+        *into = BytesMut::new();
+    }
+    into.reserve(READ);
+    from.read_buf(into).await
+}
+
+/// One write, or the flush that TLS needs once all is written. Cancel-safe.
+async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &mut BytesMut, unflushed: &mut bool) -> std::io::Result<()> {
+    if bytes.is_empty() {
+        to.flush().await?;
+        *unflushed = false;
+        return Ok(());
+    }
+    *unflushed = true;
+    if to.write_buf(bytes).await? == 0 {
+        return Err(std::io::ErrorKind::WriteZero.into());
+    }
+    if bytes.is_empty() && bytes.capacity() > KEPT {
+        *bytes = BytesMut::new();
+    }
+    Ok(())
+}
