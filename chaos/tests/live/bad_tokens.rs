@@ -50,7 +50,7 @@ fn every_kind_of_bad_token_is_refused() {
         }
         match *name {
             "expired" => assert_has(&message, &["expired"]),
-            "future" => assert_has(&message, &["not yet valid"]),
+            "future" => assert_has(&message, &["not valid yet"]),
             _ => {}
         }
     }

@@ -86,7 +86,7 @@ fn an_unanswered_request_expires() {
     let sql = "INSERT INTO orders VALUES (99, 1, 1)";
     let mut held = hold(&postern, &connection, &format!("{sql};;SELECT 'then', count(*) FROM orders"));
     held.psql.wait(LIMIT).unwrap();
-    assert_has(&held.psql.stderr(), &["42501", "expired"]);
+    assert_has(&held.psql.stderr(), &["42501", "in time"]);
     assert_eq!(held.psql.stdout(), "then|20\n");
     wait_until(LIMIT, "the state to say so", || Ok(state(&postern, &held.approval) == "expired")).unwrap();
     let reviewer = postern.token("rita", &["reviewers"]).unwrap();
