@@ -19,7 +19,7 @@ pub struct Facts {
     pub reads: BTreeSet<Relation>,
     /// Relations whose rows it writes.
     pub writes: BTreeSet<Relation>,
-    /// Relations whose definition it changes.
+    /// Relations whose definition it changes; with the name `*`, all of a schema.
     pub reshapes: BTreeSet<Relation>,
     /// Names of columns whose values may reach an expression of the result.
     pub shown: BTreeSet<String>,
@@ -37,6 +37,8 @@ pub struct Facts {
     pub any_written: bool,
     /// Calls something whose result cannot be traced to columns.
     pub opaque_call: bool,
+    /// Runs, or leaves to be run, a text that cannot be seen.
+    pub unseen: bool,
     /// Writes values that it computes: to rows, settings, notifications or files.
     pub copies: bool,
 }
@@ -68,6 +70,7 @@ impl Facts {
         self.any_shown |= other.any_shown;
         self.any_written |= other.any_written;
         self.opaque_call |= other.opaque_call;
+        self.unseen |= other.unseen;
         self.copies |= other.copies;
     }
 

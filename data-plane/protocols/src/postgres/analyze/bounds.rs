@@ -9,7 +9,11 @@ pub(super) fn bounds(condition: Option<&pb::Node>) -> bool {
     match node {
         NodeEnum::BoolExpr(expr) => {
             let parts = || expr.args.iter().map(|part| bounds(Some(part)));
-            if expr.boolop == pb::BoolExprType::OrExpr as i32 { parts().all(|bounds| bounds) } else { parts().any(|bounds| bounds) }
+            if expr.boolop == pb::BoolExprType::OrExpr as i32 {
+                parts().all(|bounds| bounds)
+            } else {
+                parts().any(|bounds| bounds)
+            }
         }
         NodeEnum::AExpr(expr) => {
             let same = name_of(expr.lexpr.as_deref()).is_some_and(|left| Some(left) == name_of(expr.rexpr.as_deref()));
@@ -51,9 +55,7 @@ fn looks(node: Option<&pb::Node>) -> bool {
         NodeEnum::AArrayExpr(expr) => any(&expr.elements),
         NodeEnum::List(list) => any(&list.items),
         NodeEnum::AIndirection(expr) => looks(expr.arg.as_deref()),
-        NodeEnum::CaseExpr(case) => {
-            looks(case.arg.as_deref()) || any(&case.args) || looks(case.defresult.as_deref())
-        }
+        NodeEnum::CaseExpr(case) => looks(case.arg.as_deref()) || any(&case.args) || looks(case.defresult.as_deref()),
         NodeEnum::CaseWhen(when) => looks(when.expr.as_deref()) || looks(when.result.as_deref()),
         NodeEnum::JsonIsPredicate(test) => looks(test.expr.as_deref()),
         NodeEnum::SubLink(link) => looks(link.testexpr.as_deref()) || correlated(link),

@@ -90,6 +90,7 @@ impl Analyzer<'_> {
         };
         let database = self.context.database.to_string();
         self.out.facts.opaque_call = true;
+        self.out.facts.unseen |= verb == Verb::SqlOpaque;
         self.out.act_on(verb, ObjectKind::Routine, [&*database, SYSTEM, name]);
     }
 

@@ -17,15 +17,16 @@ impl Analyzer<'_> {
             let what = if copy.is_program { "program" } else { "file" };
             self.out.act_on(Verb::SqlServerFile, ObjectKind::Server, ["system", what]);
         }
-        let columns: Vec<String> =
-            names::parts(&copy.attlist)?.into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = names::parts(&copy.attlist)?.into_iter().map(str::to_owned).collect();
         // What goes to the server's files is written, what goes to the client is shown.
         let flow = if on_server { Flow::Written } else { Flow::Plain };
         let source = if let Some(range) = &copy.relation {
             let relations = self.resolve(range)?;
             self.copy_relation(copy, &relations, &columns, flow)?;
             let [relation] = relations.as_slice() else {
-                return Err(Unclassifiable::doubt("COPY of a relation whose schema this session left open: name its schema"));
+                return Err(Unclassifiable::doubt(
+                    "COPY of a relation whose schema this session left open: name its schema",
+                ));
             };
             CopySource::Relation(relation.clone(), columns)
         } else {
@@ -87,8 +88,8 @@ fn read_options(options: &[pb::Node]) -> Option<CopyFormat> {
                 }
             }
             // They change which values are quoted, or concern COPY FROM alone.
-            "force_quote" | "freeze" | "force_not_null" | "force_null" | "on_error" | "log_verbosity" | "reject_limit"
-            | "default" => {}
+            "force_quote" | "freeze" | "force_not_null" | "force_null" | "on_error" | "log_verbosity"
+            | "reject_limit" | "default" => {}
             _ => return None,
         }
     }

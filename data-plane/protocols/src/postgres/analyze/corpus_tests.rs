@@ -44,10 +44,74 @@ fn corpus() {
 
 /// Words that statements are made of, so that random ones get past the first token.
 const WORDS: &[&str] = &[
-    "SELECT", "FROM", "WHERE", "orders", "customers", "c", "*", ".", ",", "(", ")", "1", "'x'", "=", "AND", "UPDATE", "SET", "id", "DELETE",
-    "INSERT", "INTO", "VALUES", "WITH", "AS", "RETURNING", "ON", "CONFLICT", "DO", "NOTHING", "JOIN", "USING", "UNION", "ALL", "DROP", "TABLE",
-    "CREATE", "ALTER", "GRANT", "TO", "COPY", "STDOUT", "EXPLAIN", "PREPARE", "EXECUTE", "DECLARE", "CURSOR", "FOR", "FETCH", "$1", "::", "text",
-    "[", "]", ";", "count", "NULL", "ORDER", "BY", "LIMIT", "CASE", "WHEN", "THEN", "END", "ARRAY", "EXISTS", "MERGE", "MATCHED", "search_path",
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "orders",
+    "customers",
+    "c",
+    "*",
+    ".",
+    ",",
+    "(",
+    ")",
+    "1",
+    "'x'",
+    "=",
+    "AND",
+    "UPDATE",
+    "SET",
+    "id",
+    "DELETE",
+    "INSERT",
+    "INTO",
+    "VALUES",
+    "WITH",
+    "AS",
+    "RETURNING",
+    "ON",
+    "CONFLICT",
+    "DO",
+    "NOTHING",
+    "JOIN",
+    "USING",
+    "UNION",
+    "ALL",
+    "DROP",
+    "TABLE",
+    "CREATE",
+    "ALTER",
+    "GRANT",
+    "TO",
+    "COPY",
+    "STDOUT",
+    "EXPLAIN",
+    "PREPARE",
+    "EXECUTE",
+    "DECLARE",
+    "CURSOR",
+    "FOR",
+    "FETCH",
+    "$1",
+    "::",
+    "text",
+    "[",
+    "]",
+    ";",
+    "count",
+    "NULL",
+    "ORDER",
+    "BY",
+    "LIMIT",
+    "CASE",
+    "WHEN",
+    "THEN",
+    "END",
+    "ARRAY",
+    "EXISTS",
+    "MERGE",
+    "MATCHED",
+    "search_path",
 ];
 
 proptest! {
@@ -64,9 +128,9 @@ proptest! {
     }
 
     #[test]
-    fn any_mangled_statement_does_not_panic(line in 0_usize..400, cut in 0_usize..80, word in proptest::sample::select(WORDS)) {
+    fn any_mangled_statement_does_not_panic(line in any::<proptest::sample::Index>(), cut in 0_usize..80, word in proptest::sample::select(WORDS)) {
         let statements: Vec<&str> = CORPUS.lines().filter(|line| !line.starts_with([' ', '#'])).collect();
-        let mut sql: String = statements[line % statements.len()].to_owned();
+        let mut sql: String = statements[line.index(statements.len())].to_owned();
         let cut = cut.min(sql.len());
         if sql.is_char_boundary(cut) {
             sql.insert_str(cut, &format!(" {word} "));

@@ -66,7 +66,9 @@ impl Analyzer<'_> {
                     | NodeEnum::TypeName(_)
                     | NodeEnum::List(_),
                 ) => {}
-                Some(other) => return Err(Unclassifiable::doubt(format!("Postern does not know the option {}", kind(other)))),
+                Some(other) => {
+                    return Err(Unclassifiable::doubt(format!("Postern does not know the option {}", kind(other))));
+                }
             }
         }
         SEEN
@@ -235,7 +237,8 @@ impl Analyzer<'_> {
     fn alter_table(&mut self, alter: &pb::AlterTableStmt) -> Seen {
         if alter.objtype == pb::ObjectType::ObjectType as i32 {
             let range = names::missing(alter.relation.as_ref())?;
-            let parts: Vec<&str> = [&*range.schemaname, &*range.relname].into_iter().filter(|part| !part.is_empty()).collect();
+            let parts: Vec<&str> =
+                [&*range.schemaname, &*range.relname].into_iter().filter(|part| !part.is_empty()).collect();
             self.act_on_routine(Verb::SqlAlter, &parts)?;
         } else {
             self.reshape_range(Verb::SqlAlter, alter.relation.as_ref())?;
@@ -329,6 +332,7 @@ impl Analyzer<'_> {
         }
         match kind {
             pb::ObjectType::ObjectSchema => {
+                self.out.facts.reshapes.insert(crate::sql::Relation::new(&*rename.subname, "*"));
                 self.out.act_on(Verb::SqlAlter, ObjectKind::Schema, [&*database, &*rename.subname]);
                 self.out.act_on(Verb::SqlCreate, ObjectKind::Schema, [&*database, &*rename.newname]);
             }

@@ -38,22 +38,65 @@ pub(super) fn known(name: &str) -> Known {
     match name {
         "set_config" => Known::SetConfig,
         "pg_notify" => Known::Notify,
-        "nextval" | "currval" | "lastval" | "setval" | "pg_advisory_lock" | "pg_advisory_lock_shared"
-        | "pg_advisory_unlock" | "pg_advisory_unlock_all" | "pg_advisory_unlock_shared" | "pg_advisory_xact_lock"
-        | "pg_advisory_xact_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared"
-        | "pg_try_advisory_xact_lock" | "pg_try_advisory_xact_lock_shared" | "pg_cancel_backend"
-        | "pg_terminate_backend" | "pg_reload_conf" | "pg_rotate_logfile" | "pg_switch_wal" | "pg_promote"
-        | "pg_create_restore_point" | "pg_stat_reset" | "pg_stat_reset_shared" | "pg_stat_force_next_flush"
-        | "pg_export_snapshot" | "pg_log_backend_memory_contexts" => Known::Effect,
-        "query_to_xml" | "query_to_xmlschema" | "query_to_xml_and_xmlschema" | "cursor_to_xml" | "cursor_to_xmlschema"
-        | "table_to_xml" | "table_to_xmlschema" | "table_to_xml_and_xmlschema" | "schema_to_xml"
-        | "schema_to_xmlschema" | "schema_to_xml_and_xmlschema" | "database_to_xml" | "database_to_xmlschema"
-        | "database_to_xml_and_xmlschema" | "ts_stat" | "ts_rewrite" | "dblink" | "dblink_exec" | "dblink_open"
-        | "dblink_send_query" | "dblink_fetch" | "crosstab" | "crosstab2" | "crosstab3" | "crosstab4" | "connectby"
+        "nextval"
+        | "currval"
+        | "lastval"
+        | "setval"
+        | "pg_advisory_lock"
+        | "pg_advisory_lock_shared"
+        | "pg_advisory_unlock"
+        | "pg_advisory_unlock_all"
+        | "pg_advisory_unlock_shared"
+        | "pg_advisory_xact_lock"
+        | "pg_advisory_xact_lock_shared"
+        | "pg_try_advisory_lock"
+        | "pg_try_advisory_lock_shared"
+        | "pg_try_advisory_xact_lock"
+        | "pg_try_advisory_xact_lock_shared"
+        | "pg_cancel_backend"
+        | "pg_terminate_backend"
+        | "pg_reload_conf"
+        | "pg_rotate_logfile"
+        | "pg_switch_wal"
+        | "pg_promote"
+        | "pg_create_restore_point"
+        | "pg_stat_reset"
+        | "pg_stat_reset_shared"
+        | "pg_stat_force_next_flush"
+        | "pg_export_snapshot"
+        | "pg_log_backend_memory_contexts" => Known::Effect,
+        "query_to_xml"
+        | "query_to_xmlschema"
+        | "query_to_xml_and_xmlschema"
+        | "cursor_to_xml"
+        | "cursor_to_xmlschema"
+        | "table_to_xml"
+        | "table_to_xmlschema"
+        | "table_to_xml_and_xmlschema"
+        | "schema_to_xml"
+        | "schema_to_xmlschema"
+        | "schema_to_xml_and_xmlschema"
+        | "database_to_xml"
+        | "database_to_xmlschema"
+        | "database_to_xml_and_xmlschema"
+        | "ts_stat"
+        | "ts_rewrite"
+        | "dblink"
+        | "dblink_exec"
+        | "dblink_open"
+        | "dblink_send_query"
+        | "dblink_fetch"
+        | "crosstab"
+        | "crosstab2"
+        | "crosstab3"
+        | "crosstab4"
+        | "connectby"
         | "xpath_table" => Known::Opaque,
         "lo_import" | "lo_export" | "pg_current_logfile" | "pg_file_read" | "pg_file_write" | "pg_file_rename"
         | "pg_file_unlink" | "pg_file_sync" | "pg_logdir_ls" => Known::File,
-        _ if name.starts_with("pg_read_") || name.starts_with("pg_ls_") || name.starts_with("pg_stat_file") => Known::File,
+        _ if name.starts_with("pg_read_") || name.starts_with("pg_ls_") || name.starts_with("pg_stat_file") => {
+            Known::File
+        }
         _ => Known::Nothing,
     }
 }
@@ -177,7 +220,9 @@ mod tests {
         for name in HARMLESS.iter() {
             assert!(matches!(known(name), Known::Nothing | Known::Effect), "{name}");
         }
-        for dangerous in ["lo_get", "pg_read_file", "set_config", "query_to_xml", "pg_stat_get_activity", "dblink", "pg_ls_dir"] {
+        for dangerous in
+            ["lo_get", "pg_read_file", "set_config", "query_to_xml", "pg_stat_get_activity", "dblink", "pg_ls_dir"]
+        {
             assert!(!is_harmless(dangerous), "{dangerous}");
         }
     }

@@ -21,10 +21,12 @@ impl Analyzer<'_> {
             NodeEnum::JsonSerializeExpr(expr) => self.json_value(expr.expr.as_deref()),
             NodeEnum::JsonObjectConstructor(made) => self.all(&made.exprs),
             NodeEnum::JsonArrayConstructor(made) => self.all(&made.exprs),
-            NodeEnum::JsonArrayQueryConstructor(made) => match made.query.as_ref().and_then(|node| node.node.as_ref()) {
-                Some(NodeEnum::SelectStmt(select)) => self.select(select, Stars::Opaque),
-                _ => Err(Unclassifiable::doubt("a subquery is not of a form that Postern knows")),
-            },
+            NodeEnum::JsonArrayQueryConstructor(made) => {
+                match made.query.as_ref().and_then(|node| node.node.as_ref()) {
+                    Some(NodeEnum::SelectStmt(select)) => self.select(select, Stars::Opaque),
+                    _ => Err(Unclassifiable::doubt("a subquery is not of a form that Postern knows")),
+                }
+            }
             NodeEnum::JsonObjectAgg(aggregate) => {
                 if let Some(pair) = &aggregate.arg {
                     self.json_pair(pair)?;

@@ -104,7 +104,9 @@ impl Analyzer<'_> {
             for table in tables {
                 let flow = if outer_flow == Flow::Condition { Flow::Condition } else { Flow::Both };
                 this.flowing(flow, |this| this.common_table(table))?;
-                if !clause.recursive && let Some(frame) = this.ctes.last_mut() {
+                if !clause.recursive
+                    && let Some(frame) = this.ctes.last_mut()
+                {
                     frame.push(table.ctename.clone());
                 }
             }
@@ -138,11 +140,11 @@ impl Analyzer<'_> {
     /// FROM, USING.
     pub(super) fn from(&mut self, items: &[pb::Node]) -> Seen {
         let flow = if self.flow == Flow::Condition { Flow::Condition } else { Flow::Both };
-        self.flowing(flow, |this| items.iter().try_for_each(|item| this.from_item(item)))
+        self.flowing(flow, |this| items.iter().try_for_each(|item| this.range_item(item)))
     }
 
     /// One item of FROM; the flow is already that of a derived table.
-    pub(super) fn from_item(&mut self, item: &pb::Node) -> Seen {
+    pub(super) fn range_item(&mut self, item: &pb::Node) -> Seen {
         match names::missing(item.node.as_ref())? {
             NodeEnum::RangeVar(range) => self.read(range),
             NodeEnum::RangeSubselect(sub) => {
@@ -188,7 +190,7 @@ impl Analyzer<'_> {
                     ["system" | "bernoulli"] | ["pg_catalog", "system" | "bernoulli"] => {}
                     _ => return Err(Unclassifiable::doubt("a TABLESAMPLE method that is not the system's")),
                 }
-                self.from_item(names::missing(sample.relation.as_deref())?)
+                self.range_item(names::missing(sample.relation.as_deref())?)
             }
             NodeEnum::JsonTable(table) => self.json_table(table),
             other => Err(Unclassifiable::doubt(format!("Postern does not know {} in FROM", kind(other)))),
@@ -206,8 +208,8 @@ impl Analyzer<'_> {
     }
 
     fn join(&mut self, join: &pb::JoinExpr) -> Seen {
-        self.from_item(names::missing(join.larg.as_deref())?)?;
-        self.from_item(names::missing(join.rarg.as_deref())?)?;
+        self.range_item(names::missing(join.larg.as_deref())?)?;
+        self.range_item(names::missing(join.rarg.as_deref())?)?;
         self.condition(join.quals.as_deref())?;
         // Of a full join, the merged columns are expressions over both sides.
         if join.jointype == pb::JoinType::JoinFull as i32 && self.flow != Flow::Condition {

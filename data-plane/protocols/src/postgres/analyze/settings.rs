@@ -131,7 +131,9 @@ impl Analyzer<'_> {
         match &*name {
             "search_path" => {
                 let Some(values) = values else {
-                    return Err(Unclassifiable::doubt("search_path must be set to literals: later names are read by it"));
+                    return Err(Unclassifiable::doubt(
+                        "search_path must be set to literals: later names are read by it",
+                    ));
                 };
                 let path = if joined { split_path(first.unwrap_or_default())? } else { values.to_vec() };
                 let path = path.into_iter().filter(|schema| !schema.is_empty()).map(Arc::from).collect();
@@ -173,7 +175,9 @@ fn is_harmless(name: &str) -> bool {
 }
 
 fn lexing() -> Seen {
-    Err(Unclassifiable::unsupported("standard_conforming_strings must be on: without it, texts would be read otherwise"))
+    Err(Unclassifiable::unsupported(
+        "standard_conforming_strings must be on: without it, texts would be read otherwise",
+    ))
 }
 
 /// Splits `a, "B"` as the server does; unquoted names fold to lower case.

@@ -108,6 +108,7 @@ impl Analyzer<'_> {
             NodeEnum::DoStmt(_) => {
                 let database = self.context.database.to_string();
                 self.out.facts.opaque_call = true;
+                self.out.facts.unseen = true;
                 self.out.act_on(Verb::SqlOpaque, ObjectKind::Database, [&*database]);
                 SEEN
             }
@@ -384,6 +385,7 @@ impl Analyzer<'_> {
 
     /// A function's body is a text that runs later, unseen, with whatever calls it.
     fn create_function(&mut self, create: &pb::CreateFunctionStmt) -> Seen {
+        self.out.facts.unseen = true;
         for object in self.create_routine(&create.funcname)? {
             self.out.act(Verb::SqlAdmin, object);
         }

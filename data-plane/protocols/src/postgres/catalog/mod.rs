@@ -136,3 +136,43 @@ impl Catalog {
         self.children.get(&oid).map_or(&[], Vec::as_slice)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_are_not_as_asked_for_are_refused() {
+        let bad: [(CatalogPart, &[Option<&str>]); 8] = [
+            (CatalogPart::Session, &[Some("gate")]),
+            (CatalogPart::Schemas, &[None]),
+            (CatalogPart::Relations, &[Some("x"), Some("public"), Some("t"), Some("r")]),
+            (CatalogPart::Relations, &[Some("-1"), Some("public"), Some("t"), Some("r")]),
+            (CatalogPart::Columns, &[Some("1"), Some("1"), Some("c"), None, Some("0")]),
+            (CatalogPart::Views, &[Some("1"), Some("2"), Some("99999"), Some("0")]),
+            (CatalogPart::Inheritance, &[Some("1"), None]),
+            (CatalogPart::Functions, &[Some("f"), None, Some("0")]),
+        ];
+        for (part, values) in bad {
+            assert_eq!(CatalogBuilder::new().row(part, values), Err(CatalogError::Malformed(part)));
+        }
+    }
+
+    #[test]
+    fn a_catalog_is_bounded() {
+        let mut builder = CatalogBuilder::new();
+        let row = [Some("20000"), Some("1"), Some("c"), Some("25"), Some("0")];
+        let full = (0..1_000_000).find_map(|_| builder.row(CatalogPart::Columns, &row).err());
+        assert_eq!(full, Some(CatalogError::TooLarge));
+    }
+
+    #[test]
+    fn names_and_oids_lead_to_the_same() {
+        let catalog = crate::postgres::analyze::tests::catalog();
+        let (oid, relation) = catalog.relation("app", "jobs").unwrap();
+        assert_eq!(catalog.by_oid(oid), Some(relation));
+        assert!(catalog.relation("public", "jobs").is_none());
+        assert!(catalog.takes_row("leak") && !catalog.takes_row("lower"));
+        assert_eq!((catalog.user(), catalog.search_path().len()), ("gate", 1));
+    }
+}

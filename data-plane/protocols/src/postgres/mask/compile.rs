@@ -54,7 +54,9 @@ fn inherit(catalog: &Catalog, relations: &mut BTreeMap<u32, RelationMask>) {
     }
     while let Some((oid, name, function)) = open.pop() {
         for relative in catalog.parents_of(oid).iter().chain(catalog.children_of(oid)) {
-            let Some(number) = catalog.by_oid(*relative).and_then(|relation| number_of(relation, &name)) else { continue };
+            let Some(number) = catalog.by_oid(*relative).and_then(|relation| number_of(relation, &name)) else {
+                continue;
+            };
             let mask = relations.entry(*relative).or_default();
             if mask.names.insert(Arc::clone(&name)) {
                 mask.columns.insert(number, function.clone());

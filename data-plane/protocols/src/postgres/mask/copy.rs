@@ -148,9 +148,11 @@ impl Masking {
                 let found = known.columns.iter().find(|(_, column)| *column.name == **name);
                 found.map(|(number, column)| mask(*number, column.type_oid))
             };
-            names.iter().map(named).collect::<Option<_>>().ok_or_else(|| {
-                Unclassifiable::doubt("COPY of a column that the target's catalog does not hold")
-            })?
+            names
+                .iter()
+                .map(named)
+                .collect::<Option<_>>()
+                .ok_or_else(|| Unclassifiable::doubt("COPY of a column that the target's catalog does not hold"))?
         };
         Ok(masks.iter().any(Option::is_some).then_some(Columns::Each(masks)))
     }

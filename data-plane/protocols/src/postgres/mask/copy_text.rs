@@ -2,9 +2,9 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::MaskError;
 use super::copy::{MAX_ROW, Masks};
 use super::value::replace;
-use super::MaskError;
 use crate::sql::CopyText;
 
 /// Rows of text or CSV, cut out of a stream.

@@ -65,10 +65,6 @@ const TELLING: &[&str] = &[
     "pg_stat_activity",
     "pg_stat_statements",
     "pg_stat_statements_info",
-    "pg_buffercache",
-    "pg_prepared_statements",
-    "pg_cursors",
-    "pg_largeobject",
 ];
 
 /// How far a statement can see what is masked.
@@ -81,7 +77,10 @@ struct Sight<'a> {
 
 impl std::fmt::Debug for Masking {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Masking").field("active", &self.active).field("relations", &self.relations.len()).finish_non_exhaustive()
+        f.debug_struct("Masking")
+            .field("active", &self.active)
+            .field("relations", &self.relations.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,17 +103,28 @@ impl Masking {
         if let Some(relation) = facts.relations().find(|relation| tells(relation)) {
             return Err(Unclassifiable::doubt(format!("{relation} may show values of masked columns")));
         }
-        if let Some(relation) = facts.reshapes.iter().find(|relation| self.mask_of(relation).is_some()) {
-            return Err(Unclassifiable::doubt(format!("{relation} has masked columns, so its definition cannot be changed here")));
+        if let Some(relation) = facts.reshapes.iter().find(|relation| self.holds(relation)) {
+            return Err(Unclassifiable::doubt(format!(
+                "{relation} has masked columns, so its definition cannot be changed here"
+            )));
+        }
+        if facts.unseen {
+            return Err(Unclassifiable::doubt(
+                "what the statement executes cannot be seen, and may reach masked columns",
+            ));
         }
         if facts.copies {
             if facts.opaque_call {
-                return Err(Unclassifiable::doubt("the statement writes what a function returns, which may be a masked value"));
+                return Err(Unclassifiable::doubt(
+                    "the statement writes what a function returns, which may be a masked value",
+                ));
             }
             let sight = self.sight(facts);
             let moves = facts.star_written || facts.any_written;
             if sight.reaches(&facts.written, moves) || (sight.unknown && (moves || !facts.written.is_empty())) {
-                return Err(Unclassifiable::doubt("the statement would copy a masked column to where no mask covers it"));
+                return Err(Unclassifiable::doubt(
+                    "the statement would copy a masked column to where no mask covers it",
+                ));
             }
         }
         Ok(())
@@ -126,7 +136,9 @@ impl Masking {
         if !self.active {
             return Scrub::Nothing;
         }
-        let touches = |relation: &Relation| !is_systems(relation) && (self.mask_of(relation).is_some() || self.is_unknown(relation));
+        let touches = |relation: &Relation| {
+            !is_systems(relation) && (self.mask_of(relation).is_some() || self.is_unknown(relation))
+        };
         if statement.facts.opaque_call {
             Scrub::Everything
         } else if statement.facts.relations().any(touches) {
@@ -156,6 +168,10 @@ impl Masking {
 
     /// The mask of a column of a result; `None` for one that is shown.
     fn column(&self, table: u32, column: i16) -> Option<MaskFunction> {
+        if column > 0 && self.catalog.by_oid(table).is_some_and(|known| !known.columns.contains_key(&column)) {
+            // Newer than the catalog: a rule may name it.
+            return Some(MaskFunction::Null);
+        }
         let relation = self.relations.get(&table)?;
         relation.columns.get(&column).or(relation.all.as_ref()).cloned()
     }
@@ -190,6 +206,12 @@ impl Masking {
 
     fn is_unknown(&self, relation: &Relation) -> bool {
         !is_temporary(relation) && self.catalog.relation(&relation.schema, &relation.name).is_none()
+    }
+
+    /// Whether masks lie on the relation, or on any of the schema's for the name `*`.
+    fn holds(&self, relation: &Relation) -> bool {
+        let of_schema = |oid: &u32| self.catalog.by_oid(*oid).is_some_and(|known| *known.schema == *relation.schema);
+        self.mask_of(relation).is_some() || (relation.name == "*" && self.relations.keys().any(of_schema))
     }
 
     fn mask_of(&self, relation: &Relation) -> Option<&RelationMask> {

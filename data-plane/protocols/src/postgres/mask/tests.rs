@@ -73,7 +73,8 @@ fn columns_by_their_origin() {
     assert_eq!(shown("SELECT * FROM customer_names", &[(20_003, 1), (20_003, 2)]), "--");
     assert_eq!(shown("SELECT * FROM customer_cards", &[(20_004, 1), (20_004, 2)]), "xx");
     assert_eq!(shown("SELECT * FROM whole", &[(20_010, 1)]), "x");
-    // A table that is not known, and the system's own.
+    // A column and a table that are not known, and the system's own.
+    assert_eq!(shown("SELECT * FROM orders", &[(20_002, 9), (20_002, -1)]), "x-");
     assert_eq!(shown("SELECT * FROM fresh", &[(29_999, 1)]), "x");
     assert_eq!(shown("SELECT * FROM pg_class", &[(1_259, 2)]), "-");
 }
@@ -191,6 +192,10 @@ fn masked_values_are_not_carried_off() {
         "SELECT * FROM public.pg_stat_statements",
         "INSERT INTO orders (note) SELECT app.price(1)",
         "INSERT INTO orders (note) SELECT name FROM fresh",
+        "ALTER SCHEMA public RENAME TO p",
+        "DO $$ BEGIN INSERT INTO orders SELECT * FROM customers; END $$",
+        "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT email FROM customers'",
+        "SELECT query_to_xml('SELECT email FROM customers', true, true, '')",
         "CREATE RULE r AS ON INSERT TO orders DO ALSO INSERT INTO orders SELECT * FROM customers",
     ];
     for sql in refused {
@@ -247,7 +252,8 @@ fn values_by_type_and_format() {
     assert_eq!(apply(3, 16_999, false, b"x"), text("***"));
     assert_eq!(apply(3, 16_999, true, b"x"), None);
     let events = read("SELECT email FROM events_2026").unwrap();
-    let plan = RowPlan::for_result(&[Field { table: 20_007, column: 1, type_oid: 25, binary: false }], &events, &masking);
+    let plan =
+        RowPlan::for_result(&[Field { table: 20_007, column: 1, type_oid: 25, binary: false }], &events, &masking);
     let mut out = BytesMut::new();
     plan.mask_row(&data_row(&[Some(b"a")]), &mut out).unwrap();
     let hash = fields_of(&out).remove(0).unwrap();
@@ -260,8 +266,20 @@ fn values_by_type_and_format() {
 #[test]
 fn rows_that_are_not_as_described_are_refused() {
     let statement = read("SELECT * FROM customers").unwrap();
-    let plan = RowPlan::for_result(&[Field { table: CUSTOMERS, column: 3, type_oid: 25, binary: false }], &statement, &masking());
-    for bad in [&b""[..], b"\0", b"\0\x01", b"\0\x02\0\0\0\0\0\0\0\0", b"\0\x01\0\0\0\x05a", b"\0\x01\xff\xff\xff\xfe", b"\0\x01\xff\xff\xff\xffx"] {
+    let plan = RowPlan::for_result(
+        &[Field { table: CUSTOMERS, column: 3, type_oid: 25, binary: false }],
+        &statement,
+        &masking(),
+    );
+    for bad in [
+        &b""[..],
+        b"\0",
+        b"\0\x01",
+        b"\0\x02\0\0\0\0\0\0\0\0",
+        b"\0\x01\0\0\0\x05a",
+        b"\0\x01\xff\xff\xff\xfe",
+        b"\0\x01\xff\xff\xff\xffx",
+    ] {
         assert_eq!(plan.mask_row(bad, &mut BytesMut::new()), Err(MaskError::Malformed));
     }
 }
@@ -271,7 +289,14 @@ fn messages() {
     let masking = masking();
     let fields = |state: &str| {
         let of = |code: u8, value: &str| (code, value.as_bytes().to_vec());
-        vec![of(b'S', "ERROR"), of(b'C', state), of(b'M', "message"), of(b'D', "detail"), of(b'H', "hint"), of(b'W', "where")]
+        vec![
+            of(b'S', "ERROR"),
+            of(b'C', state),
+            of(b'M', "message"),
+            of(b'D', "detail"),
+            of(b'H', "hint"),
+            of(b'W', "where"),
+        ]
     };
     let codes = |sql: &str, state: &str| {
         let scrubbed = scrub_fields(fields(state), masking.scrub(&read(sql).unwrap()));
@@ -311,7 +336,8 @@ const CSV_OUT: &[u8] = b"email;id;phone\n\"***\";1;\"*\n\"\"\"\n;2;\n\"***\";3;\
 fn copy_text_and_csv() {
     assert_eq!(copied(TEXT, TEXT_IN, &[]).unwrap(), TEXT_OUT);
     assert_eq!(copied(CSV, CSV_IN, &[]).unwrap(), CSV_OUT);
-    let escaped = copied("COPY customers (email) TO STDOUT (FORMAT csv, ESCAPE '\\')", b"\"a\\\"\n\"\nb\n", &[]).unwrap();
+    let escaped =
+        copied("COPY customers (email) TO STDOUT (FORMAT csv, ESCAPE '\\')", b"\"a\\\"\n\"\nb\n", &[]).unwrap();
     assert_eq!(escaped, b"\"***\"\n\"***\"\n");
     let query = copied("COPY (SELECT id, email FROM customers) TO STDOUT", b"1\ta\n", &[]).unwrap();
     assert_eq!(query, b"\\N\t\\N\n");
@@ -330,10 +356,15 @@ fn copy_that_is_not_masked_or_not_followed() {
     ] {
         assert!(of(plain).unwrap().is_none(), "{plain}");
     }
-    for refused in ["COPY customers TO STDOUT (ENCODING 'latin1')", "COPY fresh TO STDOUT", "COPY customers (nope) TO STDOUT"] {
+    for refused in
+        ["COPY customers TO STDOUT (ENCODING 'latin1')", "COPY fresh TO STDOUT", "COPY customers (nope) TO STDOUT"]
+    {
         assert!(of(refused).is_err(), "{refused}");
     }
-    for masked in ["COPY (SELECT * FROM customers) TO STDOUT", "COPY (DELETE FROM customers WHERE id = 1 RETURNING email) TO STDOUT"] {
+    for masked in [
+        "COPY (SELECT * FROM customers) TO STDOUT",
+        "COPY (DELETE FROM customers WHERE id = 1 RETURNING email) TO STDOUT",
+    ] {
         assert!(of(masked).unwrap().is_some(), "{masked}");
     }
     assert_eq!(copied(TEXT, b"1\t2\n", &[]), Err(MaskError::Malformed));
@@ -389,12 +420,12 @@ proptest! {
 
 fn data_row(values: &[Option<&[u8]>]) -> Vec<u8> {
     let mut row = Vec::new();
-    row.put_i16(values.len() as i16);
+    row.put_i16(i16::try_from(values.len()).unwrap());
     for value in values {
         match value {
             None => row.put_i32(-1),
             Some(value) => {
-                row.put_i32(value.len() as i32);
+                row.put_i32(i32::try_from(value.len()).unwrap());
                 row.put_slice(value);
             }
         }
