@@ -3,10 +3,12 @@
 mod args;
 mod client;
 mod commands;
+mod dev;
 mod failure;
 mod manifest;
 mod output;
 mod recording;
+mod roles;
 mod yaml;
 
 use std::process::ExitCode;
@@ -43,7 +45,10 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let connection = &cli.connection;
     match cli.command {
-        Command::Dev(_) | Command::Control(_) | Command::Gateway(_) | Command::Agent(_) => Ok(()),
+        Command::Dev(args) => dev::run(&args, connection).await,
+        Command::Control(args) => roles::control(&args).await,
+        Command::Gateway(args) => roles::gateway(&args).await,
+        Command::Agent(args) => roles::agent(&args).await,
         Command::Apply(args) => commands::apply::run(&args, connection).await,
         Command::Get { kind, name, output } => {
             commands::resources::get(kind, name.as_deref(), output.format, connection).await

@@ -70,9 +70,13 @@ pub(crate) async fn agent(args: &RoleArgs) -> Result<(), Failure> {
     until_end(&supervisor, DRAIN_LIMIT).await
 }
 
-/// Runs until a signal or a failure, then drains. A node that stopped itself is a failure.
-pub(crate) async fn until_end(supervisor: &Supervisor, limit: Duration) -> Result<(), Failure> {
+async fn until_end(supervisor: &Supervisor, limit: Duration) -> Result<(), Failure> {
     supervisor.until_shutdown().await;
+    end(supervisor, limit).await
+}
+
+/// Drains. A node that stopped itself is a failure.
+pub(crate) async fn end(supervisor: &Supervisor, limit: Duration) -> Result<(), Failure> {
     let drained = supervisor.drain(limit).await;
     if let Some(reason) = supervisor.failure() {
         return Err(Failure::failed(reason));

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::principal;
 use crate::args::{ConnectionArgs, Format};
-use crate::client::{Client, Settings, connect, refused};
+use crate::client::{Client, Settings, refused};
 use crate::failure::Failure;
 use crate::output;
 
@@ -31,10 +31,16 @@ pub(crate) async fn exchange(
 }
 
 pub(crate) async fn whoami(format: Option<Format>, connection: &ConnectionArgs) -> Result<(), Failure> {
-    let client = connect(connection).await?;
+    let settings = Settings::resolve(connection)?;
+    let client = Client::connect(&settings).await?;
     let answer = client.tokens().who_am_i(WhoAmIRequest {}).await.map_err(refused)?.into_inner();
     let groups = answer.principal.as_ref().map(|principal| principal.groups.clone()).unwrap_or_default();
-    let name = principal(answer.principal.as_ref());
+    // Who comes with a certificate is no principal; its name stands there.
+    let certificate = || settings.credential.as_ref().and_then(|credential| credential.identity().ok());
+    let name = match &answer.principal {
+        Some(_) => principal(answer.principal.as_ref()),
+        None => certificate().map(|identity| format!("{identity} (certificate)")).unwrap_or_default(),
+    };
     let expires = super::when(answer.principal.as_ref().and_then(|principal| principal.expires_at.as_ref()));
     let value = json!({
         "principal": name, "groups": groups, "expiresAt": expires, "admin": answer.admin, "auditor": answer.auditor,

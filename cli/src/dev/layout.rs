@@ -47,9 +47,8 @@ impl Layout {
     /// The folder of `data_dir`, made if it is not there, as an absolute path.
     pub(super) fn create(data_dir: &Path) -> Result<Self, Failure> {
         create_private_dir(data_dir).map_err(|error| Failure::failed(error.to_string()))?;
-        let root = data_dir
-            .canonicalize()
-            .map_err(|error| Failure::failed(format!("{}: {error}", data_dir.display())))?;
+        let root =
+            data_dir.canonicalize().map_err(|error| Failure::failed(format!("{}: {error}", data_dir.display())))?;
         Ok(Self { root })
     }
 

@@ -44,7 +44,9 @@ pub(crate) async fn run(args: &DevArgs, connection: &ConnectionArgs) -> Result<(
 
 async fn serve(options: &DevOptions, data_dir: &Path) -> Result<(), Failure> {
     if !options.issuer_listen.ip().is_loopback() {
-        return Err(Failure::usage("the development issuer makes anybody of anyone: --issuer-listen must be on loopback"));
+        return Err(Failure::usage(
+            "the development issuer makes anybody of anyone: --issuer-listen must be on loopback",
+        ));
     }
     let layout = Layout::create(data_dir)?;
     let _lock = layout.lock()?;
@@ -53,40 +55,62 @@ async fn serve(options: &DevOptions, data_dir: &Path) -> Result<(), Failure> {
     let _guard = roles::init("dev", &telemetry)?;
     let endpoints = ports::choose(options, layout.last().as_ref())?;
 
-    let supervisor = Supervisor::new();
+    let supervisors = Supervisors { control: Supervisor::new(), data: Supervisor::new() };
     let started = tokio::select! {
-        started = tokio::time::timeout(START_LIMIT, start(options, &layout, &endpoints, &supervisor)) => {
+        started = tokio::time::timeout(START_LIMIT, start(options, &layout, &endpoints, &supervisors)) => {
             started.unwrap_or_else(|_| Err(Failure::failed("not everything was up in a minute: see the log")))
         }
-        () = supervisor.until_shutdown() => Ok(()),
+        () = supervisors.until_shutdown() => Ok(()),
     };
-    let up = started.and_then(|()| if supervisor.shutdown_token().is_cancelled() { Ok(()) } else { announce(&layout, &endpoints) });
+    let up = started.and_then(|()| if supervisors.stopping() { Ok(()) } else { announce(&layout, &endpoints) });
     if up.is_err() {
-        supervisor.request_shutdown("the start failed");
+        supervisors.data.request_shutdown("the start failed");
     }
-    supervisor.until_shutdown().await;
+    supervisors.until_shutdown().await;
     layout.retract();
-    let ended = roles::until_end(&supervisor, DRAIN_LIMIT).await;
-    up.and(ended)
+    // The data plane first: its last recordings go to a control plane that still stands.
+    let data = roles::end(&supervisors.data, DRAIN_LIMIT).await;
+    let control = roles::end(&supervisors.control, DRAIN_LIMIT).await;
+    up.and(data).and(control)
+}
+
+/// Control plane and issuer; gateway and agent. They end one after the other.
+struct Supervisors {
+    control: Supervisor,
+    data: Supervisor,
+}
+
+impl Supervisors {
+    /// A signal, or a part that cannot go on.
+    async fn until_shutdown(&self) {
+        tokio::select! {
+            () = self.control.until_shutdown() => {}
+            () = self.data.until_shutdown() => {}
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.control.shutdown_token().is_cancelled() || self.data.shutdown_token().is_cancelled()
+    }
 }
 
 async fn start(
     options: &DevOptions,
     layout: &Layout,
     endpoints: &Endpoints,
-    supervisor: &Supervisor,
+    supervisors: &Supervisors,
 ) -> Result<(), Failure> {
     let key = std::sync::Arc::new(IssuerKey::load_or_create(&layout.issuer_key())?);
-    let listener = TcpListener::bind(endpoints.issuer)
-        .await
-        .map_err(|error| Failure::failed(format!("cannot listen on {} (--issuer-listen): {error}", endpoints.issuer)))?;
+    let listener = TcpListener::bind(endpoints.issuer).await.map_err(|error| {
+        Failure::failed(format!("cannot listen on {} (--issuer-listen): {error}", endpoints.issuer))
+    })?;
     let url = endpoints.issuer_url();
-    let (serving, shutdown, served_url) = (key.clone(), supervisor.shutdown_token(), url.clone());
-    supervisor.spawn("dev-issuer", OnEnd::StopNode, async move {
+    let (serving, shutdown, served_url) = (key.clone(), supervisors.control.shutdown_token(), url.clone());
+    supervisors.control.spawn("dev-issuer", OnEnd::StopNode, async move {
         serving.serve(listener, &served_url, shutdown).await;
     });
 
-    let nodes = nodes::start(options, layout, endpoints, supervisor).await?;
+    let nodes = nodes::start(options, layout, endpoints, supervisors).await?;
     let credential_dir = &nodes.admin_credential;
     let profile = Profile {
         server: format!("https://{}", endpoints.admin),
@@ -155,7 +179,12 @@ async fn trusted(client: &Client, key: &IssuerKey, url: &str) -> Result<(), Fail
         let request = ExchangeTokenRequest { subject_token, targets: Vec::new(), ttl_seconds: 60 };
         match client.tokens().exchange_token(request).await {
             Ok(_) => return Ok(()),
-            Err(status) if matches!(status.code(), tonic::Code::Unauthenticated | tonic::Code::InvalidArgument | tonic::Code::Unavailable) => {
+            Err(status)
+                if matches!(
+                    status.code(),
+                    tonic::Code::Unauthenticated | tonic::Code::InvalidArgument | tonic::Code::Unavailable
+                ) =>
+            {
                 tokio::time::sleep(POLL).await;
             }
             Err(status) => return Err(refused(status)),

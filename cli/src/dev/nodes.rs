@@ -7,7 +7,7 @@ use postern_core::node::{NodeIdentity, NodeRole};
 use postern_gateway::GatewayHandle;
 use postern_runtime::ops::{self, Readiness};
 use postern_runtime::pki::NodeCredential;
-use postern_runtime::supervisor::{OnEnd, Supervisor};
+use postern_runtime::supervisor::OnEnd;
 use postern_runtime::telemetry;
 use postern_server::ControlHandle;
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::layout::{Endpoints, Layout};
-use super::{NAME, POLL};
+use super::{NAME, POLL, Supervisors};
 use crate::args::DevOptions;
 use crate::failure::Failure;
 use crate::roles::cannot_start;
@@ -38,26 +38,26 @@ pub(super) async fn start(
     options: &DevOptions,
     layout: &Layout,
     endpoints: &Endpoints,
-    supervisor: &Supervisor,
+    supervisors: &Supervisors,
 ) -> Result<Nodes, Failure> {
     let control = postern_server::run(
         config(json!({
             "data_dir": layout.control(), "listen": endpoints.admin,
             "admin_groups": ["postern-admins"], "auditor_groups": ["postern-auditors"],
         }))?,
-        supervisor.clone(),
+        supervisors.control.clone(),
     )
     .await
     .map_err(cannot_start)?;
 
-    let credential = credential(&control, NodeRole::Gateway, &layout.gateway_credential())?;
+    let credential = node_credential(&control, NodeRole::Gateway, &layout.gateway_credential())?;
     let gateway = postern_gateway::run(
         config(json!({
             "postgres_listen": endpoints.postgres, "tunnel_listen": endpoints.tunnel,
             "control_plane": endpoints.admin.to_string(), "spool_dir": layout.spool(),
         }))?,
         credential,
-        supervisor.clone(),
+        supervisors.data.clone(),
     )
     .await
     .map_err(cannot_start)?;
@@ -69,30 +69,30 @@ pub(super) async fn start(
         })?;
         allow.push(json!({"hosts": [host], "ports": [if port == "*" { "1-65535" } else { port }]}));
     }
-    let credential = self::credential(&control, NodeRole::Agent, &layout.agent_credential())?;
+    let credential = node_credential(&control, NodeRole::Agent, &layout.agent_credential())?;
     let agent = postern_agent::run(
         config(json!({"gateways": [endpoints.tunnel.to_string()], "allow": allow}))?,
         credential,
-        supervisor.clone(),
+        supervisors.data.clone(),
     )
     .await
     .map_err(cannot_start)?;
 
     let nodes = Nodes { admin_credential: control.admin_credential_dir.clone(), gateway, agent };
-    serve_ops(endpoints, &nodes, supervisor).await?;
+    serve_ops(endpoints, &nodes, supervisors).await?;
     Ok(nodes)
 }
 
 /// One endpoint for the one process: metrics know no roles' bounds here.
-async fn serve_ops(endpoints: &Endpoints, nodes: &Nodes, supervisor: &Supervisor) -> Result<(), Failure> {
+async fn serve_ops(endpoints: &Endpoints, nodes: &Nodes, supervisors: &Supervisors) -> Result<(), Failure> {
     let listener = TcpListener::bind(endpoints.ops)
         .await
         .map_err(|error| Failure::failed(format!("cannot listen on {} (--ops-listen): {error}", endpoints.ops)))?;
-    let metrics = telemetry::install_metrics().map_err(|error| Failure::failed(error.to_string()))?;
+    let metrics = telemetry::install_metrics();
     let readiness = Readiness::new(&["gateway", "agent"]);
-    let (told, stop) = (readiness.clone(), supervisor.shutdown_token());
+    let (told, stop) = (readiness.clone(), supervisors.control.shutdown_token());
     let (gateway, agent) = (nodes.gateway.readiness.clone(), nodes.agent.readiness.clone());
-    supervisor.spawn("dev-readiness", OnEnd::StopNode, async move {
+    supervisors.control.spawn("dev-readiness", OnEnd::StopNode, async move {
         while !stop.is_cancelled() {
             told.set("gateway", gateway.is_ready());
             told.set("agent", agent.is_ready());
@@ -102,14 +102,15 @@ async fn serve_ops(endpoints: &Endpoints, nodes: &Nodes, supervisor: &Supervisor
             }
         }
     });
-    let stop = supervisor.sessions_ended_token();
-    supervisor.spawn("dev-ops", OnEnd::StopNode, ops::serve(listener, metrics, readiness, stop));
+    let stop = supervisors.control.sessions_ended_token();
+    supervisors.control.spawn("dev-ops", OnEnd::StopNode, ops::serve(listener, metrics, readiness, stop));
     Ok(())
 }
 
 /// The node's certificate from an earlier start, else a new one.
-fn credential(control: &ControlHandle, role: NodeRole, dir: &Path) -> Result<NodeCredential, Failure> {
-    let wrong = |error: postern_runtime::pki::PkiError| Failure::failed(format!("credential {}: {error}", dir.display()));
+fn node_credential(control: &ControlHandle, role: NodeRole, dir: &Path) -> Result<NodeCredential, Failure> {
+    let wrong =
+        |error: postern_runtime::pki::PkiError| Failure::failed(format!("credential {}: {error}", dir.display()));
     if NodeCredential::exists(dir) {
         return NodeCredential::load(dir).map_err(wrong);
     }

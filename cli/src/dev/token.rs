@@ -12,7 +12,10 @@ use crate::output;
 pub(super) fn run(args: &DevTokenArgs, data_dir: &Path) -> Result<(), Failure> {
     let layout = Layout::existing(data_dir);
     let Some(endpoints) = layout.last() else {
-        return Err(Failure::failed(format!("{} has no development issuer: has `postern dev` run there?", data_dir.display())));
+        return Err(Failure::failed(format!(
+            "{} has no development issuer: has `postern dev` run there?",
+            data_dir.display()
+        )));
     };
     let issuer = endpoints.issuer_url();
     let key = IssuerKey::load(&layout.issuer_key())?;

@@ -72,8 +72,11 @@ fn failed_is_1_and_shows_no_token() {
 fn every_fault_of_a_file_is_a_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bad.yaml");
-    std::fs::write(&file, "apiVersion: postern/v1\nkind: Policy\nmetadata: {name: p}\nspec: {effect: maybe, colour: red}\n")
-        .unwrap();
+    std::fs::write(
+        &file,
+        "apiVersion: postern/v1\nkind: Policy\nmetadata: {name: p}\nspec: {effect: maybe, colour: red}\n",
+    )
+    .unwrap();
     let file = file.display().to_string();
     let (code, said) = refusal(&["apply", "-f", &file], &[]);
     assert_eq!(code, 1);
