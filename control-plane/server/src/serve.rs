@@ -54,7 +54,7 @@ pub(crate) async fn serve(
 ) {
     let (accepted, incoming) = mpsc::channel(64);
     let acceptor = accept(listener, TlsAcceptor::from(Arc::new(tls)), accepted, supervisor.clone(), stop.clone());
-    supervisor.spawn("accept", OnEnd::EndSession, acceptor);
+    supervisor.spawn("accept", OnEnd::StopNode, acceptor);
     let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))

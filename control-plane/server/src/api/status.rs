@@ -93,10 +93,12 @@ pub(super) fn request_id(text: &str) -> Result<Option<RequestId>, Status> {
         return Ok(Some(id));
     }
     let plain: String = text.chars().filter(|c| *c != '-').collect();
-    if text.len() <= 36 && plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        if let Ok(bits) = u128::from_str_radix(&plain, 16) {
-            return Ok(Some(RequestId::from_bytes(bits.to_be_bytes())));
-        }
+    if text.len() <= 36
+        && plain.len() == 32
+        && plain.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && let Ok(bits) = u128::from_str_radix(&plain, 16)
+    {
+        return Ok(Some(RequestId::from_bytes(bits.to_be_bytes())));
     }
     Err(invalid_field("request_id", "must be a UUID or a ULID"))
 }

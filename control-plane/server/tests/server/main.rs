@@ -1,0 +1,11 @@
+//! The control plane over its real gRPC API, on a temporary directory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod approvals;
+mod issuer;
+mod node;
+mod recordings;
+mod resources;
+mod security;
+mod tokens;
