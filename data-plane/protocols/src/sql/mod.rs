@@ -184,7 +184,24 @@ impl Unclassifiable {
     }
 }
 
+/// Most actions of a text. One more is kept, to tell.
+const MAX_ACTIONS: usize = 1_000;
+/// Most names of columns that one text mentions.
+const MAX_COLUMNS: usize = 5_000;
+/// Most relations whose definition one text changes, and other effects on names.
+const MAX_EFFECTS: usize = 4_000;
+
 impl Statement {
+    /// Whether it has outgrown what is worth deciding (I11): then some of it may be missing here.
+    pub(crate) fn is_too_large(&self) -> bool {
+        let facts = &self.facts;
+        self.actions.len() > MAX_ACTIONS
+            || self.effects.len() > MAX_EFFECTS
+            || facts.shown.len() > MAX_COLUMNS
+            || facts.plain.len() > MAX_COLUMNS
+            || facts.written.len() > MAX_COLUMNS
+    }
+
     /// Adds an action, once.
     pub(crate) fn act(&mut self, verb: Verb, object: Object) {
         self.act_bounded(verb, object, None);
@@ -193,7 +210,7 @@ impl Statement {
     /// Adds an action that a WHERE clause may bound, once.
     pub(crate) fn act_bounded(&mut self, verb: Verb, object: Object, bounded: Option<bool>) {
         let action = Action { verb, object, bounded };
-        if !self.actions.contains(&action) {
+        if self.actions.len() <= MAX_ACTIONS && !self.actions.contains(&action) {
             self.actions.push(action);
         }
     }
@@ -211,7 +228,7 @@ impl Statement {
     /// Adds all that `other` does, as EXECUTE does of what it executes.
     pub(crate) fn absorb(&mut self, other: &Self) {
         for action in &other.actions {
-            if !self.actions.contains(action) {
+            if self.actions.len() <= MAX_ACTIONS && !self.actions.contains(action) {
                 self.actions.push(action.clone());
             }
         }

@@ -33,6 +33,9 @@ pub use crate::sql::{
     Copy, CopyDirection, CopyFormat, CopySource, Facts, SessionEffect, Statement, StatementKind, Unclassifiable,
 };
 
+/// Most statements of one text.
+const MAX_STATEMENTS: usize = 5_000;
+
 /// Classifies `text` as the server will read it. All statements of a text are one operation: their actions stand together.
 ///
 /// # Errors
@@ -45,12 +48,20 @@ pub fn analyze(text: &[u8], context: &AnalyzeContext, names: &SessionNames) -> R
     let parsed = parse(text)?;
     let mut analyzer = Analyzer::new(context, Cow::Borrowed(names));
     let count = parsed.stmts.len();
+    if count > MAX_STATEMENTS {
+        return Err(Unclassifiable::too_large(format!("the text holds more than {MAX_STATEMENTS} statements")));
+    }
     for (place, statement) in parsed.stmts.iter().enumerate() {
         let Some(node) = statement.stmt.as_ref().and_then(|node| node.node.as_ref()) else {
             return Err(Unclassifiable::doubt("a statement is empty where none may be"));
         };
         let known = analyzer.out.effects.len();
         analyzer.statement(node)?;
+        if analyzer.out.is_too_large() {
+            return Err(Unclassifiable::too_large(
+                "the statement names more relations or columns than Postern follows",
+            ));
+        }
         let made = analyzer.out.effects.get(known..).unwrap_or_default();
         if place.saturating_add(1) < count && !made.is_empty() {
             // What follows is read by the names that this statement leaves.

@@ -172,7 +172,7 @@ impl Analyzer<'_> {
     fn reshapes(&mut self, verb: Verb, relation: Relation) {
         self.out.act(verb, self.object(&relation));
         let touched = SessionEffect::Touched(relation.name.clone());
-        let hides = verb != Verb::SqlGrant && relation.schema != names::TEMPORARY;
+        let hides = verb != Verb::SqlGrant && relation.schema != names::TEMPORARY && !self.out.is_too_large();
         if hides && !self.out.effects.contains(&touched) {
             self.out.effects.push(touched);
         }

@@ -8,6 +8,11 @@ use super::names::{self, SEEN};
 use super::walk::{Analyzer, Flow, Seen, Stars};
 use crate::sql::{Relation, Unclassifiable};
 
+/// Most names of WITH that hold at one place: each relation is compared with each.
+const MAX_COMMON_TABLES: usize = 500;
+/// Most locking clauses of one query: each looks at all that the query reads.
+const MAX_LOCKING: usize = 20;
+
 impl Analyzer<'_> {
     /// A SELECT, TABLE, VALUES or set operation, whose values go where the walk stands.
     pub(super) fn select(&mut self, select: &pb::SelectStmt, stars: Stars) -> Seen {
@@ -89,6 +94,9 @@ impl Analyzer<'_> {
     /// WITH: its names hide relations in `body`, and in what follows within the clause.
     pub(super) fn with(&mut self, clause: Option<&pb::WithClause>, body: impl FnOnce(&mut Self) -> Seen) -> Seen {
         let Some(clause) = clause else { return body(self) };
+        if self.ctes.iter().map(Vec::len).fold(clause.ctes.len(), usize::saturating_add) > MAX_COMMON_TABLES {
+            return Err(Unclassifiable::too_large("more tables in WITH than Postern follows"));
+        }
         let mut tables = Vec::with_capacity(clause.ctes.len());
         for node in &clause.ctes {
             let Some(NodeEnum::CommonTableExpr(table)) = &node.node else {
@@ -273,6 +281,9 @@ impl Analyzer<'_> {
 
     /// FOR UPDATE, FOR SHARE and their like need what UPDATE needs.
     fn locking(&mut self, clauses: &[pb::Node], first_read: usize) -> Seen {
+        if clauses.len() > MAX_LOCKING {
+            return Err(Unclassifiable::too_large("more locking clauses than Postern follows"));
+        }
         for clause in clauses {
             let Some(NodeEnum::LockingClause(clause)) = &clause.node else {
                 return Err(Unclassifiable::doubt("a locking clause is not of a form that Postern knows"));

@@ -71,6 +71,9 @@ const HARMLESS: &[&str] = &[
     "xmloption",
 ];
 
+/// Most schemas of a search path: each name is looked up in each.
+const MAX_PATH: usize = 64;
+
 impl Analyzer<'_> {
     pub(super) fn set(&mut self, set: &pb::VariableSetStmt) -> Seen {
         use pb::VariableSetKind as K;
@@ -136,6 +139,9 @@ impl Analyzer<'_> {
                     ));
                 };
                 let path = if joined { split_path(first.unwrap_or_default())? } else { values.to_vec() };
+                if path.len() > MAX_PATH {
+                    return Err(Unclassifiable::too_large("search_path names more schemas than Postern follows"));
+                }
                 let path = path.into_iter().filter(|schema| !schema.is_empty()).map(Arc::from).collect();
                 self.out.act_on(Verb::SqlSet, ObjectKind::Setting, ["search_path"]);
                 self.out.effects.push(SessionEffect::SearchPath { path: Some(path), certain: certain && !joined });

@@ -28,6 +28,7 @@ pub(crate) fn catalog() -> Catalog {
         ("20008", "app", "customers", "r", "id:23,email:25"),
         ("20009", "public", "order_ids", "S", ""),
         ("20010", "public", "whole", "v", "row:2249"),
+        ("20011", "public", "contacts", "r", "id:23,email:25,domain:25"),
     ];
     for (oid, schema, name, kind, columns) in relations {
         row(CatalogPart::Relations, &[oid, schema, name, kind]);
@@ -36,6 +37,7 @@ pub(crate) fn catalog() -> Catalog {
             row(CatalogPart::Columns, &[oid, &i32::to_string(&number), name, kind, "0"]);
         }
     }
+    row(CatalogPart::Generated, &["20011", "3", "2"]);
     row(CatalogPart::Views, &["20003", "20001", "1", "0"]);
     row(CatalogPart::Views, &["20003", "20001", "2", "0"]);
     row(CatalogPart::Views, &["20004", "20001", "1", "0"]);
@@ -97,6 +99,34 @@ fn deep_nesting_is_refused_without_a_crash() {
         assert!(read(&bad[2]).is_err());
     };
     std::thread::Builder::new().stack_size(2 << 20).spawn(run).unwrap().join().unwrap();
+}
+
+#[test]
+fn what_is_too_large_is_refused_soon() {
+    let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
+    let large = [
+        format!("SELECT * FROM {}", list(60_000, &|i| format!("public.r{i}"))),
+        format!("SELECT {} FROM orders", list(100_000, &|i| format!("c{i}"))),
+        format!("DROP TABLE {}", list(60_000, &|i| format!("public.r{i}"))),
+        format!(
+            "WITH {} SELECT * FROM {}",
+            list(20_000, &|i| format!("w{i} AS (SELECT 1)")),
+            list(20_000, &|i| format!("w{i}"))
+        ),
+        format!("SELECT * FROM {} {}", list(20_000, &|i| format!("public.r{i}")), "FOR UPDATE ".repeat(20_000)),
+        format!("SET search_path TO {}", list(60_000, &|i| format!("s{i}"))),
+        "SELECT 1;".repeat(100_000),
+        format!("SELECT {}", list(20_000, &|i| format!("app.f{i}(1)"))),
+        format!("TRUNCATE {}", list(60_000, &|i| format!("public.r{i}"))),
+        format!("GRANT SELECT ON {} TO ann", list(60_000, &|i| format!("public.r{i}"))),
+    ];
+    for sql in large {
+        let fault = read(&sql).map(|statement| statement.actions.len()).unwrap_err();
+        assert_eq!(fault.code, postern_core::Code::TooLarge, "{}", &sql[..20]);
+    }
+    // Many rows are no reason.
+    read(&format!("INSERT INTO orders (id) VALUES {}", list(60_000, &|i| format!("({i})")))).unwrap();
+    read(&format!("SELECT * FROM orders WHERE id IN ({})", list(60_000, &|i| i.to_string()))).unwrap();
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub enum CatalogPart {
     Relations,
     /// Columns.
     Columns,
+    /// What generated columns are computed from.
+    Generated,
     /// What views read.
     Views,
     /// Inheritance and partitions.
@@ -42,7 +44,7 @@ pub enum CatalogError {
 /// The queries, in the order in which the builder takes their rows. Each is one statement; all values come as text. Run them in one
 /// read-only transaction (`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`) so that they tell of one moment.
 #[must_use]
-pub fn queries() -> [(CatalogPart, &'static str); 7] {
+pub fn queries() -> [(CatalogPart, &'static str); 8] {
     [
         (
             CatalogPart::Session,
@@ -62,6 +64,16 @@ pub fn queries() -> [(CatalogPart, &'static str); 7] {
             "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, (a.attgenerated <> '')::int \
              FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
              WHERE c.oid >= 16384 AND c.relkind::text IN ('r','v','m','f','p') AND a.attnum > 0 AND NOT a.attisdropped",
+        ),
+        (
+            CatalogPart::Generated,
+            "SELECT e.adrelid, e.adnum, d.refobjsubid FROM pg_catalog.pg_attrdef e \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = e.adrelid AND a.attnum = e.adnum AND a.attgenerated <> '' \
+             JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+               AND d.refobjid = e.adrelid AND d.refobjsubid > 0 AND d.refobjsubid <> e.adnum \
+               AND (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = e.oid \
+                 OR d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = e.adrelid AND d.objsubid = e.adnum) \
+             WHERE e.adrelid >= 16384",
         ),
         (
             CatalogPart::Views,
@@ -146,6 +158,10 @@ impl CatalogBuilder {
                 if let Some(relation) = catalog.relations.get_mut(&oid.parse().ok()?) {
                     relation.columns.insert(number.parse().ok()?, column);
                 }
+            }
+            (CatalogPart::Generated, [Some(oid), Some(column), Some(source)]) => {
+                let pair = (column.parse().ok()?, source.parse().ok()?);
+                catalog.generated.entry(oid.parse().ok()?).or_default().push(pair);
             }
             (CatalogPart::Views, [Some(view), Some(relation), Some(column), Some(how)]) => {
                 let relation = relation.parse().ok()?;

@@ -21,6 +21,8 @@ pub struct Catalog {
     schemas: BTreeSet<Arc<str>>,
     relations: BTreeMap<u32, CatalogRelation>,
     by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u32>>,
+    /// Relation to its generated columns, each beside a column that it is computed from.
+    generated: BTreeMap<u32, Vec<(i16, i16)>>,
     /// View to what its rule reads.
     views: BTreeMap<u32, Vec<ViewRead>>,
     /// Child to parents, by inheritance or partitioning.
@@ -122,6 +124,10 @@ impl Catalog {
     #[must_use]
     pub fn takes_row(&self, name: &str) -> bool {
         self.row_functions.contains(name)
+    }
+
+    pub(crate) fn generated(&self) -> impl Iterator<Item = (u32, &[(i16, i16)])> {
+        self.generated.iter().map(|(oid, pairs)| (*oid, pairs.as_slice()))
     }
 
     pub(crate) fn view_reads(&self) -> impl Iterator<Item = (u32, &[ViewRead])> {

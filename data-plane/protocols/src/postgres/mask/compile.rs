@@ -16,7 +16,9 @@ impl Masking {
             return Self::default();
         }
         let mut relations = named(masks, &catalog, database);
+        generate(&catalog, &mut relations);
         inherit(&catalog, &mut relations);
+        generate(&catalog, &mut relations);
         derive(&catalog, &mut relations);
         Self { active: true, key: Arc::from(key), catalog, relations }
     }
@@ -41,6 +43,19 @@ fn named(masks: &MaskSlice, catalog: &Catalog, database: &str) -> BTreeMap<u32, 
         }
     }
     found
+}
+
+/// A generated column shows what it is computed from. One is never computed from another.
+fn generate(catalog: &Catalog, relations: &mut BTreeMap<u32, RelationMask>) {
+    for (oid, pairs) in catalog.generated() {
+        let Some(mask) = relations.get_mut(&oid) else { continue };
+        let Some(relation) = catalog.by_oid(oid) else { continue };
+        for (number, source) in pairs {
+            let Some(function) = mask.columns.get(source).map(blunt) else { continue };
+            mask.columns.entry(*number).or_insert(function);
+            mask.names.extend(relation.columns.get(number).map(|column| Arc::clone(&column.name)));
+        }
+    }
 }
 
 /// A rule on a parent covers its children and partitions, and the reverse: each may show the rows of the other.

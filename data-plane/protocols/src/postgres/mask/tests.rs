@@ -41,6 +41,7 @@ fn masking() -> Masking {
         ("public.customers.age", MaskFunction::Redact("***".into())),
         ("public.customers.phone", MaskFunction::Partial { keep_last: 2 }),
         ("events_2026.email", MaskFunction::Hash),
+        ("contacts.email", MaskFunction::Hash),
     ];
     Masking::compile(&slice(&rules), Arc::new(catalog()), "shop", &[7; 32])
 }
@@ -69,6 +70,8 @@ fn columns_by_their_origin() {
     assert_eq!(shown("SELECT * FROM events", &[(20_006, 1), (20_006, 2)]), "-x");
     assert_eq!(shown("SELECT * FROM events_2026", &[(20_007, 1), (20_007, 2)]), "x-");
     assert_eq!(shown("SELECT * FROM app.customers", &[(20_008, 2)]), "-");
+    // A column that is computed from a masked one.
+    assert_eq!(shown("SELECT * FROM contacts", &[(20_011, 1), (20_011, 2), (20_011, 3)]), "-xx");
     // A view that reads no masked column, one that does, one that takes a row whole.
     assert_eq!(shown("SELECT * FROM customer_names", &[(20_003, 1), (20_003, 2)]), "--");
     assert_eq!(shown("SELECT * FROM customer_cards", &[(20_004, 1), (20_004, 2)]), "xx");
@@ -120,6 +123,7 @@ fn expressions_that_may_hold_a_masked_value() {
         "SELECT JSON_OBJECT('a' : email) FROM customers",
         "SELECT jt.a FROM customers, JSON_TABLE(to_jsonb(email), '$' COLUMNS (a text PATH '$')) jt",
         "SELECT upper(contact) FROM customer_cards",
+        "SELECT upper(domain) FROM contacts",
         "SELECT app.price(1) FROM customers",
         "SELECT upper(name) FROM fresh",
         "SELECT lower(e.email) FROM events e",
