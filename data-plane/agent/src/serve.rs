@@ -86,13 +86,12 @@ async fn connect(open: &Open, shared: &Shared) -> Result<TcpStream, Refusal> {
     if !shared.allow.admits(&address) {
         return Err(refusal(OpenStatus::Forbidden, "not on the allow-list".into()));
     }
-    let limit = Duration::from_millis(u64::from(open.connect_timeout_ms)).clamp(Duration::from_millis(100), CONNECT_MAX);
+    let limit =
+        Duration::from_millis(u64::from(open.connect_timeout_ms)).clamp(Duration::from_millis(100), CONNECT_MAX);
     let dialled = async {
         let resolved = tokio::net::lookup_host((address.host(), address.port())).await;
-        let resolved: Vec<SocketAddr> = resolved
-            .map_err(|error| refusal(OpenStatus::Unresolved, error.to_string()))?
-            .take(ADDRESSES)
-            .collect();
+        let resolved: Vec<SocketAddr> =
+            resolved.map_err(|error| refusal(OpenStatus::Unresolved, error.to_string()))?.take(ADDRESSES).collect();
         let admitted = resolved.iter().filter(|socket| shared.allow.admits_resolved(&address, socket.ip()));
         let mut last = match resolved.first() {
             None => refusal(OpenStatus::Unresolved, "the name has no address".into()),

@@ -115,7 +115,11 @@ pub(crate) async fn keep(endpoint: Endpoint, gateway: String, shared: Arc<Shared
     let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
 }
 
-async fn once(endpoint: &Endpoint, gateway: &str, shared: &Arc<Shared>) -> Result<std::convert::Infallible, TunnelError> {
+async fn once(
+    endpoint: &Endpoint,
+    gateway: &str,
+    shared: &Arc<Shared>,
+) -> Result<std::convert::Infallible, TunnelError> {
     let greeted = async {
         let connection = dial(endpoint, gateway, shared).await?;
         if !is_gateway(&connection) {

@@ -93,7 +93,11 @@ impl HoldError {
             Self::TimedOut => true,
             Self::Status(status) => matches!(
                 status.code(),
-                Status::Unavailable | Status::DeadlineExceeded | Status::ResourceExhausted | Status::Unknown | Status::Cancelled
+                Status::Unavailable
+                    | Status::DeadlineExceeded
+                    | Status::ResourceExhausted
+                    | Status::Unknown
+                    | Status::Cancelled
             ),
             Self::Wire(_) | Self::Empty => false,
         }

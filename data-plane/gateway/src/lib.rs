@@ -143,16 +143,15 @@ pub async fn run(
     let channel = control::channel(&config.control_plane, &credential)?;
     let upload = UploadClient::new(channel.clone()).max_encoding_message_size(MAX_UPLOAD);
     supervisor.spawn("upload", OnEnd::StopNode, uploader.run(upload, ended.clone(), FLUSH));
-    supervisor.spawn("recorder-watch", OnEnd::StopNode, watch_recorder(recorder.clone(), readiness.clone(), ended.clone()));
+    supervisor.spawn(
+        "recorder-watch",
+        OnEnd::StopNode,
+        watch_recorder(recorder.clone(), readiness.clone(), ended.clone()),
+    );
 
     let (to_feed, feed) = watch::channel(Feed::default());
-    let follow = policy_feed::follow(
-        channel.clone(),
-        to_feed,
-        readiness.clone(),
-        config.staleness_limit.0,
-        ended.clone(),
-    );
+    let follow =
+        policy_feed::follow(channel.clone(), to_feed, readiness.clone(), config.staleness_limit.0, ended.clone());
     supervisor.spawn("policy", OnEnd::StopNode, follow);
 
     let tunnels = Tunnels::default();

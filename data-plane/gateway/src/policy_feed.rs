@@ -65,7 +65,13 @@ impl Feed {
 }
 
 /// Follows the control plane until `stop`. Errors end the stream, never the task.
-pub async fn follow(channel: Channel, feed: watch::Sender<Feed>, readiness: Readiness, limit: Duration, stop: CancellationToken) {
+pub async fn follow(
+    channel: Channel,
+    feed: watch::Sender<Feed>,
+    readiness: Readiness,
+    limit: Duration,
+    stop: CancellationToken,
+) {
     let client = PolicyFeedServiceClient::new(channel).max_decoding_message_size(MAX_SNAPSHOT);
     tokio::select! {
         () = stop.cancelled() => {}

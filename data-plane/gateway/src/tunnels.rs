@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::target::Address;
 use postern_core::{Code, Name, SessionId};
@@ -18,8 +20,6 @@ use postern_proto::tunnel::v1::{Hello, Open, OpenStatus, Opened, Welcome};
 use postern_protocols::tunnel::{ALPN, VERSION};
 use postern_runtime::pki::NodeCredential;
 use postern_runtime::tls::{self, TlsError};
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;

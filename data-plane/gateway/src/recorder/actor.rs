@@ -78,15 +78,8 @@ impl Actor {
         let segment_size = (config.max_bytes / 16).clamp(64 << 10, 8 << 20);
         let spool = Spool::open(&config.dir, segment_size)?;
         let (view, watcher) = watch::channel(View::default());
-        let mut actor = Self {
-            spool,
-            signer,
-            max_bytes: config.max_bytes,
-            mailbox,
-            view,
-            broken: BTreeMap::new(),
-            failed: false,
-        };
+        let mut actor =
+            Self { spool, signer, max_bytes: config.max_bytes, mailbox, view, broken: BTreeMap::new(), failed: false };
         let left: Vec<SessionId> = actor.spool.open_sessions().map(|(session, _)| session).collect();
         if !left.is_empty() {
             tracing::warn!(sessions = left.len(), "sessions were left open by a crash: closing their recordings");

@@ -96,7 +96,8 @@ impl Spool {
         fs::create_dir_all(dir).map_err(at(dir))?;
         restrict(dir).map_err(at(dir))?;
         let lock_path = dir.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(at(&lock_path))?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(at(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::InUse(dir.to_owned())),
@@ -274,9 +275,8 @@ impl Spool {
     }
 
     fn delete_unneeded(&mut self) -> io::Result<()> {
-        let acked = |session: &SessionId, needs: &u64| {
-            self.sessions.get(session).is_none_or(|state| state.acked >= *needs)
-        };
+        let acked =
+            |session: &SessionId, needs: &u64| self.sessions.get(session).is_none_or(|state| state.acked >= *needs);
         let numbers: Vec<u64> = self
             .segments
             .iter()

@@ -73,7 +73,8 @@ impl Relay {
             Ok(cleared) => cleared,
             Err(RecordError::TooLarge(size)) => {
                 tracing::info!(operation_id = %operation, size, "refused: too large to be recorded");
-                let fields = ErrorFields::error(Code::TooLarge, "the statement with its parameters is too large to be recorded");
+                let fields =
+                    ErrorFields::error(Code::TooLarge, "the statement with its parameters is too large to be recorded");
                 self.refuse(pending, &fields);
                 return Ok(());
             }

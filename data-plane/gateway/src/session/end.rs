@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt as _;
 
+use super::End;
 use super::open::farewell;
 use super::relay::{Relay, Sides};
-use super::End;
 use crate::metrics;
 
 /// How long the target may take to take what was forwarded, Terminate among it.

@@ -83,7 +83,8 @@ impl Relay {
             HoldUpdate::Requested { expires_at } => {
                 let requirement = &waiting.held.requirement;
                 let by = requirement.groups.join(" or ");
-                let many = if requirement.count > 1 { format!("{} members", requirement.count) } else { "a member".into() };
+                let many =
+                    if requirement.count > 1 { format!("{} members", requirement.count) } else { "a member".into() };
                 let mut message = format!("held by Postern: waits for approval {} by {many} of {by}", ids.1);
                 if !waiting.held.decision.reason.is_empty() {
                     // Writing to a String cannot fail.
@@ -171,7 +172,13 @@ impl Relay {
         self.not_run(ids.0, Code::Cancelled).await
     }
 
-    async fn give_up(&mut self, waiting: Waiting, because: &'static str, code: Code, message: String) -> Result<(), End> {
+    async fn give_up(
+        &mut self,
+        waiting: Waiting,
+        because: &'static str,
+        code: Code,
+        message: String,
+    ) -> Result<(), End> {
         let ids = waiting.ids();
         tracing::info!(operation_id = %ids.0, approval_id = %ids.1, because, "withdrawn");
         let Waiting { pending, hold, .. } = waiting;

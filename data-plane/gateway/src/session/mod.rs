@@ -73,7 +73,8 @@ impl End {
 
     /// Broken off: the client is told what `code` says, the log more.
     fn logged(code: Code, reason: impl std::fmt::Display) -> Self {
-        let told = ErrorFields { severity: postern_protocols::postgres::errors::Severity::Fatal, ..ErrorFields::of(code) };
+        let told =
+            ErrorFields { severity: postern_protocols::postgres::errors::Severity::Fatal, ..ErrorFields::of(code) };
         Self { code: Some(code), reason: reason.to_string(), told: Some(told) }
     }
 }

@@ -108,13 +108,8 @@ impl Relay {
 
     /// Puts the current rules and catalog in force.
     pub(super) fn apply_masking(&mut self) {
-        let masking = masking(
-            &self.current.snapshot,
-            &self.principal,
-            &self.to.name,
-            &self.catalog.catalog,
-            &self.to.database,
-        );
+        let masking =
+            masking(&self.current.snapshot, &self.principal, &self.to.name, &self.catalog.catalog, &self.to.database);
         self.session.set_context(Arc::clone(&self.context), masking);
     }
 }

@@ -11,13 +11,15 @@ use postern_core::{Code, SessionId};
 use postern_protocols::postgres::analyze::AnalyzeContext;
 use postern_protocols::postgres::codec::write;
 use postern_protocols::postgres::errors::{ErrorFields, client_message};
-use postern_protocols::postgres::handshake::{AwaitStartup, HandshakeError, Opened as Step, PasswordStep, Startup, Tls};
+use postern_protocols::postgres::handshake::{
+    AwaitStartup, HandshakeError, Opened as Step, PasswordStep, Startup, Tls,
+};
 use postern_runtime::clock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::relay::Relay;
 use super::Shared;
+use super::relay::Relay;
 use crate::identify::{Admitted, identify};
 use crate::metrics;
 use crate::policy_feed::Current;

@@ -13,7 +13,12 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// An operation, with the proof that exactly it was permitted and recorded.
-    pub(super) fn operation(&mut self, cleared: &Cleared, operation: OperationId, bytes: &Bytes) -> Result<(), WrongProof> {
+    pub(super) fn operation(
+        &mut self,
+        cleared: &Cleared,
+        operation: OperationId,
+        bytes: &Bytes,
+    ) -> Result<(), WrongProof> {
         if cleared.operation() != operation {
             return Err(WrongProof);
         }

@@ -228,7 +228,8 @@ impl Relay {
     async fn take_client(&mut self) -> Result<bool, End> {
         let mut moved = false;
         self.flow.wants_client = false;
-        while self.waiting.is_none() && !self.flow.terminated && self.outbox.len() < HIGH && self.to_client.len() < HIGH {
+        while self.waiting.is_none() && !self.flow.terminated && self.outbox.len() < HIGH && self.to_client.len() < HIGH
+        {
             if !self.from_client.is_empty() {
                 self.keep_names().await;
                 self.take_policy().await?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use postern_core::target::{TargetTls, TlsMode};
 use postern_runtime::tls::provider;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -33,25 +33,24 @@ pub enum UpstreamTlsError {
 ///
 /// # Errors
 /// When there is nothing to verify by, or names or certificates are not usable.
-pub(crate) fn client(tls: &TargetTls, host: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), UpstreamTlsError> {
+pub(crate) fn client(
+    tls: &TargetTls,
+    host: &str,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), UpstreamTlsError> {
     let name = tls.server_name.as_deref().unwrap_or(host);
     let name = ServerName::try_from(name.to_owned())?;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
     let config = match tls.mode {
-        TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unverified(provider())))
-            .with_no_client_auth(),
+        TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider()))).with_no_client_auth()
+        }
         TlsMode::VerifyCa => {
             let roots = Arc::new(roots(tls)?);
             let chain = WebPkiServerVerifier::builder_with_provider(roots, provider())
                 .build()
                 .map_err(|error| UpstreamTlsError::Authority(error.to_string()))?;
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(ChainOnly(chain)))
-                .with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly(chain))).with_no_client_auth()
         }
         TlsMode::VerifyFull => builder.with_root_certificates(roots(tls)?).with_no_client_auth(),
     };

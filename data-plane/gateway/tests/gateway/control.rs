@@ -1,0 +1,191 @@
+//! A control plane that is played: policy is what the test says, approvals are decided by the test, recordings are kept in memory.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use postern_core::SessionId;
+use postern_core::recording::{Authority, Chain, Entry, Event, MAGIC, Report, frames, verify};
+use postern_core::snapshot::Snapshot;
+use postern_core::wire::{snapshot::to_proto, timestamp_to_proto};
+use postern_proto::gateway::v1::hold_service_server::{HoldService, HoldServiceServer};
+use postern_proto::gateway::v1::policy_feed_service_server::{PolicyFeedService, PolicyFeedServiceServer};
+use postern_proto::gateway::v1::recording_service_server::{RecordingService, RecordingServiceServer};
+use postern_proto::gateway::v1::*;
+use postern_proto::resource::v1 as pb;
+use postern_runtime::clock;
+use postern_runtime::pki::NodeCredential;
+use secrecy::ExposeSecret as _;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status, Streaming};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[derive(Clone)]
+pub(crate) struct Control {
+    pub(crate) policy: watch::Sender<Option<Arc<Snapshot>>>,
+    pub(crate) approvals: watch::Sender<BTreeMap<String, pb::Approval>>,
+    recordings: Arc<Mutex<BTreeMap<SessionId, Stored>>>,
+}
+
+struct Stored {
+    chain: Chain,
+    file: Vec<u8>,
+}
+
+impl Control {
+    pub(crate) fn new() -> Self {
+        Self { policy: watch::Sender::new(None), approvals: watch::Sender::default(), recordings: Arc::default() }
+    }
+
+    pub(crate) async fn serve(self, listener: tokio::net::TcpListener, credential: NodeCredential) {
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(&credential.certificate_pem, credential.key_pem.expose_secret()))
+            .client_ca_root(Certificate::from_pem(&credential.ca_pem));
+        Server::builder()
+            .tls_config(tls)
+            .unwrap()
+            .add_service(PolicyFeedServiceServer::new(self.clone()))
+            .add_service(HoldServiceServer::new(self.clone()))
+            .add_service(RecordingServiceServer::new(self))
+            .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener))
+            .await
+            .unwrap();
+    }
+
+    /// The next approval that is asked for.
+    pub(crate) async fn asked(&self) -> pb::Approval {
+        let mut approvals = self.approvals.subscribe();
+        let pending = |approval: &&pb::Approval| approval.state() == pb::ApprovalState::Pending;
+        let found = approvals.wait_for(|all| all.values().any(|approval| pending(&approval)));
+        let found = tokio::time::timeout(Duration::from_secs(10), found).await.unwrap().unwrap();
+        found.values().find(pending).unwrap().clone()
+    }
+
+    pub(crate) fn set(&self, id: &str, state: pb::ApprovalState) {
+        self.approvals.send_modify(|all| all.get_mut(id).unwrap().state = state.into());
+    }
+
+    pub(crate) async fn until(&self, id: &str, state: pb::ApprovalState) -> pb::Approval {
+        let mut approvals = self.approvals.subscribe();
+        let found = approvals.wait_for(|all| all.get(id).is_some_and(|approval| approval.state() == state));
+        tokio::time::timeout(Duration::from_secs(10), found).await.unwrap().unwrap()[id].clone()
+    }
+
+    /// The recordings that are sealed, in the order of their beginning.
+    pub(crate) fn sealed(&self, ca: &[u8]) -> Vec<(SessionId, Report, Vec<Entry>)> {
+        let all = self.recordings.lock().unwrap();
+        let judge = |(session, stored): (&SessionId, &Stored)| {
+            let mut chain = Chain::start(*session);
+            let entries = frames(&stored.file[MAGIC.len()..]).map(|frame| chain.accept(&frame.unwrap()).unwrap());
+            (*session, verify(&stored.file, Authority(ca)), entries.collect())
+        };
+        all.iter().map(judge).filter(|(_, report, _)| report.sealed).collect()
+    }
+
+    fn change(&self, id: &str, from: &[pb::ApprovalState], to: pb::ApprovalState) -> Result<pb::Approval, Status> {
+        let mut outcome = Err(Status::not_found("no such approval"));
+        self.approvals.send_modify(|all| {
+            if let Some(approval) = all.get_mut(id) {
+                outcome = if from.contains(&approval.state()) {
+                    approval.state = to.into();
+                    Ok(approval.clone())
+                } else {
+                    Err(Status::failed_precondition("it is in another state"))
+                };
+            }
+        });
+        outcome
+    }
+}
+
+#[tonic::async_trait]
+impl PolicyFeedService for Control {
+    type WatchStream = Answers<WatchResponse>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let newest = WatchStream::new(self.policy.subscribe()).filter_map(async |snapshot| {
+            let snapshot = Some(to_proto(&*snapshot?));
+            Some(Ok(WatchResponse { snapshot, at: Some(timestamp_to_proto(clock::now())) }))
+        });
+        Ok(Response::new(newest.boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl HoldService for Control {
+    type WatchApprovalStream = Answers<WatchApprovalResponse>;
+
+    async fn request_approval(
+        &self,
+        request: Request<RequestApprovalRequest>,
+    ) -> Result<Response<RequestApprovalResponse>, Status> {
+        let approval = request.into_inner().approval.unwrap();
+        self.approvals.send_modify(|all| drop(all.insert(approval.id.clone(), approval.clone())));
+        Ok(Response::new(RequestApprovalResponse { approval: Some(approval) }))
+    }
+
+    async fn watch_approval(
+        &self,
+        request: Request<WatchApprovalRequest>,
+    ) -> Result<Response<Self::WatchApprovalStream>, Status> {
+        let id = request.into_inner().id;
+        let now = WatchStream::new(self.approvals.subscribe()).map(move |all| {
+            let approval = all.get(&id).cloned();
+            Ok(WatchApprovalResponse { approval })
+        });
+        Ok(Response::new(now.boxed()))
+    }
+
+    async fn consume_approval(
+        &self,
+        request: Request<ConsumeApprovalRequest>,
+    ) -> Result<Response<ConsumeApprovalResponse>, Status> {
+        let request = request.into_inner();
+        let approval = self.change(&request.id, &[pb::ApprovalState::Approved], pb::ApprovalState::Consumed)?;
+        assert_eq!((approval.digest.clone(), approval.session.clone()), (request.digest, request.session));
+        Ok(Response::new(ConsumeApprovalResponse { approval: Some(approval) }))
+    }
+
+    async fn withdraw_approval(
+        &self,
+        request: Request<WithdrawApprovalRequest>,
+    ) -> Result<Response<WithdrawApprovalResponse>, Status> {
+        let request = request.into_inner();
+        let open = [pb::ApprovalState::Pending, pb::ApprovalState::Approved];
+        let approval = self.change(&request.id, &open, pb::ApprovalState::Withdrawn)?;
+        Ok(Response::new(WithdrawApprovalResponse { approval: Some(approval) }))
+    }
+}
+
+#[tonic::async_trait]
+impl RecordingService for Control {
+    type UploadStream = Answers<UploadResponse>;
+
+    async fn upload(&self, request: Request<Streaming<UploadRequest>>) -> Result<Response<Self::UploadStream>, Status> {
+        let recordings = Arc::clone(&self.recordings);
+        let answers = request.into_inner().map(move |request| {
+            let request = request?;
+            let session: SessionId = request.session.parse().unwrap();
+            let mut all = recordings.lock().unwrap();
+            let stored =
+                all.entry(session).or_insert_with(|| Stored { chain: Chain::start(session), file: MAGIC.to_vec() });
+            for (frame, seq) in frames(&request.frames).zip(request.first_seq..) {
+                let frame = frame.unwrap();
+                if seq == stored.chain.next_seq() {
+                    let entry = stored.chain.accept(&frame).unwrap();
+                    stored.file.extend_from_slice(frame.bytes);
+                    if let Event::Started(started) = entry.event {
+                        assert_eq!(started.session, session);
+                    }
+                }
+            }
+            Ok(UploadResponse { session: request.session, next_seq: stored.chain.next_seq(), refused: String::new() })
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+}
