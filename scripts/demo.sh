@@ -145,7 +145,7 @@ show 'psql "$GATE" -c "COPY (SELECT lower(email) FROM customers) TO STDOUT"'
 hides '@example.com'
 
 step 'A blocked DROP, a DELETE with no WHERE and a table outside the grant; the connection lives on'
-show 'psql "$GATE" -v VERBOSITY=verbose -c "DROP TABLE customers" -c "SELECT count(*) FROM customers"'
+show 'psql "$GATE" -v VERBOSITY=verbose -c "DROP TABLE orders" -c "SELECT count(*) FROM orders"'
 says '42501' && says 'nothing-is-destroyed' && says 'decision dec_' && says '(1 row)'
 show 'psql "$GATE" -c "SELECT * FROM payroll"'
 fails && says 'decision dec_' && hides 'Babbage'
