@@ -239,12 +239,13 @@ impl Session {
         }
         let name = Bytes::copy_from_slice(&execute.portal);
         let mut out = BytesMut::new();
-        if !self.columns_are_coming(&name, &portal) {
+        let columns = self.columns_of(&portal);
+        if columns.is_none() && !self.columns_are_coming(&name) {
             // Masks and the recording need the columns, and the client has not asked for them.
             write::describe_portal(&mut out, &name);
             self.expect(Expected::DescribePortal { name: name.clone(), hidden: true });
         }
-        self.expect(Expected::Execute { name, operation: portal.operation, statement: portal.statement });
+        self.expect(Expected::Execute { name, operation: portal.operation, statement: portal.statement, columns });
         if out.is_empty() {
             return ClientStep::Forward(frame.into_raw());
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use postern_core::id::OperationId;
 
-use super::names::{Portal, Prepared};
+use super::names::{Columns, Portal, Prepared};
 use crate::postgres::analyze::{CopyDirection, Statement};
 use crate::postgres::codec::frontend::Named;
 
@@ -38,10 +38,12 @@ pub(super) enum Expected {
         name: Bytes,
         hidden: bool,
     },
+    /// With the columns of its result, where they were known when it was forwarded.
     Execute {
         name: Bytes,
         operation: OperationId,
         statement: Arc<Statement>,
+        columns: Option<Columns>,
     },
     Close(Named),
     /// The message that always fails, in the place of a refused one; the client is sent this error instead of the server's.

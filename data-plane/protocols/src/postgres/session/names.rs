@@ -231,11 +231,8 @@ impl Session {
         Some(formatted.collect())
     }
 
-    /// Whether the server will have told the columns of `portal` by the time that an Execute which comes now is answered.
-    pub(super) fn columns_are_coming(&self, wanted: &Bytes, portal: &Portal) -> bool {
-        if self.columns_of(portal).is_some() {
-            return true;
-        }
+    /// Whether the server will have told the columns of this portal by the time that an Execute which comes now is answered.
+    pub(super) fn columns_are_coming(&self, wanted: &Bytes) -> bool {
         let this_group = self.flight.newest_first().take_while(|(in_group, _)| *in_group);
         for (_, expected) in this_group {
             match expected {

@@ -273,12 +273,14 @@ impl Session {
 
     /// The columns of the portal that runs; they were asked for before it.
     fn open_portal_result(&mut self, tag: u8, out: &mut Vec<ResultEvent>) -> Result<(), ProtocolError> {
-        let Some(Expected::Execute { name, operation, .. }) = self.flight.head() else {
+        let Some(Expected::Execute { name, operation, columns, .. }) = self.flight.head() else {
             return Err(ProtocolError::Unexpected(tag));
         };
         let operation = *operation;
-        let portal = self.portals.get(name).filter(|portal| portal.operation == operation);
-        let columns = portal.and_then(|portal| self.columns_of(portal));
+        let columns = columns.clone().or_else(|| {
+            let portal = self.portals.get(name).filter(|portal| portal.operation == operation)?;
+            self.columns_of(portal)
+        });
         let columns = columns.filter(|columns| !columns.is_empty()).ok_or(ProtocolError::Unexpected(tag))?;
         self.open_result(operation, columns, out)
     }

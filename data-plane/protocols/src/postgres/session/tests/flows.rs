@@ -1,0 +1,1 @@
+//! Single flows, told by the tags that the client gets.
