@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use postern_core::Name;
-use serde::Deserialize;
+use postern_core::secret::SecretBytes;
+use serde::{Deserialize, Deserializer};
 
 /// Configuration of a control-plane node.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,6 +33,14 @@ pub struct ControlConfig {
     /// The key-encryption key, 64 hexadecimal digits; `kek` in the data directory when it is not given.
     #[serde(default)]
     pub kek_file: Option<PathBuf>,
+    /// The key-encryption key itself: for the environment (`POSTERN_CONTROL__KEK`), where no file shall hold it.
+    #[serde(default, deserialize_with = "secret")]
+    pub kek: Option<SecretBytes>,
+}
+
+fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SecretBytes>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.map(|text| SecretBytes::new(text.into_bytes())))
 }
 
 impl ControlConfig {
@@ -43,6 +52,35 @@ impl ControlConfig {
                 return Some(format!("{field}: must name groups, not \"*\" or nothing"));
             }
         }
+        if self.kek.is_some() && self.kek_file.is_some() {
+            return Some("kek and kek_file: one of them is enough".to_owned());
+        }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(extra: &str, value: serde_json::Value) -> ControlConfig {
+        let mut json = serde_json::json!({"data_dir": "d", "listen": "127.0.0.1:0"});
+        json[extra] = value;
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn nobody_makes_everybody_an_administrator() {
+        assert!(config("admin_groups", serde_json::json!(["*"])).faults().is_some());
+        assert!(config("auditor_groups", serde_json::json!([""])).faults().is_some());
+        assert!(config("admin_groups", serde_json::json!(["admins"])).faults().is_none());
+    }
+
+    #[test]
+    fn the_key_is_never_shown() {
+        let config = config("kek", serde_json::json!("deadbeef"));
+        assert_eq!(config.kek.as_ref().map(|kek| kek.expose().to_vec()), Some(b"deadbeef".to_vec()));
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("deadbeef") && !shown.contains("100, 101"), "{shown}");
     }
 }

@@ -133,11 +133,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         return Err(ControlError::Config(fault));
     }
     create_private_dir(&config.data_dir)?;
-    let kek = config.kek_file.clone().unwrap_or_else(|| config.data_dir.join("kek"));
     let log_dir = config.data_dir.join("raft");
-    // A lost key must not be replaced by a new one, which would open nothing.
-    let kek = if log_dir.exists() { Kek::load(&kek)? } else { Kek::load_or_create(&kek)? };
-    let kek = Arc::new(kek);
+    let kek = Arc::new(kek(&config, log_dir.exists())?);
 
     // Outlives the API, which outlives the sessions.
     let raft_stop = CancellationToken::new();
@@ -191,6 +188,16 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         readiness,
         keys,
     })
+}
+
+/// The key-encryption key. With `old` data a lost key is not replaced by a new one, which would open nothing.
+fn kek(config: &ControlConfig, old: bool) -> Result<Kek, KeyError> {
+    if let Some(kek) = &config.kek {
+        let form = || KeyError::Form("in the configuration".to_owned());
+        return Kek::from_hex(std::str::from_utf8(kek.expose()).map_err(|_| form())?, "in the configuration");
+    }
+    let path = config.kek_file.clone().unwrap_or_else(|| config.data_dir.join("kek"));
+    if old { Kek::load(&path) } else { Kek::load_or_create(&path) }
 }
 
 /// This node's certificate: made anew at each start, never on disk.

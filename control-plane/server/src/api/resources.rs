@@ -148,14 +148,16 @@ impl ResourceService for Service {
         }
         let _alone = self.writes.lock().await;
         let command = self.command(request.resources).await?;
-        let would = command.clone();
-        let (puts, revision) =
-            self.raft.read(move |state| (would.check(state), state.policy_revision())).await.map_err(status::read)?;
-        let puts = puts.map_err(status::refused)?;
-        // A dry run, or nothing to write. A retry whose first attempt was written finds everything unchanged, too.
-        if request.dry_run || puts.iter().all(|put| put.change == Change::Unchanged) {
-            let puts = puts.into_iter().map(|put| applied(put, request.dry_run)).collect();
-            return Ok(Response::new(pb::ApplyResponse { applied: puts, revision }));
+        // With a request id the log decides: it knows whether this is a retry, and what the first outcome was.
+        if request.dry_run || request_id.is_none() {
+            let would = command.clone();
+            let read = self.raft.read(move |state| (would.check(state), state.policy_revision()));
+            let (puts, revision) = read.await.map_err(status::read)?;
+            let puts = puts.map_err(status::refused)?;
+            if request.dry_run || puts.iter().all(|put| put.change == Change::Unchanged) {
+                let applied = puts.into_iter().map(|put| applied(put, request.dry_run)).collect();
+                return Ok(Response::new(pb::ApplyResponse { applied, revision }));
+            }
         }
         let outcome = self.raft.propose(command, request_id).await.map_err(status::propose)?;
         let Success::Put(puts) = outcome.map_err(status::refused)? else {
@@ -164,7 +166,7 @@ impl ResourceService for Service {
         for put in puts.iter().filter(|put| put.change != Change::Unchanged) {
             info!(%caller, kind = %put.kind, name = %put.name, change = ?put.change, revision = put.revision, "applied");
         }
-        let revision = puts.iter().map(|put| put.revision).max().unwrap_or(revision);
+        let revision = puts.iter().map(|put| put.revision).max().unwrap_or(0);
         let applied = puts.into_iter().map(|put| applied(put, false)).collect();
         Ok(Response::new(pb::ApplyResponse { applied, revision }))
     }

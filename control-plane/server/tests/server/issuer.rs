@@ -36,10 +36,8 @@ impl Issuer {
             ..Default::default()
         };
         let metadata = resource_pb::Metadata { name: "corp".into(), ..Default::default() };
-        let resource = resource_pb::Resource {
-            metadata: Some(metadata),
-            spec: Some(resource_pb::resource::Spec::Issuer(spec)),
-        };
+        let resource =
+            resource_pb::Resource { metadata: Some(metadata), spec: Some(resource_pb::resource::Spec::Issuer(spec)) };
         let request = pb::ApplyRequest { resources: vec![resource], ..Default::default() };
         ResourceServiceClient::new(node.admin().await).apply(request).await.unwrap();
         let (channel, token) = (node.anonymous().await, issuer.token("probe", &[], 60));
@@ -58,7 +56,8 @@ impl Issuer {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let discovery = json!({"issuer": url, "jwks_uri": format!("{url}/keys")});
         let x = URL_SAFE_NO_PAD.encode(key.public_key_raw());
-        let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "k1", "alg": "EdDSA", "use": "sig"}]});
+        let keys =
+            json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "k1", "alg": "EdDSA", "use": "sig"}]});
         let serve = |document: Value| get(move || async move { Json(document) });
         let app = axum::Router::new()
             .route("/.well-known/openid-configuration", serve(discovery))

@@ -1,6 +1,6 @@
 //! A node on a temporary directory, and clients of it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use postern_core::node::{CONTROL_PLANE_NAME, NodeIdentity, NodeRole};
@@ -13,7 +13,6 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 pub(crate) struct Node {
     pub(crate) control: ControlHandle,
     pub(crate) supervisor: Supervisor,
-    pub(crate) dir: PathBuf,
 }
 
 fn config(dir: &Path) -> ControlConfig {
@@ -27,7 +26,7 @@ fn config(dir: &Path) -> ControlConfig {
 pub(crate) async fn try_start(dir: &Path) -> Result<Node, (ControlError, Supervisor)> {
     let supervisor = Supervisor::new();
     match postern_server::run(config(dir), supervisor.clone()).await {
-        Ok(control) => Ok(Node { control, supervisor, dir: dir.to_owned() }),
+        Ok(control) => Ok(Node { control, supervisor }),
         Err(error) => Err((error, supervisor)),
     }
 }
@@ -41,7 +40,7 @@ pub(crate) async fn start(dir: &Path) -> Node {
 
 impl Node {
     pub(crate) async fn end(self) {
-        let Self { control, supervisor, .. } = self;
+        let Self { control, supervisor } = self;
         drop(control);
         let drained = supervisor.drain(Duration::from_secs(20)).await;
         assert!(drained.all_ended, "{drained:?}");

@@ -115,7 +115,17 @@ async fn a_retry_with_its_request_id_is_one_change() {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).await;
     let mut client = ResourceServiceClient::new(node.admin().await);
-    client.apply(apply(vec![secret("pw", "x")])).await.unwrap();
+    let created = client.apply(apply(vec![secret("pw", "x"), target("db", "pw", 0)])).await.unwrap().into_inner();
+    let mut changed = target("db", "pw", created.applied[1].revision);
+    let Some(Spec::Target(spec)) = &mut changed.spec else { panic!() };
+    spec.disabled = true;
+    // Its own first attempt does not make the retry stale.
+    let request = pb::ApplyRequest { request_id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".into(), ..apply(vec![changed]) };
+    let first = client.apply(request.clone()).await.unwrap().into_inner();
+    assert_eq!(changes(&first), [pb::Change::Changed]);
+    assert_eq!(client.apply(request).await.unwrap().into_inner(), first);
+    let of = |kind: Kind, name: &str| pb::DeleteRequest { kind: kind.into(), name: name.into(), ..Default::default() };
+    client.delete(of(Kind::Target, "db")).await.unwrap();
     let delete = pb::DeleteRequest {
         kind: Kind::Secret.into(),
         name: "pw".into(),

@@ -65,7 +65,8 @@ async fn each_caller_may_do_what_is_theirs() {
     let consume = postern_proto::gateway::v1::ConsumeApprovalRequest::default();
     let refused = HoldServiceClient::new(node.admin().await).consume_approval(consume).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
-    let anybody = SessionServiceClient::new(node.anonymous().await).list_sessions(pb::ListSessionsRequest::default()).await;
+    let anybody =
+        SessionServiceClient::new(node.anonymous().await).list_sessions(pb::ListSessionsRequest::default()).await;
     assert_eq!(anybody.unwrap_err().code(), Code::Unauthenticated);
     node.end().await;
 }
@@ -90,7 +91,10 @@ async fn certificates_are_issued_to_administrators_only() {
     let mut gateway = CertificateServiceClient::new(node.as_node(NodeRole::Gateway, "g1").await);
     assert_eq!(gateway.issue_certificate(request).await.unwrap_err().code(), Code::PermissionDenied);
     let mut anybody = CertificateServiceClient::new(node.anonymous().await);
-    assert_eq!(anybody.get_authority(pb::GetAuthorityRequest {}).await.unwrap().into_inner().ca_pem, node.control.ca_pem);
+    assert_eq!(
+        anybody.get_authority(pb::GetAuthorityRequest {}).await.unwrap().into_inner().ca_pem,
+        node.control.ca_pem
+    );
     node.end().await;
 }
 
