@@ -1,12 +1,13 @@
 //! The three roles of a `postern dev`, started one after the other.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use postern_agent::AgentHandle;
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_gateway::GatewayHandle;
 use postern_runtime::ops::{self, Readiness};
-use postern_runtime::pki::NodeCredential;
+use postern_runtime::pki::{NodeCredential, PkiError};
 use postern_runtime::supervisor::OnEnd;
 use postern_runtime::telemetry;
 use postern_server::ControlHandle;
@@ -19,6 +20,9 @@ use super::{NAME, POLL, Supervisors};
 use crate::args::DevOptions;
 use crate::failure::Failure;
 use crate::roles::cannot_start;
+
+/// A certificate with less time than this left is made anew at the start.
+const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
 /// What runs.
 pub(super) struct Nodes {
@@ -107,12 +111,15 @@ async fn serve_ops(endpoints: &Endpoints, nodes: &Nodes, supervisors: &Superviso
     Ok(())
 }
 
-/// The node's certificate from an earlier start, else a new one.
+/// The node's certificate from an earlier start while it is good for long, else a new one.
 fn node_credential(control: &ControlHandle, role: NodeRole, dir: &Path) -> Result<NodeCredential, Failure> {
-    let wrong =
-        |error: postern_runtime::pki::PkiError| Failure::failed(format!("credential {}: {error}", dir.display()));
+    let wrong = |error: PkiError| Failure::failed(format!("credential {}: {error}", dir.display()));
     if NodeCredential::exists(dir) {
-        return NodeCredential::load(dir).map_err(wrong);
+        let credential = NodeCredential::load(dir).map_err(wrong)?;
+        let renew_at = postern_runtime::clock::now().plus(RENEW_BEFORE);
+        if credential.ca_pem == control.ca_pem && credential.expires_at().map_err(wrong)? > renew_at {
+            return Ok(credential);
+        }
     }
     let name = NAME.parse().map_err(|_| Failure::failed("a bad name"))?;
     let pool = (role == NodeRole::Agent).then(|| NAME.parse().ok()).flatten();

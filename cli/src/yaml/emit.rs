@@ -99,9 +99,14 @@ fn text(string: &str) -> String {
         string.to_ascii_lowercase().as_str(),
         "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n" | ".inf" | ".nan"
     );
-    // A colon is only a separator before a space or at the end.
+    // A colon is only a separator before a space or at the end, so one of the two may be in a plain text.
     let colons = string.chars().all(|c| safe(c) || c == ':') && !string.ends_with(':');
-    if starts_well && colons && !a_word { string.to_owned() } else { Value::String(string.to_owned()).to_string() }
+    let spaces = string.chars().all(|c| safe(c) || matches!(c, ' ' | ',')) && !string.ends_with(' ');
+    if starts_well && (colons || spaces) && !a_word {
+        string.to_owned()
+    } else {
+        Value::String(string.to_owned()).to_string()
+    }
 }
 
 fn indent(depth: usize, out: &mut String) {
@@ -133,7 +138,7 @@ mod tests {
     #[test]
     fn reads_back_as_written() {
         let value = json!({
-            "a": "plain", "b": ["x: y", "- z", "", "null", "12", "0x1f", "sql:*", "*", "#no", "a b"],
+            "a": "plain", "b": ["x: y", "- z", "", "null", "12", "0x1f", "sql:*", "*", "#no", "a b", "a, b", "a b ", " a", "a b: c", "a #b"],
             "c": {"d": [{"e": 1, "f": [true, null]}, {"g": {}}, []], "tab": "a\tb", "unicode": "ä\u{202e}"},
             "pem": "-----BEGIN X-----\nabc=\n-----END X-----\n", "lines": "one\n\n two\n", "nl": "\n",
             "sql:select": "host:5432", "odd key: ": "ends:", "big": 18446744073709551615_u64,

@@ -86,7 +86,8 @@ impl fmt::Display for Report {
             let interrupted = if self.interrupted { ", interrupted" } else { "" };
             return write!(f, "{session}: verified: {} events, sealed{interrupted}, head {head}", self.events);
         }
-        write!(f, "{session}: NOT verified: {} faults", self.faults.len())?;
+        let plural = if self.faults.len() == 1 { "" } else { "s" };
+        write!(f, "{session}: NOT verified: {} fault{plural}", self.faults.len())?;
         self.faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
     }
 }
