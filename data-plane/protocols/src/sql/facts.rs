@@ -25,7 +25,7 @@ pub struct Facts {
     pub shown: BTreeSet<String>,
     /// Names of columns that stand alone in the outermost list of results: the server names their origin itself.
     pub plain: BTreeSet<String>,
-    /// Names of columns whose values may be written.
+    /// Names of columns whose values may be written, or passed to a function that may keep them.
     pub written: BTreeSet<String>,
     /// A `*` in a list whose values may be shown.
     pub star_shown: bool,
@@ -37,6 +37,8 @@ pub struct Facts {
     pub any_written: bool,
     /// Calls something whose result cannot be traced to columns.
     pub opaque_call: bool,
+    /// Passes values to a function that may keep them.
+    pub passes: bool,
     /// Runs, or leaves to be run, a text that cannot be seen.
     pub unseen: bool,
     /// Writes values that it computes: to rows, settings, notifications or files.
@@ -70,6 +72,7 @@ impl Facts {
         self.any_shown |= other.any_shown;
         self.any_written |= other.any_written;
         self.opaque_call |= other.opaque_call;
+        self.passes |= other.passes;
         self.unseen |= other.unseen;
         self.copies |= other.copies;
     }

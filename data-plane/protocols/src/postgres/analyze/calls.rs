@@ -20,17 +20,22 @@ impl Analyzer<'_> {
         };
         let systems = schema == SYSTEM || (schema.is_empty() && self.is_systems(name));
         let known = if systems { functions::known(name) } else { Known::Nothing };
-        let escapes = matches!(known, Known::SetConfig | Known::Notify);
-        if escapes {
+        let harmless = systems && functions::is_harmless(name);
+        if harmless {
+            return self.arguments(call);
+        }
+        if matches!(known, Known::SetConfig | Known::Notify) {
             self.out.facts.copies = true;
         }
-        let flow = if escapes && self.flow != Flow::Condition { Flow::Both } else { self.flow };
-        let flow = if escapes && self.flow == Flow::Condition { Flow::Written } else { flow };
-        self.flowing(flow, |this| this.arguments(call))?;
-        if systems && functions::is_harmless(name) {
-            return SEEN;
-        }
+        self.passing(|this| this.arguments(call))?;
         self.effect(call, schema, name, known)
+    }
+
+    /// Walks what is passed to a function that may keep it, wherever the call stands.
+    pub(super) fn passing<T>(&mut self, walk: impl FnOnce(&mut Self) -> T) -> T {
+        self.out.facts.passes = true;
+        let flow = if self.flow == Flow::Condition { Flow::Written } else { Flow::Both };
+        self.flowing(flow, walk)
     }
 
     /// `f(a, b)` under its name: the function's arguments, order, filter and window.
@@ -77,6 +82,7 @@ impl Analyzer<'_> {
 
     /// A call that is written as a field: `(expr).f` is f(expr) when there is no such field.
     pub(super) fn called(&mut self, name: &str) {
+        self.passing(Self::any_column);
         self.routine(&["", name]);
         self.danger(name);
     }

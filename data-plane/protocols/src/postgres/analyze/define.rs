@@ -147,7 +147,7 @@ impl Analyzer<'_> {
             };
             for part in &pair.items {
                 match &part.node {
-                    Some(NodeEnum::List(operator)) => self.operator(&operator.items)?,
+                    Some(NodeEnum::List(operator)) => drop(self.operator(&operator.items)?),
                     _ => self.condition(Some(part))?,
                 }
             }

@@ -20,7 +20,7 @@ impl Analyzer<'_> {
     }
 
     fn select_body(&mut self, select: &pb::SelectStmt, stars: Stars) -> Seen {
-        if let Some(into) = &select.into_clause {
+        if let Some(into) = into_of(select) {
             self.out.facts.copies = true;
             self.create_relation(into.rel.as_ref())?;
             return self.flowing(Flow::Written, |this| this.select_parts(select, stars));
@@ -306,6 +306,15 @@ impl Analyzer<'_> {
         }
         SEEN
     }
+}
+
+/// INTO of a set operation stands in its first part, and means the whole.
+fn into_of(select: &pb::SelectStmt) -> Option<&pb::IntoClause> {
+    let mut part = select;
+    while let Some(first) = &part.larg {
+        part = first;
+    }
+    part.into_clause.as_deref()
 }
 
 /// `*`, `t.*`

@@ -105,28 +105,28 @@ fn deep_nesting_is_refused_without_a_crash() {
 fn what_is_too_large_is_refused_soon() {
     let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
     let large = [
-        format!("SELECT * FROM {}", list(60_000, &|i| format!("public.r{i}"))),
-        format!("SELECT {} FROM orders", list(100_000, &|i| format!("c{i}"))),
-        format!("DROP TABLE {}", list(60_000, &|i| format!("public.r{i}"))),
+        format!("SELECT * FROM {}", list(12_000, &|i| format!("public.r{i}"))),
+        format!("SELECT {} FROM orders", list(12_000, &|i| format!("c{i}"))),
+        format!("DROP TABLE {}", list(12_000, &|i| format!("public.r{i}"))),
         format!(
             "WITH {} SELECT * FROM {}",
-            list(20_000, &|i| format!("w{i} AS (SELECT 1)")),
-            list(20_000, &|i| format!("w{i}"))
+            list(4_000, &|i| format!("w{i} AS (SELECT 1)")),
+            list(4_000, &|i| format!("w{i}"))
         ),
-        format!("SELECT * FROM {} {}", list(20_000, &|i| format!("public.r{i}")), "FOR UPDATE ".repeat(20_000)),
-        format!("SET search_path TO {}", list(60_000, &|i| format!("s{i}"))),
-        "SELECT 1;".repeat(100_000),
-        format!("SELECT {}", list(20_000, &|i| format!("app.f{i}(1)"))),
-        format!("TRUNCATE {}", list(60_000, &|i| format!("public.r{i}"))),
-        format!("GRANT SELECT ON {} TO ann", list(60_000, &|i| format!("public.r{i}"))),
+        format!("SELECT * FROM {} {}", list(4_000, &|i| format!("public.r{i}")), "FOR UPDATE ".repeat(4_000)),
+        format!("SET search_path TO {}", list(12_000, &|i| format!("s{i}"))),
+        "SELECT 1;".repeat(12_000),
+        format!("SELECT {}", list(12_000, &|i| format!("app.f{i}(1)"))),
+        format!("TRUNCATE {}", list(12_000, &|i| format!("public.r{i}"))),
+        format!("GRANT SELECT ON {} TO ann", list(12_000, &|i| format!("public.r{i}"))),
     ];
     for sql in large {
         let fault = read(&sql).map(|statement| statement.actions.len()).unwrap_err();
         assert_eq!(fault.code, postern_core::Code::TooLarge, "{}", &sql[..20]);
     }
     // Many rows are no reason.
-    read(&format!("INSERT INTO orders (id) VALUES {}", list(60_000, &|i| format!("({i})")))).unwrap();
-    read(&format!("SELECT * FROM orders WHERE id IN ({})", list(60_000, &|i| i.to_string()))).unwrap();
+    read(&format!("INSERT INTO orders (id) VALUES {}", list(12_000, &|i| format!("({i})")))).unwrap();
+    read(&format!("SELECT * FROM orders WHERE id IN ({})", list(12_000, &|i| i.to_string()))).unwrap();
 }
 
 #[test]

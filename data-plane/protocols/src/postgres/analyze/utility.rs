@@ -115,7 +115,7 @@ impl Analyzer<'_> {
             NodeEnum::CallStmt(call) => {
                 let call = names::missing(call.funccall.as_deref())?;
                 let parts = names::parts(&call.funcname)?;
-                self.flowing(Flow::Both, |this| this.all(&call.args))?;
+                self.passing(|this| this.all(&call.args))?;
                 match parts.as_slice() {
                     [name] => self.routine(&["", name]),
                     [schema, name] | [_, schema, name] => self.routine(&[schema, name]),

@@ -146,9 +146,12 @@ impl<'a> Analyzer<'a> {
             NodeEnum::ColumnRef(column) => self.column(column),
             NodeEnum::List(list) => self.all(&list.items),
             NodeEnum::AExpr(expr) => {
-                self.operator(&expr.name)?;
-                self.maybe(expr.lexpr.as_deref())?;
-                self.maybe(expr.rexpr.as_deref())
+                let systems = self.operator(&expr.name)?;
+                let walk = |this: &mut Self| {
+                    this.maybe(expr.lexpr.as_deref())?;
+                    this.maybe(expr.rexpr.as_deref())
+                };
+                if systems { walk(self) } else { self.passing(walk) }
             }
             NodeEnum::BoolExpr(expr) => self.all(&expr.args),
             NodeEnum::NullTest(test) => self.maybe(test.arg.as_deref()),
@@ -190,8 +193,11 @@ impl<'a> Analyzer<'a> {
                 self.maybe(target.val.as_deref())
             }
             NodeEnum::SortBy(sort) => {
-                self.operator(&sort.use_op)?;
-                self.maybe(sort.node.as_deref())
+                if self.operator(&sort.use_op)? {
+                    self.maybe(sort.node.as_deref())
+                } else {
+                    self.passing(|this| this.maybe(sort.node.as_deref()))
+                }
             }
             NodeEnum::WindowDef(window) => self.window(window),
             NodeEnum::SubLink(link) => self.sublink(link),
@@ -297,7 +303,14 @@ impl<'a> Analyzer<'a> {
     }
 
     fn sublink(&mut self, link: &pb::SubLink) -> Seen {
-        self.operator(&link.oper_name)?;
+        if self.operator(&link.oper_name)? {
+            self.sublink_parts(link)
+        } else {
+            self.passing(|this| this.sublink_parts(link))
+        }
+    }
+
+    fn sublink_parts(&mut self, link: &pb::SubLink) -> Seen {
         self.maybe(link.testexpr.as_deref())?;
         let Some(NodeEnum::SelectStmt(select)) = link.subselect.as_ref().and_then(|node| node.node.as_ref()) else {
             return Err(Unclassifiable::doubt("a subquery is not of a form that Postern knows"));
@@ -311,16 +324,16 @@ impl<'a> Analyzer<'a> {
         }
     }
 
-    /// Operators by their symbols; one that is not the system's calls a function that is not known.
-    pub(super) fn operator(&mut self, name: &[pb::Node]) -> Seen {
+    /// Operators by their symbols; one that is not the system's calls a function that is not known. Whether it is the system's.
+    pub(super) fn operator(&mut self, name: &[pb::Node]) -> Result<bool, Unclassifiable> {
         match names::parts(name)?.as_slice() {
-            [] => {}
-            [symbol] | ["pg_catalog", symbol] if functions::is_operator(symbol) => {}
+            [] => return Ok(true),
+            [symbol] | ["pg_catalog", symbol] if functions::is_operator(symbol) => return Ok(true),
             [symbol] => self.routine(&["", symbol]),
             [schema, symbol] => self.routine(&[schema, symbol]),
             _ => return Err(Unclassifiable::doubt("an operator's name has too many parts")),
         }
-        SEEN
+        Ok(false)
     }
 
     /// A call of what is not known to be harmless: `schema` is empty when the name is unqualified.

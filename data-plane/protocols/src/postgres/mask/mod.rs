@@ -113,8 +113,8 @@ impl Masking {
                 "what the statement executes cannot be seen, and may reach masked columns",
             ));
         }
-        if facts.copies {
-            if facts.opaque_call {
+        if facts.copies || facts.passes {
+            if facts.copies && facts.opaque_call {
                 return Err(Unclassifiable::doubt(
                     "the statement writes what a function returns, which may be a masked value",
                 ));
@@ -123,7 +123,7 @@ impl Masking {
             let moves = facts.star_written || facts.any_written;
             if sight.reaches(&facts.written, moves) || (sight.unknown && (moves || !facts.written.is_empty())) {
                 return Err(Unclassifiable::doubt(
-                    "the statement would copy a masked column to where no mask covers it",
+                    "the statement would carry a masked column to where no mask covers it",
                 ));
             }
         }
@@ -141,7 +141,8 @@ impl Masking {
         };
         if statement.facts.opaque_call {
             Scrub::Everything
-        } else if statement.facts.relations().any(touches) {
+        } else if !statement.facts.writes.is_empty() || statement.facts.relations().any(touches) {
+            // A write fires triggers, which may say anything.
             Scrub::Values
         } else {
             Scrub::Details

@@ -16,9 +16,9 @@ pub enum Scrub {
 /// What stands for a message that is withheld.
 const WITHHELD: &[u8] = b"the server's message is withheld by Postern: it may show masked values";
 
-/// Classes of SQLSTATE whose messages name objects and states, never values of rows: connection, transaction state, statement and cursor
-/// names, rollback, syntax and access, resources, object state, intervention. ("Appendix A. PostgreSQL Error Codes")
-const NAMELY: [&[u8]; 9] = [b"08", b"25", b"26", b"34", b"40", b"42", b"53", b"55", b"57"];
+/// Classes of SQLSTATE whose messages name objects and states, never values of rows: connection, constraints (their
+/// values stand in DETAIL), transaction state, statement and cursor names, rollback, syntax and access, resources, object state, intervention. ("Appendix A. PostgreSQL Error Codes")
+const NAMELY: [&[u8]; 10] = [b"08", b"23", b"25", b"26", b"34", b"40", b"42", b"53", b"55", b"57"];
 
 /// Rewrites the fields of an ErrorResponse or NoticeResponse: code and value of each, as in the body without its final zero.
 /// ("Error and Notice Message Fields")
