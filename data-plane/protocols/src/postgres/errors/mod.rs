@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_message_is_laid_out_as_documented() {
         let bytes = ErrorFields::error(Code::Denied, "no").with_hint("ask").to_bytes();
-        assert_eq!(&bytes[..], b"E\0\0\0\x27SERROR\0VERROR\0C42501\0Mno\0Hask\0\0".as_slice());
+        assert_eq!(&bytes[..], b"E\0\0\0\x23SERROR\0VERROR\0C42501\0Mno\0Hask\0\0".as_slice());
         // A zero in a text must not end the message early.
         let bytes = ErrorFields::notice("a\0Mb").to_bytes();
         assert!(bytes.ends_with(b"Ma\0\0"), "{bytes:?}");

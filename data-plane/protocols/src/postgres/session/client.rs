@@ -1,12 +1,15 @@
 //! The client's bytes.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
+use postern_core::operation::Parameter;
 
 use super::flight::Expected;
 use super::names::{Lookup, Prepared, Source};
 use super::step::Message as Held;
 use super::{ClientStep, Pending, ProtocolError, Session};
-use crate::postgres::analyze::Unclassifiable;
+use crate::postgres::analyze::{Statement, Unclassifiable};
 use crate::postgres::codec::frontend::{self, Bind, Execute, Message, Named, Parse};
 use crate::postgres::codec::{self, Frame, Origin, write};
 use crate::postgres::errors::ErrorFields;
@@ -123,12 +126,12 @@ impl Session {
             Message::Query(text) => {
                 let classified = self.classify(&text);
                 let message = Held::Query { raw: frame.into_raw() };
-                self.decide(Pending { text, parameters: Vec::new(), classified, message })
+                self.decide(text, Vec::new(), classified, message)
             }
             Message::FunctionCall { function } => {
                 let text = Bytes::from(format!("function call of OID {function}"));
                 let classified = Err(Unclassifiable::unsupported("the function call message is not supported"));
-                self.decide(Pending { text, parameters: Vec::new(), classified, message: Held::FunctionCall })
+                self.decide(text, Vec::new(), classified, Held::FunctionCall)
             }
             Message::Parse(parse) => self.parse(parse, frame),
             Message::Bind(bind) => self.bind(bind, frame),
@@ -171,9 +174,15 @@ impl Session {
         }
     }
 
-    fn decide(&mut self, pending: Pending) -> ClientStep {
+    fn decide(
+        &mut self,
+        text: Bytes,
+        parameters: Vec<Parameter>,
+        classified: Result<Arc<Statement>, Unclassifiable>,
+        message: Held,
+    ) -> ClientStep {
         self.deciding = true;
-        ClientStep::Decide(Box::new(pending))
+        ClientStep::Decide(Box::new(Pending { text, parameters, classified, message, generation: self.generation }))
     }
 
     fn extended(&mut self, expected: Expected, frame: Frame) -> ClientStep {
@@ -198,7 +207,7 @@ impl Session {
         let prepared = classified.as_ref().ok().map(|statement| Prepared {
             id: self.statements.next_id(),
             text: text.clone(),
-            statement: std::sync::Arc::clone(statement),
+            statement: Arc::clone(statement),
             generation: self.generation,
             columns: None,
             by_sql: false,
@@ -206,7 +215,8 @@ impl Session {
         let name = Bytes::copy_from_slice(&parse.name);
         let message = Held::Parse { raw: frame.into_raw(), name, prepared };
         self.deciding = true;
-        ClientStep::Prepare(Box::new(Pending { text, parameters: Vec::new(), classified, message }))
+        let generation = self.generation;
+        ClientStep::Prepare(Box::new(Pending { text, parameters: Vec::new(), classified, message, generation }))
     }
 
     fn bind(&mut self, bind: Bind, frame: Frame) -> ClientStep {
@@ -221,10 +231,15 @@ impl Session {
         if !self.portals.admits(&bind.portal) {
             classified = Err(Unclassifiable::too_large("the session holds too many portals"));
         }
-        let source = Source { name: Bytes::copy_from_slice(&bind.statement), id: found.id, columns: found.columns };
+        let source = Source {
+            name: Bytes::copy_from_slice(&bind.statement),
+            id: found.id,
+            by_sql: found.by_sql,
+            columns: found.columns,
+        };
         let name = Bytes::copy_from_slice(&bind.portal);
         let message = Held::Bind { raw: frame.into_raw(), name, source, formats: bind.formats };
-        self.decide(Pending { text: found.text, parameters: bind.parameters, classified, message })
+        self.decide(found.text, bind.parameters, classified, message)
     }
 
     /// Continues a permitted portal: no operation of its own.

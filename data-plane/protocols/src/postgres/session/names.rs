@@ -44,6 +44,7 @@ pub(super) struct Prepared {
 pub(super) struct Source {
     pub(super) name: Bytes,
     pub(super) id: u64,
+    pub(super) by_sql: bool,
     pub(super) columns: Option<Columns>,
 }
 

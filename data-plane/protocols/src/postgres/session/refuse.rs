@@ -22,14 +22,14 @@ impl Session {
     /// [`super::ClientStep::Prepare`] it is not used. What could not be classified is never forwarded.
     #[must_use = "the bytes are the operation"]
     pub fn permit(&mut self, pending: Box<Pending>, operation: OperationId) -> Bytes {
-        let Pending { text, classified, message, .. } = *pending;
+        let Pending { text, classified, message, generation, .. } = *pending;
         self.deciding = false;
         let statement = match classified {
             Ok(statement) if !matches!(message, Message::FunctionCall) => statement,
-            Ok(_) => return self.refuse_message(&message, &ErrorFields::of(Code::Unsupported)).to_server,
+            Ok(_) => return self.refuse_in_place(&message, &ErrorFields::of(Code::Unsupported)),
             Err(refusal) => {
                 let error = ErrorFields::error(refusal.code, refusal.reason);
-                return self.refuse_message(&message, &error).to_server;
+                return self.refuse_in_place(&message, &error);
             }
         };
         if self.skipping {
@@ -39,6 +39,16 @@ impl Session {
             }
             return Bytes::new();
         }
+        let statement = match self.still(&message, &text, statement, generation) {
+            Ok(statement) => statement,
+            Err(refusal) => {
+                if !matches!(message, Message::Parse { .. }) {
+                    self.not_run(operation);
+                }
+                let error = ErrorFields::error(refusal.code, refusal.reason);
+                return self.refuse_in_place(&message, &error);
+            }
+        };
         match message {
             Message::Query { raw } => {
                 if let Err(refusal) = self.begin(&statement) {
@@ -81,25 +91,46 @@ impl Session {
         self.refuse_message(&pending.message, error)
     }
 
-    fn refuse_message(&mut self, message: &Message, error: &ErrorFields) -> Refused {
-        if self.skipping {
-            return Refused::default();
+    /// What was decided must still be what the text does: an approval may have taken its time, and names may mean something else by now.
+    fn still(
+        &mut self,
+        message: &Message,
+        text: &[u8],
+        decided: Arc<Statement>,
+        then: u64,
+    ) -> Result<Arc<Statement>, Unclassifiable> {
+        if then == self.generation {
+            return Ok(decided);
         }
+        let changed = || Unclassifiable::doubt("what its names mean has changed while it was decided: send it again");
+        if matches!(message, Message::Bind { source, .. } if source.by_sql) {
+            // Its text is that of PREPARE.
+            return Err(changed());
+        }
+        let now = self.classify(text)?;
+        if now.actions == decided.actions { Ok(now) } else { Err(changed()) }
+    }
+
+    /// By way of the server, whatever its state.
+    fn refuse_in_place(&mut self, message: &Message, error: &ErrorFields) -> Bytes {
         match message {
-            Message::Parse { .. } | Message::Bind { .. } => {
-                Refused { to_client: Bytes::new(), to_server: self.deny(error) }
-            }
-            Message::Query { .. } | Message::FunctionCall => {
-                if self.flight.is_empty() && !self.group_open && self.status == TransactionStatus::Idle {
-                    // The server has nothing to forget: it need not know.
-                    let mut out = BytesMut::new();
-                    error.encode(&mut out);
-                    write::ready_for_query(&mut out, TransactionStatus::Idle);
-                    return Refused { to_client: out.freeze(), to_server: Bytes::new() };
-                }
-                Refused { to_client: Bytes::new(), to_server: self.deny_query(error) }
-            }
+            _ if self.skipping => Bytes::new(),
+            Message::Parse { .. } | Message::Bind { .. } => self.deny(error),
+            Message::Query { .. } | Message::FunctionCall => self.deny_query(error),
         }
+    }
+
+    fn refuse_message(&mut self, message: &Message, error: &ErrorFields) -> Refused {
+        let by_itself = matches!(message, Message::Query { .. } | Message::FunctionCall);
+        let forgetful = self.flight.is_empty() && !self.group_open && self.status == TransactionStatus::Idle;
+        if by_itself && forgetful && !self.skipping {
+            // The server has nothing to forget: it need not know.
+            let mut out = BytesMut::new();
+            error.encode(&mut out);
+            write::ready_for_query(&mut out, TransactionStatus::Idle);
+            return Refused { to_client: out.freeze(), to_server: Bytes::new() };
+        }
+        Refused { to_client: Bytes::new(), to_server: self.refuse_in_place(message, error) }
     }
 
     /// In the place of an extended message: one that always fails.

@@ -41,6 +41,8 @@ pub struct Pending {
     pub(super) parameters: Vec<Parameter>,
     pub(super) classified: Result<Arc<Statement>, Unclassifiable>,
     pub(super) message: Message,
+    /// Of the session's names, when it was classified.
+    pub(super) generation: u64,
 }
 
 /// The message that it came in.

@@ -1,1 +1,451 @@
-//! Single flows, told by the tags that the client gets.
+//! Single flows, told by the tags that the client gets: `C` for CommandComplete, `E(42501)` for an error, `ZI` for ReadyForQuery while idle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use postern_core::masking::{MaskFunction, MaskSlice, MaskingRule};
+use postern_core::policy::Pattern;
+use postern_core::principal::{Principal, PrincipalId};
+use postern_core::recording::{ColumnInfo, OperationOutcome, Value};
+use postern_core::target::TargetSelector;
+use postern_core::{Name, OperationId, Timestamp};
+
+use super::rig::{Client, Rig, context, tags};
+use crate::postgres::analyze::tests::{catalog, context as shop};
+use crate::postgres::codec::{CodecError, backend, write};
+use crate::postgres::mask::Masking;
+use crate::postgres::session::*;
+
+fn rig() -> Rig {
+    Rig::new(Limits::default())
+}
+
+fn client() -> Client {
+    Client::default()
+}
+
+#[test]
+fn a_denial_leaves_an_idle_session_alone() {
+    let mut rig = rig();
+    rig.send(&client().query("select 'deny'").0);
+    assert_eq!(rig.got(), "E(42501)ZI");
+    assert!(rig.server.ran.is_empty());
+    rig.send(&client().query("select 2").0);
+    assert_eq!(rig.got(), "TDDCZI");
+    assert_eq!(rig.outcomes(), ["SELECT 2"]);
+    assert!(rig.session.is_idle());
+}
+
+#[test]
+fn a_denial_fails_the_transaction_that_it_is_in() {
+    let mut rig = rig();
+    rig.send(&client().query("begin").query("select 'deny'").query("select 1").query("rollback").0);
+    assert_eq!(rig.got(), "CZT E(42501)ZE TE(25P02)ZE CZI".replace("TE(", "TDE("));
+    assert_eq!(rig.server.ran, ["begin", "select 1", "rollback"]);
+}
+
+#[test]
+fn a_denial_in_a_pipeline_skips_to_sync_and_no_further() {
+    let mut rig = rig();
+    rig.send(
+        &client().run("select 1").run("select 'deny'").run("insert into t values (1)").sync().run("select 2").sync().0,
+    );
+    assert_eq!(rig.got(), "12DCE(42501)ZI 12DDCZI");
+    assert_eq!(rig.server.ran, ["select 1", "select 2"]);
+    assert_eq!(rig.decided, ["select 1", "select 1", "select 'deny'", "select 2", "select 2"]);
+    assert_eq!(rig.outcomes(), ["SELECT 1", "SELECT 2"]);
+}
+
+#[test]
+fn what_is_held_at_bind_is_prepared_but_does_not_run() {
+    let mut rig = rig();
+    rig.send(&client().parse("s", "select 'hold'").describe(b'S', "s").sync().bind("", "s").execute("", 0).sync().0);
+    assert_eq!(rig.got(), "1tnZI E(42501)ZI");
+    assert!(rig.server.ran.is_empty());
+}
+
+#[test]
+fn a_name_means_what_the_server_has_it_mean() {
+    // The second Parse is skipped by the server, so "" still is the first: whoever decides by the second is fooled.
+    let mut rig = rig();
+    rig.send(&client().parse("", "select 'hold'").sync().0);
+    rig.send(&client().bind("", "nonesuch").parse("", "select 1").sync().bind("", "").execute("", 0).sync().0);
+    assert_eq!(rig.decided, ["select 'hold'", "select 'hold'"]);
+    assert_eq!(rig.got(), "1ZI E(26000)ZI E(42501)ZI");
+    assert!(rig.server.ran.is_empty());
+}
+
+#[test]
+fn names_that_only_the_server_knows_are_not_run() {
+    let mut rig = rig();
+    rig.send(&client().bind("", "unknown").execute("", 0).sync().execute("cursor", 0).sync().0);
+    assert_eq!(rig.got(), "E(26000)ZI E(34000)ZI");
+    assert!(rig.decided.is_empty() && rig.server.ran.is_empty());
+}
+
+#[test]
+fn copies_go_both_ways() {
+    let mut rig = rig();
+    rig.send(&client().query("copy t from stdin").data(b"1\n").data(b"2\n").done().query("copy t to stdout").0);
+    assert_eq!(rig.got(), "GCZI HddcCZI");
+    // Sync while rows are taken is ignored by the server, and there is no answer to it.
+    rig.send(&client().run("copy t from stdin").sync().data(b"1\n").sync().done().sync().query("select 1").0);
+    assert_eq!(rig.got(), "12GCZI TDCZI");
+    rig.send(&client().run("copy t from stdin").data(b"1\n").copy_fail().data(b"late\n").sync().0);
+    assert_eq!(rig.got(), "12GE(57014)ZI");
+    let completed = rig.completed();
+    assert_eq!(completed[0].rows_in, 2);
+    assert_eq!((completed[1].rows, completed[1].bytes), (2, 4));
+    let copied = |event: &&ResultEvent| matches!(event, ResultEvent::Row { values, .. } if values[0] == Value::Text("a\n".into()));
+    assert_eq!(rig.events.iter().filter(copied).count(), 1);
+    assert_eq!(rig.outcomes(), ["COPY 2", "COPY", "COPY 2", "SELECT 1", "57014"]);
+}
+
+#[test]
+fn other_messages_during_copy_end_the_session() {
+    let mut rig = rig();
+    rig.send(&client().query("copy t from stdin").0);
+    rig.from_client.extend_from_slice(&client().query("select 1").0);
+    let error = rig.session.next_client(&mut rig.from_client).unwrap_err();
+    assert_eq!(error, ProtocolError::DuringCopy(b'Q'));
+    assert_eq!(error.fields().sqlstate, "08P01");
+}
+
+#[test]
+fn a_function_call_is_refused() {
+    let mut rig = rig();
+    let mut bytes = BytesMut::new();
+    write::frame(&mut bytes, b'F', |out| out.put_slice(&[0, 0, 4, 210, 0, 0, 0, 0, 0, 0]));
+    rig.send(&bytes);
+    assert_eq!(rig.got(), "E(42501)ZI");
+    assert_eq!(rig.decided, ["function call of OID 1234"]);
+}
+
+#[test]
+fn a_portal_is_one_operation_however_often_it_is_executed() {
+    let mut rig = rig();
+    rig.send(&client().query("begin").0);
+    rig.send(&client().parse("", "select 5").bind("p", "").execute("p", 2).sync().0);
+    rig.send(&client().execute("p", 2).sync().0);
+    rig.send(&client().execute("p", 2).sync().query("commit").0);
+    assert_eq!(rig.got(), "CZT 12DDsZT DDsZT DCZT CZI");
+    assert_eq!(rig.outcomes(), ["BEGIN", "SELECT 5", "COMMIT"]);
+    let select = rig.completed()[1];
+    assert_eq!((select.rows, select.rows_omitted), (5, 0));
+    let columns = rig.events.iter().filter(|event| matches!(event, ResultEvent::Columns { .. })).count();
+    assert_eq!(columns, 1);
+    // A portal that is left unfinished ends with its transaction.
+    rig.send(&client().query("begin").parse("", "select 5").bind("p", "").execute("p", 2).sync().query("rollback").0);
+    assert_eq!(rig.outcomes().last().unwrap(), "");
+    assert!(rig.session.running.is_empty());
+}
+
+#[test]
+fn rows_past_the_limit_are_counted_and_not_recorded() {
+    let mut rig = Rig::new(Limits { recorded_rows: 3, high_water: 200, ..Limits::default() });
+    rig.send(&client().query("select 500").run("select 400").sync().0);
+    assert_eq!(tags(&rig.to_client.split()).matches('D').count(), 900);
+    let rows = rig.events.iter().filter(|event| matches!(event, ResultEvent::Row { .. })).count();
+    assert_eq!(rows, 6);
+    let [first, second] = rig.completed()[..] else { panic!("two operations") };
+    assert_eq!((first.rows, first.rows_omitted), (500, 497));
+    assert_eq!((second.rows, second.rows_omitted), (400, 397));
+    // Count and length of one column, and the digits of 0 to 499.
+    assert_eq!(first.bytes, 500 * 6 + 10 + 180 + 1_200);
+}
+
+#[test]
+fn what_is_under_way_when_the_server_goes_away_is_unknown() {
+    let mut rig = rig();
+    rig.from_client.extend_from_slice(&client().query("select 1").0);
+    rig.client_step();
+    rig.client_step();
+    rig.session.abandon(&mut rig.events);
+    assert_eq!(rig.outcomes(), ["unknown"]);
+}
+
+#[test]
+fn a_reply_that_answers_nothing_ends_the_session() {
+    let answer = |bytes: &[u8]| {
+        let mut rig = rig();
+        rig.from_server.extend_from_slice(bytes);
+        let mut out = BytesMut::new();
+        rig.session.next_server(&mut rig.from_server, &mut out, &mut rig.events)
+    };
+    assert_eq!(answer(b"D\0\0\0\x06\0\0"), Err(ProtocolError::Unexpected(b'D')));
+    assert_eq!(answer(b"Z\0\0\0\x05I"), Err(ProtocolError::Unexpected(b'Z')));
+    assert_eq!(answer(b"W\0\0\0\x07\0\0\0"), Err(ProtocolError::Unexpected(b'W')));
+    assert_eq!(
+        answer(b"S\0\0\0\x1aclient_encoding\0LATIN1\0"),
+        Err(ProtocolError::Server(CodecError::Malformed { tag: b'S', what: "a string has no end" }))
+    );
+    assert_eq!(answer(b"S\0\0\0\x1bclient_encoding\0LATIN1\0"), Err(ProtocolError::Setting("client_encoding")));
+    let strings = answer(b"S\0\0\0\x24standard_conforming_strings\0off\0");
+    assert_eq!(strings, Err(ProtocolError::Setting("standard_conforming_strings")));
+    assert_eq!(answer(b"S\0\0\0\x11TimeZone\0UTC\0"), Ok(ServerProgress::NeedMore));
+}
+
+#[test]
+fn a_long_statement_is_refused_before_it_arrives() {
+    let mut rig = rig();
+    rig.from_client.put_slice(b"Q\x7f\xff\xff\xff");
+    let error = rig.session.next_client(&mut rig.from_client).unwrap_err();
+    assert_eq!(error.fields().sqlstate, "54000");
+}
+
+#[test]
+fn nothing_else_is_read_while_an_operation_is_decided() {
+    let mut rig = rig();
+    rig.from_client.extend_from_slice(&client().query("select 1").query("select 2").0);
+    let ClientStep::Decide(first) = rig.session.next_client(&mut rig.from_client).unwrap() else {
+        panic!("a decision")
+    };
+    assert!(matches!(rig.session.next_client(&mut rig.from_client), Ok(ClientStep::Wait)));
+    let bytes = rig.session.permit(first, OperationId::new(Timestamp::from_millis(1), 1));
+    assert_eq!(&bytes[..], &client().query("select 1").0[..]);
+    assert!(matches!(rig.session.next_client(&mut rig.from_client), Ok(ClientStep::Decide(_))));
+}
+
+#[test]
+fn what_could_not_be_classified_is_not_forwarded_even_if_permitted() {
+    let mut rig = rig();
+    rig.from_client.extend_from_slice(&client().query("select from where").0);
+    let ClientStep::Decide(pending) = rig.session.next_client(&mut rig.from_client).unwrap() else {
+        panic!("a decision")
+    };
+    assert!(pending.actions().is_err());
+    let bytes = rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), 1));
+    assert!(!bytes.windows(4).any(|window| window == b"from"), "{bytes:?}");
+}
+
+#[test]
+fn prepared_by_sql_and_bound_by_the_protocol() {
+    let mut rig = rig();
+    rig.send(&client().query("prepare s as select 1").bind("", "s").sync().0);
+    // The model does not know PREPARE; what counts is what was decided.
+    assert_eq!(rig.decided, ["prepare s as select 1", "prepare s as select 1"]);
+    rig.send(&client().query("deallocate s").bind("", "s").sync().0);
+    assert_eq!(rig.decided.len(), 3);
+}
+
+// Masks.
+
+const CUSTOMERS: u32 = 20_001;
+
+fn masked() -> Rig {
+    let target: Name = "shop".parse().unwrap();
+    let rule = MaskingRule {
+        targets: TargetSelector { names: vec!["*".into()], ..TargetSelector::default() },
+        columns: vec![Pattern::parse("public.customers.email").unwrap()],
+        mask: MaskFunction::Redact("***".into()),
+        exempt_groups: Vec::new(),
+    };
+    let name: Name = "emails".parse().unwrap();
+    let principal = Principal {
+        id: PrincipalId { issuer: "dev".parse().unwrap(), subject: "ann".into() },
+        groups: Default::default(),
+        token_id: None,
+        expires_at: None,
+        chain: Vec::new(),
+    };
+    let slice = MaskSlice::new([(&name, &rule)], &principal, &target, &BTreeMap::new());
+    let masking = Masking::compile(&slice, Arc::new(catalog()), "shop", &[7; 32]);
+    Rig::with(Limits::default(), Arc::new(shop()), Arc::new(masking))
+}
+
+/// RowDescription of `id` and `email` of customers.
+fn described(out: &mut BytesMut) {
+    write::frame(out, backend::ROW_DESCRIPTION, |out| {
+        out.put_u16(2);
+        for (name, column, kind) in [("id", 1, 23), ("email", 3, 25)] {
+            write::text(out, name.as_bytes());
+            out.put_u32(CUSTOMERS);
+            out.put_i16(column);
+            out.put_u32(kind);
+            out.put_slice(&[0, 4, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+        }
+    });
+}
+
+fn row(out: &mut BytesMut) {
+    write::frame(out, backend::DATA_ROW, |out| {
+        out.put_u16(2);
+        for value in ["7", "ann@example.org"] {
+            out.put_u32(u32::try_from(value.len()).unwrap());
+            out.put_slice(value.as_bytes());
+        }
+    });
+}
+
+fn tagged(out: &mut BytesMut, tag: u8, body: &[u8]) {
+    write::frame(out, tag, |out| out.put_slice(body));
+}
+
+/// What the client gets for `sent`, when the server answers with `answer`; the model is not asked.
+fn exchange(rig: &mut Rig, sent: &Client, answer: &BytesMut) -> BytesMut {
+    rig.from_client.extend_from_slice(&sent.0);
+    let mut made = 0;
+    loop {
+        match rig.session.next_client(&mut rig.from_client).unwrap() {
+            ClientStep::NeedMore | ClientStep::Wait => break,
+            ClientStep::Forward(_) | ClientStep::Terminate(_) => {}
+            ClientStep::Decide(pending) | ClientStep::Prepare(pending) => {
+                assert_eq!(pending.actions().map(|_| ()), Ok(()), "{}", pending.text().escape_ascii());
+                made += 1;
+                let _ = rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), made));
+            }
+        }
+    }
+    let mut to_client = BytesMut::new();
+    // In pieces, as they may come.
+    for piece in answer.chunks(3) {
+        rig.from_server.extend_from_slice(piece);
+        rig.session.next_server(&mut rig.from_server, &mut to_client, &mut rig.events).unwrap();
+    }
+    assert!(rig.from_server.is_empty());
+    to_client
+}
+
+fn holds(bytes: &[u8], what: &str) -> bool {
+    bytes.windows(what.len()).any(|window| window == what.as_bytes())
+}
+
+#[test]
+fn masks_are_laid_over_rows_and_the_recording() {
+    let mut rig = masked();
+    let mut answer = BytesMut::new();
+    described(&mut answer);
+    row(&mut answer);
+    tagged(&mut answer, backend::COMMAND_COMPLETE, b"SELECT 1\0");
+    write::ready_for_query(&mut answer, backend::TransactionStatus::Idle);
+    let got = exchange(&mut rig, &client().query("select id, email from customers"), &answer);
+    assert_eq!(tags(&got), "TDCZI");
+    assert!(!holds(&got, "ann@") && holds(&got, "***"));
+    let columns = vec![
+        ColumnInfo { name: "id".into(), mask: None },
+        ColumnInfo { name: "email".into(), mask: Some("redact".into()) },
+    ];
+    let values = vec![Value::Text("7".into()), Value::Text("***".into())];
+    let operation = rig.completed()[0].operation;
+    assert_eq!(rig.events[..2], [ResultEvent::Columns { operation, columns }, ResultEvent::Row { operation, values }]);
+}
+
+#[test]
+fn a_client_that_never_asks_for_the_columns_is_masked_all_the_same() {
+    let mut rig = masked();
+    let mut answer = BytesMut::new();
+    tagged(&mut answer, backend::PARSE_COMPLETE, b"");
+    tagged(&mut answer, backend::BIND_COMPLETE, b"");
+    // To the session's own Describe.
+    described(&mut answer);
+    row(&mut answer);
+    tagged(&mut answer, backend::COMMAND_COMPLETE, b"SELECT 1\0");
+    write::ready_for_query(&mut answer, backend::TransactionStatus::Idle);
+    let got = exchange(
+        &mut rig,
+        &client().parse("s", "select id, email from customers").bind("", "s").execute("", 0).sync(),
+        &answer,
+    );
+    assert_eq!(tags(&got), "12DCZI");
+    assert!(!holds(&got, "ann@") && holds(&got, "***"));
+    // Known from now on: the server is not asked again.
+    let mut again = BytesMut::new();
+    tagged(&mut again, backend::BIND_COMPLETE, b"");
+    row(&mut again);
+    tagged(&mut again, backend::COMMAND_COMPLETE, b"SELECT 1\0");
+    write::ready_for_query(&mut again, backend::TransactionStatus::Idle);
+    let got = exchange(&mut rig, &client().bind("", "s").execute("", 0).sync(), &again);
+    assert_eq!(tags(&got), "2DCZI");
+    assert!(!holds(&got, "ann@") && holds(&got, "***"));
+}
+
+#[test]
+fn masks_are_laid_over_copies() {
+    let mut rig = masked();
+    let mut answer = BytesMut::new();
+    tagged(&mut answer, backend::COPY_OUT_RESPONSE, b"\0\0\x02\0\0\0\0");
+    tagged(&mut answer, backend::COPY_DATA, b"7\tann@exam");
+    tagged(&mut answer, backend::COPY_DATA, b"ple.org\n8\tbob@example.org\n");
+    tagged(&mut answer, backend::COPY_DONE, b"");
+    tagged(&mut answer, backend::COMMAND_COMPLETE, b"COPY 2\0");
+    write::ready_for_query(&mut answer, backend::TransactionStatus::Idle);
+    let got = exchange(&mut rig, &client().query("copy customers (id, email) to stdout"), &answer);
+    assert!(!holds(&got, "example.org") && holds(&got, "7\t***\n") && holds(&got, "8\t***\n"), "{got:?}");
+    assert!(!format!("{:?}", rig.events).contains("example.org"));
+    assert_eq!(rig.outcomes(), ["COPY 2"]);
+}
+
+#[test]
+fn masks_are_laid_over_errors_notices_and_notifications() {
+    let mut rig = masked();
+    let mut answer = BytesMut::new();
+    let fields = |severity: &str| {
+        let text = |text: &str| text.as_bytes().to_vec();
+        vec![
+            (b'S', text(severity)),
+            (b'V', text(severity)),
+            (b'C', text("22P02")),
+            (b'M', text("invalid input syntax for type integer: \"ann@example.org\"")),
+            (b'D', text("ann@example.org")),
+        ]
+    };
+    write::message(&mut answer, backend::NOTICE, &fields("NOTICE"));
+    write::message(&mut answer, backend::ERROR, &fields("ERROR"));
+    write::ready_for_query(&mut answer, backend::TransactionStatus::Idle);
+    tagged(&mut answer, backend::NOTIFICATION, b"\0\0\0\x01ch\0ann@example.org\0");
+    let got = exchange(&mut rig, &client().query("select email::int from customers"), &answer);
+    assert_eq!(tags(&got), "NE(22P02)ZI A");
+    assert!(!holds(&got, "ann@"));
+    assert!(!format!("{:?}", rig.events).contains("ann@"));
+    let OperationOutcome::Failed { sqlstate, .. } = &rig.completed()[0].outcome else { panic!("it failed") };
+    assert_eq!(sqlstate, "22P02");
+}
+
+#[test]
+fn without_masks_everything_passes_unchanged() {
+    let mut rig = Rig::with(Limits::default(), context(), Arc::new(Masking::default()));
+    let mut answer = BytesMut::new();
+    described(&mut answer);
+    row(&mut answer);
+    let fields = vec![(b'S', b"NOTICE".to_vec()), (b'M', b"x".to_vec()), (b'?', b"new field".to_vec())];
+    write::message(&mut answer, backend::NOTICE, &fields);
+    tagged(&mut answer, backend::NOTIFICATION, b"\0\0\0\x01ch\0payload\0");
+    tagged(&mut answer, backend::PARAMETER_STATUS, b"TimeZone\0UTC\0");
+    tagged(&mut answer, backend::COMMAND_COMPLETE, b"SELECT 1\0");
+    write::ready_for_query(&mut answer, backend::TransactionStatus::Open);
+    let got = exchange(&mut rig, &client().query("select id, email from customers"), &answer);
+    assert_eq!(got, answer);
+}
+
+#[test]
+fn a_row_of_another_shape_is_not_shown() {
+    let mut rig = masked();
+    let mut answer = BytesMut::new();
+    described(&mut answer);
+    exchange(&mut rig, &client().query("select id, email from customers"), &answer);
+    tagged(&mut rig.from_server, backend::DATA_ROW, b"\0\x01\0\0\0\x04ann@");
+    let mut to_client = BytesMut::new();
+    let error = rig.session.next_server(&mut rig.from_server, &mut to_client, &mut rig.events).unwrap_err();
+    assert!(matches!(error, ProtocolError::Mask(_)));
+    assert!(!holds(&error.fields().to_bytes(), "ann@"));
+}
+
+#[test]
+fn an_operation_that_means_something_else_by_now_does_not_run() {
+    let mut rig = Rig::with(Limits::default(), Arc::new(shop()), Arc::new(Masking::default()));
+    rig.from_client.extend_from_slice(&client().query("select id from customers").0);
+    let ClientStep::Decide(pending) = rig.session.next_client(&mut rig.from_client).unwrap() else {
+        panic!("a decision")
+    };
+    // While it is held, the catalog is read anew: the name is another table's.
+    let mut elsewhere = shop();
+    elsewhere.search_path = vec!["app".into()];
+    rig.session.set_context(Arc::new(elsewhere), Arc::new(Masking::default()));
+    let bytes = rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), 1));
+    assert!(!holds(&bytes, "customers"));
+    rig.server.feed(&bytes);
+    rig.run();
+    assert_eq!(rig.got(), "E(42501)ZI");
+    assert_eq!(rig.outcomes(), ["25P02"]);
+}

@@ -216,7 +216,7 @@ impl Model {
         let value = row.to_string();
         write::frame(&mut self.held, backend::DATA_ROW, |out| {
             out.put_u16(1);
-            out.put_u32(value.len() as u32);
+            out.put_u32(u32::try_from(value.len()).unwrap());
             out.put_slice(value.as_bytes());
         });
     }
@@ -258,7 +258,8 @@ impl Model {
                 self.frame(backend::BIND_COMPLETE, b"");
             }
             Message::Describe(Named::Statement(name)) => {
-                let text = self.statements.get(&name).cloned().ok_or_else(|| missing("prepared statement", "26000", &name))?;
+                let text =
+                    self.statements.get(&name).cloned().ok_or_else(|| missing("prepared statement", "26000", &name))?;
                 self.frame(backend::PARAMETER_DESCRIPTION, b"\0\0");
                 self.describe(std::str::from_utf8(&text).unwrap());
             }
@@ -277,10 +278,11 @@ impl Model {
                 let text = String::from_utf8(portal.text.to_vec()).unwrap();
                 if let Some(rows) = shape(&text) {
                     let from = portal.row;
-                    let to = if execute.max_rows > 0 { rows.min(from + execute.max_rows as usize) } else { rows };
+                    let most = usize::try_from(execute.max_rows).unwrap();
+                    let to = if most > 0 { rows.min(from + most) } else { rows };
                     portal.row = to;
                     // As the real one: a limit that is reached suspends, even at the end.
-                    let suspended = execute.max_rows > 0 && to - from == execute.max_rows as usize;
+                    let suspended = most > 0 && to - from == most;
                     (from..to).for_each(|row| self.row(row));
                     if suspended {
                         self.frame(backend::PORTAL_SUSPENDED, b"");
