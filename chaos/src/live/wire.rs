@@ -35,7 +35,7 @@ impl Wire {
     /// When nobody listens.
     pub fn connect(address: &str) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream })
     }
@@ -94,7 +94,7 @@ impl Wire {
     /// The next message.
     ///
     /// # Errors
-    /// When the connection ends, or nothing comes in 20 seconds.
+    /// When the connection ends, or nothing comes in a minute.
     pub fn read(&mut self) -> Result<Message> {
         let mut head = [0; 5];
         self.stream.read_exact(&mut head).context("the connection ended")?;
@@ -134,7 +134,7 @@ impl Wire {
     /// Whether the server closes the connection, whatever it says before.
     ///
     /// # Errors
-    /// When it does neither speak nor close in 20 seconds.
+    /// When it does neither speak nor close in a minute.
     pub fn closes(&mut self) -> Result<bool> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {

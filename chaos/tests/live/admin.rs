@@ -44,7 +44,7 @@ fn apply_is_idempotent_and_stale_updates_are_refused() {
     }
 
     let used = postern.cli(["delete", "secret", "shop-password"]).unwrap().fails().unwrap();
-    assert_has(&used, &["shop-password", "target"]);
+    assert_has(&used, &["shop-password", "used by Target shop"]);
     postern.cli(["delete", "policy", "p"]).unwrap().ok().unwrap();
     postern.cli(["get", "policy", "p"]).unwrap().fails().unwrap();
 }

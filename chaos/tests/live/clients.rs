@@ -33,6 +33,7 @@ fn psycopg_works() {
     let connection = postern.as_member("dora", &["dba"]).unwrap();
     let mut python = Command::new("/usr/bin/python3");
     python.args(["-", &connection.string()]).env("PGPASSWORD", &connection.password);
+    python.env("CLEAR_TOKEN", postern.token("dora", &["dba", "privacy"]).unwrap());
     let out = run(python, DRIVER, Duration::from_secs(60)).unwrap();
     let out = out.ok().expect("needs python3 with psycopg: run `scripts/bootstrap.sh test`");
     assert_has(&out, &["all well"]);
