@@ -15,9 +15,11 @@
 mod classify;
 mod client;
 mod flight;
+mod messages;
 mod names;
 mod refuse;
 mod results;
+mod rows;
 mod server;
 mod step;
 

@@ -10,6 +10,7 @@ use postern_core::principal::{Principal, PrincipalId};
 use postern_core::recording::{ColumnInfo, OperationOutcome, Value};
 use postern_core::target::TargetSelector;
 use postern_core::{Name, OperationId, Timestamp};
+use proptest::prelude::*;
 
 use super::rig::{Client, Rig, context, tags};
 use crate::postgres::analyze::tests::{catalog, context as shop};
@@ -448,4 +449,24 @@ fn an_operation_that_means_something_else_by_now_does_not_run() {
     rig.run();
     assert_eq!(rig.got(), "E(42501)ZI");
     assert_eq!(rig.outcomes(), ["25P02"]);
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(tag in "[A-Za-z0-9]", body in prop::collection::vec(any::<u8>(), 0..60), noise in prop::collection::vec(any::<u8>(), 0..40)) {
+        let sent = client().parse("s", "select 1").describe(b'S', "s").bind("", "s").execute("", 0).query("copy t to stdout").0;
+        for taken in 0..6 {
+            let mut rig = rig();
+            rig.from_client.extend_from_slice(&sent);
+            (0..taken).for_each(|_| { rig.client_step(); });
+            tagged(&mut rig.from_server, tag.as_bytes()[0], &body);
+            rig.from_server.extend_from_slice(&noise);
+            let mut to_client = BytesMut::new();
+            let _ = rig.session.next_server(&mut rig.from_server, &mut to_client, &mut rig.events);
+            let mut from_client = BytesMut::new();
+            tagged(&mut from_client, tag.as_bytes()[0], &body);
+            from_client.extend_from_slice(&noise);
+            while let Ok(ClientStep::Forward(_)) = rig.session.next_client(&mut from_client) {}
+        }
+    }
 }
