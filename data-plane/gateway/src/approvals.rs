@@ -34,14 +34,14 @@ const UPDATES: usize = 16;
 
 /// Asks for reviews.
 #[derive(Clone, Debug)]
-pub struct Approvals {
+pub(crate) struct Approvals {
     client: HoldServiceClient<Channel>,
     supervisor: Supervisor,
 }
 
 /// What happened to a held operation.
 #[derive(Debug)]
-pub enum HoldUpdate {
+pub(crate) enum HoldUpdate {
     /// The control plane has the request: reviewers can see it.
     Requested {
         /// When it lapses.
@@ -67,7 +67,7 @@ pub enum HoldUpdate {
 
 /// A held operation's request. Dropped, the request is withdrawn.
 #[derive(Debug)]
-pub struct Hold {
+pub(crate) struct Hold {
     /// The approval.
     pub id: ApprovalId,
     updates: mpsc::Receiver<HoldUpdate>,
@@ -107,13 +107,13 @@ impl HoldError {
 impl Approvals {
     /// Over the channel to the control plane.
     #[must_use]
-    pub fn new(channel: Channel, supervisor: Supervisor) -> Self {
+    pub(crate) fn new(channel: Channel, supervisor: Supervisor) -> Self {
         Self { client: HoldServiceClient::new(channel), supervisor }
     }
 
     /// Requests a review of `approval`, whose id the caller has made, and follows it.
     #[must_use]
-    pub fn request(&self, approval: Approval) -> Hold {
+    pub(crate) fn request(&self, approval: Approval) -> Hold {
         let id = approval.id;
         let (to, updates) = mpsc::channel(UPDATES);
         let (give_up, given_up) = oneshot::channel();
@@ -125,13 +125,13 @@ impl Approvals {
 
 impl Hold {
     /// What happens next. Cancel-safe.
-    pub async fn next(&mut self) -> HoldUpdate {
+    pub(crate) async fn next(&mut self) -> HoldUpdate {
         // A closed channel means that the task is gone without a last word.
         self.updates.recv().await.unwrap_or(HoldUpdate::Unavailable)
     }
 
     /// Gives up, and says why to the reviewers.
-    pub fn withdraw(mut self, because: &'static str) {
+    pub(crate) fn withdraw(mut self, because: &'static str) {
         if let Some(give_up) = self.give_up.take() {
             // An error means that the task has ended, and with it the request.
             let _ = give_up.send(because);

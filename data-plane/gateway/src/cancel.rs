@@ -15,7 +15,7 @@ const PENDING: usize = 2;
 
 /// All live sessions' keys. Shared between sessions and the connections that cancel: neither owns the other.
 #[derive(Clone, Debug, Default)]
-pub struct CancelKeys(Arc<DashMap<i32, Entry>>);
+pub(crate) struct CancelKeys(Arc<DashMap<i32, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -25,7 +25,7 @@ struct Entry {
 
 /// A session's key; it is forgotten when this is dropped.
 #[derive(Debug)]
-pub struct CancelKey {
+pub(crate) struct CancelKey {
     /// What the client takes for the backend's process id.
     pub pid: i32,
     /// What it must show.
@@ -38,7 +38,7 @@ pub struct CancelKey {
 impl CancelKeys {
     /// A new key.
     #[must_use]
-    pub fn register(&self) -> CancelKey {
+    pub(crate) fn register(&self) -> CancelKey {
         let (to, requests) = mpsc::channel(PENDING);
         loop {
             let random = clock::random_u128().to_be_bytes();
@@ -53,7 +53,7 @@ impl CancelKeys {
     }
 
     /// Passes a cancel request on, if the key is a live session's. The requester is never told.
-    pub fn cancel(&self, pid: i32, secret: i32, from: SocketAddr) {
+    pub(crate) fn cancel(&self, pid: i32, secret: i32, from: SocketAddr) {
         let known = self.0.get(&pid).is_some_and(|entry| {
             let right = verify_slices_are_equal(&entry.secret, &secret.to_be_bytes()).is_ok();
             // A full mailbox has the request already.

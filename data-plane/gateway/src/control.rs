@@ -24,7 +24,7 @@ pub enum ControlError {
 ///
 /// # Errors
 /// When address or credential cannot be used.
-pub fn channel(address: &str, credential: &NodeCredential) -> Result<Channel, ControlError> {
+pub(crate) fn channel(address: &str, credential: &NodeCredential) -> Result<Channel, ControlError> {
     let fault = |source| ControlError::Endpoint { address: address.to_owned(), source };
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(&credential.ca_pem))

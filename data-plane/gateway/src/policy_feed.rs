@@ -27,7 +27,7 @@ const AGE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A snapshot, ready to be decided by.
 #[derive(Debug)]
-pub struct Current {
+pub(crate) struct Current {
     /// All that is decided by.
     pub snapshot: Arc<Snapshot>,
     /// Verifies tokens by the snapshot's keys.
@@ -36,7 +36,7 @@ pub struct Current {
 
 /// What the feed has: nothing before the first snapshot.
 #[derive(Clone, Debug, Default)]
-pub struct Feed {
+pub(crate) struct Feed {
     /// The newest snapshot.
     pub current: Option<Arc<Current>>,
     /// When the control plane last said that it is the newest.
@@ -58,14 +58,14 @@ enum FeedError {
 impl Feed {
     /// The newest snapshot, unless it was confirmed longer ago than `limit`.
     #[must_use]
-    pub fn fresh(&self, limit: Duration) -> Option<Arc<Current>> {
+    pub(crate) fn fresh(&self, limit: Duration) -> Option<Arc<Current>> {
         let confirmed = self.confirmed_at?;
         self.current.clone().filter(|_| confirmed.elapsed() <= limit)
     }
 }
 
 /// Follows the control plane until `stop`. Errors end the stream, never the task.
-pub async fn follow(
+pub(crate) async fn follow(
     channel: Channel,
     feed: watch::Sender<Feed>,
     readiness: Readiness,

@@ -65,7 +65,7 @@ pub enum TunnelsError {
 
 /// No stream to the target.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// No agent of the pool has a tunnel.
     #[error("no agent of pool {0} has a tunnel")]
     NoAgent(Name),
@@ -92,7 +92,7 @@ pub enum OpenError {
 impl OpenError {
     /// What the client is told.
     #[must_use]
-    pub const fn code(&self) -> Code {
+    pub(crate) const fn code(&self) -> Code {
         match self {
             Self::NoAgent(_) | Self::Tunnel { .. } => Code::AgentUnavailable,
             Self::Refused { .. } => Code::TargetUnavailable,
@@ -111,11 +111,11 @@ type Pools = BTreeMap<Name, Vec<Tunnel>>;
 
 /// The tunnels that are up. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Tunnels(Arc<watch::Sender<Pools>>);
+pub(crate) struct Tunnels(Arc<watch::Sender<Pools>>);
 
 /// A stream to a target through a tunnel. Dropped, it ends in both directions.
 #[derive(Debug)]
-pub struct TunnelStream {
+pub(crate) struct TunnelStream {
     io: Join<RecvStream, SendStream>,
     _counted: Counted,
 }
@@ -147,7 +147,7 @@ impl Tunnels {
     ///
     /// # Errors
     /// When there is no tunnel, or the agent cannot or will not open it.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         pool: &Name,
         address: &Address,
@@ -181,7 +181,7 @@ impl Tunnels {
 
     /// How many tunnels each pool has.
     #[must_use]
-    pub fn counts(&self) -> BTreeMap<Name, usize> {
+    pub(crate) fn counts(&self) -> BTreeMap<Name, usize> {
         self.0.borrow().iter().map(|(pool, tunnels)| (pool.clone(), tunnels.len())).collect()
     }
 
@@ -205,7 +205,7 @@ impl Tunnels {
 ///
 /// # Errors
 /// When the credential or the address cannot be used.
-pub fn listen(address: SocketAddr, credential: &NodeCredential) -> Result<Endpoint, TunnelsError> {
+pub(crate) fn listen(address: SocketAddr, credential: &NodeCredential) -> Result<Endpoint, TunnelsError> {
     let tls = tls::server_mtls(credential, &[ALPN])?;
     let quic = QuicServerConfig::try_from(tls).map_err(|error| TunnelsError::Quic(error.to_string()))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
@@ -223,7 +223,7 @@ pub fn listen(address: SocketAddr, credential: &NodeCredential) -> Result<Endpoi
 }
 
 /// Accepts and keeps tunnels until `stop`. All in one task: a tunnel's own work is done by QUIC's.
-pub async fn accept(endpoint: Endpoint, gateway: Name, tunnels: Tunnels, stop: CancellationToken) {
+pub(crate) async fn accept(endpoint: Endpoint, gateway: Name, tunnels: Tunnels, stop: CancellationToken) {
     let mut kept = FuturesUnordered::new();
     loop {
         tokio::select! {

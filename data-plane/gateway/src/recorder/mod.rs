@@ -17,7 +17,6 @@ mod uploader;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postern_core::recording::{EncodeError, Event, Started};
 use postern_core::{Code, SessionId};
@@ -25,9 +24,9 @@ use postern_runtime::pki::SealSigner;
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use session::{Cleared, SessionRecorder};
+pub(crate) use session::{Cleared, SessionRecorder};
 pub use spool::SpoolError;
-pub use uploader::{UploadClient, Uploader};
+pub(crate) use uploader::{UploadClient, Uploader};
 
 use actor::{Msg, View};
 
@@ -36,7 +35,7 @@ const MAILBOX: usize = 256;
 
 /// An event could not be made durable: what it tells of must not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
+pub(crate) enum RecordError {
     /// The spool cannot be written (disk full, I/O error), or the recorder is gone.
     #[error("the recording spool cannot be written")]
     Unavailable,
@@ -51,7 +50,7 @@ pub enum RecordError {
 impl RecordError {
     /// What the client is told.
     #[must_use]
-    pub const fn code(&self) -> Code {
+    pub(crate) const fn code(&self) -> Code {
         match self {
             Self::Unavailable | Self::Full => Code::RecordingUnavailable,
             Self::TooLarge(_) => Code::TooLarge,
@@ -71,7 +70,7 @@ impl From<EncodeError> for RecordError {
 
 /// Where the spool is, and how much it may hold.
 #[derive(Clone, Debug)]
-pub struct RecorderConfig {
+pub(crate) struct RecorderConfig {
     /// The spool's directory; made when it is missing.
     pub dir: PathBuf,
     /// Bytes that the spool may hold. New sessions are refused from nine tenths of it on.
@@ -80,7 +79,7 @@ pub struct RecorderConfig {
 
 /// Starts recordings. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct RecorderHandle {
+pub(crate) struct RecorderHandle {
     to: mpsc::Sender<Msg>,
     view: watch::Receiver<View>,
     signer: Arc<SealSigner>,
@@ -90,7 +89,7 @@ pub struct RecorderHandle {
 ///
 /// # Errors
 /// When the spool cannot be used.
-pub fn start(
+pub(crate) fn start(
     config: &RecorderConfig,
     signer: SealSigner,
     supervisor: &Supervisor,
@@ -109,7 +108,7 @@ impl RecorderHandle {
     ///
     /// # Errors
     /// When it cannot be recorded: the session must not begin.
-    pub async fn open(&self, started: Started) -> Result<SessionRecorder, RecordError> {
+    pub(crate) async fn open(&self, started: Started) -> Result<SessionRecorder, RecordError> {
         let session = started.session;
         let mut recorder = SessionRecorder::new(session, self.to.clone(), Arc::clone(&self.signer));
         recorder.begin(&Event::Started(Box::new(started))).await?;
@@ -118,15 +117,8 @@ impl RecorderHandle {
 
     /// Whether new sessions can be recorded, as far as is known.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.view.borrow().ready
-    }
-
-    /// Waits until every session is sealed and the control plane has everything, at most `limit`. Returns whether it has.
-    pub async fn settled(&self, limit: Duration) -> bool {
-        let mut view = self.view.clone();
-        let settled = async move { view.wait_for(|view| view.settled).await.is_ok() };
-        tokio::time::timeout(limit, settled).await.unwrap_or(false)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use postern_core::operation::Digest;
 use postern_core::policy::Permit;
 use postern_core::recording::{Chain, Event};
 use postern_core::{Code, OperationId, SessionId};
@@ -20,28 +19,21 @@ const WAITING: usize = 256 << 10;
 /// anything of an operation go to a target (I1, I2).
 #[derive(Debug)]
 #[must_use = "the operation was recorded as forwarded"]
-pub struct Cleared {
+pub(crate) struct Cleared {
     operation: OperationId,
-    digest: Digest,
 }
 
 impl Cleared {
     /// Which operation may go.
     #[must_use]
-    pub const fn operation(&self) -> OperationId {
+    pub(crate) const fn operation(&self) -> OperationId {
         self.operation
-    }
-
-    /// The exact bytes and parameters that may go.
-    #[must_use]
-    pub const fn digest(&self) -> Digest {
-        self.digest
     }
 }
 
 /// Writes one session's recording. Dropped without [`SessionRecorder::seal`], the recorder's thread closes it as broken off.
 #[derive(Debug)]
-pub struct SessionRecorder {
+pub(crate) struct SessionRecorder {
     session: SessionId,
     chain: Chain,
     waiting: Vec<u8>,
@@ -70,16 +62,16 @@ impl SessionRecorder {
     ///
     /// # Errors
     /// When it cannot be recorded: the operation must not run.
-    pub async fn operation(&mut self, permit: Permit, event: &Event) -> Result<Cleared, RecordError> {
+    pub(crate) async fn operation(&mut self, permit: Permit, event: &Event) -> Result<Cleared, RecordError> {
         self.append(event).await?;
-        Ok(Cleared { operation: permit.operation(), digest: permit.digest() })
+        Ok(Cleared { operation: permit.operation() })
     }
 
     /// Records `event`; durable on return, with all before it.
     ///
     /// # Errors
     /// When it cannot be recorded.
-    pub async fn append(&mut self, event: &Event) -> Result<(), RecordError> {
+    pub(crate) async fn append(&mut self, event: &Event) -> Result<(), RecordError> {
         self.chain.append(clock::now(), event, &mut self.waiting)?;
         self.flush().await
     }
@@ -88,7 +80,7 @@ impl SessionRecorder {
     ///
     /// # Errors
     /// When it cannot be recorded.
-    pub async fn enqueue(&mut self, event: &Event) -> Result<(), RecordError> {
+    pub(crate) async fn enqueue(&mut self, event: &Event) -> Result<(), RecordError> {
         self.chain.append(clock::now(), event, &mut self.waiting)?;
         if self.waiting.len() >= WAITING { self.flush().await } else { Ok(()) }
     }
@@ -97,7 +89,7 @@ impl SessionRecorder {
     ///
     /// # Errors
     /// When the recorder is gone.
-    pub async fn push(&mut self) -> Result<(), RecordError> {
+    pub(crate) async fn push(&mut self) -> Result<(), RecordError> {
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -109,7 +101,7 @@ impl SessionRecorder {
     ///
     /// # Errors
     /// When it cannot be recorded; the recorder's thread then seals it once it can write again.
-    pub async fn seal(mut self, code: Option<Code>, reason: &str) -> Result<(), RecordError> {
+    pub(crate) async fn seal(mut self, code: Option<Code>, reason: &str) -> Result<(), RecordError> {
         seal::close(&mut self.chain, clock::now(), code, reason, false, &self.signer, &mut self.waiting)?;
         let frames = self.take();
         ask(&self.to, |reply| Msg::Append { frames, seals: true, reply: Some(reply) }).await?;

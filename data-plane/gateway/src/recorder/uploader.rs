@@ -24,7 +24,7 @@ use super::spool::segment_path;
 use crate::metrics;
 
 /// Client of the control plane's recording service.
-pub type UploadClient = RecordingServiceClient<Channel>;
+pub(crate) type UploadClient = RecordingServiceClient<Channel>;
 
 /// Requests sent and not acknowledged; and their bytes.
 const WINDOW: usize = 64;
@@ -57,7 +57,7 @@ enum UploadError {
 
 /// The uploading task.
 #[derive(Debug)]
-pub struct Uploader {
+pub(crate) struct Uploader {
     dir: PathBuf,
     view: watch::Receiver<View>,
     to: mpsc::Sender<Msg>,
@@ -83,7 +83,7 @@ impl Uploader {
     }
 
     /// Uploads until `stop`, then until all is acknowledged or `flush_limit` is over.
-    pub async fn run(mut self, client: UploadClient, stop: CancellationToken, flush_limit: Duration) {
+    pub(crate) async fn run(mut self, client: UploadClient, stop: CancellationToken, flush_limit: Duration) {
         let view = self.view.clone();
         let finished = async move {
             stop.cancelled().await;

@@ -92,6 +92,7 @@ impl Relay {
             reason = denial.decision.reason,
             "denied"
         );
+        self.doubt_names(pending.actions().unwrap_or_default());
         let digest = Digest::of(self.to.session, pending.text(), pending.parameters());
         let event = event(operation, &pending, denial.decision.clone(), digest);
         match self.recorder.enqueue(&event).await {

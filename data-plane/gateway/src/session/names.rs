@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postern_core::action::Action;
 use postern_core::snapshot::Snapshot;
 use postern_core::{Name, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
@@ -14,6 +15,8 @@ use tokio::sync::oneshot;
 use super::relay::Relay;
 use crate::catalogs::{CatalogsError, Dated, FRESH};
 
+/// A catalog younger than this is not read again for a name that it lacks.
+const DOUBTED: Duration = Duration::from_secs(1);
 /// How long a statement waits for a catalog that the session itself made old.
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -68,6 +71,14 @@ impl Relay {
             let change = refresh.change;
             let done = tokio::time::timeout(WAIT, refresh.done()).await.ok().flatten();
             self.take_catalog(done, change);
+        }
+    }
+
+    /// A name could not be resolved: it may be newer than the catalog. The next statement finds it.
+    pub(super) fn doubt_names(&mut self, actions: &[Action]) {
+        let unresolved = actions.iter().any(|action| action.object.path.iter().any(|part| &**part == "?"));
+        if unresolved && self.refresh.is_none() && self.catalog.read_at.elapsed() > DOUBTED {
+            self.read_catalog(Instant::now(), None);
         }
     }
 

@@ -28,6 +28,8 @@ use crate::upstream::{BoxStream, Destination};
 /// How long a refused client may take to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
 const BUFFER: usize = 8 << 10;
+/// A new session begins with a catalog no older than this.
+const FRESH_AT_OPENING: Duration = Duration::from_secs(5);
 
 /// A connection is not let in.
 enum Refused {
@@ -215,7 +217,7 @@ async fn begin(
     let recorder = recorder.map_err(|error| Refused::because(error.code(), error))?;
     let to = Destination { name, target, password, database: database.into(), session };
 
-    let fresh_enough = Instant::now().checked_sub(crate::catalogs::FRESH).unwrap_or_else(Instant::now);
+    let fresh_enough = Instant::now().checked_sub(FRESH_AT_OPENING).unwrap_or_else(Instant::now);
     let reached = tokio::time::timeout(shared.limits.connect_timeout.0, async {
         let login = async { shared.dialer.login(&to, &startup.settings).await.map_err(|e| (e.code(), e.to_string())) };
         let catalog = async { shared.catalogs.get(&to, fresh_enough).await.map_err(|e| (e.code(), e.to_string())) };

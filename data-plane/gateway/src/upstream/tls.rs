@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime
 
 /// TLS to the target cannot be configured.
 #[derive(Debug, thiserror::Error)]
-pub enum UpstreamTlsError {
+pub(crate) enum UpstreamTlsError {
     /// The target's authorities are unreadable.
     #[error("the target's certificate authorities cannot be used: {0}")]
     Authority(String),

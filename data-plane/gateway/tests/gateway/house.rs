@@ -34,7 +34,6 @@ pub(crate) struct House {
     pub(crate) gateway: GatewayHandle,
     pub(crate) target: Target,
     pub(crate) supervisor: Supervisor,
-    pub(crate) config: GatewayConfig,
     pub(crate) credential: NodeCredential,
     pub(crate) signer: SessionSigner,
     _dir: tempfile::TempDir,
@@ -112,9 +111,9 @@ impl House {
         adjust(&mut config);
         let credential = credential(&authority, NodeRole::Gateway);
         let supervisor = Supervisor::new();
-        let gateway = postern_gateway::run(config.clone(), credential.clone(), supervisor.clone()).await.unwrap();
+        let gateway = postern_gateway::run(config, credential.clone(), supervisor.clone()).await.unwrap();
         let signer = SessionSigner::generate().unwrap();
-        let house = Self { control, gateway, target, supervisor, config, credential, signer, _dir: dir };
+        let house = Self { control, gateway, target, supervisor, credential, signer, _dir: dir };
         house.apply(|_| {});
         house.ready().await;
         house
