@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
+use super::decision::{DecisionRecord, Denial, Outcome};
 use super::permit::{Held, Permit};
 use super::{Effect, Policy};
 use crate::action::Action;
@@ -31,44 +30,6 @@ pub enum Verdict {
     Hold(Held),
     /// It does not run.
     Deny(Denial),
-}
-
-/// A denial, and what the client is told of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// Why, as a stable code.
-    pub code: Code,
-    /// What was decided.
-    pub decision: DecisionRecord,
-}
-
-/// A decision as it is recorded and shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DecisionRecord {
-    /// Its id; a client that was denied is told it.
-    pub id: DecisionId,
-    /// The outcome.
-    pub outcome: Outcome,
-    /// The policy revision that it was taken at.
-    pub revision: u64,
-    /// The policies that brought it about; none when nothing permits.
-    pub policies: Vec<Name>,
-    /// For people.
-    pub reason: String,
-    /// When, by the gateway's clock.
-    pub at: Timestamp,
-}
-
-/// The outcome of a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// Permitted.
-    Permit,
-    /// Held for reviewers.
-    Hold,
-    /// Denied.
-    Deny,
 }
 
 impl PolicySlice {
@@ -218,26 +179,6 @@ impl Weighed {
             self.reason.push_str(reason);
         }
         Ok(())
-    }
-}
-
-impl Outcome {
-    /// The stable text form.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Permit => "permit",
-            Self::Hold => "hold",
-            Self::Deny => "deny",
-        }
-    }
-}
-
-impl Denial {
-    /// What the client is told: the reason and the decision's id.
-    #[must_use]
-    pub fn client_message(&self) -> String {
-        format!("denied by Postern: {} (decision {})", self.decision.reason, self.decision.id)
     }
 }
 

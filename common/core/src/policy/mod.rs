@@ -4,12 +4,14 @@
 //! policies that speak of its principal and target, and decides each operation by it.
 
 mod decide;
+mod decision;
 mod pattern;
 mod permit;
 
 use std::collections::BTreeMap;
 
-pub use decide::{DecisionRecord, Denial, Outcome, PolicySlice, Verdict};
+pub use decide::{PolicySlice, Verdict};
+pub use decision::{DecisionRecord, Denial, Outcome};
 pub use pattern::{InvalidPattern, Pattern};
 pub use permit::{ConsumedApproval, Held, Mismatch, Permit};
 

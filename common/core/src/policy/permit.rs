@@ -4,7 +4,7 @@ use crate::approval::{Approval, ApprovalRequirement, ApprovalState};
 use crate::id::{ApprovalId, DecisionId, OperationId};
 use crate::operation::{Digest, Operation};
 
-use super::decide::DecisionRecord;
+use super::decision::DecisionRecord;
 
 /// Leave to run exactly one operation. Made only by a decision, or by a consumed approval; the recorder takes it before anything is
 /// forwarded. It cannot be copied.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postern_proto::resource::v1 as pb;
 
+use super::faults::{Faults, MAX_TEXT};
 use super::{selector, timestamp_or_zero, timestamp_to_proto};
 use crate::approval::ApprovalRequirement;
 use crate::issuer::{Algorithm, Issuer};
@@ -16,38 +17,10 @@ use crate::target::{CredentialRef, Protocol, Route, Target, TargetTls, TlsMode};
 use crate::time::Ttl;
 
 const MAX_LABELS: usize = 64;
-const MAX_LIST: usize = 1_000;
-const MAX_TEXT: usize = 4_096;
 const DEFAULT_APPROVAL_EXPIRY: u32 = 900;
 const MAX_APPROVAL_EXPIRY: u32 = 86_400;
 const DEFAULT_LEEWAY: u32 = 30;
 const MAX_LEEWAY: u32 = 300;
-
-/// Gathers every fault of an object, so that all are told at once.
-#[derive(Debug, Default)]
-pub(super) struct Faults(Vec<FieldFault>);
-
-impl Faults {
-    pub(super) fn add(&mut self, path: impl Into<String>, message: impl std::fmt::Display) {
-        self.0.push(FieldFault::new(path, message.to_string()));
-    }
-
-    fn bound(&mut self, path: &str, length: usize, most: usize) {
-        if length > most {
-            self.add(path, format!("is longer than {most}"));
-        }
-    }
-
-    fn bound_all(&mut self, path: &str, texts: &[String]) {
-        self.bound(path, texts.len(), MAX_LIST);
-        for (place, text) in texts.iter().enumerate() {
-            if text.is_empty() {
-                self.add(format!("{path}[{place}]"), "is empty");
-            }
-            self.bound(&format!("{path}[{place}]"), text.len(), MAX_TEXT);
-        }
-    }
-}
 
 /// Reads an object, or tells every field that is not as it must be.
 ///
@@ -68,8 +41,8 @@ pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
         }
     };
     match (metadata, spec) {
-        (Some(metadata), Some(spec)) if faults.0.is_empty() => Ok(Resource { metadata, spec }),
-        _ => Err(faults.0),
+        (Some(metadata), Some(spec)) if faults.count() == 0 => Ok(Resource { metadata, spec }),
+        _ => Err(faults.into_vec()),
     }
 }
 
@@ -195,7 +168,7 @@ fn metadata(metadata: Option<pb::Metadata>, faults: &mut Faults) -> Option<Metad
 }
 
 fn issuer(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> {
-    let before = faults.0.len();
+    let before = faults.count();
     let local = ["http://127.0.0.1", "http://[::1]", "http://localhost"];
     let loopback = local
         .iter()
@@ -229,7 +202,7 @@ fn issuer(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> {
         faults.add("spec.leeway", format!("must be at most {MAX_LEEWAY} seconds"));
     }
     let groups_claim = if spec.groups_claim.is_empty() { "groups".to_owned() } else { spec.groups_claim };
-    (faults.0.len() == before).then(|| Issuer {
+    (faults.count() == before).then(|| Issuer {
         url: spec.url,
         audiences: spec.audiences,
         groups_claim,
@@ -256,7 +229,7 @@ fn issuer_to_proto(issuer: &Issuer) -> pb::IssuerSpec {
 }
 
 fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
-    let before = faults.0.len();
+    let before = faults.count();
     let protocol = match pb::Protocol::try_from(spec.protocol) {
         Ok(pb::Protocol::Postgres) => Some(Protocol::Postgres),
         _ => {
@@ -288,7 +261,7 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
     let secret = optional_name("spec.credential.secret", &credential.secret, faults);
     let route = optional_name("spec.agentPool", &spec.agent_pool, faults).map_or(Route::Direct, Route::AgentPool);
     faults.bound_all("spec.databases", &spec.databases);
-    let (Some(protocol), Some(address), true) = (protocol, address, faults.0.len() == before) else { return None };
+    let (Some(protocol), Some(address), true) = (protocol, address, faults.count() == before) else { return None };
     Some(Target {
         protocol,
         address,

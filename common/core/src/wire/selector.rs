@@ -2,7 +2,7 @@
 
 use postern_proto::resource::v1 as pb;
 
-use super::resource::Faults;
+use super::faults::Faults;
 use crate::masking::MaskFunction;
 use crate::policy::{Pattern, PrincipalSelector};
 use crate::principal::PrincipalId;
