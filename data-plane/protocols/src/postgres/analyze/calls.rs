@@ -41,7 +41,12 @@ impl Analyzer<'_> {
     /// `f(a, b)` under its name: the function's arguments, order, filter and window.
     fn arguments(&mut self, call: &pb::FuncCall) -> Seen {
         self.all(&call.args)?;
-        self.conditions(&call.agg_order)?;
+        // WITHIN GROUP orders what the aggregate returns one of.
+        if call.agg_within_group {
+            self.all(&call.agg_order)?;
+        } else {
+            self.conditions(&call.agg_order)?;
+        }
         self.condition(call.agg_filter.as_deref())?;
         call.over.as_deref().map_or(SEEN, |window| self.window(window))
     }

@@ -42,6 +42,22 @@ fn corpus() {
     assert_eq!(CORPUS, found);
 }
 
+/// The parser keeps its state in C: what it reads must not hang on what other threads read.
+#[test]
+fn many_threads_read_the_same() {
+    let statements = || CORPUS.lines().filter(|line| !line.starts_with([' ', '#']) && !line.is_empty());
+    let expected: Vec<String> = statements().map(outcome).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for (sql, expected) in statements().zip(&expected) {
+                    assert_eq!(&outcome(sql), expected, "{sql}");
+                }
+            });
+        }
+    });
+}
+
 /// Words that statements are made of, so that random ones get past the first token.
 const WORDS: &[&str] = &[
     "SELECT",

@@ -120,6 +120,7 @@ fn expressions_that_may_hold_a_masked_value() {
         "SELECT x FROM (VALUES ((SELECT email FROM customers LIMIT 1))) v(x)",
         "SELECT first_value(email) OVER () FROM customers",
         "SELECT xmlelement(name a, email) FROM customers",
+        "SELECT mode() WITHIN GROUP (ORDER BY email) FROM customers",
         "SELECT json_build_object('a', email) FROM customers",
         "SELECT JSON_OBJECT('a' : email) FROM customers",
         "SELECT jt.a FROM customers, JSON_TABLE(to_jsonb(email), '$' COLUMNS (a text PATH '$')) jt",
