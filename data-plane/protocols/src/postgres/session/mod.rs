@@ -5,7 +5,7 @@
 //! through [`Session::permit`]. [`Session::next_server`] turns the server's bytes into the client's, masks laid over, and into
 //! [`ResultEvent`]s for the recording.
 //!
-//! What the server will answer to is kept in a queue ([`flight`]), so each reply is known by the message that caused it. The session
+//! What the server will answer to is kept in a queue, so each reply is known by the message that caused it. The session
 //! never guesses what the server took a name for: where that depends on a reply which is not here yet, it waits ([`ClientStep::Wait`]).
 //!
 //! A denied operation looks like one that the server refused: where the server keeps state (a pipeline, a transaction), a message that

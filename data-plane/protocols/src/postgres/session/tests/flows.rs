@@ -78,6 +78,32 @@ fn a_name_means_what_the_server_has_it_mean() {
 }
 
 #[test]
+fn a_name_is_not_taken_from_a_parse_that_the_server_may_have_skipped() {
+    let mut rig = rig();
+    rig.send(&client().parse("s", "select 'hold'").sync().0);
+    // Everything is sent before the server answers that the first of it failed.
+    let group = client().run("select 1/0").close(b'S', "s").parse("s", "select 1").sync();
+    rig.from_client.extend_from_slice(&group.bind("", "s").execute("", 0).sync().0);
+    while rig.client_step() {}
+    rig.run();
+    assert_eq!(rig.got(), "1ZI 12E(22012)ZI E(42501)ZI");
+    assert_eq!(rig.server.ran, ["select 1/0"]);
+    assert_eq!(rig.decided.last().unwrap(), "select 'hold'");
+}
+
+#[test]
+fn a_portal_is_not_taken_from_a_bind_that_the_server_may_have_skipped() {
+    let mut rig = rig();
+    rig.send(&client().query("begin").parse("one", "select 1").parse("two", "select 2").bind("p", "one").sync().0);
+    let group = client().bind("p", "two").close(b'P', "p").bind("p", "two").sync();
+    rig.from_client.extend_from_slice(&group.execute("p", 0).sync().0);
+    while rig.client_step() {}
+    rig.run();
+    // The name is taken, so the group fails; the transaction with it, and its portals.
+    assert_eq!(rig.got(), "CZT 112ZT E(42P03)ZE E(34000)ZE");
+}
+
+#[test]
 fn names_that_only_the_server_knows_are_not_run() {
     let mut rig = rig();
     rig.send(&client().bind("", "unknown").execute("", 0).sync().execute("cursor", 0).sync().0);
@@ -469,4 +495,46 @@ proptest! {
             while let Ok(ClientStep::Forward(_)) = rig.session.next_client(&mut from_client) {}
         }
     }
+}
+
+#[test]
+fn a_statement_is_read_by_the_settings_before_it() {
+    let mut rig = Rig::with(Limits::default(), Arc::new(shop()), Arc::new(Masking::default()));
+    let sent =
+        client().query("select id from customers").query("set search_path to app").query("select id from customers");
+    rig.from_client.extend_from_slice(&sent.run("select state from jobs").sync().0);
+    while rig.client_step() {}
+    // The third waits for the second, whose outcome decides what it means.
+    assert_eq!(rig.decided.len(), 2);
+    rig.run();
+    assert_eq!(rig.actions[0], "sql:select on shop.public.customers");
+    assert_eq!(
+        rig.actions[2..],
+        ["sql:select on shop.app.customers", "sql:select on shop.app.jobs", "sql:select on shop.app.jobs"]
+    );
+}
+
+#[test]
+fn a_prepared_statement_is_decided_by_what_it_means_when_it_is_bound() {
+    let mut rig = Rig::with(Limits::default(), Arc::new(shop()), Arc::new(Masking::default()));
+    rig.send(&client().parse("s", "select id from customers").sync().0);
+    rig.send(&client().query("set search_path to app").bind("", "s").sync().0);
+    assert_eq!(rig.actions[0], "sql:select on shop.public.customers");
+    assert_eq!(rig.actions[2], "sql:select on shop.app.customers");
+}
+
+#[test]
+fn what_would_carry_a_masked_value_away_is_refused() {
+    let mut rig = masked();
+    rig.send(&client().query("insert into orders (note) select email from customers").0);
+    rig.send(&client().run("insert into orders (note) select email from customers").sync().0);
+    assert_eq!(rig.got(), "E(42501)ZI E(42501)ZI");
+    assert!(rig.server.ran.is_empty());
+    // Rules that come later hold for what is prepared already.
+    let (context, masking) = (Arc::clone(&rig.session.context), Arc::clone(&rig.session.masking));
+    rig.session.set_context(Arc::clone(&context), Arc::new(Masking::default()));
+    rig.send(&client().parse("s", "insert into orders (note) select email from customers").sync().0);
+    rig.session.set_context(context, masking);
+    rig.send(&client().bind("", "s").execute("", 0).sync().0);
+    assert_eq!(rig.got(), "1ZI E(42501)ZI");
 }

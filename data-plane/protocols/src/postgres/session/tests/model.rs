@@ -79,9 +79,7 @@ impl Model {
         if self.status == TransactionStatus::Open {
             self.status = TransactionStatus::Failed;
         }
-        if self.status == TransactionStatus::Idle {
-            self.portals.clear();
-        }
+        self.portals.clear();
         self.skipping = self.extended;
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Rig {
     pub(super) to_client: BytesMut,
     pub(super) events: Vec<ResultEvent>,
     pub(super) decided: Vec<String>,
+    /// Of each, what it does; none when in doubt.
+    pub(super) actions: Vec<String>,
     pub(super) permitted: BTreeSet<OperationId>,
     pending: Option<(Box<Pending>, bool)>,
     made: u128,
@@ -51,6 +53,7 @@ impl Rig {
             to_client: BytesMut::new(),
             events: Vec::new(),
             decided: Vec::new(),
+            actions: Vec::new(),
             permitted: BTreeSet::new(),
             pending: None,
             made: 0,
@@ -76,6 +79,8 @@ impl Rig {
         let text = String::from_utf8(pending.text().to_vec()).unwrap();
         let denied = text.contains("deny") || (!prepares && text.contains("hold")) || pending.actions().is_err();
         self.decided.push(text);
+        let actions = pending.actions().unwrap_or_default().iter().map(ToString::to_string);
+        self.actions.push(actions.collect::<Vec<_>>().join(", "));
         if denied {
             let refused = self.session.refuse(pending, &refusal());
             self.to_client.extend_from_slice(&refused.to_client);
