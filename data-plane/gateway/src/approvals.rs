@@ -27,7 +27,9 @@ use crate::metrics;
 
 /// How long each question to the control plane may take.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long a request, a consumption or a withdrawal is tried while the control plane is away.
+/// How long a request is tried while the control plane is away: a client waits for it.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long a consumption or a withdrawal is.
 const PERSIST: Duration = Duration::from_secs(30);
 /// What happens to one approval: at most a request, a grant or an end, and partial reviews in between.
 const UPDATES: usize = 16;
@@ -190,7 +192,7 @@ async fn run(
         approval: Some(approval_to_proto(&approval)),
     };
     // The same id twice is one approval, so a request whose answer was lost may be repeated.
-    let mut now = persistently(|| {
+    let mut now = persistently(REQUEST, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { read(client.request_approval(request).await?.into_inner().approval) }
     })
@@ -242,7 +244,7 @@ async fn consume(
         digest: digest.0.to_vec(),
         request_id: clock::request_id().to_string(),
     };
-    let answer = persistently(|| {
+    let answer = persistently(PERSIST, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { read(client.consume_approval(request).await?.into_inner().approval) }
     })
@@ -262,7 +264,7 @@ async fn consume(
 
 async fn withdraw(client: &HoldServiceClient<Channel>, id: ApprovalId, because: &str) {
     let request = WithdrawApprovalRequest { id: id.to_string(), because: because.to_owned() };
-    let told = persistently(|| {
+    let told = persistently(PERSIST, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { Ok(client.withdraw_approval(request).await.map(drop)?) }
     })
@@ -276,7 +278,7 @@ async fn withdraw(client: &HoldServiceClient<Channel>, id: ApprovalId, because: 
 }
 
 /// Asks until there is an answer, or the control plane has been away for too long.
-async fn persistently<T, F>(ask: impl Fn() -> F) -> Result<T, HoldError>
+async fn persistently<T, F>(limit: Duration, ask: impl Fn() -> F) -> Result<T, HoldError>
 where
     F: Future<Output = Result<T, HoldError>>,
 {
@@ -285,7 +287,7 @@ where
     loop {
         let answer = tokio::time::timeout(ANSWER, ask()).await.unwrap_or(Err(HoldError::TimedOut));
         match answer {
-            Err(error) if error.is_transient() && began.elapsed() < PERSIST => {
+            Err(error) if error.is_transient() && began.elapsed() < limit => {
                 tokio::time::sleep(backoff.next_delay()).await;
             }
             other => return other,

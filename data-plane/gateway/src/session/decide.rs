@@ -6,10 +6,11 @@ use postern_core::action::Action;
 use postern_core::operation::{Digest, Parameter};
 use postern_core::policy::{DecisionRecord, Denial, Outcome, Permit, Verdict};
 use postern_core::recording::{Completed, Event, OperationEvent, OperationOutcome, Value};
-use postern_core::{Code, OperationId};
+use postern_core::{Code, DecisionId, OperationId};
 use postern_protocols::postgres::errors::ErrorFields;
 use postern_protocols::postgres::session::Pending;
 use postern_runtime::clock;
+use tracing::Instrument as _;
 
 use super::End;
 use super::relay::Relay;
@@ -34,8 +35,24 @@ impl From<RecordError> for End {
 impl Relay {
     /// Decides `pending` by the newest policy, records the decision, and forwards, holds or refuses.
     pub(super) async fn decide(&mut self, pending: Box<Pending>, asked: Asked) -> Result<(), End> {
-        let began = Instant::now();
         let (id, operation_id) = (clock::decision_id(), clock::operation_id());
+        let span = tracing::info_span!(
+            "operation",
+            session_id = %self.to.session,
+            operation_id = %operation_id,
+            decision_id = %id
+        );
+        self.decide_as(pending, asked, id, operation_id).instrument(span).await
+    }
+
+    async fn decide_as(
+        &mut self,
+        pending: Box<Pending>,
+        asked: Asked,
+        id: DecisionId,
+        operation_id: OperationId,
+    ) -> Result<(), End> {
+        let began = Instant::now();
         let operation = match pending.operation(operation_id, self.to.session) {
             Ok(operation) => operation,
             Err(refusal) => {
@@ -54,7 +71,7 @@ impl Relay {
                 Ok(())
             }
             (Verdict::Permit(permit, decision), Asked::Run) => {
-                tracing::debug!(operation_id = %operation_id, decision_id = %id, "permitted");
+                tracing::debug!("permitted");
                 let event = event(operation_id, &pending, decision, operation.digest);
                 self.forward(pending, permit, &event).await
             }
@@ -72,7 +89,7 @@ impl Relay {
         let cleared = match self.recorder.operation(permit, event).await {
             Ok(cleared) => cleared,
             Err(RecordError::TooLarge(size)) => {
-                tracing::info!(operation_id = %operation, size, "refused: too large to be recorded");
+                tracing::info!(size, "refused: too large to be recorded");
                 let fields =
                     ErrorFields::error(Code::TooLarge, "the statement with its parameters is too large to be recorded");
                 self.refuse(pending, &fields);
@@ -86,8 +103,6 @@ impl Relay {
 
     async fn deny(&mut self, pending: Box<Pending>, operation: OperationId, denial: Denial) -> Result<(), End> {
         tracing::info!(
-            operation_id = %operation,
-            decision_id = %denial.decision.id,
             code = %denial.code,
             reason = denial.decision.reason,
             "denied"

@@ -62,12 +62,7 @@ impl Relay {
             revision: 0,
             withdrawn_because: String::new(),
         };
-        tracing::info!(
-            operation_id = %held.operation(),
-            decision_id = %held.decision.id,
-            approval_id = %approval.id,
-            "held for approval"
-        );
+        tracing::info!(approval_id = %approval.id, "held for approval");
         let requirement = Some(held.requirement.clone());
         self.note_approval((held.operation(), approval.id), ApprovalState::Pending, requirement, Vec::new()).await?;
         let hold = self.shared.approvals.request(approval);

@@ -113,6 +113,7 @@ struct Flow {
 /// What woke the loop.
 enum Woken {
     Moved,
+    Terminated,
     ClientEnded(std::io::Result<()>),
     ServerEnded(std::io::Result<()>),
     Cancel(std::net::SocketAddr),
@@ -274,6 +275,7 @@ impl Relay {
     async fn wake(&mut self, woken: Woken) -> Result<(), End> {
         match woken {
             Woken::Moved => Ok(()),
+            Woken::Terminated => Err(End::orderly("the client ended the session")),
             Woken::ClientEnded(how) => Err(match how {
                 Ok(()) => End::orderly("the client went away"),
                 Err(error) => End { code: None, reason: format!("the client's connection broke: {error}"), told: None },
@@ -282,6 +284,7 @@ impl Relay {
                 // It may have said why, and that goes first.
                 self.take_server().await?;
                 Err(match how {
+                    _ if self.flow.terminated => End::orderly("the client ended the session"),
                     Ok(()) => End {
                         code: Some(Code::TargetUnavailable),
                         reason: "the target closed the connection".into(),
@@ -336,8 +339,13 @@ impl Relay {
             Some(_) if idle && self.to_client.is_empty() => return Woken::Drained,
             other => other,
         };
-        if self.flow.terminated && self.outbox.is_empty() && !self.flow.server_unflushed {
-            return Woken::ClientEnded(Ok(()));
+        // What the target still works at ends before it takes the Terminate, and closes then.
+        if self.flow.terminated
+            && self.outbox.is_empty()
+            && !self.flow.server_unflushed
+            && self.session.current_operation().is_none()
+        {
+            return Woken::Terminated;
         }
         let Self { sides, flow, outbox, to_client, from_client, from_server, waiting, refresh, feed, key, .. } = self;
         let Sides { client_read, client_write, server_read, server_write } = sides;

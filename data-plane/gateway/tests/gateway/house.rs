@@ -36,6 +36,7 @@ pub(crate) struct House {
     pub(crate) supervisor: Supervisor,
     pub(crate) credential: NodeCredential,
     pub(crate) signer: SessionSigner,
+    pub(crate) authority: Authority,
     _dir: tempfile::TempDir,
 }
 
@@ -49,8 +50,9 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     Supervisor::new().spawn("test", OnEnd::EndSession, task);
 }
 
-fn credential(authority: &Authority, role: NodeRole) -> NodeCredential {
-    let identity = NodeIdentity { role, name: "one".parse().unwrap(), pool: None };
+pub(crate) fn credential(authority: &Authority, role: NodeRole, pool: Option<&str>) -> NodeCredential {
+    let pool = pool.map(|pool| pool.parse().unwrap());
+    let identity = NodeIdentity { role, name: "one".parse().unwrap(), pool };
     let request = KeyRequest::generate().unwrap();
     let certificate_pem =
         authority.issue(&identity, &request.csr_der, &[], clock::now(), Duration::from_secs(3600)).unwrap();
@@ -86,6 +88,15 @@ impl House {
     }
 
     pub(crate) async fn with(sql: &str, adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::around(sql, None, adjust).await
+    }
+
+    /// With a target that speaks TLS by this certificate and key.
+    pub(crate) async fn with_tls(certificate: &str, key: &str) -> Self {
+        Self::around("", Some((certificate, key)), |_| {}).await
+    }
+
+    async fn around(sql: &str, tls: Option<(&str, &str)>, adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
         let sql = format!(
             "CREATE TABLE public.items (id int PRIMARY KEY, name text);
              INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 20) n;
@@ -93,12 +104,12 @@ impl House {
              INSERT INTO people VALUES (1, 'ada@example.org'), (2, 'bob@example.org');
              CREATE TABLE public.secrets (value text); {sql}"
         );
-        let target = Target::start(&sql).await;
+        let target = Target::start(&sql, tls).await;
         let authority = Authority::create(CLUSTER).unwrap();
         let control = Control::new();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        spawn(control.clone().serve(listener, credential(&authority, NodeRole::Control)));
+        spawn(control.clone().serve(listener, credential(&authority, NodeRole::Control, None)));
 
         let dir = tempfile::tempdir().unwrap();
         let mut config: GatewayConfig = serde_json::from_value(serde_json::json!({
@@ -109,11 +120,11 @@ impl House {
         }))
         .unwrap();
         adjust(&mut config);
-        let credential = credential(&authority, NodeRole::Gateway);
+        let credential = credential(&authority, NodeRole::Gateway, None);
         let supervisor = Supervisor::new();
         let gateway = postern_gateway::run(config, credential.clone(), supervisor.clone()).await.unwrap();
         let signer = SessionSigner::generate().unwrap();
-        let house = Self { control, gateway, target, supervisor, credential, signer, _dir: dir };
+        let house = Self { control, gateway, target, supervisor, credential, signer, authority, _dir: dir };
         house.apply(|_| {});
         house.ready().await;
         house

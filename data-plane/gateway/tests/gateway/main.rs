@@ -1,5 +1,4 @@
-//! The gateway between a real driver and a real PostgreSQL, with a control plane that is played here, and the real agent's way in through
-//! tunnels tested in its own crate.
+//! The gateway between a real driver and a real PostgreSQL; control plane and agents are played here.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -8,3 +7,4 @@ mod house;
 mod sessions;
 mod target;
 mod waiting;
+mod ways;

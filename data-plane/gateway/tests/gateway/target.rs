@@ -35,7 +35,7 @@ fn as_postgres(program: &Path) -> Command {
 }
 
 impl Target {
-    pub(crate) async fn start(sql: &str) -> Self {
+    pub(crate) async fn start(sql: &str, tls: Option<(&str, &str)>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (data, secret, bin) = (dir.path().join("data"), dir.path().join("pw"), binaries());
         std::fs::write(&secret, PASSWORD).unwrap();
@@ -48,9 +48,20 @@ impl Target {
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8(made.stderr).unwrap());
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if let Some((certificate, key)) = tls {
+            for (name, content) in [("server.crt", certificate), ("server.key", key)] {
+                let file = data.join(name);
+                std::fs::write(&file, content).unwrap();
+                let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+                std::fs::set_permissions(&file, private).unwrap();
+                let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&data).unwrap());
+                std::os::unix::fs::chown(&file, Some(owner), None).unwrap();
+            }
+        }
+        let ssl = if tls.is_some() { "ssl=on" } else { "ssl=off" };
         let server = as_postgres(&bin.join("postgres"))
             .args(["-D", data.to_str().unwrap(), "-p", &port.to_string(), "-k", dir.path().to_str().unwrap(), "-F"])
-            .args(["-c", "listen_addresses=127.0.0.1"])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", ssl])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
