@@ -142,3 +142,53 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+        let file = dir.join(name);
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn profile(dir: &Path) -> ConnectionArgs {
+        write(dir, "client.json", r#"{"server": "https://127.0.0.1:1", "credential": "admin", "ca": "ca.crt"}"#);
+        write(dir, "ca.crt", "of the profile");
+        let token_file = write(dir, "token", " a-token\n");
+        ConnectionArgs { data_dir: Some(dir.to_owned()), token_file: Some(token_file), ..Default::default() }
+    }
+
+    #[test]
+    fn a_data_folder_says_all_and_a_token_goes_before_its_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::resolve(&profile(dir.path())).unwrap();
+        assert_eq!((settings.server.as_str(), settings.ca_pem.as_str()), ("https://127.0.0.1:1", "of the profile"));
+        // The folder admin/ is not even there.
+        assert!(settings.credential.is_none());
+        assert!(!format!("{settings:?}").contains("a-token"));
+    }
+
+    #[test]
+    fn arguments_go_before_the_profile() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut args = profile(dir.path());
+        args.server = Some("https://other:2".into());
+        assert_eq!(Settings::resolve(&args).unwrap().ca_pem, "of the profile");
+        args.ca = Some(write(dir.path(), "other.crt", "given"));
+        let settings = Settings::resolve(&args).unwrap();
+        assert_eq!((settings.server.as_str(), settings.ca_pem.as_str()), ("https://other:2", "given"));
+        assert_eq!(authority(&args).unwrap(), "given");
+        args.token_file = Some(write(dir.path(), "empty", "\n"));
+        assert!(Settings::resolve(&args).unwrap_err().to_string().ends_with("empty is empty"));
+    }
+
+    #[test]
+    fn a_profile_of_another_form_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = profile(dir.path());
+        write(dir.path(), "client.json", r#"{"server": "x", "surprise": 1}"#);
+        assert!(Settings::resolve(&args).is_err());
+    }
+}
