@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
@@ -39,6 +40,19 @@ fn machine() -> String {
     format!("{cores} cores ({model}), {} GiB, Linux {}", total / (1 << 20), output_of("uname", &["-r"]))
 }
 
+/// The median time of an append and `fdatasync` where the spool lies, in milliseconds: the floor under every recorded operation.
+fn sync_ms() -> Result<f64> {
+    let mut file = tempfile::tempfile()?;
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let start = Instant::now();
+        file.write_all(&[0; 600])?;
+        file.sync_data()?;
+        times.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    Ok(median(times))
+}
+
 /// Writes the whole report.
 pub(crate) fn write(peers: &[&str], results: &[Vec<Vec<Measured>>], rounds: u32, seconds: u32) -> Result<()> {
     let mut out = String::from("# Benchmarks\n\nWritten by `make bench`; not by hand.\n\n");
@@ -55,6 +69,7 @@ pub(crate) fn write(peers: &[&str], results: &[Vec<Vec<Measured>>], rounds: u32,
         "- pgbouncer: {}, session mode",
         output_of("/usr/sbin/pgbouncer", &["--version"]).lines().next().unwrap_or_default()
     )?;
+    writeln!(out, "- Disk: an append and fdatasync takes {:.2} ms there when nothing else runs", sync_ms()?)?;
     writeln!(out, "- {rounds} rounds of {seconds} s each, interleaved; medians. No TLS between client and peer.\n")?;
     out.push_str(
         "Postern decides and durably records every operation (one shared fdatasync for all that wait) before it forwards it; neither peer \
