@@ -48,7 +48,7 @@ pub(crate) fn refused(status: Status) -> Failure {
         return Failure::Many(fields.iter().map(shown).collect());
     }
     let text = match status.code() {
-        Code::Unauthenticated => format!("not authenticated: {message}"),
+        Code::Unauthenticated => format!("not authenticated: {}", in_words(&message)),
         Code::PermissionDenied => format!("not permitted: {message}"),
         Code::NotFound => format!("not found: {message}"),
         Code::Aborted => format!("stale: {message}; get it again, and apply your change to that"),
@@ -63,6 +63,18 @@ pub(crate) fn refused(status: Status) -> Failure {
         _ => message,
     };
     Failure::Failed(text)
+}
+
+/// The control plane tells a token's fault by its stable code alone.
+fn in_words(message: &str) -> String {
+    let words = match message {
+        "token-missing" => "no token was shown, or none that is well formed",
+        "token-invalid" => "the token is not accepted here",
+        "token-expired" => "the token has expired",
+        "token-not-yet-valid" => "the token is not yet valid",
+        other => return other.to_owned(),
+    };
+    format!("{words} ({message})")
 }
 
 #[cfg(test)]
@@ -83,5 +95,7 @@ mod tests {
         assert_eq!(violations(&status), bad.field_violations);
         assert_eq!(refused(status).to_string(), "resources[0].spec: no");
         assert_eq!(violations(&Status::aborted("x")), vec![]);
+        let expired = refused(Status::unauthenticated("token-expired")).to_string();
+        assert_eq!(expired, "not authenticated: the token has expired (token-expired)");
     }
 }
