@@ -19,6 +19,7 @@ check: ## Formatting, lints, the import rules, licences
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	scripts/check_deps.py
+	PATH="$$PATH:$(CURDIR)/.tools/bin" cargo deny --locked --log-level error check bans licenses sources
 
 bench: ## Load through Postern beside direct and pgbouncer; writes docs/benchmarks.md
 	@scripts/bootstrap.sh bench

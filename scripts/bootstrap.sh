@@ -3,6 +3,7 @@
 # A re-run finds nothing missing, asks nobody and changes nothing.
 set -euo pipefail
 
+cd "$(dirname "$0")/.."
 purpose=${1:-test}
 case $purpose in demo | test | check | bench) ;; *) echo "usage: $0 demo|test|check|bench" >&2; exit 2 ;; esac
 
@@ -87,4 +88,8 @@ if [ "$purpose" = check ]; then
             rustup component add "$component"
         fi
     done
+    if ! have cargo-deny && [ ! -x .tools/bin/cargo-deny ]; then
+        echo "bootstrap: building cargo-deny into .tools, about a minute: it judges licences, bans and sources"
+        cargo install --quiet --locked --debug --root .tools --version 0.20.2 cargo-deny
+    fi
 fi
