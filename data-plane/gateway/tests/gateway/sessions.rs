@@ -258,3 +258,53 @@ async fn a_target_that_is_down() {
     let (_, entries) = house.recording(0).await;
     assert!(matches!(&entries[1].event, Event::Ended { code: Some(Code::TargetUnavailable), .. }));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_too_many_is_told_to_come_later() {
+    let house = House::with("", |config| config.limits.max_connections = 1).await;
+    let client = house.connect("readers").await;
+    let token = house.token(&principal("ada", "readers"), 600);
+    assert_eq!(db(&house.try_connect("db", &token).await.err().unwrap()).0, "53300");
+    drop(client);
+    house.recording(0).await;
+    house.connect("readers").await.sql.simple_query("SELECT 1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policy_that_is_too_old_opens_no_session() {
+    let old = |config: &mut postern_gateway::GatewayConfig| {
+        config.staleness_limit = postern_runtime::config::HumanDuration(Duration::from_millis(700));
+    };
+    let house = House::with("", old).await;
+    let token = house.token(&principal("ada", "readers"), 600);
+    let client = house.try_connect("db", &token).await.unwrap();
+    // The control plane that is played here sends no heartbeats.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(db(&house.try_connect("db", &token).await.err().unwrap()).0, "57P03");
+    // What is open goes on.
+    client.sql.simple_query("SELECT 1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_beginnings_are_answered_and_harm_nothing() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let house = House::start().await;
+    for (bytes, said) in [
+        (&b"\0\0\0\x08\xff\xff\xff\xff"[..], "0A000"),
+        (b"\xff\xff\xff\xff\0\0\0\0", "08P01"),
+        (b"\0\0\0\x04", "08P01"),
+        (b"\0\0\0\x09\0\x03\0\0\0", "08P01"),
+        (b"\0\0\0\x22\0\x03\0\0user\0db\0replication\0true\0\0\0", "0A000"),
+        (b"\0\0\0\x21\0\x03\0\0user\0db\0search_path\0evil\0\0", "42501"),
+        (b"GET / HTTP/1.1\r\n\r\n", "08P01"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(house.gateway.postgres_addr).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let code = format!("C{said}\0");
+        let found = answer.windows(code.len()).any(|window| window == code.as_bytes());
+        assert!(found, "{}: {}", bytes.escape_ascii(), answer.escape_ascii());
+    }
+    house.connect("readers").await.sql.simple_query("SELECT 1").await.unwrap();
+}
