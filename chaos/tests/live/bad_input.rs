@@ -152,3 +152,43 @@ fn idle_handshakes_do_not_hold_the_door() {
     postern.as_member("alice", &["analysts"]).unwrap().run("SELECT count(*) FROM orders").unwrap().ok().unwrap();
     drop((waiting, half));
 }
+
+/// Each refusal is one count under its code and one line of the gateway's log.
+#[test]
+fn refusals_are_counted_and_logged_once() {
+    let (mut postgres, postern) = shop();
+    let token = postern.token("dora", &["dba"]).unwrap();
+    let expired = postern.token_with("dora", &["dba"], &["--issued-ago", "2h", "--ttl", "1h"]).unwrap();
+    let count = |code: &str| {
+        let counted = postern.counter("postern_gateway_sessions_refused_total", &format!("\"{code}\"")).unwrap();
+        let lines = postern.log();
+        let logged =
+            lines.lines().filter(|line| line.contains("session refused") && line.contains(&format!("\"{code}\"")));
+        (counted, logged.count())
+    };
+    let refused = |code: &str, cause: &dyn Fn()| {
+        let (counted, logged) = count(code);
+        cause();
+        let settled = || Ok(count(code).0 >= counted + 1.0 && count(code).1 > logged);
+        postern_chaos::live::wait_until(std::time::Duration::from_secs(5), code, settled).unwrap();
+        assert_eq!(count(code), (counted + 1.0, logged + 1), "{code}");
+    };
+    let login = |user: &str, token: &str| {
+        assert!(connect(&postern).login(user, "shop", token).is_err());
+    };
+    refused("protocol-violation", &|| {
+        let mut wire = connect(&postern);
+        wire.send(&[0, 0, 0, 3, 0, 3, 0, 0]).unwrap();
+        wire.closes().unwrap();
+    });
+    refused("token-invalid", &|| login("shop", "no token at all"));
+    refused("token-expired", &|| login("shop", &expired));
+    refused("unknown-target", &|| login("nowhere", &token));
+    postgres.stop().unwrap();
+    refused("target-unavailable", &|| login("shop", &token));
+    refused("target-unavailable", &|| login("shop-direct", &token));
+    let log = postern.log();
+    for secret in [&token, &expired] {
+        assert!(!log.contains(secret.as_str()));
+    }
+}
