@@ -13,6 +13,7 @@ mod interrupted;
 mod mask;
 mod passthrough;
 mod pipeline;
+mod readme;
 mod record;
 mod restart;
 mod secrets;
