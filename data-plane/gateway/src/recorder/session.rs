@@ -85,6 +85,11 @@ impl SessionRecorder {
         if self.waiting.len() >= WAITING { self.flush().await } else { Ok(()) }
     }
 
+    /// Whether anything waits for the next flush.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Hands what waits to the disk, without waiting for it. A failure shows at the next event.
     ///
     /// # Errors

@@ -19,13 +19,13 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Takes what happened to operations into the recording, in order. What ends an operation is handed to the disk at once.
+    /// Takes what happened to operations into the recording, in order. It becomes durable with the next operation's permit, or when the
+    /// session is quiet.
     pub(super) async fn record(
         &mut self,
         recorder: &mut SessionRecorder,
         events: &mut Vec<ResultEvent>,
     ) -> Result<(), RecordError> {
-        let mut completed = false;
         for event in events.drain(..) {
             match event {
                 ResultEvent::Row { operation, values } => {
@@ -46,11 +46,10 @@ impl Rows {
                 ResultEvent::Completed(ended) => {
                     self.flush(recorder).await?;
                     recorder.enqueue(&Event::Completed(ended)).await?;
-                    completed = true;
                 }
             }
         }
-        if completed { recorder.push().await } else { Ok(()) }
+        Ok(())
     }
 
     async fn flush(&mut self, recorder: &mut SessionRecorder) -> Result<(), RecordError> {

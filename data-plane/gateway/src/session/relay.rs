@@ -40,6 +40,8 @@ const HIGH: usize = 64 << 10;
 const READ: usize = 16 << 10;
 /// A buffer that grew for one large frame is given back.
 const KEPT: usize = 1 << 20;
+/// After so long without anything moving, what was recorded goes to the disk without waiting for the next operation's permit.
+const QUIET: Duration = Duration::from_millis(20);
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a relay is made of.
@@ -120,6 +122,7 @@ enum Woken {
     Hold(HoldUpdate),
     Policy,
     Catalog(Option<Dated>),
+    Quiet,
     Expired,
     Stopping,
     Drained,
@@ -303,6 +306,7 @@ impl Relay {
                 self.refreshed(dated);
                 Ok(())
             }
+            Woken::Quiet => Ok(self.recorder.push().await?),
             Woken::Expired => Err(End::fatal(Code::TokenExpired, "the token has expired")),
             Woken::Stopping => {
                 self.drain = Some(Instant::now() + self.shared.config.drain_limit.0);
@@ -347,6 +351,7 @@ impl Relay {
         {
             return Woken::Terminated;
         }
+        let unwritten = self.recorder.has_waiting();
         let Self { sides, flow, outbox, to_client, from_client, from_server, waiting, refresh, feed, key, .. } = self;
         let Sides { client_read, client_write, server_read, server_write } = sides;
         // While an operation is held, or the target works, the client is read only as far as its going away must be noticed.
@@ -381,6 +386,7 @@ impl Relay {
                 Ok(_) => Woken::Moved,
                 Err(error) => Woken::ClientEnded(Err(error)),
             },
+            () = tokio::time::sleep(QUIET), if unwritten => Woken::Quiet,
         }
     }
 }
