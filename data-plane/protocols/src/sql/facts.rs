@@ -27,6 +27,15 @@ pub struct Facts {
     pub plain: BTreeSet<String>,
     /// Names of columns whose values may be written, or passed to a function that may keep them.
     pub written: BTreeSet<String>,
+    /// Names of columns whose values flow through a derived table.
+    pub derived: BTreeSet<String>,
+    /// Names of columns in conditions that set what is computed from several columns, or from another query, against each other: which
+    /// rows then come tells values.
+    pub computed: BTreeSet<String>,
+    /// Likewise, of any column.
+    pub any_computed: bool,
+    /// Has a condition over several columns.
+    pub compares: bool,
     /// A `*` in a list whose values may be shown.
     pub star_shown: bool,
     /// A `*` in a list whose values may be written.
@@ -67,6 +76,10 @@ impl Facts {
         self.shown.extend(other.shown.iter().cloned());
         self.plain.extend(other.plain.iter().cloned());
         self.written.extend(other.written.iter().cloned());
+        self.derived.extend(other.derived.iter().cloned());
+        self.computed.extend(other.computed.iter().cloned());
+        self.any_computed |= other.any_computed;
+        self.compares |= other.compares;
         self.star_shown |= other.star_shown;
         self.star_written |= other.star_written;
         self.any_shown |= other.any_shown;

@@ -200,6 +200,7 @@ impl Statement {
             || facts.shown.len() > MAX_COLUMNS
             || facts.plain.len() > MAX_COLUMNS
             || facts.written.len() > MAX_COLUMNS
+            || facts.computed.len() > MAX_COLUMNS
     }
 
     /// Adds an action, once.

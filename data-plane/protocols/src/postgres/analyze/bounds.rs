@@ -24,6 +24,15 @@ pub(super) fn bounds(condition: Option<&pb::Node>) -> bool {
     }
 }
 
+/// Whether the condition is that one column equals another, or does not.
+pub(super) fn equates(node: &pb::Node) -> bool {
+    let Some(NodeEnum::AExpr(expr)) = &node.node else { return false };
+    let column = |node: Option<&pb::Node>| matches!(node.and_then(|n| n.node.as_ref()), Some(NodeEnum::ColumnRef(_)));
+    let symbol = super::names::parts(&expr.name);
+    let equality = symbol.is_ok_and(|symbol| matches!(symbol.as_slice(), ["=" | "<>"]));
+    equality && column(expr.lexpr.as_deref()) && column(expr.rexpr.as_deref())
+}
+
 /// The column that a node is, without its table: `t.id = id` compares a column with itself.
 fn name_of(node: Option<&pb::Node>) -> Option<&str> {
     match node?.node.as_ref()? {

@@ -59,6 +59,10 @@ impl Analyzer<'_> {
             let Some(NodeEnum::ResTarget(target)) = &target.node else {
                 return Err(Unclassifiable::doubt("a list of values is not of a form that Postern knows"));
             };
+            if self.flow == Flow::Condition {
+                self.condition_target(target, stars)?;
+                continue;
+            }
             let bare = match target.val.as_ref().and_then(|value| value.node.as_ref()) {
                 Some(NodeEnum::ColumnRef(column)) => Some(column),
                 _ => None,
@@ -74,6 +78,20 @@ impl Analyzer<'_> {
             self.conditions(&target.indirection)?;
         }
         SEEN
+    }
+
+    /// A value that a condition is set against; EXISTS looks at none.
+    fn condition_target(&mut self, target: &pb::ResTarget, stars: Stars) -> Seen {
+        let before = std::mem::take(&mut self.atom);
+        let known = self.out.facts.any_computed;
+        let seen = self.maybe(target.val.as_deref());
+        let names = std::mem::replace(&mut self.atom, before);
+        if stars == Stars::Ignore {
+            self.out.facts.any_computed = known;
+        } else {
+            self.out.facts.computed.extend(names);
+        }
+        seen
     }
 
     fn star(&mut self, stars: Stars) {

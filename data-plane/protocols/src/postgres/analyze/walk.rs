@@ -54,6 +54,8 @@ pub(super) struct Analyzer<'a> {
     refs: BTreeSet<(String, bool, Flow)>,
     /// Lists of column aliases that may stand over a `*`.
     pub(super) renames: bool,
+    /// Columns that the condition at hand looks at.
+    pub(super) atom: Vec<String>,
     /// Column references seen so far.
     pub(super) columns: usize,
     /// Relations read so far with the name they are read under, in order.
@@ -73,6 +75,7 @@ impl<'a> Analyzer<'a> {
             ranges: BTreeSet::new(),
             refs: BTreeSet::new(),
             renames: false,
+            atom: Vec::new(),
             columns: 0,
             read_log: Vec::new(),
             excluded: false,
@@ -85,6 +88,7 @@ impl<'a> Analyzer<'a> {
             self.out.facts.any_shown |= self.out.facts.star_shown;
             self.out.facts.any_written |= self.out.facts.star_written;
         }
+        self.out.facts.any_computed |= self.out.facts.computed.iter().any(|name| self.ranges.contains(name));
         for (name, qualified, flow) in std::mem::take(&mut self.refs) {
             if self.ranges.contains(&name) {
                 self.flowing(flow, Self::any_column);
@@ -113,11 +117,30 @@ impl<'a> Analyzer<'a> {
 
     /// Conditions: whatever they look at does not flow on.
     pub(super) fn condition(&mut self, node: Option<&pb::Node>) -> Seen {
-        self.flowing(Flow::Condition, |this| this.maybe(node))
+        self.flowing(Flow::Condition, |this| node.map_or(SEEN, |node| this.test(node)))
     }
 
     pub(super) fn conditions(&mut self, nodes: &[pb::Node]) -> Seen {
-        self.flowing(Flow::Condition, |this| this.all(nodes))
+        self.flowing(Flow::Condition, |this| nodes.iter().try_for_each(|node| this.test(node)))
+    }
+
+    /// One condition. A column against what the client wrote is a guess, and one column equal to another is a join; anything else over
+    /// several columns may tell a value by the rows that pass.
+    fn test(&mut self, node: &pb::Node) -> Seen {
+        match &node.node {
+            Some(NodeEnum::BoolExpr(expr)) => expr.args.iter().try_for_each(|part| self.test(part)),
+            Some(NodeEnum::GroupingSet(set)) => set.content.iter().try_for_each(|part| self.test(part)),
+            _ => {
+                let before = std::mem::take(&mut self.atom);
+                let seen = self.expr(node);
+                let names = std::mem::replace(&mut self.atom, before);
+                if names.len() > 1 && !super::bounds::equates(node) {
+                    self.out.facts.compares = true;
+                    self.out.facts.computed.extend(names);
+                }
+                seen
+            }
+        }
     }
 
     pub(super) fn maybe(&mut self, node: Option<&pb::Node>) -> Seen {
@@ -227,6 +250,7 @@ impl<'a> Analyzer<'a> {
             return Err(Unclassifiable::doubt("a column has no name"));
         };
         if matches!(last.node, Some(NodeEnum::AStar(_))) {
+            self.out.facts.any_computed |= self.flow == Flow::Condition;
             self.any_column();
             return SEEN;
         }
@@ -239,6 +263,7 @@ impl<'a> Analyzer<'a> {
             if calls {
                 self.called(name);
             }
+            self.atom.push(name.to_owned());
             return SEEN;
         }
         if self.excluded && matches!(before, [range] if names::text(range)? == "excluded") {
@@ -267,6 +292,7 @@ impl<'a> Analyzer<'a> {
             Flow::Both => {
                 facts.shown.insert(name.to_owned());
                 facts.written.insert(name.to_owned());
+                facts.derived.insert(name.to_owned());
             }
             Flow::Condition => {}
         }
@@ -319,7 +345,6 @@ impl<'a> Analyzer<'a> {
         match self.flow {
             // EXISTS looks at no value, so what its list names goes nowhere.
             _ if exists => self.flowing(Flow::Condition, |this| this.select(select, Stars::Ignore)),
-            Flow::Condition => self.select(select, Stars::Ignore),
             _ => self.select(select, Stars::Opaque),
         }
     }

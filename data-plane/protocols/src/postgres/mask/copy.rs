@@ -161,7 +161,7 @@ impl Masking {
     fn copies_masked(&self, statement: &Statement) -> bool {
         let facts = &statement.facts;
         let sight = self.sight(facts);
-        let any = facts.any_shown || facts.star_shown;
+        let any = facts.any_shown || facts.star_shown || sight.told_by_rows(facts);
         facts.opaque_call || sight.unknown || sight.reaches(&facts.shown, any) || sight.reaches(&facts.plain, any)
     }
 }

@@ -120,7 +120,7 @@ impl Masking {
                 ));
             }
             let sight = self.sight(facts);
-            let moves = facts.star_written || facts.any_written;
+            let moves = facts.star_written || facts.any_written || sight.told_by_rows(facts);
             if sight.reaches(&facts.written, moves) || (sight.unknown && (moves || !facts.written.is_empty())) {
                 return Err(Unclassifiable::doubt(
                     "the statement would carry a masked column to where no mask covers it",
@@ -189,6 +189,12 @@ impl Masking {
         sight.reaches(&facts.shown, facts.any_shown).then(|| sight.mask())
     }
 
+    /// The mask of all columns of a result whose very rows may tell masked values.
+    fn everything(&self, facts: &Facts) -> Option<MaskFunction> {
+        let sight = self.sight(facts);
+        (self.active && sight.told_by_rows(facts)).then(|| sight.mask())
+    }
+
     /// Whether every relation that the statement reads is known, so that a table without a name here can only be one of the session's
     /// own temporary relations.
     fn unknown_is_temporary(&self, facts: &Facts) -> bool {
@@ -222,6 +228,12 @@ impl Masking {
 }
 
 impl Sight<'_> {
+    /// Whether which rows come hangs on more of a masked column than a guess of the client's.
+    fn told_by_rows(&self, facts: &Facts) -> bool {
+        self.reaches(&facts.computed, facts.any_computed)
+            || (facts.compares && self.reaches(&facts.derived, facts.any_shown))
+    }
+
     /// Whether any of `names` is a masked column of what is read, or `any` column may be meant.
     fn reaches(&self, names: &BTreeSet<String>, any: bool) -> bool {
         self.masked.iter().any(|mask| any || mask.names.iter().any(|name| names.contains(&**name)))

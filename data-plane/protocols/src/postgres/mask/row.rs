@@ -36,9 +36,12 @@ impl RowPlan {
             return Self { masks: Vec::new(), key: masking.key.clone(), plain: true };
         }
         let expression = masking.expression(&statement.facts);
+        let everything = masking.everything(&statement.facts);
         let temporary = masking.unknown_is_temporary(&statement.facts);
         let of = |field: &Field| {
-            let mask = if field.table == 0 {
+            let mask = if everything.is_some() {
+                everything.clone()
+            } else if field.table == 0 {
                 expression.clone()
             } else if masking.knows_table(field.table) {
                 // Attribute 0 is a row as one value, and below are the system's.

@@ -76,6 +76,11 @@ fn columns_by_their_origin() {
     assert_eq!(shown("SELECT * FROM customer_names", &[(20_003, 1), (20_003, 2)]), "--");
     assert_eq!(shown("SELECT * FROM customer_cards", &[(20_004, 1), (20_004, 2)]), "xx");
     assert_eq!(shown("SELECT * FROM whole", &[(20_010, 1)]), "x");
+    // Of another table, whose rows tell.
+    let told = "SELECT o.id FROM orders o, customers c WHERE chr(o.id) = left(c.email, 1)";
+    assert_eq!(shown(told, &[(20_002, 1)]), "x");
+    let derived = "SELECT o.id FROM orders o JOIN (SELECT left(email, 1) AS l FROM customers) c ON chr(o.id) = l";
+    assert_eq!(shown(derived, &[(20_002, 1)]), "x");
     // A column and a table that are not known, and the system's own.
     assert_eq!(shown("SELECT * FROM orders", &[(20_002, 9), (20_002, -1)]), "x-");
     assert_eq!(shown("SELECT * FROM fresh", &[(29_999, 1)]), "x");
@@ -135,6 +140,12 @@ fn expressions_that_may_hold_a_masked_value() {
         "UPDATE customers SET name = 'x' WHERE id = 1 RETURNING upper(email)",
         "INSERT INTO customers (id) VALUES (1) RETURNING new::text",
         "DELETE FROM customers WHERE id = 1 RETURNING upper(old.email)",
+        "SELECT string_agg(chr(g), '' ORDER BY i) FROM customers, generate_series(1, 9) i, generate_series(32, 127) g WHERE chr(g) = substr(email, i, 1)",
+        "SELECT g FROM generate_series(0, 255) g WHERE g = (SELECT ascii(email) FROM customers LIMIT 1)",
+        "SELECT g FROM generate_series(0, 255) g OFFSET (SELECT ascii(email) FROM customers LIMIT 1) LIMIT 1",
+        "SELECT g FROM generate_series(0, 255) g JOIN customers ON ascii(email) = g",
+        "SELECT g FROM generate_series(0, 255) g, customers c ORDER BY c::text LIKE '%' || chr(g) || '%'",
+        "SELECT g FROM generate_series(0, 255) g WHERE chr(g) IN (SELECT left(email, 1) FROM customers)",
         "SELECT a FROM customers c, LATERAL (SELECT c.email || '' AS a) l",
     ];
     for sql in masked {
@@ -147,6 +158,9 @@ fn expressions_that_may_hold_a_masked_value() {
         "SELECT name || 'x' FROM customers ORDER BY email",
         "SELECT exists(SELECT * FROM customers)",
         "SELECT now()",
+        "SELECT count(*) FROM customers c JOIN orders o ON o.customer_id = c.id WHERE lower(c.email) = lower($1)",
+        "SELECT count(*) FROM customers c JOIN orders o ON o.note = c.email AND o.total > c.id * 2",
+        "SELECT o.id + 1 FROM orders o WHERE EXISTS (SELECT email FROM customers c WHERE c.id = o.customer_id)",
         "SELECT count(*) FROM customer_cards",
         "SELECT upper(note) FROM orders",
         "SELECT upper(email) FROM app.customers",
@@ -190,6 +204,7 @@ fn masked_values_are_not_carried_off() {
         "SELECT 1 FROM customers c WHERE c.leak = ''",
         "SELECT email <<<>>> '' FROM customers",
         "SELECT 1 FROM customers ORDER BY email USING <<<>>>",
+        "INSERT INTO orders (id) SELECT g FROM generate_series(0, 255) g, customers WHERE chr(g) = left(email, 1)",
         "SELECT lo_from_bytea(0, email::bytea) FROM customers",
         "SELECT id::text INTO t FROM orders UNION SELECT email FROM customers",
         "CREATE TABLE t AS SELECT id::text FROM orders UNION SELECT email FROM customers",
