@@ -21,6 +21,8 @@ use crate::telemetry::MetricsHandle;
 
 /// How long requests may go on after shutdown has begun.
 const GRACE: Duration = Duration::from_secs(1);
+/// How often histograms are folded in on a node that nobody scrapes (I11).
+const UPKEEP: Duration = Duration::from_secs(30);
 
 /// Which parts of a role are ready to serve. Cheap to clone; a role with no part set yet is not ready.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +61,7 @@ impl Readiness {
 /// Serves until `shutdown`. `/healthz` answers while the process runs; `/readyz` answers 503 until every part is ready, and again
 /// once shutdown has begun.
 pub async fn serve(listener: TcpListener, metrics: MetricsHandle, readiness: Readiness, shutdown: CancellationToken) {
+    let upkeep = upkeep(metrics.clone());
     let state = Arc::new(Ops { metrics, readiness, shutdown: shutdown.clone() });
     let app = Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -76,6 +79,14 @@ pub async fn serve(listener: TcpListener, metrics: MetricsHandle, readiness: Rea
         },
         // A peer in the middle of a request does not hold the node's end up.
         () = overdue => {}
+        never = upkeep => match never {},
+    }
+}
+
+async fn upkeep(metrics: MetricsHandle) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        metrics.run_upkeep();
     }
 }
 
