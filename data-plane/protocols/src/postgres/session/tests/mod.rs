@@ -2,5 +2,6 @@
 
 mod differential;
 mod flows;
+mod masks;
 mod model;
 mod rig;
