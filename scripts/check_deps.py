@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Proves the house's rules that no compiler checks: who may import whom, purity, one crypto provider, licences, sizes, words.
+"""Proves the house's rules that neither the compiler nor cargo-deny checks: who may import whom, purity, sizes, words.
 
 Prints every fault, not the first. Exits 1 when there is one. Needs cargo and Python 3.9; no network.
 """
@@ -100,71 +100,6 @@ def purity() -> None:
                 faults.append(f"{config}: lacks the ban {line}")
 
 
-def deny_list() -> tuple[dict[str, str], set[str]]:
-    """Bans and licences, from deny.toml, so that there is one list."""
-    text = Path("deny.toml").read_text()
-    bans = dict(re.findall(r'\{ crate = "([^"]+)", reason = "([^"]+)" \}', text))
-    block = re.search(r"^allow = \[\n(.*?)^\]", text, re.M | re.S)
-    return bans, set(re.findall(r'"([^"]+)"', block.group(1) if block else ""))
-
-
-def licence_ok(expression: str, allowed: set[str]) -> bool:
-    """Whether the SPDX expression can be met with `allowed` alone; `/` is the old way to say OR."""
-    tokens = re.findall(r"\(|\)|[^\s()]+", expression.replace("/", " OR "))
-    position = 0
-
-    def primary() -> bool:
-        nonlocal position
-        token = tokens[position]
-        position += 1
-        if token == "(":
-            value = either()
-            position += 1
-            return value
-        if position + 1 < len(tokens) and tokens[position] == "WITH":
-            token = f"{token} WITH {tokens[position + 1]}"
-            position += 2
-            return token in allowed or token.split()[0] in allowed
-        return token in allowed
-
-    def both() -> bool:
-        nonlocal position
-        value = primary()
-        while position < len(tokens) and tokens[position] == "AND":
-            position += 1
-            right = primary()
-            value = value and right
-        return value
-
-    def either() -> bool:
-        nonlocal position
-        value = both()
-        while position < len(tokens) and tokens[position] == "OR":
-            position += 1
-            right = both()
-            value = value or right
-        return value
-
-    return either()
-
-
-def crates(meta: dict) -> None:
-    bans, licences = deny_list()
-    if not bans or not licences:
-        faults.append("deny.toml: cannot find its bans or licences")
-    used = tree("--workspace", "-e", "normal,build,dev")
-    for name in sorted(used & bans.keys()):
-        faults.append(f"{name} is in the tree: {bans[name]}: cargo tree --workspace -i {name}")
-    for package in meta["packages"]:
-        if package["source"] is None or package["name"] not in used:
-            continue
-        if not package["source"].startswith("registry+"):
-            faults.append(f"{package['name']}: not from the crate registry: {package['source']}")
-        expression = package["license"] or ""
-        if not expression or not licence_ok(expression, licences):
-            faults.append(f"{package['name']} {package['version']}: licence {expression or 'missing'!r} is not in deny.toml")
-
-
 def text_files() -> list[Path]:
     listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
     return [Path(name) for name in listed.split("\0") if name and Path(name).is_file()]
@@ -194,13 +129,12 @@ def main() -> None:
     meta = metadata()
     imports(meta)
     purity()
-    crates(meta)
     sizes_and_words()
     for fault in faults:
         print(f"check_deps: {fault}", file=sys.stderr)
     if faults:
         sys.exit(f"check_deps: {len(faults)} faults")
-    print("check_deps: import rules, purity, bans, licences, sizes and words are as they should be")
+    print("check_deps: import rules, purity, sizes and words are as they should be")
 
 
 if __name__ == "__main__":
