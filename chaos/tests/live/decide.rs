@@ -69,6 +69,16 @@ fn a_denial_inside_a_transaction_aborts_it_as_the_server_would() {
 }
 
 #[test]
+fn a_typing_error_is_told_as_one_and_never_forwarded() {
+    let (postgres, postern) = shop();
+    let connection = postern.as_member("alice", &["analysts"]).unwrap();
+    let run = connection.run("SELEKT 1;\nSELECT 'alive';\n").unwrap();
+    assert_has(&run.stderr, &["42601", "syntax error", "dec_"]);
+    assert_eq!(run.stdout, "alive\n");
+    assert!(!postgres.log().contains("SELEKT"));
+}
+
+#[test]
 fn nothing_is_permitted_by_default() {
     let (_postgres, postern) = shop();
     let stranger = postern.as_member("sam", &["nobodys"]).unwrap().run("SELECT 1").unwrap();

@@ -184,3 +184,25 @@ fn spans_go_to_a_collector_and_a_silent_one_does_no_harm() {
     assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     three.stop().unwrap();
 }
+
+/// I9: policy that nobody has confirmed for longer than the limit opens no session.
+#[test]
+fn stale_policy_has_a_bound() {
+    let options = RoleOptions { gateway: "staleness_limit = \"8s\"\n".to_owned(), ..Default::default() };
+    let (_postgres, mut three) = start(options);
+    let connection = three.connection("shop-direct", "alice", &["analysts"]).unwrap();
+    connection.run("SELECT 1").unwrap().ok().unwrap();
+    three.control().unwrap().kill9().unwrap();
+    connection.run("SELECT 1").unwrap().ok().expect("its last policy is good for a while");
+    let mut stderr = String::new();
+    wait_until(Duration::from_secs(30), "the limit", || {
+        let run = connection.run("SELECT 1")?;
+        stderr = run.stderr;
+        Ok(!run.status.success())
+    })
+    .unwrap();
+    assert_has(&stderr, &["FATAL", "no current policy"]);
+    three.start_control().unwrap();
+    wait_until(Duration::from_secs(30), "policy to be confirmed", || Ok(connection.run("SELECT 1")?.status.success()))
+        .unwrap();
+}
