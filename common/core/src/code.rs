@@ -13,6 +13,8 @@ pub enum Code {
     Denied,
     /// The operation could not be parsed, classified or resolved (I3).
     Unclassifiable,
+    /// The statement is not of the target's grammar, so it is in doubt (I3).
+    SyntaxError,
     /// A held operation was denied by a reviewer.
     ApprovalDenied,
     /// A held operation was not reviewed in time.
@@ -64,6 +66,7 @@ impl Code {
         match self {
             Self::Denied => "denied",
             Self::Unclassifiable => "unclassifiable",
+            Self::SyntaxError => "syntax-error",
             Self::ApprovalDenied => "approval-denied",
             Self::ApprovalExpired => "approval-expired",
             Self::Cancelled => "cancelled",

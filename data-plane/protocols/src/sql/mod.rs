@@ -161,7 +161,7 @@ pub enum SessionEffect {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Unclassifiable {
-    /// For the client: [`Code::Unclassifiable`], [`Code::Unsupported`] or [`Code::TooLarge`].
+    /// For the client: [`Code::Unclassifiable`], [`Code::SyntaxError`], [`Code::Unsupported`] or [`Code::TooLarge`].
     pub code: Code,
     /// For the client and the recording. Holds no literal of the statement.
     pub reason: String,
@@ -171,6 +171,12 @@ impl Unclassifiable {
     /// In doubt.
     pub fn doubt(reason: impl Into<String>) -> Self {
         Self { code: Code::Unclassifiable, reason: reason.into() }
+    }
+
+    /// Not of the target's grammar. The parser's own words would quote the text, so they go nowhere.
+    #[must_use]
+    pub fn syntax() -> Self {
+        Self { code: Code::SyntaxError, reason: "syntax error: the statement cannot be parsed".into() }
     }
 
     /// Understood, and not supported.

@@ -78,8 +78,7 @@ fn parse(text: &str) -> Result<pg_query::protobuf::ParseResult, Unclassifiable> 
     }
     match std::panic::catch_unwind(|| pg_query::parse(text, 0)) {
         Ok(Ok(parsed)) => Ok(parsed.protobuf),
-        // The parser's message may quote the text, so it is not passed on.
-        Ok(Err(pg_query::Error::Parse(_))) => Err(Unclassifiable::doubt("the statement cannot be parsed")),
+        Ok(Err(pg_query::Error::Parse(_))) => Err(Unclassifiable::syntax()),
         Ok(Err(_)) => Err(Unclassifiable::doubt("the statement is nested deeper than Postern follows")),
         Err(_) => Err(Unclassifiable::doubt("the statement is not of a form that Postern knows")),
     }

@@ -40,6 +40,8 @@ pub const fn sqlstate(code: Code) -> &'static str {
     match code {
         // insufficient_privilege
         Code::Denied | Code::Unclassifiable | Code::ApprovalDenied | Code::ApprovalExpired => "42501",
+        // syntax_error: drivers tell a typing error from a denial.
+        Code::SyntaxError => "42601",
         // query_canceled
         Code::Cancelled => "57014",
         // protocol_violation
@@ -77,6 +79,7 @@ pub const fn client_message(code: Code) -> &'static str {
     match code {
         Code::Denied => "denied by policy",
         Code::Unclassifiable => "denied: what the statement does is in doubt",
+        Code::SyntaxError => "syntax error",
         Code::ApprovalDenied => "denied by a reviewer",
         Code::ApprovalExpired => "denied: nobody reviewed it in time",
         Code::Cancelled => "canceled by the client",
