@@ -69,6 +69,21 @@ fn a_denial_inside_a_transaction_aborts_it_as_the_server_would() {
 }
 
 #[test]
+fn a_table_made_since_the_session_opened_is_known_at_once() {
+    let (postgres, postern) = shop();
+    let grant = "apiVersion: postern/v1\nkind: Policy\nmetadata: {name: late}\nspec:\n  effect: permit\n  \
+                 principals: {groups: [analysts]}\n  targets: {names: [shop]}\n  actions: [\"sql:select\"]\n  \
+                 resources: [public.late]\n";
+    postern.apply(grant).unwrap();
+    let mut client = postern_chaos::live::wire::Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+    client.login("shop", "shop", &postern.token("alice", &["analysts"]).unwrap()).unwrap();
+    // Made behind Postern's back, by another connection.
+    postgres.sql("shop", "CREATE TABLE late AS SELECT 42 AS answer; GRANT SELECT ON late TO PUBLIC").unwrap();
+    let kinds: String = client.query("SELECT * FROM late").unwrap().iter().map(|message| message.kind).collect();
+    assert_eq!(kinds, "TDCZ");
+}
+
+#[test]
 fn a_typing_error_is_told_as_one_and_never_forwarded() {
     let (postgres, postern) = shop();
     let connection = postern.as_member("alice", &["analysts"]).unwrap();

@@ -47,11 +47,12 @@ impl Relay {
 
     async fn decide_as(
         &mut self,
-        pending: Box<Pending>,
+        mut pending: Box<Pending>,
         asked: Asked,
         id: DecisionId,
         operation_id: OperationId,
     ) -> Result<(), End> {
+        self.settle_names(&mut pending).await;
         let began = Instant::now();
         let operation = match pending.operation(operation_id, self.to.session) {
             Ok(operation) => operation,
@@ -107,7 +108,6 @@ impl Relay {
             reason = denial.decision.reason,
             "denied"
         );
-        self.doubt_names(pending.actions().unwrap_or_default());
         let digest = Digest::of(self.to.session, pending.text(), pending.parameters());
         let event = event(operation, &pending, denial.decision.clone(), digest);
         match self.recorder.enqueue(&event).await {

@@ -4,20 +4,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_core::action::Action;
+use postern_core::policy::Verdict;
 use postern_core::snapshot::Snapshot;
 use postern_core::{Name, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
 use postern_protocols::postgres::catalog::Catalog;
 use postern_protocols::postgres::mask::Masking;
+use postern_protocols::postgres::session::Pending;
+use postern_runtime::clock;
 use postern_runtime::supervisor::OnEnd;
 use tokio::sync::oneshot;
 
 use super::relay::Relay;
 use crate::catalogs::{CatalogsError, Dated, FRESH};
 
-/// A catalog younger than this is not read again for a name that it lacks.
+/// A catalog is not read again for a name that it lacks before it is this old.
 const DOUBTED: Duration = Duration::from_secs(1);
-/// How long a statement waits for a catalog that the session itself made old.
+/// How long a statement waits for the catalog that it needs.
 const WAIT: Duration = Duration::from_secs(20);
 
 /// A reading of the catalog that is under way.
@@ -41,6 +44,12 @@ impl Refresh {
             Err(_) => None,
         }
     }
+}
+
+/// A name that is in no schema known here. (`?.?` is what a CASCADE reaches: no catalog tells that.)
+fn is_unresolved(action: &Action) -> bool {
+    let mut parts = action.object.path.iter().rev().map(|part| &**part);
+    parts.next() != Some("?") && parts.any(|part| part == "?")
 }
 
 /// The masking rules that hold for `principal`, resolved on this catalog.
@@ -74,11 +83,24 @@ impl Relay {
         }
     }
 
-    /// A name could not be resolved: it may be newer than the catalog. The next statement finds it.
-    pub(super) fn doubt_names(&mut self, actions: &[Action]) {
-        let unresolved = actions.iter().any(|action| action.object.path.iter().any(|part| &**part == "?"));
-        if unresolved && self.refresh.is_none() && self.catalog.read_at.elapsed() > DOUBTED {
+    /// Before `pending` is denied for a name that could not be resolved: it may be newer than the catalog, so that is read anew. At most
+    /// once in [`DOUBTED`], which such statements wait for: names that are not there must not become a load on the target.
+    pub(super) async fn settle_names(&mut self, pending: &mut Pending) {
+        let Ok(operation) = pending.operation(clock::operation_id(), self.to.session) else { return };
+        if !operation.actions.iter().any(is_unresolved)
+            || !matches!(self.slice.decide(&operation, clock::decision_id(), clock::now()), Verdict::Deny(_))
+        {
+            return;
+        }
+        tokio::time::sleep(DOUBTED.saturating_sub(self.catalog.read_at.elapsed())).await;
+        if self.refresh.as_ref().is_none_or(|refresh| refresh.change.is_none()) {
             self.read_catalog(Instant::now(), None);
+        }
+        if let Some(mut refresh) = self.refresh.take() {
+            let change = refresh.change;
+            let done = tokio::time::timeout(WAIT, refresh.done()).await.ok().flatten();
+            self.take_catalog(done, change);
+            self.session.reconsider(pending);
         }
     }
 

@@ -10,7 +10,7 @@ pub(crate) const PASSWORD: &str = "target-secret";
 pub(crate) struct Target {
     pub(crate) port: u16,
     server: Child,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn binaries() -> PathBuf {
@@ -66,7 +66,7 @@ impl Target {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let target = Self { port, server, _dir: dir };
+        let target = Self { port, server, dir };
         let began = Instant::now();
         let client = loop {
             match target.direct().await {
@@ -91,8 +91,13 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         // A fast shutdown (section "Shutting Down the Server").
-        let pid = self.server.id().to_string();
-        let _ = Command::new("kill").args(["-INT", &pid]).status();
+        let data = self.dir.path().join("data");
+        let stopped = as_postgres(&binaries().join("pg_ctl"))
+            .args(["-m", "fast", "-s", "stop", "-D", data.to_str().unwrap_or_default()])
+            .status();
+        if !stopped.is_ok_and(|stopped| stopped.success()) {
+            let _ = self.server.kill();
+        }
         let _ = self.server.wait();
     }
 }

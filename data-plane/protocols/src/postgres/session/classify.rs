@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::Session;
 use super::names::{self, Prepared};
+use super::step::{Message as Held, Pending};
 use crate::postgres::analyze::{self, CopyDirection, Statement, Unclassifiable};
 use crate::postgres::mask::CopyMask;
 
@@ -44,6 +45,32 @@ impl Session {
         let statement = self.classify(&found.text)?;
         self.statements.reclassified(name, found.id, &statement, self.generation);
         Ok(statement)
+    }
+
+    /// Classifies anew what waits to be decided, after [`Session::set_context`]: a name that was not known may be known now.
+    pub fn reconsider(&mut self, pending: &mut Pending) {
+        if pending.generation == self.generation {
+            return;
+        }
+        match &mut pending.message {
+            Held::Query { .. } => pending.classified = self.classify(&pending.text),
+            Held::Parse { prepared: Some(prepared), .. } => {
+                pending.classified = self.classify(&pending.text);
+                if let Ok(statement) = &pending.classified {
+                    prepared.statement = Arc::clone(statement);
+                    prepared.generation = self.generation;
+                }
+            }
+            Held::Bind { source, .. } if !source.by_sql => {
+                pending.classified = self.classify(&pending.text);
+                if let Ok(statement) = &pending.classified {
+                    self.statements.reclassified(&source.name, source.id, statement, self.generation);
+                }
+            }
+            // Refused already, or read by the names of its PREPARE.
+            Held::Parse { prepared: None, .. } | Held::Bind { .. } | Held::FunctionCall => return,
+        }
+        pending.generation = self.generation;
     }
 
     /// Whether masks can be laid over it, and its effects be followed.
