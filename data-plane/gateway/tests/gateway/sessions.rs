@@ -41,7 +41,7 @@ async fn permitted_and_denied() {
         ("DELETE FROM items", "42501"),
         ("SELECT * FROM secrets", "42501"),
         ("SELECT pg_read_file('/etc/passwd')", "42501"),
-        ("SELEC 1", "42501"),
+        ("SELEC 1", "42601"),
         ("DO $$ BEGIN END $$", "42501"),
     ] {
         let error = client.sql.simple_query(statement).await.unwrap_err();
