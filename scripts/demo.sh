@@ -20,7 +20,8 @@ postern_pid='' psql_pid='' as_pg=() pg_bin=''
 stop_all() {
     [[ -z $psql_pid ]] || kill "$psql_pid" 2>/dev/null || true
     if [[ -n $postern_pid ]] && kill -INT "$postern_pid" 2>/dev/null; then wait "$postern_pid" || true; fi
-    [[ ! -f $work/pg/data/postmaster.pid ]] || "${as_pg[@]}" "$pg_bin/pg_ctl" -D "$work/pg/data" -m fast -w stop >/dev/null || true
+    # From a folder that its user may read.
+    [[ ! -f $work/pg/data/postmaster.pid ]] || (cd "$work" && "${as_pg[@]}" "$pg_bin/pg_ctl" -D "$work/pg/data" -m fast -w stop) >/dev/null || true
 }
 finish() {
     local code=$?
