@@ -54,7 +54,7 @@ pub(crate) fn all(bench: &mut Criterion) {
     let context = AnalyzeContext::new("shop", Arc::clone(&catalog), 1 << 20);
     let names = SessionNames::default();
     for (name, sql) in [
-        ("pgbench's select", "SELECT abalance FROM pgbench_accounts WHERE aid = 4711;"),
+        ("a select", "SELECT abalance FROM pgbench_accounts WHERE aid = 4711;"),
         ("an update", "UPDATE orders SET status = 'paid', amount = amount * 1.1 WHERE id IN (1, 2, 3) RETURNING id"),
         (
             "a report",

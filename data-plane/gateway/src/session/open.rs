@@ -1,6 +1,6 @@
 //! From an accepted connection to a session that can be relayed: handshake, token, target, recording, login.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -126,6 +126,11 @@ async fn attempt(
     begin(*startup, admitted, current, from, shared, slot).await
 }
 
+/// In clear only on the machine itself.
+fn demanded_of(client: IpAddr) -> Tls {
+    if client.to_canonical().is_loopback() { Tls::Optional } else { Tls::Required }
+}
+
 /// The handshake up to the request for the token.
 async fn greet(
     stream: TcpStream,
@@ -134,9 +139,7 @@ async fn greet(
     slot: &mut Option<Connection>,
 ) -> Result<(Box<Startup>, postern_protocols::postgres::handshake::AwaitPassword), Refused> {
     stream.set_nodelay(true)?;
-    // In clear only on the machine itself.
-    let tls = if from.ip().to_canonical().is_loopback() { Tls::Optional } else { Tls::Required };
-    let mut state = AwaitStartup::new(tls);
+    let mut state = AwaitStartup::new(demanded_of(from.ip()));
     *slot = Some(Connection { stream: Box::new(stream), received: BytesMut::with_capacity(BUFFER) });
     loop {
         let connection = slot.as_mut().ok_or(Refused::Silently)?;
@@ -289,4 +292,19 @@ pub(super) async fn farewell(mut stream: BoxStream, bytes: &[u8]) {
         Ok::<_, std::io::Error>(())
     };
     let _ = tokio::time::timeout(FAREWELL, told).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_is_demanded_off_loopback() {
+        for near in ["127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(demanded_of(near.parse().unwrap()), Tls::Optional, "{near}");
+        }
+        for far in ["10.0.0.1", "0.0.0.0", "192.0.2.7", "fe80::1", "::ffff:10.0.0.1", "2001:db8::1"] {
+            assert_eq!(demanded_of(far.parse().unwrap()), Tls::Required, "{far}");
+        }
+    }
 }
