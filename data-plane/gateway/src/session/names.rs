@@ -86,10 +86,12 @@ impl Relay {
     /// Before `pending` is denied for a name that could not be resolved: it may be newer than the catalog, so that is read anew. At most
     /// once in [`DOUBTED`], which such statements wait for: names that are not there must not become a load on the target.
     pub(super) async fn settle_names(&mut self, pending: &mut Pending) {
+        // The common way out, before anything is built.
+        if !pending.actions().is_ok_and(|actions| actions.iter().any(is_unresolved)) {
+            return;
+        }
         let Ok(operation) = pending.operation(clock::operation_id(), self.to.session) else { return };
-        if !operation.actions.iter().any(is_unresolved)
-            || !matches!(self.slice.decide(&operation, clock::decision_id(), clock::now()), Verdict::Deny(_))
-        {
+        if !matches!(self.slice.decide(&operation, clock::decision_id(), clock::now()), Verdict::Deny(_)) {
             return;
         }
         tokio::time::sleep(DOUBTED.saturating_sub(self.catalog.read_at.elapsed())).await;
