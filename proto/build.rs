@@ -8,6 +8,7 @@ use prost::Message as _;
 const FILES: &[&str] = &[
     "postern/resource/v1/resource.proto",
     "postern/resource/v1/identity.proto",
+    "postern/resource/v1/cluster.proto",
     "postern/admin/v1/admin.proto",
     "postern/gateway/v1/gateway.proto",
     "postern/state/v1/state.proto",

@@ -312,7 +312,9 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
         "policy" | "policies" => Ok(Kind::Policy),
         "maskingrule" | "maskingrules" => Ok(Kind::MaskingRule),
         "secret" | "secrets" => Ok(Kind::Secret),
-        _ => Err("expected issuer, target, policy, maskingrule or secret".to_owned()),
+        "role" | "roles" => Ok(Kind::Role),
+        "rolebinding" | "rolebindings" => Ok(Kind::RoleBinding),
+        _ => Err("expected issuer, target, policy, maskingrule, secret, role or rolebinding".to_owned()),
     }
 }
 

@@ -10,6 +10,8 @@ pub(super) const fn columns(kind: Kind) -> &'static [&'static str] {
         Kind::Policy => &["EFFECT", "PRINCIPALS", "TARGETS", "ACTIONS", "RESOURCES"],
         Kind::MaskingRule => &["TARGETS", "COLUMNS", "MASK", "EXEMPT"],
         Kind::Secret => &[],
+        Kind::Role => &["GRANTS", "DESCRIPTION"],
+        Kind::RoleBinding => &["ROLE", "SUBJECTS"],
     }
 }
 
@@ -25,6 +27,16 @@ pub(super) fn cells(resource: &pb::Resource) -> Vec<String> {
             join(&spec.exempt_groups),
         ],
         Some(pb::resource::Spec::Secret(_)) | None => Vec::new(),
+        Some(pb::resource::Spec::Role(spec)) => {
+            let grant = |grant: &pb::Grant| format!("{}: {}", join(&grant.objects), join(&grant.verbs));
+            let grants: Vec<String> = spec.grants.iter().map(grant).collect();
+            vec![grants.join("; "), spec.description.clone()]
+        }
+        Some(pb::resource::Spec::RoleBinding(spec)) => {
+            let subjects = spec.subjects.clone().unwrap_or_default();
+            let subjects: Vec<String> = subjects.groups.into_iter().chain(subjects.subjects).collect();
+            vec![spec.role.clone(), join(&subjects)]
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) fn read(kind: Kind, mut spec: Object<'_>, base: &Path) -> Spec {
         Kind::Policy => Spec::Policy(policy(&mut spec)),
         Kind::MaskingRule => Spec::MaskingRule(masking_rule(&mut spec)),
         Kind::Secret => Spec::Secret(secret(&mut spec, base)),
+        Kind::Role => Spec::Role(role(&mut spec)),
+        Kind::RoleBinding => Spec::RoleBinding(role_binding(&mut spec)),
     };
     spec.finish();
     read
@@ -62,10 +64,9 @@ fn target(spec: &mut Object<'_>, base: &Path) -> pb::TargetSpec {
         read
     });
     let credential = spec.object("credential").map(|mut credential| {
-        let read = pb::TargetCredential {
-            username: credential.required("username"),
-            secret: credential.string("secret").unwrap_or_default(),
-        };
+        let source = credential_source(&mut credential);
+        let username = credential.string("username").unwrap_or_default();
+        let read = pb::TargetCredential { username, source };
         credential.finish();
         read
     });
@@ -78,6 +79,52 @@ fn target(spec: &mut Object<'_>, base: &Path) -> pb::TargetSpec {
         databases: spec.strings("databases"),
         disabled: spec.bool("disabled").unwrap_or_default(),
     }
+}
+
+/// At most one of `secret`, `env`, `file`, `vaultKv` and `vaultDatabase`.
+fn credential_source(credential: &mut Object<'_>) -> Option<pb::target_credential::Source> {
+    use pb::target_credential::Source;
+    const FORMS: [&str; 5] = ["secret", "env", "file", "vaultKv", "vaultDatabase"];
+    if FORMS.iter().filter(|form| credential.has(form)).count() > 1 {
+        let line = credential.line();
+        credential.faults.add(line, "spec.credential", format!("expected at most one of {}", FORMS.join(", ")));
+    }
+    let kv = credential.object("vaultKv").map(|mut kv| {
+        let read = pb::VaultKv {
+            mount: kv.string("mount").unwrap_or_default(),
+            path: kv.required("path"),
+            field: kv.string("field").unwrap_or_default(),
+            version: kv.number("version").unwrap_or_default(),
+        };
+        kv.finish();
+        Source::VaultKv(read)
+    });
+    let database = credential.object("vaultDatabase").map(|mut database| {
+        let read =
+            pb::VaultDatabase { mount: database.string("mount").unwrap_or_default(), role: database.required("role") };
+        database.finish();
+        Source::VaultDatabase(read)
+    });
+    let (secret, env, file) = (credential.string("secret"), credential.string("env"), credential.string("file"));
+    secret.map(Source::Secret).or(env.map(Source::Env)).or(file.map(Source::File)).or(kv).or(database)
+}
+
+fn role(spec: &mut Object<'_>) -> pb::RoleSpec {
+    let grants = spec.objects("grants").into_iter().map(|mut grant| {
+        let read = pb::Grant { objects: grant.strings("objects"), verbs: grant.strings("verbs") };
+        grant.finish();
+        read
+    });
+    pb::RoleSpec { grants: grants.collect(), description: spec.string("description").unwrap_or_default() }
+}
+
+fn role_binding(spec: &mut Object<'_>) -> pb::RoleBindingSpec {
+    let subjects = spec.object("subjects").map(|mut subjects| {
+        let read = pb::PrincipalSelector { groups: subjects.strings("groups"), subjects: subjects.strings("subjects") };
+        subjects.finish();
+        read
+    });
+    pb::RoleBindingSpec { role: spec.required("role"), subjects }
 }
 
 fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {

@@ -87,6 +87,38 @@ kind: Secret
 metadata: {name: shop-password}
 spec: {value: correct horse}
 ---
+apiVersion: postern/v1
+kind: Target
+metadata: {name: t-kv}
+spec:
+  protocol: postgres
+  address: db:5432
+  credential: {username: app, vaultKv: {path: team/shop, field: pw, version: 3}}
+---
+apiVersion: postern/v1
+kind: Target
+metadata: {name: t-lease}
+spec:
+  protocol: postgres
+  address: db:5432
+  credential: {vaultDatabase: {mount: db, role: reader}}
+---
+apiVersion: postern/v1
+kind: Role
+metadata: {name: target-editor}
+spec:
+  description: may change targets
+  grants:
+    - {objects: [targets], verbs: [get, list, update]}
+    - {objects: ['*'], verbs: [get]}
+---
+apiVersion: postern/v1
+kind: RoleBinding
+metadata: {name: editors}
+spec:
+  role: target-editor
+  subjects: {groups: [dba], subjects: [corp/alice]}
+---
 ";
 
 #[test]
@@ -94,7 +126,7 @@ fn what_is_shown_reads_back() {
     let (mut manifests, mut wrong) = (Vec::new(), Vec::new());
     parse("f.yaml", GOOD, Path::new("."), &mut manifests, &mut wrong);
     assert_eq!(wrong, vec![]);
-    assert_eq!(manifests.len(), 7);
+    assert_eq!(manifests.len(), 11);
     for manifest in &manifests {
         let text = crate::yaml::emit(&render(&manifest.resource));
         let (mut again, mut wrong) = (Vec::new(), Vec::new());
@@ -159,7 +191,7 @@ a: [unclosed
         "f.yaml:18: spec.address: ",
         "f.yaml:19: spec.tls.caFile: cannot read /does/not/exist",
         "f.yaml:21: spec.disabled: expected true or false",
-        "f.yaml:24: kind: expected Secret, Issuer, Target, Policy, MaskingRule, not \"Gadget\"",
+        "f.yaml:24: kind: expected Secret, Issuer, Target, Policy, MaskingRule, Role, RoleBinding, not \"Gadget\"",
         "f.yaml:28: expected a mapping, found a single value",
         "f.yaml:33: spec: expected exactly one of value",
     ];

@@ -63,6 +63,18 @@ impl<'a> Object<'a> {
         Self::new(node, &self.path(key), self.faults)
     }
 
+    /// A list of mappings.
+    pub(super) fn objects(&mut self, key: &'static str) -> Vec<Self> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let Value::Sequence(items) = &node.value else {
+            self.fault(key, format!("expected a list, found {}", node.describe()));
+            return Vec::new();
+        };
+        let path = self.path(key);
+        let item = |(place, item)| Self::new(item, &format!("{path}[{place}]"), self.faults);
+        items.iter().enumerate().filter_map(item).collect()
+    }
+
     pub(super) fn string(&mut self, key: &'static str) -> Option<String> {
         let node = self.node(key)?;
         text(node, &self.path(key), self.faults)

@@ -22,6 +22,8 @@ pub(crate) fn render(resource: &pb::Resource) -> Value {
         Some(pb::resource::Spec::Policy(spec)) => ("Policy", policy(spec)),
         Some(pb::resource::Spec::MaskingRule(spec)) => ("MaskingRule", masking_rule(spec)),
         Some(pb::resource::Spec::Secret(_)) => ("Secret", json!({"stored": true})),
+        Some(pb::resource::Spec::Role(spec)) => ("Role", role(spec)),
+        Some(pb::resource::Spec::RoleBinding(spec)) => ("RoleBinding", role_binding(spec)),
         None => ("Unknown", json!({})),
     };
     json!({"apiVersion": API_VERSION, "kind": kind, "metadata": shown.0, "spec": spec})
@@ -109,10 +111,7 @@ fn target(spec: &pb::TargetSpec) -> Value {
         fields.value("tls", shown.done());
     }
     if let Some(credential) = &spec.credential {
-        let mut shown = Fields::default();
-        shown.text("username", &credential.username);
-        shown.text("secret", &credential.secret);
-        fields.value("credential", shown.done());
+        fields.value("credential", target_credential(credential));
     }
     fields.text("agentPool", &spec.agent_pool);
     fields.list("databases", &spec.databases);
@@ -122,6 +121,59 @@ fn target(spec: &pb::TargetSpec) -> Value {
     fields.done()
 }
 
+fn target_credential(credential: &pb::TargetCredential) -> Value {
+    use pb::target_credential::Source;
+    let mut shown = Fields::default();
+    shown.text("username", &credential.username);
+    match &credential.source {
+        None => {}
+        Some(Source::Secret(name)) => shown.text("secret", name),
+        Some(Source::Env(variable)) => shown.text("env", variable),
+        Some(Source::File(path)) => shown.text("file", path),
+        Some(Source::VaultKv(kv)) => {
+            let mut fields = Fields::default();
+            fields.text("mount", &kv.mount);
+            fields.text("path", &kv.path);
+            fields.text("field", &kv.field);
+            if kv.version > 0 {
+                fields.value("version", json!(kv.version));
+            }
+            shown.value("vaultKv", fields.done());
+        }
+        Some(Source::VaultDatabase(database)) => {
+            let mut fields = Fields::default();
+            fields.text("mount", &database.mount);
+            fields.text("role", &database.role);
+            shown.value("vaultDatabase", fields.done());
+        }
+    }
+    shown.done()
+}
+
+fn role(spec: &pb::RoleSpec) -> Value {
+    let grant = |grant: &pb::Grant| json!({"objects": grant.objects, "verbs": grant.verbs});
+    let mut fields = Fields::default();
+    fields.value("grants", Value::Array(spec.grants.iter().map(grant).collect()));
+    fields.text("description", &spec.description);
+    fields.done()
+}
+
+fn role_binding(spec: &pb::RoleBindingSpec) -> Value {
+    let mut fields = Fields::default();
+    fields.text("role", &spec.role);
+    fields.value("subjects", principals(spec.subjects.as_ref()));
+    fields.done()
+}
+
+fn principals(selector: Option<&pb::PrincipalSelector>) -> Value {
+    let mut shown = Fields::default();
+    if let Some(selector) = selector {
+        shown.list("groups", &selector.groups);
+        shown.list("subjects", &selector.subjects);
+    }
+    shown.done()
+}
+
 fn policy(spec: &pb::PolicySpec) -> Value {
     let mut fields = Fields::default();
     match spec.effect() {
@@ -129,11 +181,8 @@ fn policy(spec: &pb::PolicySpec) -> Value {
         pb::Effect::Deny => fields.text("effect", "deny"),
         pb::Effect::Unspecified => {}
     }
-    if let Some(principals) = &spec.principals {
-        let mut shown = Fields::default();
-        shown.list("groups", &principals.groups);
-        shown.list("subjects", &principals.subjects);
-        fields.value("principals", shown.done());
+    if spec.principals.is_some() {
+        fields.value("principals", principals(spec.principals.as_ref()));
     }
     targets(spec.targets.as_ref(), &mut fields);
     fields.list("actions", &spec.actions);

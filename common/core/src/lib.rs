@@ -4,6 +4,8 @@
 
 pub mod action;
 pub mod approval;
+pub mod audit;
+pub mod cluster;
 pub mod code;
 pub mod id;
 pub mod issuer;
@@ -15,6 +17,7 @@ pub mod policy;
 pub mod principal;
 pub mod recording;
 pub mod resource;
+pub mod role;
 pub mod secret;
 pub mod session;
 pub mod snapshot;

@@ -9,6 +9,7 @@ use crate::issuer::Issuer;
 use crate::masking::MaskingRule;
 use crate::name::Name;
 use crate::policy::Policy;
+use crate::role::{Role, RoleBinding};
 use crate::secret::Sealed;
 use crate::target::Target;
 use crate::time::Timestamp;
@@ -29,7 +30,7 @@ pub struct Metadata {
     pub name: Name,
     /// For selectors.
     pub labels: BTreeMap<String, String>,
-    /// The Raft index of the last change; in a write, the revision that the writer has seen (0: none).
+    /// The Raft index of the last change; in a write, the revision that the writer has seen (0: none; [`ANY_REVISION`]).
     pub revision: u64,
     /// When it was first declared.
     pub created_at: Timestamp,
@@ -50,6 +51,10 @@ pub enum Spec {
     MaskingRule(MaskingRule),
     /// A secret, at rest.
     Secret(Sealed),
+    /// What may be done through the public API.
+    Role(Role),
+    /// Who may.
+    RoleBinding(RoleBinding),
 }
 
 /// The kinds of declared object.
@@ -65,7 +70,14 @@ pub enum Kind {
     MaskingRule,
     /// [`Spec::Secret`]
     Secret,
+    /// [`Spec::Role`]
+    Role,
+    /// [`Spec::RoleBinding`]
+    RoleBinding,
 }
+
+/// In the revision of an object that is to be written: whatever it is at, or whether it is there at all.
+pub const ANY_REVISION: u64 = u64::MAX;
 
 /// A field that is not as it must be, by its path in the object (`spec.targets.names[2]`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,13 +98,25 @@ impl Spec {
             Self::Policy(_) => Kind::Policy,
             Self::MaskingRule(_) => Kind::MaskingRule,
             Self::Secret(_) => Kind::Secret,
+            Self::Role(_) => Kind::Role,
+            Self::RoleBinding(_) => Kind::RoleBinding,
         }
     }
 }
 
 impl Kind {
     /// Every kind, in the order in which they refer to each other.
-    pub const ALL: [Self; 5] = [Self::Secret, Self::Issuer, Self::Target, Self::Policy, Self::MaskingRule];
+    pub const ALL: [Self; 7] =
+        [Self::Secret, Self::Issuer, Self::Target, Self::Policy, Self::MaskingRule, Self::Role, Self::RoleBinding];
+
+    /// Whether gateways decide by objects of this kind, or use them.
+    #[must_use]
+    pub const fn is_for_gateways(self) -> bool {
+        match self {
+            Self::Issuer | Self::Target | Self::Policy | Self::MaskingRule | Self::Secret => true,
+            Self::Role | Self::RoleBinding => false,
+        }
+    }
 
     /// As in a file's `kind:`.
     #[must_use]
@@ -103,6 +127,8 @@ impl Kind {
             Self::Policy => "Policy",
             Self::MaskingRule => "MaskingRule",
             Self::Secret => "Secret",
+            Self::Role => "Role",
+            Self::RoleBinding => "RoleBinding",
         }
     }
 }

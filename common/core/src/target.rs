@@ -74,10 +74,60 @@ pub enum TlsMode {
 /// The account on the target: its secret is elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialRef {
-    /// User name at the target.
+    /// User name at the target; empty with [`CredentialSource::VaultDatabase`], which brings one.
     pub username: String,
-    /// The Secret that holds the password; none for trust or peer authentication.
-    pub secret: Option<Name>,
+    /// Where the password comes from.
+    pub source: CredentialSource,
+}
+
+/// Where a target's password comes from. All but [`Self::Secret`] are resolved where the target is dialed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// The target asks for none: trust or peer authentication.
+    None,
+    /// A Secret, sealed in the control plane.
+    Secret(Name),
+    /// A variable of the gateway's environment, which its configuration must allow.
+    Env(String),
+    /// A file of the gateway's, which its configuration must allow.
+    File(String),
+    /// A field of a secret in Vault's key-value store, version 2.
+    VaultKv(VaultKv),
+    /// An account that Vault makes for the gateway, for the time of a lease.
+    VaultDatabase(VaultDatabase),
+}
+
+/// A field of a secret in a key-value store, version 2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultKv {
+    /// Where the engine is mounted.
+    pub mount: String,
+    /// The secret's path in it.
+    pub path: String,
+    /// Which of the secret's fields.
+    pub field: String,
+    /// Which version; 0: the newest.
+    pub version: u32,
+}
+
+/// A role of a database secrets engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultDatabase {
+    /// Where the engine is mounted.
+    pub mount: String,
+    /// The role that credentials are asked of.
+    pub role: String,
+}
+
+impl CredentialRef {
+    /// The Secret that it refers to, if it does.
+    #[must_use]
+    pub const fn secret(&self) -> Option<&Name> {
+        match &self.source {
+            CredentialSource::Secret(name) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// `host:port`.

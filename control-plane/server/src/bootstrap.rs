@@ -74,6 +74,7 @@ fn make_cluster(kek: &Kek) -> Result<Cluster, ControlError> {
         session_token_jwks: signer.jwks(),
         session_token_key: kek.seal(SESSION_TOKEN_KEY, signer.to_pem().expose_secret().as_bytes())?,
         mask_key: kek.seal(MASK_KEY, mask_key.expose())?,
+        incarnation: format!("{:016x}", clock::random_u128() >> 64),
         id,
     })
 }

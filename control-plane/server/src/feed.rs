@@ -126,10 +126,11 @@ impl Feed {
                 Spec::Policy(policy) => drop(snapshot.policies.insert(name, policy.clone())),
                 Spec::MaskingRule(rule) => drop(snapshot.masking.insert(name, rule.clone())),
                 Spec::Secret(sealed) => drop(secrets.insert(&object.metadata.name, sealed)),
+                Spec::Role(_) | Spec::RoleBinding(_) => {}
             }
         }
         for (target, labeled) in &snapshot.targets {
-            let Some(secret) = &labeled.value.credential.secret else { continue };
+            let Some(secret) = labeled.value.credential.secret() else { continue };
             let Some(sealed) = secrets.get(secret) else { continue };
             match self.kek.open(&sealed_of(secret), sealed) {
                 Ok(password) => drop(snapshot.credentials.insert(target.clone(), password)),

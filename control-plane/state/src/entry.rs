@@ -1,20 +1,24 @@
 //! Entries of the log, and their encoding.
 
 use pb::entry::Command as Proto;
+use postern_core::audit::AuditRecord;
 use postern_core::resource::FieldFault;
 use postern_core::wire::WireError;
+use postern_core::wire::cluster::{audit_from_proto, audit_to_proto};
 use postern_core::{RequestId, Timestamp};
 use postern_proto::state::v1 as pb;
 use prost::Message as _;
 
 use crate::commands::{
-    ConsumeApproval, DeleteResource, ExpireApprovals, InitCluster, OpenSession, PutResources, RequestApproval,
-    ReviewApproval, SealSession, SetIssuerKeys, WithdrawApproval,
+    ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, ExpireApprovals, InitCluster, OpenSession,
+    PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RemoveNode, RequestApproval,
+    ReviewApproval, RevokeCertificates, RewrapSecrets, SealSession, SetIssuerKeys, UpdateNode, WithdrawApproval,
 };
 use crate::outcome::Halt;
 
-/// The version of the command set that this crate writes, and the newest that it reads.
-pub const ENTRY_VERSION: u32 = 1;
+/// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
+/// all of its members know (`RaiseFeatureLevel`).
+pub const FEATURE_LEVEL: u32 = 1;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct Entry {
     pub request_id: Option<RequestId>,
     /// What to do.
     pub command: Command,
+    /// The call of the public API that it comes of, for the audit log.
+    pub audit: Option<AuditRecord>,
 }
 
 /// An entry as read: its command may be readable and still not valid, which is a refusal and no halt.
@@ -32,6 +38,7 @@ pub(crate) struct Decoded {
     pub(crate) proposed_at: Timestamp,
     pub(crate) request_id: Option<RequestId>,
     pub(crate) command: Result<Command, Vec<FieldFault>>,
+    pub(crate) audit: Option<AuditRecord>,
 }
 
 macro_rules! commands {
@@ -52,6 +59,12 @@ macro_rules! commands {
 
             pub(crate) fn apply(self, cx: &mut crate::state::Context<'_>) -> crate::outcome::Outcome {
                 match self { $(Self::$name(command) => command.apply(cx),)* }
+            }
+
+            /// The feature level that a cluster must be at to take it. A command that is added gets the next one.
+            #[must_use]
+            pub const fn feature_level(&self) -> u32 {
+                match self { $(Self::$name(_) => 1,)* }
             }
 
             /// For logs and metrics.
@@ -81,17 +94,50 @@ commands!(
     ExpireApprovals,
     OpenSession,
     SealSession,
+    CreateJoinToken,
+    DeleteJoinToken,
+    RedeemJoinToken,
+    UpdateNode,
+    RemoveNode,
+    RecordCertificate,
+    RevokeCertificates,
+    RaiseFeatureLevel,
+    RewrapSecrets,
+    RecordAudit,
 );
+
+impl Command {
+    /// For another node, which proposes it in its own name.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        pb::Entry { version: self.feature_level(), command: Some(self.to_proto()), ..Default::default() }
+            .encode_to_vec()
+    }
+
+    /// What [`Self::encode`] gave.
+    ///
+    /// # Errors
+    /// When this version cannot read it, or something in it is not valid.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Vec<FieldFault>> {
+        let fault = |message: String| vec![FieldFault::new("command", message)];
+        let proto = pb::Entry::decode(bytes).map_err(|error| fault(error.to_string()))?;
+        if !(1..=FEATURE_LEVEL).contains(&proto.version) {
+            return Err(fault(format!("is of feature level {}, this node knows up to {FEATURE_LEVEL}", proto.version)));
+        }
+        Self::from_proto(proto.command.ok_or_else(|| fault("is missing or unknown".to_owned()))?)
+    }
+}
 
 impl Entry {
     /// As it lies in the log.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let proto = pb::Entry {
-            version: ENTRY_VERSION,
+            version: self.command.feature_level(),
             proposed_at_ms: self.proposed_at.millis(),
             request_id: self.request_id.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
             command: Some(self.command.to_proto()),
+            audit: self.audit.as_ref().map(audit_to_proto),
         };
         proto.encode_to_vec()
     }
@@ -100,8 +146,8 @@ impl Entry {
 pub(crate) fn decode(index: u64, bytes: &[u8]) -> Result<Decoded, Halt> {
     let undecodable = |why: String| Halt::Undecodable { index, why };
     let proto = pb::Entry::decode(bytes).map_err(|error| undecodable(error.to_string()))?;
-    if proto.version != ENTRY_VERSION {
-        return Err(Halt::UnknownVersion { index, version: proto.version, known: ENTRY_VERSION });
+    if !(1..=FEATURE_LEVEL).contains(&proto.version) {
+        return Err(Halt::UnknownVersion { index, version: proto.version, known: FEATURE_LEVEL });
     }
     let request_id = match proto.request_id.as_slice() {
         [] => None,
@@ -115,6 +161,8 @@ pub(crate) fn decode(index: u64, bytes: &[u8]) -> Result<Decoded, Halt> {
         proposed_at: Timestamp::from_millis(proto.proposed_at_ms),
         request_id,
         command: Command::from_proto(command),
+        // Of a peer's making: what cannot be read of it is told by its absence, the command counts.
+        audit: proto.audit.and_then(|audit| audit_from_proto(audit).ok()),
     })
 }
 

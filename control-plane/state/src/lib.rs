@@ -4,15 +4,21 @@
 //! ([`State::hash`]). Time, ids and randomness come in with the entries. A refusal is data, not an error; what this version cannot
 //! read halts the node ([`Halt`]), because to skip it would part the node from its peers.
 
+mod audit;
 pub mod commands;
 mod entry;
+mod members;
 mod outcome;
+mod read;
+mod reborn;
 mod requests;
+mod resources;
 mod snapshot;
 mod state;
 
-pub use entry::{Command, ENTRY_VERSION, Entry};
-pub use outcome::{Applied, Change, Effect, Halt, Outcome, Put, Refusal, Success};
+pub use audit::chained as audit_hash;
+pub use entry::{Command, Entry, FEATURE_LEVEL};
+pub use outcome::{Applied, Change, Effect, Halt, ObjectKey, Outcome, Put, Refusal, Success};
 pub use snapshot::RestoreError;
 pub use state::{Cluster, IssuerKeys, Limits, State};
 

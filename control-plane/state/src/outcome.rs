@@ -34,6 +34,20 @@ pub enum Success {
     Approval(ApprovalId),
     /// The session as it is now stands in the state.
     Session(SessionId),
+    /// A join token let somebody in.
+    Redeemed {
+        /// For a member of the control plane: its id.
+        node_id: Option<u64>,
+    },
+    /// How many certificates were revoked now.
+    Revoked(u32),
+    /// What became of data keys.
+    Rewrapped {
+        /// They are under the new key-encryption key.
+        changed: u32,
+        /// They were not as expected any more, and stay as they are.
+        skipped: u32,
+    },
 }
 
 /// What became of one object.
@@ -119,11 +133,49 @@ pub enum Refusal {
     /// A bound of the state is reached (I11).
     #[error("limit reached: {0}")]
     Limit(String),
+    /// The join token lets nobody in, or not this one.
+    #[error("the join token {0}")]
+    Token(String),
+    /// The cluster is not at the feature level that the command needs.
+    #[error("needs feature level {needed}, the cluster is at {level}: upgrade every member first")]
+    FeatureLevel {
+        /// What the command needs.
+        needed: u32,
+        /// Where the cluster is.
+        level: u32,
+    },
+}
+
+/// What an entry has changed. Where it is gone, the state no longer holds it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectKey {
+    /// A declared object.
+    Resource(Kind, Name),
+    /// The keys of an issuer.
+    IssuerKeys(Name),
+    /// An approval.
+    Approval(ApprovalId),
+    /// A session.
+    Session(SessionId),
+    /// A member of the control plane.
+    Node(u64),
+    /// A join token, by its id.
+    JoinToken(String),
+    /// A node's certificate, by its serial.
+    Certificate(String),
+    /// A gateway.
+    Gateway(Name),
+    /// The cluster's own record: its keys, its feature level.
+    Cluster,
+    /// The audit log has more records.
+    Audit,
 }
 
 /// What the node does after commit; on the leader at least once, idempotent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// An object is new, another than before, or gone.
+    Changed(ObjectKey),
     /// Gateways need a newer snapshot.
     PolicyChanged,
     /// Issuers were declared, changed or removed: fetch their keys.
@@ -159,6 +211,16 @@ pub enum Halt {
         /// Its place in the log.
         index: u64,
     },
+    /// The cluster has come to a feature level that this version does not know.
+    #[error("entry {index} raises the feature level to {level}, this node knows up to {known}: upgrade it")]
+    FeatureLevel {
+        /// Its place in the log.
+        index: u64,
+        /// The cluster's level.
+        level: u32,
+        /// What this node knows.
+        known: u32,
+    },
     /// Entries come in order, each once.
     #[error("entry {index} comes after entry {applied} was applied")]
     OutOfOrder {
@@ -170,6 +232,25 @@ pub enum Halt {
 }
 
 impl Refusal {
+    /// The name of the gRPC status code that callers see (google.rpc.Code).
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "NOT_FOUND",
+            Self::Stale { .. } => "ABORTED",
+            Self::AlreadyExists { .. } => "ALREADY_EXISTS",
+            Self::SelfReview | Self::NotAReviewer | Self::Token(_) => "PERMISSION_DENIED",
+            Self::Invalid(_) => "INVALID_ARGUMENT",
+            Self::Limit(_) => "RESOURCE_EXHAUSTED",
+            Self::InUse { .. }
+            | Self::ApprovalState(_)
+            | Self::InvalidState(_)
+            | Self::AlreadyReviewed
+            | Self::FeatureLevel { .. }
+            | Self::Mismatch => "FAILED_PRECONDITION",
+        }
+    }
+
     pub(crate) fn not_found(what: impl Into<String>) -> Self {
         Self::NotFound { what: what.into() }
     }

@@ -1,6 +1,7 @@
 //! What must hold for every log.
 
 use postern_core::approval::ReviewVerdict;
+use postern_core::node::NodeRole;
 use postern_core::operation::Digest;
 use postern_core::session::SessionEnd;
 use postern_core::time::Ttl;
@@ -11,7 +12,7 @@ use prost::Message as _;
 use crate::commands::testing::*;
 use crate::commands::*;
 use crate::entry::{Command, Entry};
-use crate::outcome::Halt;
+use crate::outcome::{Halt, Success};
 use crate::state::State;
 
 fn command() -> impl Strategy<Value = Command> {
@@ -51,6 +52,7 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => Just(ExpireApprovals.into()),
         2 => small.clone().prop_map(|n| OpenSession { session: session(n) }.into()),
+        4 => member_command(),
         2 => (small, any::<bool>(), 0_u64..9).prop_map(|(n, interrupted, events)| {
             let end = SessionEnd { interrupted, at: Timestamp::from_millis(9), reason: "r".into(), events, head: Digest([1; 32]) };
             SealSession { id: SessionId::from_bytes(n.to_be_bytes()), end }.into()
@@ -58,13 +60,62 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
+/// What lets nodes in and out, wraps anew, and is audited.
+fn member_command() -> impl Strategy<Value = Command> {
+    let roles = prop::sample::select(vec![NodeRole::Control, NodeRole::Gateway, NodeRole::Admin]);
+    let names = prop::sample::select(vec!["a", "b", "c"]);
+    let serials = prop::sample::select(vec!["1a", "1b", "1c", "1d"]);
+    let rewrap = |of: SealedOf, byte: u8| RewrapItem {
+        of,
+        expected_kek_id: "k".into(),
+        expected_wrapped_key: vec![byte],
+        kek_id: "k2".into(),
+        wrapped_key: vec![byte],
+    };
+    prop_oneof![
+        2 => (names.clone(), roles.clone(), 0_u32..3, any::<bool>()).prop_map(|(id, role, uses_left, bound)| {
+            let mut token = join_token(id, role);
+            token.uses_left = uses_left;
+            token.expires_at = Timestamp::from_millis(80_000_000);
+            token.name = bound.then(|| name("a"));
+            CreateJoinToken { token }.into()
+        }),
+        1 => names.clone().prop_map(|id| DeleteJoinToken { id: id.into() }.into()),
+        3 => (names.clone(), roles.clone(), serials.clone(), names.clone()).prop_map(|(id, role, serial, of)| {
+            let node = (role == NodeRole::Control).then(|| control_node(0, of));
+            let certificate = certificate(serial, role, of);
+            RedeemJoinToken { id: id.into(), secret_sha256: Digest([7; 32]), certificate, node }.into()
+        }),
+        2 => (1_u64..4, names.clone()).prop_map(|(id, of)| UpdateNode { node: control_node(id, of) }.into()),
+        1 => (1_u64..4).prop_map(|id| RemoveNode { id, by: "x".into() }.into()),
+        1 => (serials.clone(), roles.clone(), names.clone()).prop_map(|(serial, role, of)| {
+            RecordCertificate { certificate: certificate(serial, role, of) }.into()
+        }),
+        1 => (serials, roles, names.clone()).prop_map(|(serial, role, of)| {
+            let (serials, node) = (vec![serial.to_owned()], Some((role, name(of))));
+            RevokeCertificates { serials, node, by: "x".into(), because: "y".into() }.into()
+        }),
+        1 => (0_u32..2).prop_map(|level| RaiseFeatureLevel { level }.into()),
+        1 => (names, 0_u8..3).prop_map(move |(of, byte)| {
+            let items = vec![rewrap(SealedOf::Secret(name(of)), byte), rewrap(SealedOf::CaKey, byte)];
+            RewrapSecrets { items }.into()
+        }),
+        1 => Just(RecordAudit { records: vec![audit("a"), audit("b")] }.into()),
+    ]
+}
+
 fn log() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let entry = (0_u64..90_000_000, prop::option::of(0_u128..8), command()).prop_map(|(at, request, command)| {
         let request_id = request.map(request_id);
-        Entry { proposed_at: Timestamp::from_millis(at), request_id, command }.encode()
+        let audit = request_id.is_some().then(|| audit("call"));
+        Entry { proposed_at: Timestamp::from_millis(at), request_id, command, audit }.encode()
     });
-    let first =
-        Entry { proposed_at: Timestamp::from_millis(1), request_id: None, command: InitCluster(cluster()).into() };
+    let first = Entry {
+        proposed_at: Timestamp::from_millis(1),
+        request_id: None,
+        command: InitCluster(cluster()).into(),
+        audit: None,
+    };
     prop::collection::vec(entry, 0..60).prop_map(move |mut rest| {
         rest.insert(0, first.encode());
         rest
@@ -120,6 +171,41 @@ proptest! {
                 }
             }
         }
+    }
+
+    /// Whatever members come and go: an id is given once, and no use of a token is taken twice.
+    #[test]
+    fn ids_and_uses_are_given_once(log in log()) {
+        let mut state = State::default();
+        let mut ids = std::collections::BTreeSet::new();
+        for (entry, n) in log.iter().zip(1_u64..) {
+            let before: std::collections::BTreeMap<_, _> =
+                state.join_tokens().map(|token| (token.id.clone(), token.uses_left)).collect();
+            let replies = state.requests.iter().count();
+            let applied = state.apply(n, entry).unwrap();
+            let fresh = state.requests.iter().count() > replies || !matches!(applied.outcome, Ok(Success::Redeemed { .. }));
+            if let (Ok(Success::Redeemed { node_id: Some(id) }), true) = (&applied.outcome, fresh) {
+                prop_assert!(ids.insert(*id), "id {} was given twice", id);
+            }
+            if let (Ok(Success::Redeemed { .. }), true) = (&applied.outcome, fresh) {
+                let after: u32 = state.join_tokens().map(|token| token.uses_left).sum();
+                prop_assert_eq!(before.values().sum::<u32>(), after + 1);
+            }
+        }
+    }
+
+    /// Every record but those of before the window is there, in one chain.
+    #[test]
+    fn the_audit_log_is_one_chain(log in log()) {
+        let mut state = State::default();
+        apply_all(&mut state, &log, 0);
+        let mut previous = [0; 32];
+        for (record, n) in state.audit().zip(1_u64..) {
+            prop_assert_eq!(record.sequence, n);
+            prop_assert_eq!(crate::audit_hash(&previous, record), record.hash);
+            previous = record.hash;
+        }
+        prop_assert_eq!(state.audit_head().1, previous);
     }
 
     #[test]

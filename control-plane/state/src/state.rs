@@ -9,9 +9,12 @@ use postern_core::secret::Sealed;
 use postern_core::session::Session;
 use postern_core::{ApprovalId, Name, SessionId, Timestamp};
 
-use crate::entry::{Command, Decoded, decode};
-use crate::outcome::{Applied, Effect, Halt, Outcome, Refusal};
+use crate::audit::AuditLog;
+use crate::entry::{Command, Decoded, FEATURE_LEVEL, decode};
+use crate::members::Members;
+use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
 use crate::requests::{Remembered, Requests};
+use crate::resources::Resources;
 
 /// What bounds the state (I11). Part of the state machine's definition: every node has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,12 @@ pub struct Limits {
     pub ended_sessions: usize,
     /// Bytes of one issuer's keys.
     pub jwks_bytes: usize,
+    /// Members of the control plane.
+    pub nodes: usize,
+    /// Join tokens, those that have just expired too.
+    pub join_tokens: usize,
+    /// Certificates of nodes that have not ended by themselves.
+    pub certificates: usize,
 }
 
 impl Limits {
@@ -45,6 +54,9 @@ impl Limits {
         open_sessions: 100_000,
         ended_sessions: 10_000,
         jwks_bytes: 256 << 10,
+        nodes: 32,
+        join_tokens: 1_000,
+        certificates: 100_000,
     };
 }
 
@@ -53,6 +65,8 @@ impl Limits {
 pub struct Cluster {
     /// Names the cluster.
     pub id: String,
+    /// Tells one life of the cluster from another: a restored one has the same id and another past.
+    pub incarnation: String,
     /// Its certificate authority.
     pub ca_pem: String,
     /// The authority's private key, sealed.
@@ -80,11 +94,13 @@ pub struct State {
     pub(crate) index: u64,
     pub(crate) now: Timestamp,
     pub(crate) cluster: Option<Arc<Cluster>>,
-    pub(crate) resources: BTreeMap<(Kind, Name), Arc<Resource>>,
+    pub(crate) resources: Resources,
     pub(crate) issuer_keys: BTreeMap<Name, IssuerKeys>,
     pub(crate) approvals: BTreeMap<ApprovalId, Arc<Approval>>,
     pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
     pub(crate) requests: Requests,
+    pub(crate) members: Members,
+    pub(crate) audit: AuditLog,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: BTreeSet<(Timestamp, ApprovalId)>,
@@ -109,7 +125,18 @@ impl State {
             return Err(Halt::OutOfOrder { index, applied: self.index });
         }
         let decoded = decode(index, entry)?;
+        if let Ok(Command::RaiseFeatureLevel(raise)) = &decoded.command
+            && raise.level > FEATURE_LEVEL
+            && self.may_raise_to(raise.level)
+        {
+            return Err(Halt::FeatureLevel { index, level: raise.level, known: FEATURE_LEVEL });
+        }
         Ok(self.execute(index, decoded))
+    }
+
+    /// Whether every member says that it knows `level`.
+    fn may_raise_to(&self, level: u32) -> bool {
+        self.members.nodes.values().all(|node| node.feature_level >= level)
     }
 
     fn execute(&mut self, index: u64, entry: Decoded) -> Applied {
@@ -118,13 +145,21 @@ impl State {
         self.now = self.now.max(entry.proposed_at);
         self.requests.expire(self.now);
         self.expire_approvals(&mut effects);
-        let known = entry.request_id.and_then(|request| self.requests.outcome_of(request));
-        if let Some(outcome) = known {
-            return Applied { outcome: outcome.clone(), effects };
-        }
-        let outcome = self.run(entry.command, &mut effects);
-        if let Some(request) = entry.request_id {
-            self.requests.remember(index, Remembered { request, at: self.now, outcome: outcome.clone() });
+        self.members.expire(self.now, &mut effects);
+        let known = entry.request_id.and_then(|request| self.requests.outcome_of(request)).cloned();
+        let outcome = match known {
+            Some(outcome) => outcome,
+            None => {
+                let outcome = self.run(entry.command, &mut effects);
+                if let Some(request) = entry.request_id {
+                    self.requests.remember(index, Remembered { request, at: self.now, outcome: outcome.clone() });
+                }
+                outcome
+            }
+        };
+        if let Some(audit) = entry.audit {
+            self.audit.append_outcome(audit, &outcome, self.now);
+            Effect::Changed(ObjectKey::Audit).add_to(&mut effects);
         }
         Applied { outcome, effects }
     }
@@ -137,6 +172,10 @@ impl State {
         let command = command.map_err(Refusal::Invalid)?;
         if self.cluster.is_none() && !matches!(command, Command::InitCluster(_)) {
             return Err(Refusal::InvalidState("the cluster is not initialised".to_owned()));
+        }
+        let (needed, level) = (command.feature_level(), self.members.feature_level);
+        if needed > level {
+            return Err(Refusal::FeatureLevel { needed, level });
         }
         command.apply(&mut Context { state: self, effects })
     }
@@ -160,11 +199,13 @@ impl State {
     /// Stores `approval`, keeps what is derived from it, and forgets the oldest that are over.
     pub(crate) fn put_approval(&mut self, approval: Approval, effects: &mut Vec<Effect>) {
         Effect::ApprovalsChanged.add_to(effects);
+        Effect::Changed(ObjectKey::Approval(approval.id)).add_to(effects);
         self.index_approval(approval);
         let limits = Limits::STANDARD;
         while self.finished.len() > limits.finished_approvals || self.finished_bytes > limits.finished_approval_bytes {
             let Some((_, id)) = self.finished.pop_first() else { break };
             if let Some(gone) = self.approvals.remove(&id) {
+                Effect::Changed(ObjectKey::Approval(id)).add_to(effects);
                 self.finished_bytes = self.finished_bytes.saturating_sub(approval_bytes(&gone));
             }
         }
@@ -183,11 +224,13 @@ impl State {
     }
 
     /// Stores `session`, and forgets the oldest that ended.
-    pub(crate) fn put_session(&mut self, session: Session) {
+    pub(crate) fn put_session(&mut self, session: Session, effects: &mut Vec<Effect>) {
+        Effect::Changed(ObjectKey::Session(session.id)).add_to(effects);
         self.index_session(session);
         while self.ended.len() > Limits::STANDARD.ended_sessions {
             let Some((_, id)) = self.ended.pop_first() else { break };
             self.sessions.remove(&id);
+            Effect::Changed(ObjectKey::Session(id)).add_to(effects);
         }
     }
 
@@ -225,12 +268,12 @@ impl State {
     /// One object.
     #[must_use]
     pub fn resource(&self, kind: Kind, name: &Name) -> Option<&Arc<Resource>> {
-        self.resources.get(&(kind, name.clone()))
+        self.resources.get(kind, name)
     }
 
     /// The objects of a kind, by name.
-    pub fn resources(&self, kind: Kind) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.iter().filter(move |((of, _), _)| *of == kind).map(|(_, resource)| resource)
+    pub fn resources(&self, kind: Kind) -> impl DoubleEndedIterator<Item = &Arc<Resource>> {
+        self.resources.of(kind)
     }
 
     /// The keys of an issuer, once fetched.

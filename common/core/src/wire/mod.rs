@@ -2,9 +2,12 @@
 //!
 //! What comes in is checked here once; past this border every value is valid by its type.
 
+pub mod cluster;
+mod credential;
 mod faults;
 pub mod identity;
 pub mod resource;
+mod role;
 mod selector;
 pub mod snapshot;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
-use super::{selector, timestamp_or_zero, timestamp_to_proto};
+use super::{credential, role, selector, timestamp_or_zero, timestamp_to_proto};
 use crate::approval::ApprovalRequirement;
 use crate::issuer::{Algorithm, Issuer};
 use crate::masking::MaskingRule;
@@ -13,7 +13,7 @@ use crate::name::Name;
 use crate::policy::{ActionPattern, Conditions, Effect, Policy};
 use crate::resource::{FieldFault, Kind, Metadata, Resource, Spec};
 use crate::secret::Sealed;
-use crate::target::{CredentialRef, Protocol, Route, Target, TargetTls, TlsMode};
+use crate::target::{Protocol, Route, Target, TargetTls, TlsMode};
 use crate::time::Ttl;
 
 const MAX_LABELS: usize = 64;
@@ -35,6 +35,8 @@ pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
         Some(pb::resource::Spec::Policy(spec)) => Some(Spec::Policy(policy(spec, &mut faults))),
         Some(pb::resource::Spec::MaskingRule(spec)) => Some(Spec::MaskingRule(masking_rule(spec, &mut faults))),
         Some(pb::resource::Spec::Secret(spec)) => secret(spec, &mut faults).map(Spec::Secret),
+        Some(pb::resource::Spec::Role(spec)) => Some(Spec::Role(role::role(spec, &mut faults))),
+        Some(pb::resource::Spec::RoleBinding(spec)) => Some(Spec::RoleBinding(role::binding(spec, &mut faults))),
         None => {
             faults.add("spec", "is missing");
             None
@@ -62,6 +64,8 @@ pub fn to_proto(resource: &Resource) -> pb::Resource {
         Spec::Secret(sealed) => pb::resource::Spec::Secret(pb::SecretSpec {
             source: Some(pb::secret_spec::Source::Sealed(sealed_to_proto(sealed))),
         }),
+        Spec::Role(spec) => pb::resource::Spec::Role(role::role_to_proto(spec)),
+        Spec::RoleBinding(spec) => pb::resource::Spec::RoleBinding(role::binding_to_proto(spec)),
     };
     let metadata = pb::Metadata {
         name: resource.metadata.name.to_string(),
@@ -92,6 +96,8 @@ pub const fn kind_of(resource: &pb::Resource) -> Option<Kind> {
         Some(pb::resource::Spec::Policy(_)) => Some(Kind::Policy),
         Some(pb::resource::Spec::MaskingRule(_)) => Some(Kind::MaskingRule),
         Some(pb::resource::Spec::Secret(_)) => Some(Kind::Secret),
+        Some(pb::resource::Spec::Role(_)) => Some(Kind::Role),
+        Some(pb::resource::Spec::RoleBinding(_)) => Some(Kind::RoleBinding),
         None => None,
     }
 }
@@ -105,6 +111,8 @@ pub const fn kind_to_proto(kind: Kind) -> pb::Kind {
         Kind::Policy => pb::Kind::Policy,
         Kind::MaskingRule => pb::Kind::MaskingRule,
         Kind::Secret => pb::Kind::Secret,
+        Kind::Role => pb::Kind::Role,
+        Kind::RoleBinding => pb::Kind::RoleBinding,
     }
 }
 
@@ -118,6 +126,8 @@ pub fn kind_from_proto(kind: i32) -> Option<Kind> {
         pb::Kind::Policy => Some(Kind::Policy),
         pb::Kind::MaskingRule => Some(Kind::MaskingRule),
         pb::Kind::Secret => Some(Kind::Secret),
+        pb::Kind::Role => Some(Kind::Role),
+        pb::Kind::RoleBinding => Some(Kind::RoleBinding),
     }
 }
 
@@ -254,11 +264,7 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
     if matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && ca_pem.is_none() {
         faults.add("spec.tls.ca", "is needed by verify-ca and verify-full");
     }
-    let credential = spec.credential.unwrap_or_default();
-    if credential.username.is_empty() || credential.username.len() > 63 || credential.username.contains('\0') {
-        faults.add("spec.credential.username", "must have 1 to 63 bytes");
-    }
-    let secret = optional_name("spec.credential.secret", &credential.secret, faults);
+    let credential = credential::read(spec.credential.unwrap_or_default(), faults);
     let route = optional_name("spec.agentPool", &spec.agent_pool, faults).map_or(Route::Direct, Route::AgentPool);
     faults.bound_all("spec.databases", &spec.databases);
     let (Some(protocol), Some(address), true) = (protocol, address, faults.count() == before) else { return None };
@@ -266,7 +272,7 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
         protocol,
         address,
         tls: TargetTls { mode, ca_pem, server_name: Some(tls.server_name).filter(|name| !name.is_empty()) },
-        credential: CredentialRef { username: credential.username, secret },
+        credential,
         route,
         databases: spec.databases,
         disabled: spec.disabled,
@@ -292,10 +298,7 @@ fn target_to_proto(target: &Target) -> pb::TargetSpec {
             ca_pem: target.tls.ca_pem.clone().unwrap_or_default(),
             server_name: target.tls.server_name.clone().unwrap_or_default(),
         }),
-        credential: Some(pb::TargetCredential {
-            username: target.credential.username.clone(),
-            secret: target.credential.secret.as_ref().map(ToString::to_string).unwrap_or_default(),
-        }),
+        credential: Some(credential::to_proto(&target.credential)),
         agent_pool: match &target.route {
             Route::Direct => String::new(),
             Route::AgentPool(pool) => pool.to_string(),
@@ -333,7 +336,7 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
     faults.bound("spec.reason", spec.reason.len(), MAX_TEXT);
     Policy {
         effect,
-        principals: selector::principals(spec.principals, faults),
+        principals: selector::principals("spec.principals", spec.principals, faults),
         targets: selector::targets(spec.targets, faults),
         actions,
         resources: selector::patterns("spec.resources", &spec.resources, faults),
@@ -416,7 +419,7 @@ fn secret(spec: pb::SecretSpec, faults: &mut Faults) -> Option<Sealed> {
     }
 }
 
-fn optional_name(path: &str, text: &str, faults: &mut Faults) -> Option<Name> {
+pub(super) fn optional_name(path: &str, text: &str, faults: &mut Faults) -> Option<Name> {
     if text.is_empty() {
         return None;
     }

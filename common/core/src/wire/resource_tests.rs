@@ -52,7 +52,10 @@ fn whole_objects_round_trip() {
                 ca_pem: "pem".into(),
                 server_name: "db".into(),
             }),
-            credential: Some(pb::TargetCredential { username: "app".into(), secret: "pw".into() }),
+            credential: Some(pb::TargetCredential {
+                username: "app".into(),
+                source: Some(pb::target_credential::Source::Secret("pw".into())),
+            }),
             agent_pool: "lab".into(),
             databases: vec!["shop".into()],
             disabled: true,

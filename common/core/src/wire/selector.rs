@@ -11,22 +11,26 @@ use crate::target::TargetSelector;
 /// What `redact` puts in a value's place when no text is given.
 const REDACTED: &str = "****";
 
-pub(super) fn principals(selector: Option<pb::PrincipalSelector>, faults: &mut Faults) -> PrincipalSelector {
+pub(super) fn principals(
+    field: &str,
+    selector: Option<pb::PrincipalSelector>,
+    faults: &mut Faults,
+) -> PrincipalSelector {
     let selector = selector.unwrap_or_default();
     if selector.groups.is_empty() && selector.subjects.is_empty() {
-        faults.add("spec.principals", "names no groups and no subjects, so it speaks of nobody");
+        faults.add(field, "names no groups and no subjects, so it speaks of nobody");
     }
     let mut subjects = Vec::new();
     for (place, text) in selector.subjects.iter().enumerate() {
         let parsed = text.split_once('/').filter(|(_, subject)| !subject.is_empty());
         match parsed.and_then(|(issuer, subject)| Some((issuer.parse().ok()?, subject))) {
             Some((issuer, subject)) => subjects.push(PrincipalId { issuer, subject: subject.into() }),
-            None => faults.add(format!("spec.principals.subjects[{place}]"), "must be ISSUER/SUBJECT"),
+            None => faults.add(format!("{field}.subjects[{place}]"), "must be ISSUER/SUBJECT"),
         }
     }
     for (place, group) in selector.groups.iter().enumerate() {
         if group.is_empty() {
-            faults.add(format!("spec.principals.groups[{place}]"), "is empty");
+            faults.add(format!("{field}.groups[{place}]"), "is empty");
         }
     }
     PrincipalSelector { groups: selector.groups, subjects }

@@ -84,7 +84,9 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
             Spec::Target(value) => drop(snapshot.targets.insert(name, Labeled { labels, value })),
             Spec::Policy(policy) => drop(snapshot.policies.insert(name, policy)),
             Spec::MaskingRule(rule) => drop(snapshot.masking.insert(name, rule)),
-            Spec::Secret(_) => return Err(WireError::new("snapshot.resources", "holds a Secret")),
+            Spec::Secret(_) | Spec::Role(_) | Spec::RoleBinding(_) => {
+                return Err(WireError::new("snapshot.resources", "holds an object that is not for gateways"));
+            }
         }
     }
     for keys in proto.issuer_keys {

@@ -18,13 +18,14 @@ pub(super) fn refused(refusal: Refusal) -> Status {
         Refusal::NotFound { .. } => Status::not_found(text),
         Refusal::Stale { .. } => Status::aborted(text),
         Refusal::AlreadyExists { .. } => Status::already_exists(text),
-        Refusal::SelfReview | Refusal::NotAReviewer => Status::permission_denied(text),
+        Refusal::SelfReview | Refusal::NotAReviewer | Refusal::Token(_) => Status::permission_denied(text),
         Refusal::Invalid(faults) => invalid(&faults),
         Refusal::Limit(_) => Status::resource_exhausted(text),
         Refusal::InUse { .. }
         | Refusal::ApprovalState(_)
         | Refusal::InvalidState(_)
         | Refusal::AlreadyReviewed
+        | Refusal::FeatureLevel { .. }
         | Refusal::Mismatch => Status::failed_precondition(text),
     }
 }

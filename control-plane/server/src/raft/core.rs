@@ -344,5 +344,5 @@ impl Ready {
 /// An entry for the log, stamped by the leader.
 #[must_use]
 pub fn stamp(command: postern_state::Command, request_id: Option<postern_core::RequestId>, now: Timestamp) -> Entry {
-    Entry { proposed_at: now, request_id, command }
+    Entry { proposed_at: now, request_id, command, audit: None }
 }

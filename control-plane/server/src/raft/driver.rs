@@ -395,6 +395,7 @@ impl<L: LogStore, T: Transport> Driver<L, T> {
             changes.applied = index;
             for effect in &applied.effects {
                 match effect {
+                    Effect::Changed(_) => {}
                     Effect::PolicyChanged => changes.policy = index,
                     Effect::IssuersChanged => changes.issuers = index,
                     Effect::ApprovalsChanged => changes.approvals = index,

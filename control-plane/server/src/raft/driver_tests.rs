@@ -62,6 +62,7 @@ fn init() -> Command {
         session_token_jwks: "{}".into(),
         session_token_key: sealed(),
         mask_key: sealed(),
+        incarnation: "i".into(),
     };
     commands::InitCluster(cluster).into()
 }

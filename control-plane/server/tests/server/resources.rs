@@ -25,7 +25,10 @@ pub(crate) fn target(name: &str, secret: &str, revision: u64) -> resource_pb::Re
     let spec = resource_pb::TargetSpec {
         protocol: resource_pb::Protocol::Postgres.into(),
         address: "db.internal:5432".into(),
-        credential: Some(resource_pb::TargetCredential { username: "app".into(), secret: secret.into() }),
+        credential: Some(resource_pb::TargetCredential {
+            username: "app".into(),
+            source: Some(resource_pb::target_credential::Source::Secret(secret.into())),
+        }),
         ..Default::default()
     };
     resource(name, revision, Spec::Target(spec))

@@ -4,7 +4,7 @@ use postern_core::wire::resource::{kind_from_proto, kind_to_proto};
 use postern_proto::state::v1 as pb;
 
 use crate::entry::parse;
-use crate::outcome::{Effect, Outcome, Refusal, Success};
+use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
 use crate::state::Context;
 
 /// Removes an object.
@@ -44,19 +44,30 @@ impl DeleteResource {
         }
         if self.kind == Kind::Secret {
             let uses = |spec: &Spec| match spec {
-                Spec::Target(target) => target.credential.secret.as_ref() == Some(&self.name),
+                Spec::Target(target) => target.credential.secret() == Some(&self.name),
                 _ => false,
             };
             if let Some(user) = cx.state.resources(Kind::Target).find(|target| uses(&target.spec)) {
                 return Err(Refusal::InUse { what, by: format!("Target {}", user.metadata.name) });
             }
         }
+        if self.kind == Kind::Role {
+            let uses = |spec: &Spec| matches!(spec, Spec::RoleBinding(binding) if binding.role == self.name.as_str());
+            if let Some(user) = cx.state.resources(Kind::RoleBinding).find(|binding| uses(&binding.spec)) {
+                return Err(Refusal::InUse { what, by: format!("RoleBinding {}", user.metadata.name) });
+            }
+        }
         if self.kind == Kind::Issuer {
-            cx.state.issuer_keys.remove(&self.name);
+            if cx.state.issuer_keys.remove(&self.name).is_some() {
+                Effect::Changed(ObjectKey::IssuerKeys(self.name.clone())).add_to(cx.effects);
+            }
             Effect::IssuersChanged.add_to(cx.effects);
         }
-        cx.state.resources.remove(&(self.kind, self.name));
-        cx.policy_changed();
+        cx.state.resources.remove(self.kind, &self.name);
+        Effect::Changed(ObjectKey::Resource(self.kind, self.name)).add_to(cx.effects);
+        if self.kind.is_for_gateways() {
+            cx.policy_changed();
+        }
         Ok(Success::Deleted { revision: cx.state.index })
     }
 }

@@ -43,7 +43,7 @@ mod tests {
         fixture.run(ExpireApprovals).unwrap();
         let approval = fixture.state.approval(id).unwrap();
         assert_eq!((approval.state, approval.revision), (ApprovalState::Expired, fixture.state.index()));
-        assert_eq!(fixture.effects, [Effect::ApprovalsChanged]);
+        assert_eq!(fixture.effects[..1], [Effect::ApprovalsChanged]);
         assert!(fixture.state.next_deadline().is_none());
     }
 

@@ -6,7 +6,7 @@ use postern_core::wire::resource::{sealed_from_proto, sealed_to_proto};
 use postern_proto::resource::v1 as resource_pb;
 use postern_proto::state::v1 as pb;
 
-use crate::outcome::{Effect, Outcome, Refusal, Success};
+use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
 use crate::state::{Cluster, Context};
 
 /// Gives the cluster its identity and keys: always the first command, and only once.
@@ -25,6 +25,7 @@ impl InitCluster {
             session_token_jwks: self.0.session_token_jwks.clone(),
             session_token_key: Some(sealed_to_proto(&self.0.session_token_key)),
             mask_key: Some(sealed_to_proto(&self.0.mask_key)),
+            incarnation: self.0.incarnation.clone(),
         }
     }
 
@@ -39,6 +40,7 @@ impl InitCluster {
             session_token_jwks: proto.session_token_jwks,
             session_token_key: sealed("session_token_key", proto.session_token_key)?,
             mask_key: sealed("mask_key", proto.mask_key)?,
+            incarnation: proto.incarnation,
         }))
     }
 
@@ -50,6 +52,7 @@ impl InitCluster {
             return Err(Refusal::invalid("cluster_id", "is empty"));
         }
         cx.state.cluster = Some(Arc::new(self.0));
+        Effect::Changed(ObjectKey::Cluster).add_to(cx.effects);
         cx.policy_changed();
         Ok(Success::Done)
     }
@@ -74,7 +77,7 @@ mod tests {
         let refused = fresh.run(super::super::ExpireApprovals);
         assert!(matches!(refused, Err(Refusal::InvalidState(_))), "{refused:?}");
         assert_eq!(fresh.run(InitCluster(cluster())), Ok(Success::Done));
-        assert_eq!(fresh.effects, [Effect::PolicyChanged]);
+        assert_eq!(fresh.effects, [Effect::Changed(ObjectKey::Cluster), Effect::PolicyChanged]);
         assert!(matches!(fresh.run(InitCluster(cluster())), Err(Refusal::AlreadyExists { .. })));
     }
 }

@@ -53,7 +53,7 @@ impl OpenSession {
         let id = session.id;
         session.end = None;
         session.revision = cx.state.index;
-        cx.state.put_session(session);
+        cx.state.put_session(session, cx.effects);
         Ok(Success::Session(id))
     }
 }

@@ -2,18 +2,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use postern_core::Name;
-use postern_core::resource::{FieldFault, Kind, Resource, Spec};
+use postern_core::resource::{ANY_REVISION, FieldFault, Kind, Resource, Spec};
+use postern_core::role::BUILT_IN;
 use postern_core::token::SESSION_TOKEN_ISSUER;
 use postern_core::wire::resource::{from_proto, to_proto};
 use postern_proto::state::v1 as pb;
 
-use crate::outcome::{Change, Effect, Outcome, Put, Refusal, Success};
+use crate::outcome::{Change, Effect, ObjectKey, Outcome, Put, Refusal, Success};
 use crate::state::{Context, Limits, State};
 
 /// Objects in one command.
 const MAX_OBJECTS: usize = 1_000;
 
-/// Creates or changes objects: all or none. `metadata.revision` is the revision that each must be at (0: it must not exist).
+/// Creates or changes objects: all or none. `metadata.revision` is the revision that each must be at (0: it must not exist;
+/// [`ANY_REVISION`]: whatever is there).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutResources {
     /// The objects; each kind and name at most once.
@@ -67,14 +69,13 @@ impl PutResources {
     pub(crate) fn apply(self, cx: &mut Context<'_>) -> Outcome {
         // The entry's own index stands in the state already, so `check` gives the new revisions.
         let puts = self.check(cx.state)?;
-        let mut changed = false;
+        let mut for_gateways = false;
         for (put, mut resource) in puts.iter().zip(self.resources) {
             if put.change == Change::Unchanged {
                 continue;
             }
-            changed = true;
-            let key = (put.kind, put.name.clone());
-            let known = cx.state.resources.get(&key);
+            for_gateways |= put.kind.is_for_gateways();
+            let known = cx.state.resource(put.kind, &put.name);
             resource.metadata.revision = put.revision;
             resource.metadata.updated_at = cx.state.now;
             resource.metadata.created_at = known.map_or(cx.state.now, |known| known.metadata.created_at);
@@ -87,11 +88,13 @@ impl PutResources {
                 });
                 if moved {
                     cx.state.issuer_keys.remove(&put.name);
+                    Effect::Changed(ObjectKey::IssuerKeys(put.name.clone())).add_to(cx.effects);
                 }
             }
-            cx.state.resources.insert(key, Arc::new(resource));
+            Effect::Changed(ObjectKey::Resource(put.kind, put.name.clone())).add_to(cx.effects);
+            cx.state.resources.insert(Arc::new(resource));
         }
-        if changed {
+        if for_gateways {
             cx.policy_changed();
         }
         Ok(Success::Put(puts))
@@ -102,7 +105,7 @@ impl PutResources {
             let (kind, name) = (resource.spec.kind(), &resource.metadata.name);
             let actual = state.resource(kind, name).map_or(0, |known| known.metadata.revision);
             let expected = resource.metadata.revision;
-            if actual == expected {
+            if actual == expected || expected == ANY_REVISION {
                 continue;
             }
             let what = format!("{kind} {name}");
@@ -122,7 +125,8 @@ impl PutResources {
         let mut known_as: BTreeMap<(&str, &str), &Name> = BTreeMap::new();
         let put: BTreeSet<(Kind, &Name)> =
             self.resources.iter().map(|resource| (resource.spec.kind(), &resource.metadata.name)).collect();
-        for known in state.resources(Kind::Issuer) {
+        let issuers = put.iter().any(|(kind, _)| *kind == Kind::Issuer);
+        for known in state.resources(Kind::Issuer).filter(|_| issuers) {
             if let Spec::Issuer(issuer) = &known.spec
                 && !put.contains(&(Kind::Issuer, &known.metadata.name))
             {
@@ -149,14 +153,26 @@ impl PutResources {
                     }
                 }
                 Spec::Target(target) => {
-                    if let Some(secret) = &target.credential.secret
+                    if let Some(secret) = target.credential.secret()
                         && !put.contains(&(Kind::Secret, secret))
                         && state.resource(Kind::Secret, secret).is_none()
                     {
                         faults.push(at(place, "spec.credential.secret", format!("there is no Secret {secret}")));
                     }
                 }
-                Spec::Policy(_) | Spec::MaskingRule(_) | Spec::Secret(_) => {}
+                Spec::Role(_) if BUILT_IN.contains(&name.as_str()) => {
+                    faults.push(at(place, "metadata.name", "is a built-in role's"));
+                }
+                Spec::RoleBinding(binding) => {
+                    let declared =
+                        |name: &Name| put.contains(&(Kind::Role, name)) || state.resource(Kind::Role, name).is_some();
+                    let known = BUILT_IN.contains(&binding.role.as_str())
+                        || binding.role.parse().is_ok_and(|name| declared(&name));
+                    if !known {
+                        faults.push(at(place, "spec.role", format!("there is no Role {}", binding.role)));
+                    }
+                }
+                Spec::Policy(_) | Spec::MaskingRule(_) | Spec::Secret(_) | Spec::Role(_) => {}
             }
         }
         faults
@@ -168,7 +184,7 @@ impl PutResources {
                 resource.spec.kind() == kind && state.resource(kind, &resource.metadata.name).is_none()
             });
             let new = new.count();
-            if new > 0 && state.resources(kind).count().saturating_add(new) > Limits::STANDARD.resources {
+            if new > 0 && state.resources.count(kind).saturating_add(new) > Limits::STANDARD.resources {
                 return Err(Refusal::Limit(format!("{} objects of kind {kind}", Limits::STANDARD.resources)));
             }
         }
@@ -203,7 +219,8 @@ mod tests {
         let first =
             puts(fixture.run(PutResources { resources: vec![secret("pw", 1, 0), target("db", Some("pw"), 0)] }));
         assert_eq!(first, [(Change::Created, 2), (Change::Created, 2)]);
-        assert_eq!(fixture.effects, [Effect::PolicyChanged]);
+        let changed = |kind, of| Effect::Changed(ObjectKey::Resource(kind, name(of)));
+        assert_eq!(fixture.effects, [changed(Kind::Secret, "pw"), changed(Kind::Target, "db"), Effect::PolicyChanged]);
         let again = puts(fixture.run(PutResources { resources: vec![secret("pw", 1, 2), target("db", None, 2)] }));
         assert_eq!(again, [(Change::Unchanged, 2), (Change::Changed, 3)]);
         assert_eq!(fixture.state.policy_revision(), 3);
@@ -212,6 +229,31 @@ mod tests {
             (same, fixture.effects.len(), fixture.state.policy_revision()),
             (vec![(Change::Unchanged, 2)], 0, 3)
         );
+    }
+
+    #[test]
+    fn whatever_it_is_at() {
+        let mut fixture = Fixture::new();
+        for byte in [1, 2] {
+            let written = puts(fixture.run(PutResources { resources: vec![secret("pw", byte, ANY_REVISION)] }));
+            assert_eq!(written.len(), 1);
+        }
+        let same = puts(fixture.run(PutResources { resources: vec![secret("pw", 2, ANY_REVISION)] }));
+        assert_eq!(same, [(Change::Unchanged, 3)]);
+    }
+
+    #[test]
+    fn roles_are_no_gateways_matter_and_bind_what_there_is() {
+        let mut fixture = Fixture::new();
+        let before = fixture.state.policy_revision();
+        let bind = |to: &str| PutResources { resources: vec![role_binding("b", to, ANY_REVISION)] };
+        assert!(matches!(fixture.run(bind("own")), Err(Refusal::Invalid(_))));
+        fixture.run(bind("auditor")).unwrap();
+        fixture.run(PutResources { resources: vec![role("own", 0), role_binding("b", "own", ANY_REVISION)] }).unwrap();
+        assert!(matches!(fixture.run(PutResources { resources: vec![role("admin", 0)] }), Err(Refusal::Invalid(_))));
+        let delete = super::super::DeleteResource { kind: Kind::Role, name: name("own"), expected_revision: 0 };
+        assert!(matches!(fixture.run(delete), Err(Refusal::InUse { .. })));
+        assert_eq!(fixture.state.policy_revision(), before);
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl SealSession {
         let mut session = Session::clone(known);
         session.end = Some(self.end);
         session.revision = cx.state.index;
-        cx.state.put_session(session);
+        cx.state.put_session(session, cx.effects);
         Ok(Success::Session(self.id))
     }
 }

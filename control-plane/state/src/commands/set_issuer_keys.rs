@@ -3,7 +3,7 @@ use postern_core::resource::{FieldFault, Kind, Spec};
 use postern_proto::state::v1 as pb;
 
 use crate::entry::parse;
-use crate::outcome::{Outcome, Refusal, Success};
+use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
 use crate::state::{Context, IssuerKeys, Limits};
 
 /// Keeps the keys that were fetched from an issuer.
@@ -41,6 +41,7 @@ impl SetIssuerKeys {
             return Ok(Success::Done);
         }
         let revision = cx.state.index;
+        Effect::Changed(ObjectKey::IssuerKeys(self.issuer.clone())).add_to(cx.effects);
         cx.state.issuer_keys.insert(self.issuer, IssuerKeys { jwks: self.jwks, revision });
         cx.policy_changed();
         Ok(Success::Done)

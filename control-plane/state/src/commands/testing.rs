@@ -3,13 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
+use postern_core::audit::AuditRecord;
+use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
 use postern_core::issuer::{Algorithm, Issuer};
+use postern_core::node::NodeRole;
 use postern_core::operation::Digest;
+use postern_core::policy::PrincipalSelector;
 use postern_core::principal::PrincipalId;
 use postern_core::resource::{Metadata, Resource, Spec};
+use postern_core::role::{Grant, Role, RoleBinding};
 use postern_core::secret::Sealed;
 use postern_core::session::Session;
-use postern_core::target::{CredentialRef, Protocol, Route, Target, TargetTls, TlsMode};
+use postern_core::target::{CredentialRef, CredentialSource, Protocol, Route, Target, TargetTls, TlsMode};
 use postern_core::time::Ttl;
 use postern_core::{ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
 
@@ -41,7 +46,8 @@ impl Fixture {
     }
 
     pub(crate) fn run_as(&mut self, request_id: Option<RequestId>, command: impl Into<Command>) -> Outcome {
-        let entry = Entry { proposed_at: Timestamp::from_millis(self.now), request_id, command: command.into() };
+        let entry =
+            Entry { proposed_at: Timestamp::from_millis(self.now), request_id, command: command.into(), audit: None };
         let applied = self.state.apply(self.state.index() + 1, &entry.encode()).unwrap();
         self.effects = applied.effects;
         applied.outcome
@@ -84,6 +90,7 @@ pub(crate) fn cluster() -> Cluster {
         session_token_jwks: "{}".into(),
         session_token_key: sealed(2),
         mask_key: sealed(3),
+        incarnation: "i1".into(),
     }
 }
 
@@ -107,12 +114,25 @@ pub(crate) fn target(of: &str, secret: Option<&str>, revision: u64) -> Resource 
         protocol: Protocol::Postgres,
         address: "db:5432".parse().unwrap(),
         tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
-        credential: CredentialRef { username: "app".into(), secret: secret.map(name) },
+        credential: CredentialRef {
+            username: "app".into(),
+            source: secret.map_or(CredentialSource::None, |of| CredentialSource::Secret(name(of))),
+        },
         route: Route::Direct,
         databases: Vec::new(),
         disabled: false,
     };
     resource(of, revision, Spec::Target(target))
+}
+
+pub(crate) fn role(of: &str, revision: u64) -> Resource {
+    let grant = Grant { objects: vec!["targets".into()], verbs: vec!["get".into()] };
+    resource(of, revision, Spec::Role(Role { grants: vec![grant], description: String::new() }))
+}
+
+pub(crate) fn role_binding(of: &str, to: &str, revision: u64) -> Resource {
+    let subjects = PrincipalSelector { groups: vec!["dev".into()], subjects: Vec::new() };
+    resource(of, revision, Spec::RoleBinding(RoleBinding { role: to.into(), subjects }))
 }
 
 pub(crate) fn issuer(of: &str, url: &str, revision: u64) -> Resource {
@@ -173,5 +193,70 @@ pub(crate) fn session(n: u128) -> Session {
         started_at: Timestamp::from_millis(5),
         end: None,
         revision: 0,
+    }
+}
+
+pub(crate) fn control_node(id: u64, of: &str) -> ControlNode {
+    ControlNode {
+        id,
+        name: name(of),
+        peer_address: format!("{of}:1"),
+        api_address: format!("{of}:2"),
+        feature_level: 1,
+        kek_ids: vec!["k".into()],
+        version: "0.1.0".into(),
+        joined_at: Timestamp::default(),
+        revision: 0,
+        learner: false,
+    }
+}
+
+/// Good for an hour, once; its secret's digest is all sevens.
+pub(crate) fn join_token(id: &str, role: NodeRole) -> JoinToken {
+    JoinToken {
+        id: id.into(),
+        role,
+        secret_sha256: Digest([7; 32]),
+        uses_left: 1,
+        expires_at: Timestamp::from_millis(3_600_000),
+        created_at: Timestamp::default(),
+        created_by: "alice".into(),
+        agent_pool: None,
+        serves: None,
+        name: None,
+        learner: false,
+        revision: 0,
+    }
+}
+
+pub(crate) fn certificate(serial: &str, role: NodeRole, of: &str) -> NodeCertificate {
+    NodeCertificate {
+        serial: serial.into(),
+        role,
+        name: name(of),
+        agent_pool: None,
+        issued_at: Timestamp::default(),
+        not_after: Timestamp::from_millis(90_000_000),
+        revoked: None,
+        revision: 0,
+    }
+}
+
+pub(crate) fn audit(method: &str) -> AuditRecord {
+    AuditRecord {
+        sequence: 0,
+        at: Timestamp::default(),
+        principal: Some(principal("alice", &["dev"])),
+        certificate: String::new(),
+        client_address: "127.0.0.1:1".into(),
+        node: "c1".into(),
+        method: method.into(),
+        objects: vec!["Target/db".into()],
+        code: String::new(),
+        reason: String::new(),
+        request_id: String::new(),
+        dry_run: false,
+        count: 1,
+        hash: [0; 32],
     }
 }

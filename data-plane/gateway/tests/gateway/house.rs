@@ -13,7 +13,9 @@ use postern_core::principal::{Principal, PrincipalId};
 use postern_core::recording::Entry;
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::{Labeled, Snapshot};
-use postern_core::target::{CredentialRef, Protocol, Route, Target as TargetSpec, TargetSelector, TargetTls, TlsMode};
+use postern_core::target::{
+    CredentialRef, CredentialSource, Protocol, Route, Target as TargetSpec, TargetSelector, TargetTls, TlsMode,
+};
 use postern_core::time::Ttl;
 use postern_core::token::{SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_ISSUER, SessionClaims};
 use postern_core::{Name, SessionId};
@@ -155,7 +157,7 @@ impl House {
             protocol: Protocol::Postgres,
             address: format!("127.0.0.1:{}", self.target.port).parse().unwrap(),
             tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
-            credential: CredentialRef { username: "owner".into(), secret: None },
+            credential: CredentialRef { username: "owner".into(), source: CredentialSource::None },
             route: Route::Direct,
             databases: vec!["postgres".into()],
             disabled: false,

@@ -1,0 +1,84 @@
+//! What the state tells.
+
+use std::sync::Arc;
+
+use postern_core::Name;
+use postern_core::audit::AuditRecord;
+use postern_core::cluster::{ControlNode, GatewayNode, JoinToken, NodeCertificate};
+
+use crate::state::State;
+
+impl State {
+    /// The members of the control plane, by id.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<ControlNode>> {
+        self.members.nodes.values()
+    }
+
+    /// One member.
+    #[must_use]
+    pub fn node(&self, id: u64) -> Option<&Arc<ControlNode>> {
+        self.members.nodes.get(&id)
+    }
+
+    /// The name of a member that was removed.
+    #[must_use]
+    pub fn removed_node(&self, id: u64) -> Option<&Name> {
+        self.members.removed.get(&id)
+    }
+
+    /// Join tokens, by id; those that expired in the last day too.
+    pub fn join_tokens(&self) -> impl ExactSizeIterator<Item = &Arc<JoinToken>> {
+        self.members.tokens.values()
+    }
+
+    /// One join token.
+    #[must_use]
+    pub fn join_token(&self, id: &str) -> Option<&Arc<JoinToken>> {
+        self.members.tokens.get(id)
+    }
+
+    /// Gateways that were let in by a join token, by name.
+    pub fn gateways(&self) -> impl ExactSizeIterator<Item = &Arc<GatewayNode>> {
+        self.members.gateways.values()
+    }
+
+    /// One gateway.
+    #[must_use]
+    pub fn gateway(&self, name: &Name) -> Option<&Arc<GatewayNode>> {
+        self.members.gateways.get(name)
+    }
+
+    /// Certificates that have not ended by themselves, by serial.
+    pub fn certificates(&self) -> impl ExactSizeIterator<Item = &Arc<NodeCertificate>> {
+        self.members.certificates.values()
+    }
+
+    /// One certificate.
+    #[must_use]
+    pub fn certificate(&self, serial: &str) -> Option<&Arc<NodeCertificate>> {
+        self.members.certificates.get(serial)
+    }
+
+    /// Whether a certificate was revoked.
+    #[must_use]
+    pub fn is_revoked(&self, serial: &str) -> bool {
+        self.certificate(serial).is_some_and(|certificate| certificate.revoked.is_some())
+    }
+
+    /// The feature level that the cluster is at: commands of a newer one are refused.
+    #[must_use]
+    pub const fn feature_level(&self) -> u32 {
+        self.members.feature_level
+    }
+
+    /// The newest records of the audit log, oldest first.
+    pub fn audit(&self) -> impl DoubleEndedIterator<Item = &Arc<AuditRecord>> + ExactSizeIterator {
+        self.audit.records()
+    }
+
+    /// Number and hash of the last record; 0 and zeros when there is none.
+    #[must_use]
+    pub const fn audit_head(&self) -> (u64, [u8; 32]) {
+        (self.audit.sequence(), self.audit.head())
+    }
+}
