@@ -160,7 +160,7 @@ fn alt_name(text: &str) -> Result<SanType, PkiError> {
         return refuse("it is neither an IP address nor a DNS name");
     }
     let lower = text.to_ascii_lowercase();
-    if lower == RESERVED || lower.strip_suffix(RESERVED).is_some_and(|rest| rest.ends_with('.')) {
+    if is_reserved(&lower) {
         return refuse("names under postern.internal are given by role only");
     }
     match lower.try_into() {
@@ -174,6 +174,11 @@ pub(super) fn common_name(name: &str) -> DistinguishedName {
     // At most 64 characters (RFC 5280, appendix A: ub-common-name).
     subject.push(DnType::CommonName, name.chars().take(64).collect::<String>());
     subject
+}
+
+/// Whether a name, in lower case, is given by role alone.
+pub(super) fn is_reserved(name: &str) -> bool {
+    name == RESERVED || name.strip_suffix(RESERVED).is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// A random serial number, positive and within 20 octets (RFC 5280, section 4.1.2.2).

@@ -5,11 +5,14 @@
 
 mod authority;
 mod files;
+mod renewal;
+mod rotating;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, io};
 
+use postern_core::Timestamp;
 use postern_core::node::NodeIdentity;
 use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls_pki_types::pem::PemObject as _;
@@ -19,6 +22,8 @@ use zeroize::Zeroizing;
 
 pub use authority::Authority;
 pub use files::{create_private_dir, write_private};
+pub use renewal::{keep_fresh, renew_at};
+pub use rotating::{Revocations, RotatingCredential};
 
 const CERTIFICATE_FILE: &str = "node.crt";
 const KEY_FILE: &str = "node.key";
@@ -112,12 +117,30 @@ impl NodeCredential {
     ///
     /// # Errors
     /// The certificate is unreadable.
-    pub fn expires_at(&self) -> Result<postern_core::Timestamp, PkiError> {
+    pub fn expires_at(&self) -> Result<Timestamp, PkiError> {
+        Ok(self.validity()?.1)
+    }
+
+    /// From when until when the certificate is good.
+    ///
+    /// # Errors
+    /// The certificate is unreadable.
+    pub fn validity(&self) -> Result<(Timestamp, Timestamp), PkiError> {
         let der = certificate(&self.certificate_pem)?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&der).map_err(|_| PkiError::Unreadable("the certificate"))?;
-        let secs = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-        Ok(postern_core::Timestamp::from_secs(secs))
+        let time = |time: x509_parser::time::ASN1Time| {
+            Timestamp::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
+        };
+        Ok((time(parsed.validity().not_before), time(parsed.validity().not_after)))
+    }
+
+    /// The certificate's serial number, as [`serial_of`] writes it.
+    ///
+    /// # Errors
+    /// The certificate is unreadable.
+    pub fn serial(&self) -> Result<String, PkiError> {
+        serial_of(&certificate(&self.certificate_pem)?).ok_or(PkiError::Unreadable("the certificate"))
     }
 
     /// The certificate as DER; empty when the PEM is unreadable (`load` and `save` have checked it).
@@ -247,6 +270,40 @@ pub fn self_signed_listener(names: &[String]) -> Result<(String, SecretString), 
     params.serial_number = Some(authority::serial());
     let certificate = params.self_signed(&key).map_err(generate)?;
     Ok((certificate.pem(), SecretString::from(key.serialize_pem())))
+}
+
+/// A certificate's serial number in lower-case hexadecimal, two digits a byte, without leading zero bytes.
+#[must_use]
+pub fn serial_of(certificate_der: &[u8]) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate_der).ok()?;
+    let bytes = parsed.raw_serial().iter().skip_while(|byte| **byte == 0);
+    Some(bytes.map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The serial number of the first certificate of some PEM text, as [`serial_of`] writes it.
+///
+/// # Errors
+/// It is unreadable.
+pub fn serial_of_pem(pem: &str) -> Result<String, PkiError> {
+    serial_of(&certificate(pem)?).ok_or(PkiError::Unreadable("the certificate"))
+}
+
+/// SHA-256 of the first certificate of some PEM text (its DER form), by which it is pinned.
+///
+/// # Errors
+/// It is unreadable.
+pub fn fingerprint(pem: &str) -> Result<[u8; 32], PkiError> {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate(pem)?);
+    digest.as_ref().try_into().map_err(|_| PkiError::Unreadable("the certificate"))
+}
+
+/// DNS names and addresses of the first certificate of some PEM text that are not given by role: what [`Authority::issue`] was asked for.
+///
+/// # Errors
+/// It is unreadable.
+pub fn extra_alt_names(pem: &str) -> Result<Vec<String>, PkiError> {
+    let der = certificate(pem)?;
+    Ok(crate::tls::alt_names(&der).into_iter().filter(|name| !authority::is_reserved(name)).collect())
 }
 
 /// The first certificate of some PEM text.

@@ -338,3 +338,48 @@ fn a_recording_sealed_by_a_gateway_verifies_under_the_authority() {
     assert!(!report(&authority, "e.lab.agent", &ca).is_good());
     assert!(!report(&Authority::create("c1").unwrap(), "g1.gateway", &ca).is_good());
 }
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_on_both_sides() {
+    let authority = Authority::create("c1").unwrap();
+    let rotating = |who: &str| RotatingCredential::new(credential(&authority, who, &[])).unwrap();
+    let (control, gateway) = (rotating("a.control"), rotating("g1.gateway"));
+    let (revoke, known) = tokio::sync::watch::channel(Arc::default());
+    let revoked = Revocations::new(known);
+    let dial = || {
+        let client = tls::client_mtls_rotating(&gateway, revoked.clone(), &[]).unwrap();
+        handshake(tls::server_mtls_rotating(&control, revoked.clone(), &[]).unwrap(), client, CONTROL_PLANE_NAME)
+    };
+    let (client, server) = dial().await.unwrap();
+    assert_eq!((client.unwrap(), server.unwrap()), (identity("g1.gateway"), identity("a.control")));
+    for who in [&control, &gateway] {
+        revoke.send_replace(Arc::new([who.current().serial().unwrap()].into()));
+        assert!(dial().await.is_err());
+    }
+    // What took its place is good.
+    gateway.replace(credential(&authority, "g1.gateway", &[])).unwrap();
+    assert!(dial().await.is_ok());
+}
+
+#[tokio::test]
+async fn whoever_answers_tells_its_authority_and_the_pin_decides() {
+    let authority = Authority::create("c1").unwrap();
+    let control = RotatingCredential::new(credential(&authority, "a.control", &[])).unwrap();
+    let server = tls::server_optional_client_rotating(&control, Revocations::none(), &[]).unwrap();
+    let (_, server) = handshake(server, tls::client_unverified(&[]).unwrap(), "anything").await.unwrap();
+    assert_eq!(server.unwrap(), identity("a.control"));
+    let other = Authority::create("c1").unwrap();
+    assert_eq!(fingerprint(authority.ca_pem()).unwrap(), fingerprint(authority.ca_pem()).unwrap());
+    assert_ne!(fingerprint(authority.ca_pem()).unwrap(), fingerprint(other.ca_pem()).unwrap());
+}
+
+#[test]
+fn a_certificate_tells_what_it_was_asked_for() {
+    let authority = Authority::create("c1").unwrap();
+    let credential = credential(&authority, "a.control", &["control.example.com", "10.0.0.1", "::1"]);
+    let names = extra_alt_names(&credential.certificate_pem).unwrap();
+    assert_eq!(names, ["control.example.com", "10.0.0.1", "::1"]);
+    let serial = credential.serial().unwrap();
+    assert!(serial.len() >= 16 && serial.bytes().all(|byte| byte.is_ascii_hexdigit()), "{serial}");
+    assert_eq!(serial_of_pem(&credential.certificate_pem).unwrap(), serial);
+}

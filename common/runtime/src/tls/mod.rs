@@ -2,9 +2,13 @@
 //!
 //! Node to node is TLS 1.3 with certificates of the cluster's authority on both sides; database clients may come with TLS 1.2.
 
+mod verify;
+
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use postern_core::node::NodeIdentity;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -13,7 +17,8 @@ use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
 use x509_parser::extensions::GeneralName;
 
-use crate::pki::{NodeCredential, PkiError, certificates, private_key};
+use crate::pki::{NodeCredential, PkiError, Revocations, RotatingCredential, certificates, private_key};
+use verify::{AnyServer, UnrevokedClient, UnrevokedServer};
 
 const ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 const FROM_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
@@ -76,6 +81,72 @@ pub fn client_mtls(credential: &NodeCredential, alpn: &[&[u8]]) -> Result<Client
     Ok(config)
 }
 
+/// As [`server_mtls`], by a credential that changes; certificates among `revoked` are refused.
+///
+/// # Errors
+/// The credential is not usable.
+pub fn server_mtls_rotating(
+    credential: &RotatingCredential,
+    revoked: Revocations,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
+    let roots = roots(&credential.current().ca_pem)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().map_err(authority)?;
+    server_rotating(credential, verifier, revoked, alpn)
+}
+
+/// As [`server_optional_client`], by a credential that changes; certificates among `revoked` are refused.
+///
+/// # Errors
+/// The credential is not usable.
+pub fn server_optional_client_rotating(
+    credential: &RotatingCredential,
+    revoked: Revocations,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
+    let roots = roots(&credential.current().ca_pem)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated();
+    server_rotating(credential, verifier.build().map_err(authority)?, revoked, alpn)
+}
+
+/// As [`client_mtls`], by a credential that changes; servers with a certificate among `revoked` are refused.
+///
+/// # Errors
+/// The credential is not usable.
+pub fn client_mtls_rotating(
+    credential: &RotatingCredential,
+    revoked: Revocations,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, TlsError> {
+    let roots = roots(&credential.current().ca_pem)?;
+    let inner = WebPkiServerVerifier::builder_with_provider(roots, provider()).build().map_err(authority)?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(ONLY_13)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(UnrevokedServer { inner, revoked }))
+        .with_client_cert_resolver(Arc::new(credential.clone()));
+    // A resumed session would show the former certificate, and nobody would look at the server's.
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
+/// Trusts whoever answers: only for fetching an authority's certificate that is then compared with a pinned digest. Nothing secret may
+/// be sent over it.
+///
+/// # Errors
+/// rustls refuses the parts.
+pub fn client_unverified(alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(ONLY_13)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
 /// For dialling a server whose certificate comes from one of the given authorities, without a certificate of one's own.
 ///
 /// # Errors
@@ -116,6 +187,37 @@ pub fn peer_identity(certificates: &[CertificateDer<'_>]) -> Option<NodeIdentity
     });
     let identity = nodes.next()?;
     nodes.next().is_none().then_some(identity)
+}
+
+/// The DNS names and addresses of a certificate; empty when it is unreadable.
+pub(crate) fn alt_names(certificate_der: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate_der) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+        },
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(text).collect()
+}
+
+fn server_rotating(
+    credential: &RotatingCredential,
+    inner: Arc<dyn ClientCertVerifier>,
+    revoked: Revocations,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(ONLY_13)?
+        .with_client_cert_verifier(Arc::new(UnrevokedClient { inner, revoked }))
+        .with_cert_resolver(Arc::new(credential.clone()));
+    // A resumed session is not verified again: a revoked certificate would live on in it.
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
 }
 
 fn server(
