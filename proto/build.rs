@@ -10,19 +10,23 @@ const FILES: &[&str] = &[
     "postern/resource/v1/identity.proto",
     "postern/resource/v1/cluster.proto",
     "postern/admin/v1/admin.proto",
+    "postern/admin/v1/cluster.proto",
+    "postern/peer/v1/member.proto",
     "postern/gateway/v1/gateway.proto",
     "postern/state/v1/state.proto",
     "postern/tunnel/v1/tunnel.proto",
 ];
 
 /// Messages that carry secrets or tokens: their `Debug` is written by hand in lib.rs (I5).
-const SECRET_BEARING: [&str; 6] = [
+const SECRET_BEARING: &[&str] = &[
     "postern.gateway.v1.Credential",
     "postern.gateway.v1.Snapshot",
     "postern.resource.v1.SecretSpec",
     "postern.resource.v1.SecretSpec.source",
     "postern.admin.v1.ExchangeTokenRequest",
     "postern.admin.v1.ExchangeTokenResponse",
+    "postern.admin.v1.RedeemTokenRequest",
+    "postern.admin.v1.CreateJoinTokenResponse",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

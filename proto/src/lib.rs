@@ -28,6 +28,14 @@ pub mod gateway {
     }
 }
 
+/// What members of the control plane say to each other.
+pub mod peer {
+    /// Version 1.
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/postern.peer.v1.rs"));
+    }
+}
+
 /// What the Raft log and its snapshots hold.
 pub mod state {
     /// Version 1.
@@ -65,6 +73,8 @@ opaque_debug!(
     resource::v1::secret_spec::Source,
     admin::v1::ExchangeTokenRequest,
     admin::v1::ExchangeTokenResponse,
+    admin::v1::RedeemTokenRequest,
+    admin::v1::CreateJoinTokenResponse,
 );
 
 #[cfg(test)]
