@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use postern_proto::admin::v1::{GetAuthorityRequest, IssueCertificateRequest, NodeRole};
+use postern_proto::admin::v1::{GetAuthorityRequest, IssueCertificateRequest};
+use postern_proto::resource::v1::NodeRole;
 use postern_runtime::pki::{KeyRequest, NodeCredential};
 
 use super::when;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use postern_core::node::NodeIdentity;
+use postern_runtime::pki::{extra_alt_names, serial_of};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::tls::peer_identity;
 use rustls::ServerConfig;
@@ -40,6 +41,10 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct PeerInfo {
     /// Of the client certificate, verified; none without one.
     pub(crate) identity: Option<NodeIdentity>,
+    /// The certificate's serial number.
+    pub(crate) serial: Option<String>,
+    /// Its names and addresses that are not given by role.
+    pub(crate) alt_names: Vec<String>,
     /// Its address; for the log.
     pub(crate) address: SocketAddr,
 }
@@ -132,7 +137,13 @@ impl Connected for Peer {
 
     fn connect_info(&self) -> PeerInfo {
         let certificates = self.stream.get_ref().1.peer_certificates();
-        PeerInfo { identity: certificates.and_then(peer_identity), address: self.address }
+        let own = certificates.and_then(|all| all.first());
+        PeerInfo {
+            identity: certificates.and_then(peer_identity),
+            serial: own.and_then(|certificate| serial_of(certificate)),
+            alt_names: own.map(|certificate| extra_alt_names(certificate)).unwrap_or_default(),
+            address: self.address,
+        }
     }
 }
 

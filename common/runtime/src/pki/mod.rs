@@ -297,13 +297,10 @@ pub fn fingerprint(pem: &str) -> Result<[u8; 32], PkiError> {
     digest.as_ref().try_into().map_err(|_| PkiError::Unreadable("the certificate"))
 }
 
-/// DNS names and addresses of the first certificate of some PEM text that are not given by role: what [`Authority::issue`] was asked for.
-///
-/// # Errors
-/// It is unreadable.
-pub fn extra_alt_names(pem: &str) -> Result<Vec<String>, PkiError> {
-    let der = certificate(pem)?;
-    Ok(crate::tls::alt_names(&der).into_iter().filter(|name| !authority::is_reserved(name)).collect())
+/// A certificate's DNS names and addresses that are not given by role: what [`Authority::issue`] was asked for.
+#[must_use]
+pub fn extra_alt_names(certificate_der: &[u8]) -> Vec<String> {
+    crate::tls::alt_names(certificate_der).into_iter().filter(|name| !authority::is_reserved(name)).collect()
 }
 
 /// The first certificate of some PEM text.

@@ -87,8 +87,7 @@ where
     let current = credential.current();
     let request = KeyRequest::renew(&current.key_pem).map_err(|error| error.to_string())?;
     let certificate_pem = renew(request.csr_der).await.map_err(|error| error.to_string())?;
-    let fresh =
-        NodeCredential { certificate_pem, key_pem: current.key_pem.clone(), ca_pem: current.ca_pem.clone() };
+    let fresh = NodeCredential { certificate_pem, key_pem: current.key_pem.clone(), ca_pem: current.ca_pem.clone() };
     if let Some(dir) = dir {
         fresh.save(dir).map_err(|error| error.to_string())?;
     }

@@ -31,11 +31,16 @@ use tracing::error;
 
 pub(crate) use access::Access;
 
-use crate::bootstrap::ClusterKeys;
+use crate::bootstrap::{CERTIFICATE_LIFETIME, ClusterKeys};
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
 use crate::run::PolicyWatch;
+
+/// How many to list at once, of what was asked for.
+fn page_size(asked: u32, default: usize, most: usize) -> usize {
+    if asked == 0 { default } else { usize::try_from(asked).map_or(most, |asked| asked.min(most)) }
+}
 
 /// What a stream of answers is.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -61,7 +66,12 @@ pub(crate) fn routes(
     let approvals = approvals::Service { raft: raft.clone(), access: access.clone() };
     let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
     let tokens = tokens::Service { keys: Arc::clone(keys), access: access.clone() };
-    let certificates = certificates::Service { keys: Arc::clone(keys), access: access.clone() };
+    let certificates = certificates::Service {
+        raft: raft.clone(),
+        keys: Arc::clone(keys),
+        access: access.clone(),
+        lifetime: CERTIFICATE_LIFETIME,
+    };
     let feed = policy::Service { policy: policy.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
     let uploads = recordings::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };

@@ -77,7 +77,7 @@ async fn certificates_are_issued_to_administrators_only() {
     let node = start(dir.path()).await;
     let csr = KeyRequest::generate().unwrap().csr_der;
     let request = pb::IssueCertificateRequest {
-        role: pb::NodeRole::Gateway.into(),
+        role: postern_proto::resource::v1::NodeRole::Gateway.into(),
         name: "g2".into(),
         csr,
         alt_names: vec!["g2.example".into()],
