@@ -12,3 +12,4 @@ pub mod pki;
 pub mod supervisor;
 pub mod telemetry;
 pub mod tls;
+pub mod vault;

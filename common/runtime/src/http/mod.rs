@@ -106,7 +106,7 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-fn checked(url: &str) -> Result<Uri, HttpError> {
+pub(crate) fn checked(url: &str) -> Result<Uri, HttpError> {
     let uri: Uri = url.parse().map_err(|_| HttpError::Url)?;
     let host = uri.host().ok_or(HttpError::Url)?;
     match uri.scheme_str() {
@@ -123,7 +123,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// The error with its causes: hyper's own text says only which step failed.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

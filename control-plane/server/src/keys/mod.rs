@@ -1,22 +1,34 @@
-//! Secrets at rest: envelope encryption under the cluster's key-encryption key (I5).
+//! Secrets at rest: envelope encryption under the cluster's key-encryption keys (I5).
 //!
-//! Each secret has a data key of its own; the data key is wrapped by the key-encryption key. Both are AES-256-GCM (NIST SP 800-38D). The
-//! associated data names what the secret is of, so that one sealed secret cannot be put in another's place.
+//! Each secret has a data key of its own (AES-256-GCM, NIST SP 800-38D); the data key is wrapped by a key-encryption key, which lies in
+//! this node's memory or never leaves Vault. The associated data of both names what the secret is of, so that one sealed secret cannot
+//! be put in another's place.
+//!
+//! A [`Keyring`] has one current key, which seals, and any number of others, which only open: so a key can be replaced while all goes on.
 
-use std::fs;
+pub mod config;
+mod local;
+mod transit;
+
 use std::path::Path;
+use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use postern_core::secret::{Sealed, SecretBytes};
-use postern_runtime::pki::write_private;
+use postern_runtime::backoff::Backoff;
+use postern_runtime::vault::{Vault, VaultError};
+use tracing::{info, warn};
 use zeroize::Zeroizing;
+
+use config::{KekConfig, KekSource};
+use local::LocalKek;
+use transit::VaultKek;
 
 const KEY: usize = 32;
 
 /// Something of the keys failed. Never shows key material.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read or written.
     #[error("key-encryption key {path}: {why}")]
@@ -26,113 +38,266 @@ pub enum KeyError {
         /// Why.
         why: String,
     },
+    /// The variable is not set.
+    #[error("key-encryption key: the environment variable {0} is not set")]
+    Variable(String),
     /// The key is not 32 bytes in hexadecimal.
     #[error("key-encryption key {0}: expected 64 hexadecimal digits")]
     Form(String),
-    /// Sealed under another key, damaged, or put in another's place.
-    #[error("a sealed secret of {of} does not open: it is damaged, or under another key-encryption key than {kek}")]
+    /// Two keys go by one id.
+    #[error("two key-encryption keys have the id {0}: give one of them another `name`, or leave one out")]
+    Twice(String),
+    /// Sealed under a key that this node does not have.
+    #[error("the sealed secret of {of} is under key-encryption key {kek}, and this node has {known}")]
+    Unknown {
+        /// What it is of.
+        of: String,
+        /// The key that it needs.
+        kek: String,
+        /// Those that are here.
+        known: String,
+    },
+    /// Damaged, or put in another's place.
+    #[error("a sealed secret of {of} does not open: it is damaged, or was not sealed under key-encryption key {kek}")]
     Open {
         /// What it is of.
         of: String,
         /// The key that was tried.
         kek: String,
     },
+    /// Vault does not unwrap a data key.
+    #[error("the sealed secret of {of}: Vault does not unwrap its data key by {kek}: {why}")]
+    Refused {
+        /// What it is of.
+        of: String,
+        /// The key that was tried.
+        kek: String,
+        /// Vault's words.
+        why: String,
+    },
+    /// Vault does not answer as it should.
+    #[error("key-encryption key {kek}: {why}")]
+    Vault {
+        /// The key.
+        kek: String,
+        /// Why.
+        why: VaultError,
+    },
+    /// The transit key ignores associated data.
+    #[error("key-encryption key {0}: its type, or this version of Vault, ignores associated data; use a key of type aes256-gcm96")]
+    Unbound(String),
     /// The system cannot encrypt or has no randomness.
     #[error("cannot encrypt")]
     Encrypt,
 }
 
-/// The cluster's key-encryption key.
-pub struct Kek {
-    id: String,
-    key: LessSafeKey,
+impl KeyError {
+    /// Whether it may go away by itself.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Vault { why, .. } if why.is_transient())
+    }
 }
 
-impl Kek {
-    /// Reads the key from `path`: for a cluster that has secrets already.
+enum Kek {
+    Local(LocalKek),
+    Vault(Box<VaultKek>),
+}
+
+/// The cluster's key-encryption keys, as far as this node has them.
+pub struct Keyring {
+    current: Kek,
+    others: Vec<Kek>,
+}
+
+impl Keyring {
+    /// Reads or connects every key of `config`. With `old` data a lost key file is not replaced by a new one, which would open nothing.
+    /// Vault is not called yet.
     ///
     /// # Errors
-    /// When the file cannot be read, or holds no key.
-    pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let source = path.display().to_string();
-        match fs::read_to_string(path) {
-            Ok(text) => Self::from_hex(&Zeroizing::new(text), &source),
-            Err(error) => Err(KeyError::File { path: source, why: error.to_string() }),
+    /// When a key cannot be read, or has no key's form.
+    pub fn new(config: &KekConfig, old: bool) -> Result<Self, KeyError> {
+        let current = match &config.current {
+            KekSource::File(path) if !old => Kek::Local(LocalKek::load_or_create(path)?),
+            source => Kek::from(source)?,
+        };
+        let others = config.previous.iter().map(Kek::from).collect::<Result<Vec<_>, _>>()?;
+        let this = Self { current, others };
+        let mut ids = this.ids();
+        ids.sort();
+        match ids.windows(2).find_map(|pair| matches!(pair, [a, b] if a == b).then(|| pair.first().cloned()).flatten()) {
+            Some(id) => Err(KeyError::Twice(id)),
+            None => Ok(this),
         }
     }
 
-    /// Reads the key from `path`, or makes one there (0600) when there is none.
+    /// With the one key in the file at `path`, which is made when there is none.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or holds no key.
-    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
-        let file =
-            |why: &dyn std::fmt::Display| KeyError::File { path: path.display().to_string(), why: why.to_string() };
-        match fs::read_to_string(path) {
-            Ok(text) => Self::from_hex(&Zeroizing::new(text), &path.display().to_string()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let mut key = Zeroizing::new([0; KEY]);
-                rand::fill(key.as_mut_slice()).map_err(|_| KeyError::Encrypt)?;
-                let text = Zeroizing::new(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n");
-                write_private(path, text.as_bytes()).map_err(|error| file(&error))?;
-                Self::new(key)
+    /// As [`Self::new`].
+    pub fn in_file(path: &Path) -> Result<Self, KeyError> {
+        Self::new(&KekConfig::file(path), false)
+    }
+
+    /// The key that seals.
+    #[must_use]
+    pub fn current_id(&self) -> &str {
+        self.current.id()
+    }
+
+    /// All keys that open, the current one first.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        self.all().map(|kek| kek.id().to_owned()).collect()
+    }
+
+    /// Every Vault that is used: each needs its token kept alive (`Vault::keep`).
+    pub(crate) fn vaults(&self) -> Vec<Vault> {
+        self.all()
+            .filter_map(|kek| match kek {
+                Kek::Vault(kek) => Some(kek.vault().clone()),
+                Kek::Local(_) => None,
+            })
+            .collect()
+    }
+
+    /// Waits until the current key wraps and unwraps. While Vault is away it says what it waits for, and goes on trying.
+    ///
+    /// # Errors
+    /// When waiting would not help: a wrong token, no such key.
+    pub async fn ready(&self) -> Result<(), KeyError> {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+        let mut waited = false;
+        loop {
+            match self.current.probe().await {
+                Ok(_) if waited => {
+                    info!(kek = self.current_id(), "the key-encryption key is there");
+                    return Ok(());
+                }
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_transient() => {
+                    if !std::mem::replace(&mut waited, true) {
+                        warn!(%error, "waiting for the key-encryption key: nothing is served before it is there");
+                    }
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(file(&error)),
         }
     }
 
-    /// From 64 hexadecimal digits; `source` is named in errors.
+    /// Seals `secret`, which is of `of` (`Secret/db-password`), under the current key.
     ///
     /// # Errors
-    /// When it is something else.
-    pub fn from_hex(text: &str, source: &str) -> Result<Self, KeyError> {
-        let form = || KeyError::Form(source.to_owned());
-        let text = text.trim();
-        let mut key = Zeroizing::new([0; KEY]);
-        if text.len() != KEY * 2 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(form());
-        }
-        for (slot, pair) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| form())?;
-            *slot = u8::from_str_radix(pair, 16).map_err(|_| form())?;
-        }
-        Self::new(key)
-    }
-
-    fn new(key: Zeroizing<[u8; KEY]>) -> Result<Self, KeyError> {
-        // The id tells keys apart, and nothing of the key.
-        let mut named = Zeroizing::new(b"postern kek id\0".to_vec());
-        named.extend_from_slice(key.as_slice());
-        let id = digest(&SHA256, &named).as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { id, key: aes(&key)? })
-    }
-
-    /// Seals `secret`, which is of `of` (`Secret/db-password`).
-    ///
-    /// # Errors
-    /// When the system has no randomness.
-    pub fn seal(&self, of: &str, secret: &[u8]) -> Result<Sealed, KeyError> {
+    /// When the system has no randomness, or Vault does not wrap.
+    pub async fn seal(&self, of: &str, secret: &[u8]) -> Result<Sealed, KeyError> {
         let mut data_key = Zeroizing::new([0; KEY]);
         rand::fill(data_key.as_mut_slice()).map_err(|_| KeyError::Encrypt)?;
         let (nonce, ciphertext) = encrypt(&aes(&data_key)?, of, secret)?;
-        let (wrap_nonce, wrapped) = encrypt(&self.key, of, data_key.as_slice())?;
-        let wrapped_key = [wrap_nonce.as_slice(), &wrapped].concat();
-        Ok(Sealed { kek_id: self.id.clone(), wrapped_key, nonce: nonce.to_vec(), ciphertext })
+        let wrapped_key = self.current.wrap(of, &SecretBytes::new(data_key.to_vec())).await?;
+        Ok(Sealed { kek_id: self.current_id().to_owned(), wrapped_key, nonce: nonce.to_vec(), ciphertext })
     }
 
-    /// Opens what [`Self::seal`] sealed, of the same `of`.
+    /// Opens what was sealed for the same `of`.
     ///
     /// # Errors
-    /// When it is of something else, damaged, or under another key.
-    pub fn open(&self, of: &str, sealed: &Sealed) -> Result<SecretBytes, KeyError> {
-        let fault = || KeyError::Open { of: of.to_owned(), kek: self.id.clone() };
-        if sealed.kek_id != self.id {
-            return Err(fault());
+    /// When it is of something else, damaged, under a key that is not here, or Vault does not unwrap.
+    pub async fn open(&self, of: &str, sealed: &Sealed) -> Result<SecretBytes, KeyError> {
+        let opened = self.open_all(&[(of, sealed)]).await;
+        opened.into_iter().next().unwrap_or_else(|| Err(KeyError::Encrypt))
+    }
+
+    /// Opens each; Vault is asked for many data keys at once.
+    pub async fn open_all(&self, items: &[(&str, &Sealed)]) -> Vec<Result<SecretBytes, KeyError>> {
+        let keys = self.data_keys(items).await;
+        let open = |((of, sealed), key): (&(&str, &Sealed), Result<SecretBytes, KeyError>)| {
+            let fault = || KeyError::Open { of: (*of).to_owned(), kek: sealed.kek_id.clone() };
+            let key = UnboundKey::new(&AES_256_GCM, key?.expose()).map_err(|_| fault())?;
+            decrypt(&LessSafeKey::new(key), of, &sealed.nonce, &sealed.ciphertext).ok_or_else(fault)
+        };
+        items.iter().zip(keys).map(open).collect()
+    }
+
+    /// The data key of each, unwrapped.
+    async fn data_keys(&self, items: &[(&str, &Sealed)]) -> Vec<Result<SecretBytes, KeyError>> {
+        let mut keys: Vec<Option<Result<SecretBytes, KeyError>>> = items.iter().map(|_| None).collect();
+        for kek in self.all() {
+            let (places, asked): (Vec<usize>, Vec<(&str, &[u8])>) = items
+                .iter()
+                .enumerate()
+                .filter(|(_, (_, sealed))| sealed.kek_id == kek.id())
+                .map(|(place, (of, sealed))| (place, (*of, sealed.wrapped_key.as_slice())))
+                .unzip();
+            if asked.is_empty() {
+                continue;
+            }
+            for (place, key) in places.into_iter().zip(kek.unwrap(&asked).await) {
+                if let Some(slot) = keys.get_mut(place) {
+                    *slot = Some(key);
+                }
+            }
         }
-        let (nonce, wrapped) = sealed.wrapped_key.split_at_checked(NONCE_LEN).ok_or_else(fault)?;
-        let data_key = decrypt(&self.key, of, nonce, wrapped).ok_or_else(fault)?;
-        let data_key = UnboundKey::new(&AES_256_GCM, data_key.expose()).map_err(|_| fault())?;
-        decrypt(&LessSafeKey::new(data_key), of, &sealed.nonce, &sealed.ciphertext).ok_or_else(fault)
+        let unknown = |(of, sealed): &(&str, &Sealed)| KeyError::Unknown {
+            of: (*of).to_owned(),
+            kek: sealed.kek_id.clone(),
+            known: self.ids().join(", "),
+        };
+        keys.into_iter().zip(items).map(|(key, item)| key.unwrap_or_else(|| Err(unknown(item)))).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Kek> {
+        std::iter::once(&self.current).chain(&self.others)
+    }
+}
+
+impl Kek {
+    fn from(source: &KekSource) -> Result<Self, KeyError> {
+        match source {
+            KekSource::File(path) => LocalKek::load(path).map(Self::Local),
+            KekSource::Inline(key) => {
+                let form = || KeyError::Form("in the configuration".to_owned());
+                let text = std::str::from_utf8(key.expose()).map_err(|_| form())?;
+                LocalKek::from_hex(text, "in the configuration").map(Self::Local)
+            }
+            KekSource::Variable(name) => {
+                let text = std::env::var(name).map_err(|_| KeyError::Variable(name.clone()))?;
+                LocalKek::from_hex(&Zeroizing::new(text), &format!("in {name}")).map(Self::Local)
+            }
+            KekSource::Vault(key) => {
+                let vault = Vault::new(&key.vault).map_err(|why| KeyError::Vault { kek: key.id.clone(), why })?;
+                let kek = VaultKek::new(key.id.clone(), vault, &key.mount, &key.key)?;
+                Ok(Self::Vault(Box::new(kek)))
+            }
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Self::Local(kek) => kek.id(),
+            Self::Vault(kek) => kek.id(),
+        }
+    }
+
+    /// The newest version of the key, of one that has versions.
+    async fn probe(&self) -> Result<Option<u32>, KeyError> {
+        match self {
+            Self::Local(_) => Ok(None),
+            Self::Vault(kek) => kek.probe().await.map(Some),
+        }
+    }
+
+    async fn wrap(&self, of: &str, data_key: &SecretBytes) -> Result<Vec<u8>, KeyError> {
+        match self {
+            Self::Local(kek) => kek.wrap(of, data_key.expose()),
+            Self::Vault(kek) => kek.wrap(of, data_key).await,
+        }
+    }
+
+    async fn unwrap(&self, items: &[(&str, &[u8])]) -> Vec<Result<SecretBytes, KeyError>> {
+        match self {
+            Self::Local(kek) => items.iter().map(|(of, wrapped)| kek.unwrap(of, wrapped)).collect(),
+            Self::Vault(kek) => kek.unwrap(items).await,
+        }
     }
 }
 
@@ -158,45 +323,4 @@ fn decrypt(key: &LessSafeKey, of: &str, nonce: &[u8], ciphertext: &[u8]) -> Opti
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn opens_only_what_it_sealed_and_where_it_belongs() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("kek");
-        let kek = Kek::load_or_create(&path).unwrap();
-        let again = Kek::load_or_create(&path).unwrap();
-        let sealed = kek.seal("Secret/db", b"hunter2").unwrap();
-        assert_eq!(again.open("Secret/db", &sealed).unwrap().expose(), b"hunter2");
-        assert!(kek.open("Secret/other", &sealed).is_err());
-
-        let other = Kek::load_or_create(&dir.path().join("other")).unwrap();
-        assert!(other.open("Secret/db", &sealed).is_err());
-        for part in 0..3 {
-            let mut bad = sealed.clone();
-            match part {
-                0 => bad.wrapped_key[20] ^= 1,
-                1 => bad.nonce[0] ^= 1,
-                _ => bad.ciphertext[0] ^= 1,
-            }
-            assert!(kek.open("Secret/db", &bad).is_err());
-        }
-    }
-
-    #[test]
-    fn the_same_secret_is_never_sealed_alike() {
-        let dir = tempfile::tempdir().unwrap();
-        let kek = Kek::load_or_create(&dir.path().join("kek")).unwrap();
-        let (one, two) = (kek.seal("a", b"x").unwrap(), kek.seal("a", b"x").unwrap());
-        assert_ne!(one.ciphertext, two.ciphertext);
-        assert_ne!(one.wrapped_key, two.wrapped_key);
-    }
-
-    #[test]
-    fn a_key_file_must_hold_a_key() {
-        for bad in ["", "zz", &"0".repeat(63), &"g".repeat(64), &"0".repeat(65)] {
-            assert!(matches!(Kek::from_hex(bad, "here"), Err(KeyError::Form(_))), "{bad}");
-        }
-    }
-}
+mod tests;
