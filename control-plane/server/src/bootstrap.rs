@@ -38,7 +38,7 @@ pub(crate) async fn cluster_keys(raft: &RaftHandle, kek: &Kek) -> Result<Cluster
     let cluster = match known {
         Some(cluster) => cluster,
         None => {
-            let made = make_cluster(kek)?;
+            let made = make_cluster(kek).await?;
             let id = made.id.clone();
             match raft.propose(commands::InitCluster(made), None).await? {
                 Ok(_) => info!(cluster = id, "a new cluster"),
@@ -53,27 +53,27 @@ pub(crate) async fn cluster_keys(raft: &RaftHandle, kek: &Kek) -> Result<Cluster
         let text = std::str::from_utf8(secret.expose()).map_err(|_| ControlError::NoCluster)?;
         Ok(SecretString::from(text.to_owned()))
     };
-    let ca_key = text(kek.open(CA_KEY, &cluster.ca_key)?)?;
-    let session_key = text(kek.open(SESSION_TOKEN_KEY, &cluster.session_token_key)?)?;
+    let ca_key = text(kek.open_waiting(CA_KEY, &cluster.ca_key).await?)?;
+    let session_key = text(kek.open_waiting(SESSION_TOKEN_KEY, &cluster.session_token_key).await?)?;
     Ok(ClusterKeys {
         authority: Authority::from_pem(&cluster.ca_pem, &ca_key)?,
         signer: SessionSigner::from_pem(&session_key)?,
-        mask_key: kek.open(MASK_KEY, &cluster.mask_key)?,
+        mask_key: kek.open_waiting(MASK_KEY, &cluster.mask_key).await?,
         cluster,
     })
 }
 
-fn make_cluster(kek: &Kek) -> Result<Cluster, ControlError> {
+async fn make_cluster(kek: &Kek) -> Result<Cluster, ControlError> {
     let id = format!("{:016x}", clock::random_u128() >> 64);
     let authority = Authority::create(&id)?;
     let signer = SessionSigner::generate()?;
     let mask_key = SecretBytes::new([clock::random_u128().to_be_bytes(), clock::random_u128().to_be_bytes()].concat());
     Ok(Cluster {
         ca_pem: authority.ca_pem().to_owned(),
-        ca_key: kek.seal(CA_KEY, authority.key_pem().expose_secret().as_bytes())?,
+        ca_key: kek.seal(CA_KEY, authority.key_pem().expose_secret().as_bytes()).await?,
         session_token_jwks: signer.jwks(),
-        session_token_key: kek.seal(SESSION_TOKEN_KEY, signer.to_pem().expose_secret().as_bytes())?,
-        mask_key: kek.seal(MASK_KEY, mask_key.expose())?,
+        session_token_key: kek.seal(SESSION_TOKEN_KEY, signer.to_pem().expose_secret().as_bytes()).await?,
+        mask_key: kek.seal(MASK_KEY, mask_key.expose()).await?,
         incarnation: format!("{:016x}", clock::random_u128() >> 64),
         id,
     })

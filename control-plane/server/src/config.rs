@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use postern_core::Name;
-use postern_core::secret::SecretBytes;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+
+use crate::keys::config::KekConfig;
 
 /// Configuration of a control-plane node.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,14 +34,9 @@ pub struct ControlConfig {
     /// The key-encryption key, 64 hexadecimal digits; `kek` in the data directory when it is not given.
     #[serde(default)]
     pub kek_file: Option<PathBuf>,
-    /// The key-encryption key itself: for the environment (`POSTERN_CONTROL__KEK`), where no file shall hold it.
-    #[serde(default, deserialize_with = "secret")]
-    pub kek: Option<SecretBytes>,
-}
-
-fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SecretBytes>, D::Error> {
-    let text = Option::<String>::deserialize(from)?;
-    Ok(text.map(|text| SecretBytes::new(text.into_bytes())))
+    /// Where the key-encryption keys are; or the key itself: for the environment (`POSTERN_CONTROL__KEK`), where no file shall hold it.
+    #[serde(default)]
+    pub kek: Option<KekConfig>,
 }
 
 impl ControlConfig {
@@ -79,7 +75,7 @@ mod tests {
     #[test]
     fn the_key_is_never_shown() {
         let config = config("kek", serde_json::json!("deadbeef"));
-        assert_eq!(config.kek.as_ref().map(|kek| kek.expose().to_vec()), Some(b"deadbeef".to_vec()));
+        assert!(config.kek.is_some());
         let shown = format!("{config:?}");
         assert!(!shown.contains("deadbeef") && !shown.contains("100, 101"), "{shown}");
     }

@@ -24,6 +24,8 @@ use crate::keys::Kek;
 use crate::raft::{RaftHandle, ReadError};
 
 const RETRY: Duration = Duration::from_millis(500);
+/// How soon secrets are tried again that did not open because Vault was away.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a sealed Secret is of.
 pub(crate) fn sealed_of(secret: &Name) -> String {
@@ -36,6 +38,8 @@ pub(crate) struct Policy {
     pub(crate) proto: pb::Snapshot,
     /// For tokens presented here.
     pub(crate) verifier: Verifier,
+    /// A secret did not open, for a cause that may go away: worth building again.
+    pub(crate) incomplete: bool,
 }
 
 impl Policy {
@@ -66,8 +70,8 @@ impl Feed {
     /// The newest policy.
     pub(crate) async fn build(&self) -> Result<Policy, ReadError> {
         let gathered = self.raft.read(gather).await?;
-        let snapshot = self.snapshot(&gathered);
-        Ok(Policy { verifier: Verifier::from_snapshot(&snapshot), proto: wire::to_proto(&snapshot) })
+        let (snapshot, incomplete) = self.snapshot(&gathered).await;
+        Ok(Policy { incomplete, verifier: Verifier::from_snapshot(&snapshot), proto: wire::to_proto(&snapshot) })
     }
 
     /// Publishes a policy at each change, until `stop`.
@@ -75,11 +79,15 @@ impl Feed {
         let mut changes = self.raft.changes();
         loop {
             let newest = changes.borrow_and_update().policy;
-            if newest > out.borrow().revision() {
+            let again = { out.borrow().incomplete };
+            if again || newest > out.borrow().revision() {
                 match self.build().await {
                     Ok(policy) => {
                         metrics::counter!("postern_control_policy_builds_total").increment(1);
-                        out.send_replace(Arc::new(policy));
+                        // Nothing new is worth telling when the same secrets still do not open.
+                        if !(policy.incomplete && policy.revision() == out.borrow().revision()) {
+                            out.send_replace(Arc::new(policy));
+                        }
                     }
                     // Not leading, or busy: gateways keep what they have, within their bound (I9).
                     Err(error) => {
@@ -95,11 +103,13 @@ impl Feed {
                 () = stop.cancelled() => return,
                 // Raft has stopped: the node stops.
                 changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(OPEN_AGAIN), if out.borrow().incomplete => {}
             }
         }
     }
 
-    fn snapshot(&self, gathered: &Gathered) -> Snapshot {
+    /// And whether a secret is missing in it that may open later.
+    async fn snapshot(&self, gathered: &Gathered) -> (Snapshot, bool) {
         let mut snapshot = Snapshot {
             revision: gathered.revision,
             cluster_id: self.keys.cluster.id.clone(),
@@ -129,16 +139,27 @@ impl Feed {
                 Spec::Role(_) | Spec::RoleBinding(_) => {}
             }
         }
-        for (target, labeled) in &snapshot.targets {
-            let Some(secret) = labeled.value.credential.secret() else { continue };
-            let Some(sealed) = secrets.get(secret) else { continue };
-            match self.kek.open(&sealed_of(secret), sealed) {
+        let served: Vec<(Name, String, &Sealed)> = snapshot
+            .targets
+            .iter()
+            .filter_map(|(target, labeled)| {
+                let secret = labeled.value.credential.secret()?;
+                Some((target.clone(), sealed_of(secret), *secrets.get(secret)?))
+            })
+            .collect();
+        let sealed: Vec<(&str, &Sealed)> = served.iter().map(|(_, of, sealed)| (of.as_str(), *sealed)).collect();
+        let mut incomplete = false;
+        for ((target, _, _), opened) in served.iter().zip(self.kek.open_all(&sealed).await) {
+            match opened {
                 Ok(password) => drop(snapshot.credentials.insert(target.clone(), password)),
-                // The target is then refused by its server, with a clear code; others go on.
-                Err(error) => error!(%target, %error, "a target's secret does not open"),
+                // Sessions to the target are then refused, with a clear code; others go on.
+                Err(error) => {
+                    incomplete |= error.is_transient();
+                    error!(%target, %error, "a target's secret does not open");
+                }
             }
         }
-        snapshot
+        (snapshot, incomplete)
     }
 }
 

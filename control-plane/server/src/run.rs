@@ -21,6 +21,7 @@ use crate::bootstrap::{self, ClusterKeys};
 use crate::config::ControlConfig;
 use crate::feed::{Feed, Policy};
 use crate::identity::IssuerKeysLoop;
+use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
 use crate::raft::log_store::{SledLog, StorageError};
 use crate::raft::transport::NoPeers;
@@ -88,6 +89,9 @@ pub enum ControlError {
     /// The metrics cannot be kept.
     #[error("metrics: {0}")]
     Telemetry(String),
+    /// Asked to stop before it served.
+    #[error("stopped before it served")]
+    Stopped,
     /// The recordings' directory.
     #[error("recordings: {0}")]
     Recordings(std::io::Error),
@@ -135,6 +139,14 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     create_private_dir(&config.data_dir)?;
     let log_dir = config.data_dir.join("raft");
     let kek = Arc::new(kek(&config, log_dir.exists())?);
+    for vault in kek.vaults() {
+        supervisor.spawn("vault-token", OnEnd::StopNode, vault.keep(supervisor.sessions_ended_token()));
+    }
+    // Vault may be sealed for hours: no limit, and no loop of restarts.
+    tokio::select! {
+        ready = kek.ready() => ready?,
+        () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
+    }
 
     // Outlives the API, which outlives the sessions.
     let raft_stop = CancellationToken::new();
@@ -190,14 +202,13 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     })
 }
 
-/// The key-encryption key. With `old` data a lost key is not replaced by a new one, which would open nothing.
+/// The key-encryption keys. With `old` data a lost key is not replaced by a new one, which would open nothing.
 fn kek(config: &ControlConfig, old: bool) -> Result<Kek, KeyError> {
-    if let Some(kek) = &config.kek {
-        let form = || KeyError::Form("in the configuration".to_owned());
-        return Kek::from_hex(std::str::from_utf8(kek.expose()).map_err(|_| form())?, "in the configuration");
+    match (&config.kek, &config.kek_file) {
+        (Some(kek), _) => Kek::new(kek, old),
+        (None, Some(path)) => Kek::new(&KekConfig::file(path), old),
+        (None, None) => Kek::new(&KekConfig::file(&config.data_dir.join("kek")), old),
     }
-    let path = config.kek_file.clone().unwrap_or_else(|| config.data_dir.join("kek"));
-    if old { Kek::load(&path) } else { Kek::load_or_create(&path) }
 }
 
 /// This node's certificate: made anew at each start, never on disk.

@@ -26,7 +26,9 @@ pub enum VaultError {
     #[error("Vault is sealed or not ready: {0}")]
     Sealed(String),
     /// A standby that does not forward.
-    #[error("Vault at this address is a standby that forwards nothing: give the address of the active node, or of a balancer")]
+    #[error(
+        "Vault at this address is a standby that forwards nothing: give the address of the active node, or of a balancer"
+    )]
     Standby,
     /// A quota of Vault's.
     #[error("Vault asks to call less often")]

@@ -68,8 +68,7 @@ impl Vault {
         if config.timeout.0.is_zero() {
             return Err(VaultError::Config("timeout: must be longer than nothing".to_owned()));
         }
-        let caller =
-            Caller::new(&config.address, config.namespace.as_deref(), ca_pem.as_deref(), config.timeout.0)?;
+        let caller = Caller::new(&config.address, config.namespace.as_deref(), ca_pem.as_deref(), config.timeout.0)?;
         Ok(Self(Arc::new(Inner { caller, auth: config.auth.clone(), tokens: Mutex::new(Tokens::default()) })))
     }
 
@@ -161,13 +160,12 @@ impl Vault {
 
 /// A mount's or a path's text in a URL.
 fn part(what: &str, text: &str) -> Result<String, VaultError> {
-    call::escaped(text.trim_matches('/')).ok_or_else(|| VaultError::Config(format!("{what} {text:?}: not a path of Vault's")))
+    call::escaped(text.trim_matches('/'))
+        .ok_or_else(|| VaultError::Config(format!("{what} {text:?}: not a path of Vault's")))
 }
 
 /// Reads a JSON string into memory that is wiped.
-fn secret_text<'de, D: serde::Deserializer<'de>>(
-    from: D,
-) -> Result<postern_core::secret::SecretBytes, D::Error> {
+fn secret_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<postern_core::secret::SecretBytes, D::Error> {
     let text = <String as serde::Deserialize>::deserialize(from)?;
     Ok(postern_core::secret::SecretBytes::new(text.into_bytes()))
 }

@@ -106,7 +106,10 @@ impl Transit {
         for batch in items.chunks(MAX_BATCH) {
             let batch_input: Vec<DecryptItem<'_>> = batch
                 .iter()
-                .map(|(ciphertext, associated)| DecryptItem { ciphertext, associated_data: STANDARD.encode(associated) })
+                .map(|(ciphertext, associated)| DecryptItem {
+                    ciphertext,
+                    associated_data: STANDARD.encode(associated),
+                })
                 .collect();
             let request = DecryptRequest { batch_input, partial_failure_response_code: 200 };
             let answer = self.vault.call_batch::<DecryptAnswer>(&self.decrypt, &request).await?;

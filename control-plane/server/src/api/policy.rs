@@ -1,5 +1,6 @@
 //! Policy, for gateways.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,6 +14,7 @@ use tracing::info;
 
 use super::Answers;
 use super::access::Access;
+use crate::feed::Policy;
 use crate::run::PolicyWatch;
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -27,14 +29,16 @@ pub(super) struct Service {
 struct Watcher {
     policy: PolicyWatch,
     stop: CancellationToken,
-    sent: u64,
+    known: u64,
+    /// What was sent last: one of the same revision may follow it, with secrets that did not open before.
+    sent: Option<Arc<Policy>>,
     first: bool,
 }
 
 impl Watcher {
     fn new(policy: PolicyWatch, stop: CancellationToken, known: u64) -> Self {
         metrics::gauge!("postern_control_policy_watchers_total").increment(1.0);
-        Self { policy, stop, sent: known, first: true }
+        Self { policy, stop, known, sent: None, first: true }
     }
 
     /// The newest snapshot when it is not the one sent; else, after a while, a heartbeat. `None` when the node stops.
@@ -45,11 +49,16 @@ impl Watcher {
         loop {
             let snapshot = {
                 let newest = self.policy.borrow_and_update();
-                // Also when the gateway knows a higher one: then it is of another life of this cluster.
-                (newest.revision() != self.sent).then(|| newest.proto.clone())
+                let new = match &self.sent {
+                    // Also when the gateway knows a higher one: then it is of another life of this cluster.
+                    None => newest.revision() != self.known,
+                    Some(sent) => !Arc::ptr_eq(sent, &newest),
+                };
+                new.then(|| Arc::clone(&newest))
             };
-            if let Some(snapshot) = snapshot {
-                self.sent = snapshot.revision;
+            if let Some(policy) = snapshot {
+                let snapshot = policy.proto.clone();
+                self.sent = Some(policy);
                 return Some(answer(Some(snapshot)));
             }
             tokio::select! {

@@ -68,12 +68,12 @@ impl Service {
     }
 
     /// The object as it will be stored: a Secret's value sealed, or as it was when it is the same.
-    fn read_in(&self, mut object: resource_pb::Resource, known: &Known) -> Result<Resource, Vec<FieldFault>> {
+    async fn read_in(&self, mut object: resource_pb::Resource, known: &Known) -> Result<Resource, Vec<FieldFault>> {
         let name = object.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
         if let Some(resource_pb::resource::Spec::Secret(secret)) = &mut object.spec {
             let sealed = match secret.source.take() {
                 Some(resource_pb::secret_spec::Source::Value(mut value)) => {
-                    let sealed = self.seal(&name, &value, known);
+                    let sealed = self.seal(&name, &value, known).await;
                     value.zeroize();
                     sealed?
                 }
@@ -97,7 +97,7 @@ impl Service {
         Ok(resource)
     }
 
-    fn seal(&self, name: &str, value: &str, known: &Known) -> Result<Sealed, Vec<FieldFault>> {
+    async fn seal(&self, name: &str, value: &str, known: &Known) -> Result<Sealed, Vec<FieldFault>> {
         let fault = |message: String| vec![FieldFault::new("spec.value", message)];
         if value.is_empty() || value.len() > MAX_SECRET {
             return Err(fault(format!("must have 1 to {MAX_SECRET} bytes")));
@@ -107,12 +107,12 @@ impl Service {
         };
         let of = sealed_of(&name);
         if let Some(sealed) = &known.sealed
-            && let Ok(stored) = self.kek.open(&of, sealed)
+            && let Ok(stored) = self.kek.open(&of, sealed).await
             && verify_slices_are_equal(stored.expose(), value.as_bytes()).is_ok()
         {
             return Ok(sealed.clone());
         }
-        self.kek.seal(&of, value.as_bytes()).map_err(|error| fault(error.to_string()))
+        self.kek.seal(&of, value.as_bytes()).await.map_err(|error| fault(error.to_string()))
     }
 
     /// The command that a request asks for.
@@ -124,7 +124,7 @@ impl Service {
         let known = self.known(objects.iter().map(place).collect()).await?;
         let (mut resources, mut faults) = (Vec::new(), Vec::new());
         for (n, (object, known)) in objects.into_iter().zip(&known).enumerate() {
-            match self.read_in(object, known) {
+            match self.read_in(object, known).await {
                 Ok(resource) => resources.push(resource),
                 Err(found) => faults.extend(
                     found

@@ -22,7 +22,7 @@ pub(crate) enum KekSource {
     Inline(SecretBytes),
     File(PathBuf),
     Variable(String),
-    Vault(VaultKey),
+    Vault(Box<VaultKey>),
 }
 
 /// A key of Vault's transit engine.
@@ -119,7 +119,7 @@ fn source(table: Table) -> Result<KekSource, String> {
             if id.is_empty() || id.len() > 128 || id.chars().any(char::is_control) {
                 return Err("name: must have 1 to 128 bytes".to_owned());
             }
-            Ok(KekSource::Vault(VaultKey { id, vault, mount, key }))
+            Ok(KekSource::Vault(Box::new(VaultKey { id, vault, mount, key })))
         }
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod config;
 mod local;
+mod rewrap;
 mod transit;
 
 use std::path::Path;
@@ -48,7 +49,7 @@ pub enum KeyError {
     #[error("two key-encryption keys have the id {0}: give one of them another `name`, or leave one out")]
     Twice(String),
     /// Sealed under a key that this node does not have.
-    #[error("the sealed secret of {of} is under key-encryption key {kek}, and this node has {known}")]
+    #[error("a sealed secret of {of} does not open: it is under key-encryption key {kek}, and this node has {known}")]
     Unknown {
         /// What it is of.
         of: String,
@@ -84,7 +85,9 @@ pub enum KeyError {
         why: VaultError,
     },
     /// The transit key ignores associated data.
-    #[error("key-encryption key {0}: its type, or this version of Vault, ignores associated data; use a key of type aes256-gcm96")]
+    #[error(
+        "key-encryption key {0}: its type, or this version of Vault, ignores associated data; use a key of type aes256-gcm96"
+    )]
     Unbound(String),
     /// The system cannot encrypt or has no randomness.
     #[error("cannot encrypt")]
@@ -99,15 +102,18 @@ impl KeyError {
     }
 }
 
-enum Kek {
+/// What seals and opens here.
+pub(crate) type Kek = Keyring;
+
+enum Provider {
     Local(LocalKek),
     Vault(Box<VaultKek>),
 }
 
 /// The cluster's key-encryption keys, as far as this node has them.
 pub struct Keyring {
-    current: Kek,
-    others: Vec<Kek>,
+    current: Provider,
+    others: Vec<Provider>,
 }
 
 impl Keyring {
@@ -118,14 +124,15 @@ impl Keyring {
     /// When a key cannot be read, or has no key's form.
     pub fn new(config: &KekConfig, old: bool) -> Result<Self, KeyError> {
         let current = match &config.current {
-            KekSource::File(path) if !old => Kek::Local(LocalKek::load_or_create(path)?),
-            source => Kek::from(source)?,
+            KekSource::File(path) if !old => Provider::Local(LocalKek::load_or_create(path)?),
+            source => Provider::from(source)?,
         };
-        let others = config.previous.iter().map(Kek::from).collect::<Result<Vec<_>, _>>()?;
+        let others = config.previous.iter().map(Provider::from).collect::<Result<Vec<_>, _>>()?;
         let this = Self { current, others };
         let mut ids = this.ids();
         ids.sort();
-        match ids.windows(2).find_map(|pair| matches!(pair, [a, b] if a == b).then(|| pair.first().cloned()).flatten()) {
+        match ids.windows(2).find_map(|pair| matches!(pair, [a, b] if a == b).then(|| pair.first().cloned()).flatten())
+        {
             Some(id) => Err(KeyError::Twice(id)),
             None => Ok(this),
         }
@@ -155,8 +162,8 @@ impl Keyring {
     pub(crate) fn vaults(&self) -> Vec<Vault> {
         self.all()
             .filter_map(|kek| match kek {
-                Kek::Vault(kek) => Some(kek.vault().clone()),
-                Kek::Local(_) => None,
+                Provider::Vault(kek) => Some(kek.vault().clone()),
+                Provider::Local(_) => None,
             })
             .collect()
     }
@@ -207,6 +214,26 @@ impl Keyring {
         opened.into_iter().next().unwrap_or_else(|| Err(KeyError::Encrypt))
     }
 
+    /// As [`Self::open`], but waits while Vault is away, and says what it waits for.
+    ///
+    /// # Errors
+    /// When waiting would not help.
+    pub async fn open_waiting(&self, of: &str, sealed: &Sealed) -> Result<SecretBytes, KeyError> {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+        let mut told = false;
+        loop {
+            match self.open(of, sealed).await {
+                Err(error) if error.is_transient() => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%error, of, "waiting for a key-encryption key");
+                    }
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     /// Opens each; Vault is asked for many data keys at once.
     pub async fn open_all(&self, items: &[(&str, &Sealed)]) -> Vec<Result<SecretBytes, KeyError>> {
         let keys = self.data_keys(items).await;
@@ -245,12 +272,12 @@ impl Keyring {
         keys.into_iter().zip(items).map(|(key, item)| key.unwrap_or_else(|| Err(unknown(item)))).collect()
     }
 
-    fn all(&self) -> impl Iterator<Item = &Kek> {
+    fn all(&self) -> impl Iterator<Item = &Provider> {
         std::iter::once(&self.current).chain(&self.others)
     }
 }
 
-impl Kek {
+impl Provider {
     fn from(source: &KekSource) -> Result<Self, KeyError> {
         match source {
             KekSource::File(path) => LocalKek::load(path).map(Self::Local),

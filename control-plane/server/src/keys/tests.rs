@@ -56,3 +56,23 @@ async fn an_older_key_still_opens_and_a_lost_one_is_not_replaced() {
     let twice = KekConfig { current: config.previous[0].clone(), previous: config.previous.clone() };
     assert!(matches!(Keyring::new(&twice, true), Err(KeyError::Twice(_))));
 }
+
+#[tokio::test]
+async fn a_data_key_goes_under_another_key_and_the_secret_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old_path, new_path) = (dir.path().join("old"), dir.path().join("new"));
+    let sealed = Keyring::in_file(&old_path).unwrap().seal("Secret/db", b"hunter2").await.unwrap();
+    let config = KekConfig { current: KekSource::File(new_path.clone()), previous: vec![KekSource::File(old_path)] };
+    let both = Keyring::new(&config, false).unwrap();
+    assert!(!both.is_current(&sealed, None));
+    let (mut damaged, mut foreign) = (sealed.clone(), sealed.clone());
+    damaged.wrapped_key[14] ^= 1;
+    foreign.kek_id = "lost".to_owned();
+    let done = both.rewrap_all(&[("Secret/db", &damaged), ("Secret/db", &sealed), ("Secret/db", &foreign)]).await;
+    assert!(matches!(done[0], Err(KeyError::Open { .. })) && matches!(done[2], Err(KeyError::Unknown { .. })));
+    let rewrapped = done[1].as_ref().unwrap();
+    assert_eq!(rewrapped.ciphertext, sealed.ciphertext);
+    assert!(both.is_current(rewrapped, None));
+    let alone = Keyring::in_file(&new_path).unwrap();
+    assert_eq!(alone.open("Secret/db", rewrapped).await.unwrap().expose(), b"hunter2");
+}

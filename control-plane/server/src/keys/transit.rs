@@ -41,7 +41,8 @@ struct Flight {
 
 impl VaultKek {
     pub(super) fn new(id: String, vault: Vault, mount: &str, key: &str) -> Result<Self, KeyError> {
-        let transit = Transit::new(vault.clone(), mount, key).map_err(|why| KeyError::Vault { kek: id.clone(), why })?;
+        let transit =
+            Transit::new(vault.clone(), mount, key).map_err(|why| KeyError::Vault { kek: id.clone(), why })?;
         let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
         let flight = tokio::sync::Mutex::new(Flight { backoff, failed: None });
         Ok(Self { id, vault, transit, cache: Mutex::default(), flight })
@@ -60,7 +61,8 @@ impl VaultKek {
         let clear = b"postern probe";
         let wrapped = self.transit.encrypt(clear, "probe").await.map_err(|why| self.fault(why))?;
         let text = wrapped.ciphertext.as_str();
-        let opened = self.transit.decrypt(&[(text, "probe"), (text, "elsewhere")]).await.map_err(|why| self.fault(why))?;
+        let opened =
+            self.transit.decrypt(&[(text, "probe"), (text, "elsewhere")]).await.map_err(|why| self.fault(why))?;
         match opened.as_slice() {
             [Ok(_), Ok(_)] => Err(KeyError::Unbound(self.id.clone())),
             [Ok(opened), Err(_)] if opened.expose() == clear => Ok(wrapped.key_version),
