@@ -13,6 +13,7 @@ pub mod raft;
 mod recordings;
 mod run;
 mod serve;
+pub mod watch;
 
 pub use config::ControlConfig;
 pub use run::{ControlError, ControlHandle, run};

@@ -28,6 +28,7 @@ use crate::raft::transport::NoPeers;
 use crate::raft::{DriverError, NodeConfig, ProposeError, ReadError, start};
 use crate::recordings::Recordings;
 use crate::serve;
+use crate::watch::WatchHub;
 
 /// How long a node may take until it leads and has applied its log.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -154,7 +155,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         NodeConfig { id: 1, founders: vec![1], election_ticks: 10, heartbeat_ticks: 2, compact_after: COMPACT_AFTER };
     let log =
         SledLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
-    let raft = start(&node, log, NoPeers, &supervisor, raft_stop.clone())?;
+    let (hub_writer, _hub) = WatchHub::new();
+    let raft = start(&node, log, NoPeers, hub_writer, &supervisor, raft_stop.clone())?;
     let stop_raft = raft_stop.clone().drop_guard();
 
     let keys = tokio::time::timeout(START_LIMIT, bootstrap::cluster_keys(&raft, &kek))

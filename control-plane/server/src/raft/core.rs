@@ -11,6 +11,7 @@ use raft_prost::Message as _;
 
 use super::log_store::{Loaded, SnapshotRecord, Write};
 use super::memory::LogMemory;
+use super::observer::Observer;
 use super::slog_bridge;
 
 /// Who a node is and how it keeps time.
@@ -235,10 +236,11 @@ impl Core {
     ///
     /// # Errors
     /// When an entry cannot be applied: the node stops.
-    pub fn persisted(&mut self, mut ready: Ready) -> Result<Progress, CoreError> {
+    pub fn persisted(&mut self, mut ready: Ready, observer: &mut impl Observer) -> Result<Progress, CoreError> {
         let mut progress = Progress::default();
         if let Some(snapshot) = ready.snapshot.take() {
             self.state = State::restore(&snapshot.data)?;
+            observer.restored(&self.state);
             self.applied_term = snapshot.term;
             self.node.mut_store().reset_to(snapshot);
         }
@@ -249,7 +251,7 @@ impl Core {
         }
         progress.messages.append(&mut ready.inner.take_persisted_messages());
         let committed = ready.inner.take_committed_entries();
-        self.apply(committed, &mut progress)?;
+        self.apply(committed, &mut progress, observer)?;
 
         let mut light = self.node.advance(ready.inner);
         if let Some(commit) = light.commit_index() {
@@ -260,7 +262,7 @@ impl Core {
         }
         progress.messages.append(&mut light.take_messages());
         let committed = light.take_committed_entries();
-        self.apply(committed, &mut progress)?;
+        self.apply(committed, &mut progress, observer)?;
         self.node.advance_apply();
         Ok(progress)
     }
@@ -294,7 +296,12 @@ impl Core {
         self.node.raft.raft_log.applied
     }
 
-    fn apply(&mut self, entries: Vec<LogEntry>, progress: &mut Progress) -> Result<(), CoreError> {
+    fn apply(
+        &mut self,
+        entries: Vec<LogEntry>,
+        progress: &mut Progress,
+        observer: &mut impl Observer,
+    ) -> Result<(), CoreError> {
         for entry in entries {
             self.applied_term = entry.term;
             match entry.entry_type() {
@@ -302,6 +309,7 @@ impl Core {
                 EntryType::EntryNormal if entry.data.is_empty() => {}
                 EntryType::EntryNormal => {
                     let applied = self.state.apply(entry.index, &entry.data)?;
+                    observer.applied(&self.state, entry.index, &applied.effects);
                     progress.applied.push((entry.index, entry.term, applied));
                 }
                 EntryType::EntryConfChange => {

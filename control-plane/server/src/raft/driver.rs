@@ -19,6 +19,7 @@ use tracing::{error, info};
 
 use super::core::{Core, CoreError, NodeConfig, Progress, ReadTicket, stamp};
 use super::log_store::{LogStore, StorageError, Write};
+use super::observer::Observer;
 use super::transport::Transport;
 
 /// Messages that may wait for the driver.
@@ -131,10 +132,12 @@ pub fn start(
     config: &NodeConfig,
     mut log: impl LogStore,
     transport: impl Transport,
+    mut observer: impl Observer,
     supervisor: &Supervisor,
     stop: CancellationToken,
 ) -> Result<RaftHandle, DriverError> {
     let core = Core::new(config, log.load()?)?;
+    observer.restored(core.state());
     let (mailbox, inbox) = sync_channel(MAILBOX);
     let loaded = Changes {
         applied: core.state().index(),
@@ -148,6 +151,7 @@ pub fn start(
         core,
         log,
         transport,
+        observer,
         inbox,
         stop,
         changes: changes_out,
@@ -237,10 +241,11 @@ struct WaitingRead {
     failed: oneshot::Sender<ReadError>,
 }
 
-struct Driver<L, T> {
+struct Driver<L, T, O> {
     core: Core,
     log: L,
     transport: T,
+    observer: O,
     inbox: Receiver<Msg>,
     stop: CancellationToken,
     changes: watch::Sender<Changes>,
@@ -255,7 +260,7 @@ struct Driver<L, T> {
     expiry_proposed: Timestamp,
 }
 
-impl<L: LogStore, T: Transport> Driver<L, T> {
+impl<L: LogStore, T: Transport, O: Observer> Driver<L, T, O> {
     fn run(mut self) {
         match self.turn() {
             Ok(()) => info!("raft stopped"),
@@ -370,7 +375,7 @@ impl<L: LogStore, T: Transport> Driver<L, T> {
                 self.log.save(ready.write())?;
                 metrics::histogram!("postern_control_flush_seconds").record(started.elapsed().as_secs_f64());
             }
-            let progress = self.core.persisted(ready)?;
+            let progress = self.core.persisted(ready, &mut self.observer)?;
             self.finish(progress);
         }
         for ticket in self.core.take_reads() {

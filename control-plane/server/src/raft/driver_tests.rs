@@ -80,7 +80,7 @@ struct Node {
 
 fn node(config: &NodeConfig, log: impl LogStore) -> Node {
     let (supervisor, stop) = (Supervisor::new(), CancellationToken::new());
-    let handle = start(config, log, NoPeers, &supervisor, stop.clone()).unwrap();
+    let handle = start(config, log, NoPeers, (), &supervisor, stop.clone()).unwrap();
     Node { handle, supervisor, stop }
 }
 

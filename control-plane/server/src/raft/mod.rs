@@ -9,8 +9,10 @@ pub mod core;
 mod driver;
 pub mod log_store;
 mod memory;
+mod observer;
 mod slog_bridge;
 pub mod transport;
 
 pub use self::core::NodeConfig;
 pub use driver::{Changes, DriverError, ProposeError, RaftHandle, ReadError, Status, start};
+pub use observer::Observer;
