@@ -45,6 +45,8 @@ pub enum Code {
     TargetRefused,
     /// No agent that serves the target has a tunnel.
     AgentUnavailable,
+    /// The credential for the target cannot be had: not allowed, not there, or the vault that holds it is away.
+    CredentialUnavailable,
     /// The operation cannot be recorded, so it does not happen (I2).
     RecordingUnavailable,
     /// The gateway has no policy, or its policy is too old (I9).
@@ -82,6 +84,7 @@ impl Code {
             Self::TargetUnavailable => "target-unavailable",
             Self::TargetRefused => "target-refused",
             Self::AgentUnavailable => "agent-unavailable",
+            Self::CredentialUnavailable => "credential-unavailable",
             Self::RecordingUnavailable => "recording-unavailable",
             Self::PolicyUnavailable => "policy-unavailable",
             Self::ControlPlaneUnavailable => "control-plane-unavailable",

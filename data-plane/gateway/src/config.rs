@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use postern_runtime::config::{ByteSize, HumanDuration};
+use postern_runtime::vault::VaultConfig;
 use serde::{Deserialize, Serialize};
+
+use crate::credentials::config::CredentialsConfig;
 
 /// What a gateway is told. Who it is stands in its certificate; targets and policy come from the control plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +38,12 @@ pub struct GatewayConfig {
     /// Bounds on what clients may use up.
     #[serde(default)]
     pub limits: Limits,
+    /// Which references to credentials this gateway follows.
+    #[serde(default)]
+    pub credentials: CredentialsConfig,
+    /// The Vault that holds credentials of targets.
+    #[serde(default)]
+    pub vault: Option<VaultConfig>,
     /// Policy that the control plane confirmed longer ago opens no session.
     #[serde(default = "staleness_limit")]
     pub staleness_limit: HumanDuration,

@@ -21,7 +21,7 @@ pub(crate) struct Admitted {
     pub(crate) principal: Principal,
     pub(crate) name: Name,
     pub(crate) target: Arc<Target>,
-    pub(crate) password: SecretBytes,
+    pub(crate) sent: Option<SecretBytes>,
     pub(crate) database: String,
 }
 
@@ -62,9 +62,8 @@ pub(crate) fn identify(
     let Verified { principal, targets } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
     match find(&current.snapshot, &principal, &targets, target, database) {
         Ok((name, target)) => {
-            let password = current.snapshot.credentials.get(&name).cloned();
-            let password = password.unwrap_or_else(|| SecretBytes::new(Vec::new()));
-            Ok(Admitted { principal, name, target, password, database: database.to_owned() })
+            let sent = current.snapshot.credentials.get(&name).cloned();
+            Ok(Admitted { principal, name, target, sent, database: database.to_owned() })
         }
         Err(why) => {
             let (target, database) = (target.to_owned(), database.to_owned());

@@ -8,6 +8,7 @@ mod cancel;
 mod catalogs;
 pub mod config;
 mod control;
+mod credentials;
 mod identify;
 mod listener;
 mod metrics;
@@ -31,6 +32,7 @@ use postern_runtime::pki::{self, NodeCredential, PkiError};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::telemetry;
 use postern_runtime::tls::{self, TlsError};
+use postern_runtime::vault::{Vault, VaultError};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -38,12 +40,14 @@ use tokio_rustls::TlsAcceptor;
 
 pub use config::{GatewayConfig, Limits, ListenerConfig};
 pub use control::ControlError;
+pub use credentials::config::CredentialsConfig;
 pub use recorder::SpoolError;
 pub use tunnels::TunnelsError;
 
 use approvals::Approvals;
 use cancel::CancelKeys;
 use catalogs::Catalogs;
+use credentials::Accounts;
 use policy_feed::Feed;
 use recorder::{RecorderConfig, UploadClient};
 use session::Shared;
@@ -73,6 +77,12 @@ pub enum GatewayError {
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// The references to credentials that it may follow.
+    #[error("{0}")]
+    Credentials(String),
+    /// The Vault of its configuration cannot be used.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The tunnel listener cannot start.
     #[error(transparent)]
     Tunnels(#[from] TunnelsError),
@@ -134,6 +144,9 @@ pub async fn run(
     if identity.role != NodeRole::Gateway {
         return Err(GatewayError::NotAGateway(identity.to_string()));
     }
+    if let Some(fault) = config.credentials.faults() {
+        return Err(GatewayError::Credentials(fault));
+    }
     let readiness = Readiness::new(&["policy", "recorder"]);
     let metrics = telemetry::install_metrics();
     let ended = supervisor.sessions_ended_token();
@@ -176,7 +189,13 @@ pub async fn run(
         supervisor.spawn("ops", OnEnd::StopNode, ops::serve(listener, metrics, readiness.clone(), ended));
     }
 
-    let dialer = Dialer::new(tunnels.clone());
+    let vault = config.vault.as_ref().map(Vault::new).transpose()?;
+    let credentials = Accounts::new(&config.credentials, vault.clone());
+    let dialer = Dialer::new(tunnels.clone(), credentials.clone());
+    supervisor.spawn("credentials", OnEnd::StopNode, credentials.keep(supervisor.sessions_ended_token()));
+    if let Some(vault) = vault {
+        supervisor.spawn("vault-token", OnEnd::StopNode, vault.keep(supervisor.sessions_ended_token()));
+    }
     let shared = Arc::new(Shared {
         gateway: identity.name,
         limits: config.limits.clone(),

@@ -46,6 +46,11 @@ pub(crate) fn token_refused(reason: &'static str) {
     counter!("postern_gateway_tokens_refused_total", "reason" => reason).increment(1);
 }
 
+pub(crate) fn credential(source: &'static str, had: bool) {
+    let outcome = if had { "had" } else { "failed" };
+    counter!("postern_gateway_credentials_total", "source" => source, "outcome" => outcome).increment(1);
+}
+
 pub(crate) fn decided(outcome: Outcome, took: Duration) {
     counter!("postern_gateway_operations_total", "outcome" => outcome.as_str()).increment(1);
     histogram!("postern_gateway_decision_seconds").record(took.as_secs_f64());

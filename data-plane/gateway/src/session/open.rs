@@ -202,7 +202,7 @@ async fn begin(
     shared: &Arc<Shared>,
     slot: &mut Option<Connection>,
 ) -> Result<Relay, Refused> {
-    let Admitted { principal, name, target, password, database } = admitted;
+    let Admitted { principal, name, target, sent, database } = admitted;
     let session: SessionId = clock::session_id();
     let started = Started {
         session,
@@ -218,7 +218,7 @@ async fn begin(
     };
     let recorder = shared.recorder.open(started).await;
     let recorder = recorder.map_err(|error| Refused::because(error.code(), error))?;
-    let to = Destination { name, target, password, database: database.into(), session };
+    let to = Destination { name, target, sent, database: database.into(), session };
 
     let fresh_enough = Instant::now().checked_sub(FRESH_AT_OPENING).unwrap_or_else(Instant::now);
     let reached = tokio::time::timeout(shared.limits.connect_timeout.0, async {

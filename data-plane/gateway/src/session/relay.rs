@@ -30,6 +30,7 @@ use super::{End, Shared};
 use crate::approvals::HoldUpdate;
 use crate::cancel::CancelKey;
 use crate::catalogs::Dated;
+use crate::credentials::Holding;
 use crate::identify::may_stay;
 use crate::policy_feed::{Current, Feed};
 use crate::recorder::SessionRecorder;
@@ -92,6 +93,8 @@ pub(super) struct Relay {
     key: CancelKey,
     server_key: (u32, bytes::Bytes),
     /// When the token ends.
+    /// Keeps the lease up of the account that the target knows.
+    _holding: Option<Arc<Holding>>,
     expires: Instant,
     /// When the drain ends, once it has begun.
     drain: Option<Instant>,
@@ -150,7 +153,7 @@ impl Relay {
         let slice = current.snapshot.policy_slice(&principal, &to.name);
         let masking = masking(&current.snapshot, &principal, &to.name, &catalog.catalog, &to.database);
         let session = Session::new(limits, Arc::clone(&context), masking, clock::random_u128());
-        let Upstream { stream, received, ready } = parts.upstream;
+        let Upstream { stream, received, ready, holding } = parts.upstream;
         let (client_read, client_write) = tokio::io::split(parts.client);
         let (server_read, server_write) = tokio::io::split(stream);
         let left = principal.expires_at.map_or(FAR, |at| at.since(clock::now())).min(FAR);
@@ -179,6 +182,7 @@ impl Relay {
             feed,
             key: parts.key,
             server_key: (ready.pid, ready.secret),
+            _holding: holding,
             expires: Instant::now() + left,
             drain: None,
             flow: Flow::default(),

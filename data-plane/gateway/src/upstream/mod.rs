@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 pub(crate) use tls::UpstreamTlsError;
 
+use crate::credentials::{Account, Accounts, CredentialError, Holding};
 use crate::tunnels::{OpenError, Tunnels};
 
 /// How long a cancel request may take, from dialling to the target's end.
@@ -53,6 +54,8 @@ pub(crate) enum UpstreamError {
     Closed,
     #[error(transparent)]
     Login(#[from] LoginError),
+    #[error("its credential: {0}")]
+    Credential(#[from] CredentialError),
 }
 
 impl UpstreamError {
@@ -63,6 +66,7 @@ impl UpstreamError {
             Self::Tunnel(error) => error.code(),
             Self::TlsConfig(_) | Self::Tls(_) | Self::NoTls => Code::TargetRefused,
             Self::Login(error) => error.code(),
+            Self::Credential(error) => error.code(),
         }
     }
 }
@@ -72,7 +76,8 @@ impl UpstreamError {
 pub(crate) struct Destination {
     pub(crate) name: Name,
     pub(crate) target: Arc<Target>,
-    pub(crate) password: SecretBytes,
+    /// The password that came with the policy, of a Secret.
+    pub(crate) sent: Option<SecretBytes>,
     pub(crate) database: Arc<str>,
     /// On whose behalf, for the agent's log.
     pub(crate) session: SessionId,
@@ -84,17 +89,20 @@ pub(crate) struct Upstream {
     /// What came after the login.
     pub(crate) received: BytesMut,
     pub(crate) ready: Ready,
+    /// Keeps the account's lease up while the session lives.
+    pub(crate) holding: Option<Arc<Holding>>,
 }
 
 /// Opens connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
     tunnels: Tunnels,
+    credentials: Accounts,
 }
 
 impl Dialer {
-    pub(crate) const fn new(tunnels: Tunnels) -> Self {
-        Self { tunnels }
+    pub(crate) const fn new(tunnels: Tunnels, credentials: Accounts) -> Self {
+        Self { tunnels, credentials }
     }
 
     /// Connects and logs in. The caller bounds the time.
@@ -103,13 +111,32 @@ impl Dialer {
         to: &Destination,
         settings: &[(String, String)],
     ) -> Result<Upstream, UpstreamError> {
+        let account = self.credentials.account(to).await?;
+        match self.login_as(to, &account, settings).await {
+            // The account may have been taken away, or its password changed, since it was read.
+            Err(UpstreamError::Login(error)) if error.refuses_account() => {
+                match self.credentials.after(to, &account).await {
+                    Some(account) => self.login_as(to, &account, settings).await,
+                    None => Err(error.into()),
+                }
+            }
+            done => done,
+        }
+    }
+
+    async fn login_as(
+        &self,
+        to: &Destination,
+        account: &Account,
+        settings: &[(String, String)],
+    ) -> Result<Upstream, UpstreamError> {
         let (mut stream, encrypted) = self.connect(to).await?;
         let mut nonce = [0; 18];
         let random = [clock::random_u128().to_be_bytes(), clock::random_u128().to_be_bytes()];
         nonce.iter_mut().zip(random.as_flattened()).for_each(|(slot, byte)| *slot = *byte);
         let (mut login, hello) = Login::new(&Credentials {
-            user: &to.target.credential.username,
-            password: &to.password,
+            user: &account.username,
+            password: &account.password,
             database: &to.database,
             settings,
             encrypted,
@@ -120,7 +147,10 @@ impl Dialer {
         loop {
             match login.next(&mut received)? {
                 LoginStep::Send(answer) => send(&mut stream, answer).await?,
-                LoginStep::Ready(ready) => return Ok(Upstream { stream, received, ready: *ready }),
+                LoginStep::Ready(ready) => {
+                    let holding = account.holding.clone();
+                    return Ok(Upstream { stream, received, ready: *ready, holding });
+                }
                 LoginStep::NeedMore => {
                     if stream.read_buf(&mut received).await.map_err(UpstreamError::Broken)? == 0 {
                         return Err(UpstreamError::Closed);

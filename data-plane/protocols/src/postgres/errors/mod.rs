@@ -57,9 +57,11 @@ pub const fn sqlstate(code: Code) -> &'static str {
         // invalid_catalog_name
         Code::UnknownTarget => "3D000",
         // cannot_connect_now
-        Code::TargetUnavailable | Code::AgentUnavailable | Code::PolicyUnavailable | Code::ControlPlaneUnavailable => {
-            "57P03"
-        }
+        Code::TargetUnavailable
+        | Code::AgentUnavailable
+        | Code::CredentialUnavailable
+        | Code::PolicyUnavailable
+        | Code::ControlPlaneUnavailable => "57P03",
         // sqlserver_rejected_establishment_of_sqlconnection
         Code::TargetRefused => "08004",
         // io_error
@@ -95,6 +97,7 @@ pub const fn client_message(code: Code) -> &'static str {
         Code::TargetUnavailable => "the target cannot be reached now",
         Code::TargetRefused => "the target refused the gateway",
         Code::AgentUnavailable => "no agent for the target is connected now",
+        Code::CredentialUnavailable => "the gateway has no credential for the target now",
         Code::RecordingUnavailable => "the session cannot be recorded, so it cannot go on",
         Code::PolicyUnavailable => "the gateway has no current policy",
         Code::ControlPlaneUnavailable => "the control plane cannot be reached now",

@@ -163,6 +163,12 @@ pub enum LoginError {
 }
 
 impl LoginError {
+    /// Whether the target refused this account or its password (invalid_authorization_specification, invalid_password): another may do.
+    #[must_use]
+    pub fn refuses_account(&self) -> bool {
+        matches!(self, Self::Refused { sqlstate, .. } if sqlstate == "28000" || sqlstate == "28P01")
+    }
+
     /// The stable code.
     #[must_use]
     pub fn code(&self) -> Code {
