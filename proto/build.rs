@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "postern/resource/v1/identity.proto",
     "postern/resource/v1/cluster.proto",
     "postern/admin/v1/admin.proto",
+    "postern/admin/v1/audit.proto",
     "postern/admin/v1/cluster.proto",
     "postern/peer/v1/member.proto",
     "postern/gateway/v1/gateway.proto",

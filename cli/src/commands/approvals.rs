@@ -26,8 +26,16 @@ pub(crate) async fn run(command: &ApprovalsCommand, connection: &ConnectionArgs)
 }
 
 async fn list(client: &Client, all: bool, format: Option<Format>) -> Result<(), Failure> {
-    let request = ListApprovalsRequest { all };
-    let approvals = client.approvals().list_approvals(request).await.map_err(refused)?.into_inner().approvals;
+    let mut request = ListApprovalsRequest { all, ..Default::default() };
+    let mut approvals = Vec::new();
+    loop {
+        let page = client.approvals().list_approvals(request.clone()).await.map_err(refused)?.into_inner();
+        approvals.extend(page.approvals);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
     match format.unwrap_or_default() {
         Format::Json => output::json(&approvals.iter().map(value).collect()),
         Format::Yaml => output::yaml(&approvals.iter().map(value).collect::<Vec<_>>()),

@@ -21,10 +21,7 @@ pub(crate) async fn get(
     let client = connect(connection).await?;
     let (resources, alone) = match name {
         Some(name) => (vec![fetch(&client, kind, name).await?], true),
-        None => {
-            let request = ListRequest { kind: kind_to_proto(kind).into() };
-            (client.resources().list(request).await.map_err(refused)?.into_inner().resources, false)
-        }
+        None => (all(&client, ListRequest { kind: kind_to_proto(kind).into(), ..Default::default() }).await?, false),
     };
     match format.unwrap_or_default() {
         Format::Table => table(kind, &resources),
@@ -62,9 +59,23 @@ pub(crate) async fn delete(
         name: name.to_owned(),
         expected_revision,
         request_id: postern_runtime::clock::request_id().to_string(),
+        dry_run: false,
     };
     client.resources().delete(request).await.map_err(refused)?;
     output::line(format!("{}/{name} deleted", kind.as_str().to_ascii_lowercase()))
+}
+
+/// Every page of a list.
+async fn all(client: &crate::client::Client, mut request: ListRequest) -> Result<Vec<pb::Resource>, Failure> {
+    let mut resources = Vec::new();
+    loop {
+        let page = client.resources().list(request.clone()).await.map_err(refused)?.into_inner();
+        resources.extend(page.resources);
+        if page.next_page_token.is_empty() {
+            return Ok(resources);
+        }
+        request.page_token = page.next_page_token;
+    }
 }
 
 async fn fetch(client: &crate::client::Client, kind: Kind, name: &str) -> Result<pb::Resource, Failure> {

@@ -25,9 +25,23 @@ const PIECE: usize = 64 << 10;
 pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) -> Result<(), Failure> {
     match command {
         SessionsCommand::List { limit, target, principal, output } => {
-            let request = ListSessionsRequest { limit: *limit, target: target.clone(), principal: principal.clone() };
             let client = connect(connection).await?;
-            let sessions = client.sessions().list_sessions(request).await.map_err(refused)?.into_inner().sessions;
+            let mut request = ListSessionsRequest {
+                page_size: *limit,
+                target: target.clone(),
+                principal: principal.clone(),
+                ..Default::default()
+            };
+            let (mut sessions, most) = (Vec::new(), usize::try_from(*limit).unwrap_or(usize::MAX));
+            loop {
+                let page = client.sessions().list_sessions(request.clone()).await.map_err(refused)?.into_inner();
+                sessions.extend(page.sessions);
+                if page.next_page_token.is_empty() || sessions.len() >= most {
+                    break;
+                }
+                request.page_token = page.next_page_token;
+            }
+            sessions.truncate(most);
             list(&sessions, output.format)
         }
         SessionsCommand::Show { id, output } => {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::api::{self, Access};
+use crate::api::{self, Access, AuditLog};
 use crate::bootstrap::{self, ClusterKeys};
 use crate::config::ControlConfig;
 use crate::feed::{Feed, Policy};
@@ -181,7 +181,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let stop = supervisor.sessions_ended_token();
     supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(policy_out, stop.clone()));
     supervisor.spawn("issuer-keys", OnEnd::StopNode, IssuerKeysLoop::new(raft.clone()).run(stop.clone()));
-    let access = Access::new(policy.clone(), &config);
+    let audit = AuditLog::start(raft.clone(), &supervisor);
+    let access = Access::new(policy.clone(), &config, raft.clone(), audit);
     let routes = api::routes(&raft, &kek, &keys, &access, &policy, &recordings, &stop);
     let (ready, sessions) = (readiness.clone(), supervisor.clone());
     supervisor.spawn("grpc", OnEnd::StopNode, async move {

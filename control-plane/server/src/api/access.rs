@@ -1,7 +1,8 @@
 //! Who calls, and what they may ask for.
 //!
 //! A caller shows a client certificate of the cluster (verified by TLS), a bearer token (OIDC or session token), or both. A token that
-//! is shown and not accepted refuses the call, whatever the certificate says.
+//! is shown and not accepted refuses the call, whatever the certificate says. [`super::guard`] asks here before any service is reached;
+//! services find what it learned as the request's [`Call`].
 
 use std::sync::Arc;
 
@@ -9,10 +10,18 @@ use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::{Name, Principal};
 use postern_runtime::clock;
 use postern_runtime::jwt::Verified;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 use tracing::debug;
 
+use super::audit_log::AuditLog;
+use super::call::Call;
+use super::grants::{BuiltIn, Grants, Object, Verb};
+use super::permissions::{Needs, any_kind};
+use super::roles::Roles;
+use super::status;
 use crate::config::ControlConfig;
+use crate::raft::RaftHandle;
 use crate::run::PolicyWatch;
 use crate::serve::PeerInfo;
 
@@ -21,99 +30,190 @@ use crate::serve::PeerInfo;
 pub(crate) struct Access {
     policy: PolicyWatch,
     groups: Arc<Groups>,
+    roles: Roles,
+    pub(super) audit: AuditLog,
+    /// This node's name, for the audit log.
+    pub(super) node: Arc<str>,
 }
 
+/// From the configuration: they hold also when no role is bound.
 struct Groups {
     admin: Vec<String>,
     auditor: Vec<String>,
 }
 
 /// Who calls.
-pub(super) struct Caller {
+#[derive(Clone)]
+pub(crate) struct Caller {
     node: Option<NodeIdentity>,
     principal: Option<Principal>,
     /// Of a narrowed token: the targets that it is good for; empty: not narrowed.
     targets: Vec<Name>,
-    pub(super) admin: bool,
-    pub(super) auditor: bool,
+    grants: Grants,
+    roles: Vec<String>,
 }
 
 impl Access {
-    pub(crate) fn new(policy: PolicyWatch, config: &ControlConfig) -> Self {
+    pub(crate) fn new(policy: PolicyWatch, config: &ControlConfig, raft: RaftHandle, audit: AuditLog) -> Self {
         let groups = Groups { admin: config.admin_groups.clone(), auditor: config.auditor_groups.clone() };
-        Self { policy, groups: Arc::new(groups) }
+        let node = config.node_name.as_ref().map_or("control-1", Name::as_str).into();
+        Self { policy, groups: Arc::new(groups), roles: Roles::new(raft), audit, node }
     }
 
-    /// Who calls; nobody in particular is a caller too.
-    pub(super) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let node = request.extensions().get::<PeerInfo>().and_then(|peer| peer.identity.clone());
-        let verified = match bearer(request)? {
-            Some(token) => Some(self.verify(token, request)?),
+    /// Who calls; nobody in particular is a caller too. Their permissions are still to be looked up.
+    pub(super) fn identify(&self, metadata: &MetadataMap, peer: Option<&PeerInfo>) -> Result<Caller, Status> {
+        let node = peer.and_then(|peer| peer.identity.clone());
+        let verified = match bearer(metadata)? {
+            Some(token) => Some(self.verified(token, peer)?),
             None => None,
         };
         let (principal, targets) = match verified {
             Some(Verified { principal, targets }) => (Some(principal), targets),
             None => (None, Vec::new()),
         };
-        // A token narrowed to targets is handed on to do work there, not to rule.
-        let belongs = |groups: &[String]| {
-            targets.is_empty() && principal.as_ref().is_some_and(|principal| principal.in_any(groups))
+        Ok(Caller { node, principal, targets, grants: Grants::default(), roles: Vec::new() })
+    }
+
+    /// Looks up what the caller may do: linearizably, so that a role that was taken away is gone.
+    pub(super) async fn look_up(&self, caller: &mut Caller) -> Result<(), Status> {
+        let mut hold = |role: BuiltIn, name: &str| {
+            caller.grants.union(&role.grants());
+            caller.roles.push(name.to_owned());
         };
-        let admin = node.as_ref().is_some_and(|node| node.role == NodeRole::Admin) || belongs(&self.groups.admin);
-        let auditor = admin || belongs(&self.groups.auditor);
-        Ok(Caller { admin, auditor, node, principal, targets })
+        if caller.node.as_ref().is_some_and(|node| node.role == NodeRole::Admin) {
+            hold(BuiltIn::Admin, "admin");
+        }
+        // A token narrowed to targets is handed on to do work there, not to rule.
+        let Some(principal) = caller.principal.as_ref().filter(|_| caller.targets.is_empty()) else { return Ok(()) };
+        if principal.in_any(&self.groups.admin) {
+            hold(BuiltIn::Admin, "admin");
+        } else if principal.in_any(&self.groups.auditor) {
+            hold(BuiltIn::Auditor, "auditor");
+        }
+        if caller.grants != Grants::ALL {
+            let (grants, roles) = self.roles.of(principal).await?;
+            caller.grants.union(&grants);
+            caller.roles.extend(roles);
+        }
+        caller.roles.sort();
+        caller.roles.dedup();
+        Ok(())
     }
 
     /// What a token says, if it is to be believed.
     pub(super) fn verify<T>(&self, token: &str, request: &Request<T>) -> Result<Verified, Status> {
+        self.verified(token, request.extensions().get::<PeerInfo>())
+    }
+
+    fn verified(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
         let policy = Arc::clone(&self.policy.borrow());
         policy.verifier.verify(token, clock::now()).map_err(|error| {
             let code = error.code().as_str();
             metrics::counter!("postern_control_auth_failures_total", "code" => code).increment(1);
-            let address = request.extensions().get::<PeerInfo>().map(|peer| peer.address.to_string());
+            let address = peer.map(|peer| peer.address.to_string());
             // The details are for the operator; who holds a bad token learns only its code.
             debug!(%error, address, "a token was refused");
-            Status::unauthenticated(code)
+            status::with_reason(Status::unauthenticated(code), &code.to_ascii_uppercase().replace('-', "_"))
         })
     }
 
-    /// An administrator.
-    pub(super) fn admin<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = self.caller(request)?;
-        if caller.admin { Ok(caller) } else { Err(caller.refused("administrators only")) }
+    /// The call that `request` is, as the guard let it pass.
+    pub(crate) fn call<T>(&self, request: &Request<T>) -> Result<Arc<Call>, Status> {
+        request.extensions().get::<Arc<Call>>().cloned().ok_or_else(|| {
+            tracing::error!("a request came past the guard");
+            Status::internal("the request was not checked")
+        })
     }
 
-    /// An auditor or administrator.
-    pub(super) fn auditor<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = self.caller(request)?;
-        if caller.auditor { Ok(caller) } else { Err(caller.refused("administrators and auditors only")) }
+    /// Who calls. That they may is settled: each method says in [`super::permissions`] what it needs.
+    pub(crate) fn admitted<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        Ok(self.call(request)?.caller().clone())
     }
 
-    /// Anybody with a name.
-    pub(super) fn known<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = self.caller(request)?;
-        if caller.principal.is_some() || caller.auditor {
-            Ok(caller)
-        } else {
-            Err(caller.refused("principals, auditors and administrators only"))
-        }
+    /// As [`Self::admitted`].
+    pub(crate) fn admin<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        self.admitted(request)
     }
 
-    /// A gateway, by its certificate.
-    pub(super) fn gateway<T>(&self, request: &Request<T>) -> Result<Name, Status> {
-        let node = request.extensions().get::<PeerInfo>().and_then(|peer| peer.identity.as_ref());
-        match node {
-            Some(node) if node.role == NodeRole::Gateway => Ok(node.name.clone()),
-            Some(_) => Err(forbidden("gateways only")),
-            None => {
-                metrics::counter!("postern_control_auth_failures_total", "code" => "no-certificate").increment(1);
-                Err(Status::unauthenticated("a gateway's certificate is needed"))
-            }
-        }
+    /// As [`Self::admitted`].
+    pub(crate) fn auditor<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        self.admitted(request)
+    }
+
+    /// The gateway that calls.
+    pub(crate) fn gateway<T>(&self, request: &Request<T>) -> Result<Name, Status> {
+        self.call(request)?.caller().gateway().cloned()
     }
 }
 
 impl Caller {
+    /// Who showed a token that is not believed: of them only the certificate is known.
+    pub(super) fn unknown(peer: Option<&PeerInfo>) -> Self {
+        let node = peer.and_then(|peer| peer.identity.clone());
+        Self { node, principal: None, targets: Vec::new(), grants: Grants::default(), roles: Vec::new() }
+    }
+
+    /// Whether the caller may, by certificate or role.
+    pub(crate) fn may(&self, object: Object, verb: Verb) -> bool {
+        self.grants.permits(object, verb)
+    }
+
+    /// Refuses who may not, in words.
+    pub(crate) fn must(&self, object: Object, verb: Verb) -> Result<(), Status> {
+        if self.may(object, verb) {
+            return Ok(());
+        }
+        Err(self.refused(&format!("{} of {} is not permitted", verb.as_str(), object.as_str())))
+    }
+
+    /// May do everything.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.grants == Grants::ALL
+    }
+
+    /// May read everything.
+    pub(crate) fn is_auditor(&self) -> bool {
+        self.grants.covers(&BuiltIn::Auditor.grants())
+    }
+
+    pub(super) const fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    pub(super) fn roles(&self) -> &[String] {
+        &self.roles
+    }
+
+    pub(super) const fn node(&self) -> Option<&NodeIdentity> {
+        self.node.as_ref()
+    }
+
+    /// Whether what a method needs depends on the caller's roles.
+    pub(super) const fn needs_look_up(needs: Needs) -> bool {
+        matches!(needs, Needs::Name | Needs::May(..) | Needs::Kinds(_))
+    }
+
+    /// Refuses who has not what a method needs.
+    pub(super) fn check(&self, needs: Needs) -> Result<(), Status> {
+        match needs {
+            Needs::Nothing => Ok(()),
+            Needs::Name if self.principal.is_some() || self.grants != Grants::default() => Ok(()),
+            Needs::Name => Err(self.refused("a principal's token is needed")),
+            Needs::May(object, verb) => self.must(object, verb),
+            Needs::Kinds(verbs) if any_kind(&self.grants, verbs) => Ok(()),
+            Needs::Kinds(_) => Err(self.refused("administration is not permitted")),
+            Needs::Gateway => self.gateway().map(drop),
+        }
+    }
+
+    fn gateway(&self) -> Result<&Name, Status> {
+        match &self.node {
+            Some(node) if node.role == NodeRole::Gateway => Ok(&node.name),
+            Some(_) => Err(forbidden("gateways only")),
+            None => Err(no_certificate("a gateway's certificate is needed")),
+        }
+    }
+
     /// The person or workload behind the call: only a token tells.
     pub(super) fn principal(&self) -> Result<&Principal, Status> {
         self.principal.as_ref().ok_or_else(|| Status::unauthenticated("a principal's token is needed"))
@@ -133,12 +233,13 @@ impl Caller {
         self.principal.as_ref().is_some_and(|own| own.shares_identity_with(principal))
     }
 
-    fn refused(&self, who: &str) -> Status {
+    fn refused(&self, why: &str) -> Status {
         if self.principal.is_none() && self.node.is_none() {
             metrics::counter!("postern_control_auth_failures_total", "code" => "no-credential").increment(1);
-            return Status::unauthenticated("a token or a client certificate is needed");
+            let status = Status::unauthenticated("a token or a client certificate is needed");
+            return status::with_reason(status, "NO_CREDENTIAL");
         }
-        forbidden(who)
+        forbidden(why)
     }
 }
 
@@ -153,13 +254,18 @@ impl std::fmt::Display for Caller {
     }
 }
 
-fn forbidden(who: &str) -> Status {
+fn forbidden(why: &str) -> Status {
     metrics::counter!("postern_control_auth_failures_total", "code" => "forbidden").increment(1);
-    Status::permission_denied(who)
+    status::with_reason(Status::permission_denied(why), "FORBIDDEN")
 }
 
-fn bearer<T>(request: &Request<T>) -> Result<Option<&str>, Status> {
-    let Some(value) = request.metadata().get("authorization") else { return Ok(None) };
+fn no_certificate(why: &str) -> Status {
+    metrics::counter!("postern_control_auth_failures_total", "code" => "no-certificate").increment(1);
+    status::with_reason(Status::unauthenticated(why), "NO_CERTIFICATE")
+}
+
+fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Status> {
+    let Some(value) = metadata.get("authorization") else { return Ok(None) };
     let token = value.to_str().ok().and_then(|text| text.split_once(' ')).filter(|(scheme, token)| {
         // RFC 6750, section 2.1; RFC 9110, section 11.1: the scheme's case does not count.
         scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()

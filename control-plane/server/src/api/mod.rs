@@ -2,11 +2,22 @@
 
 mod access;
 mod approvals;
+mod audit;
+mod audit_log;
+mod call;
 mod certificates;
+mod grants;
+mod guard;
 mod hold;
+mod labels;
+mod mask;
+mod page;
+mod permissions;
 mod policy;
 mod recordings;
 mod resources;
+mod roles;
+mod schema;
 mod sessions;
 mod status;
 mod tokens;
@@ -17,6 +28,7 @@ use std::sync::Arc;
 use futures::Stream;
 use postern_proto::DESCRIPTORS;
 use postern_proto::admin::v1::approval_service_server::ApprovalServiceServer;
+use postern_proto::admin::v1::audit_service_server::AuditServiceServer;
 use postern_proto::admin::v1::certificate_service_server::CertificateServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
 use postern_proto::admin::v1::session_service_server::SessionServiceServer;
@@ -30,6 +42,7 @@ use tonic::service::Routes;
 use tracing::error;
 
 pub(crate) use access::Access;
+pub(crate) use audit_log::AuditLog;
 
 use crate::bootstrap::{CERTIFICATE_LIFETIME, ClusterKeys};
 use crate::keys::Kek;
@@ -62,9 +75,10 @@ pub(crate) fn routes(
     recordings: &Recordings,
     stop: &CancellationToken,
 ) -> Routes {
-    let resources = resources::Service::new(raft.clone(), Arc::clone(kek), access.clone());
+    let resources = resources::Service { raft: raft.clone(), kek: Arc::clone(kek), access: access.clone() };
     let approvals = approvals::Service { raft: raft.clone(), access: access.clone() };
     let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
+    let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { keys: Arc::clone(keys), access: access.clone() };
     let certificates = certificates::Service {
         raft: raft.clone(),
@@ -82,6 +96,7 @@ pub(crate) fn routes(
         .add_service(ResourceServiceServer::new(resources).max_decoding_message_size(MAX_REQUEST))
         .add_service(ApprovalServiceServer::new(approvals).max_decoding_message_size(MAX_REQUEST))
         .add_service(SessionServiceServer::new(sessions).max_decoding_message_size(MAX_REQUEST))
+        .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))
         .add_service(CertificateServiceServer::new(certificates).max_decoding_message_size(MAX_REQUEST))
         .add_service(PolicyFeedServiceServer::new(feed).max_encoding_message_size(MAX_ANSWER))
@@ -98,5 +113,5 @@ pub(crate) fn routes(
         (Ok(v1), Ok(v1alpha)) => drop(routes.add_service(v1).add_service(v1alpha)),
         (Err(error), _) | (_, Err(error)) => error!(%error, "no gRPC reflection"),
     }
-    routes.routes()
+    guard::guarded(routes.routes(), access)
 }

@@ -4,22 +4,26 @@ use std::io::SeekFrom;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use postern_core::SessionId;
 use postern_core::session::Session;
 use postern_core::wire::identity::session_to_proto;
+use postern_core::wire::timestamp_from_proto;
+use postern_core::{SessionId, Timestamp};
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::session_service_server::SessionService;
+use postern_proto::resource::v1::SessionState;
+use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
 
 use super::access::{Access, Caller};
+use super::grants::{Object, Verb};
+use super::page::{Key, Page, Sizes, order};
 use super::{Answers, status};
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
 
-const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1_000;
+const SIZES: Sizes = Sizes { default: 100, most: 1_000 };
 /// Bytes of an export in one message.
 const CHUNK: u64 = 64 << 10;
 
@@ -30,16 +34,46 @@ pub(super) struct Service {
 }
 
 fn may_see(caller: &Caller, session: &Session) -> bool {
-    caller.auditor || (caller.reaches(&session.target) && caller.is(&session.principal))
+    caller.may(Object::Sessions, Verb::Get) || (caller.reaches(&session.target) && caller.is(&session.principal))
+}
+
+/// What a list asks for beside texts that are compared as they are.
+struct Filter {
+    state: i32,
+    after: Option<Timestamp>,
+    before: Option<Timestamp>,
+}
+
+impl Filter {
+    fn read(request: &pb::ListSessionsRequest) -> Result<Self, Status> {
+        let state = request.state;
+        if SessionState::try_from(state).is_err() {
+            return Err(status::invalid_field("state", "is unknown"));
+        }
+        let time = |time: &Option<prost_types::Timestamp>| time.as_ref().map(timestamp_from_proto);
+        Ok(Self { state, after: time(&request.started_after), before: time(&request.started_before) })
+    }
+
+    fn takes(&self, request: &pb::ListSessionsRequest, session: &Session) -> bool {
+        let state = match &session.end {
+            None => SessionState::Open,
+            Some(end) if end.interrupted => SessionState::Interrupted,
+            Some(_) => SessionState::Ended,
+        };
+        (self.state == 0 || self.state == i32::from(state))
+            && self.after.is_none_or(|after| session.started_at >= after)
+            && self.before.is_none_or(|before| session.started_at < before)
+            && (request.target.is_empty() || session.target.as_str() == request.target)
+            && (request.gateway.is_empty() || session.gateway == request.gateway)
+            && (request.principal.is_empty() || session.principal.id.to_string() == request.principal)
+    }
 }
 
 impl Service {
     async fn find(&self, caller: &Caller, id: SessionId) -> Result<Arc<Session>, Status> {
         let found = self.raft.read(move |state| state.session(id).cloned()).await.map_err(status::read)?;
         // Who may not see it does not learn that it exists.
-        found
-            .filter(|session| may_see(caller, session))
-            .ok_or_else(|| Status::not_found(format!("no such session {id}")))
+        found.filter(|session| may_see(caller, session)).ok_or_else(|| status::not_found("session", id))
     }
 }
 
@@ -51,45 +85,62 @@ impl SessionService for Service {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let caller = self.access.known(&request)?;
+        let caller = self.access.admitted(&request)?;
         let request = request.into_inner();
-        let limit = if request.limit == 0 { DEFAULT_LIMIT } else { request.limit.min(MAX_LIMIT) };
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let (target, principal) = (request.target, request.principal);
-        let newest = self.raft.read(move |state| {
-            let wanted = |session: &&Arc<Session>| {
-                (target.is_empty() || session.target.as_str() == target)
-                    && (principal.is_empty() || session.principal.id.to_string() == principal)
-                    && may_see(&caller, session)
-            };
-            state.sessions().rev().filter(wanted).take(limit).cloned().collect::<Vec<_>>()
-        });
-        let newest = newest.await.map_err(status::read)?;
-        let sessions = newest.iter().map(|session| session_to_proto(session)).collect();
-        Ok(Response::new(pb::ListSessionsResponse { sessions }))
+        let filter = Filter::read(&request)?;
+        let (field, descending) = order(&request.order_by, &["started"], ("started", true))?;
+        let (state, times) = (filter.state.to_string(), format!("{:?}{:?}", filter.after, filter.before));
+        let query =
+            ["sessions", &request.target, &request.principal, &request.gateway, state.as_str(), times.as_str(), field];
+        let page = Page::read(request.page_size, SIZES, &request.page_token, &query, descending)?;
+        let read = self.raft.read(|state| (state.sessions().cloned().collect::<Vec<_>>(), state.index()));
+        let (found, revision) = read.await.map_err(status::read)?;
+        let found = found.into_iter().filter(|session| filter.takes(&request, session) && may_see(&caller, session));
+        let key = |session: &Arc<Session>| Key { number: session.started_at.millis(), text: session.id.to_string() };
+        let (found, next_page_token) = page.cut(found, key, |session| session_to_proto(session).encoded_len());
+        let sessions = found.iter().map(|session| session_to_proto(session)).collect();
+        Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token, revision }))
     }
 
     async fn get_session(
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
-        let caller = self.access.known(&request)?;
+        let call = self.access.call(&request)?;
         let id = status::parse("id", &request.into_inner().id)?;
-        let session = self.find(&caller, id).await?;
+        call.about(format_args!("Session/{id}"));
+        let session = self.find(call.caller(), id).await?;
         Ok(Response::new(pb::GetSessionResponse { session: Some(session_to_proto(&session)) }))
+    }
+
+    type WatchSessionsStream = Answers<pb::WatchSessionsResponse>;
+
+    async fn watch_sessions(
+        &self,
+        _: Request<pb::WatchSessionsRequest>,
+    ) -> Result<Response<Self::WatchSessionsStream>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 
     async fn export_session(
         &self,
         request: Request<pb::ExportSessionRequest>,
     ) -> Result<Response<Self::ExportSessionStream>, Status> {
-        let caller = self.access.known(&request)?;
+        let call = self.access.call(&request)?;
+        let caller = call.caller().clone();
         let id: SessionId = status::parse("id", &request.into_inner().id)?;
-        let gone = || Status::not_found(format!("no recording of session {id} is stored"));
+        call.about(format_args!("Session/{id}"));
+        let gone = || status::not_found("recording", id);
+        let may_export = caller.may(Object::Recordings, Verb::Export);
         // An old session may have left the index; its recording stays, for auditors.
         match self.find(&caller, id).await {
-            Err(status) if status.code() == tonic::Code::NotFound && caller.auditor => {}
-            other => drop(other?),
+            Err(status) if status.code() == tonic::Code::NotFound && may_export => {}
+            other => {
+                let session = other?;
+                if !may_export && !caller.is(&session.principal) {
+                    caller.must(Object::Recordings, Verb::Export)?;
+                }
+            }
         }
         let (path, length) = self.recordings.locate(id).await.map_err(status::store)?.ok_or_else(gone)?;
         let unreadable = move |error: std::io::Error| {

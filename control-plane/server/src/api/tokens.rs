@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use postern_core::Name;
+use postern_core::role::Grant;
 use postern_core::wire::identity::principal_to_proto;
 use postern_core::wire::timestamp_to_proto;
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::token_service_server::TokenService;
+use postern_proto::resource::v1 as resource_pb;
 use postern_runtime::clock;
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
@@ -28,13 +30,18 @@ impl TokenService for Service {
         &self,
         mut request: Request<pb::ExchangeTokenRequest>,
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
+        let call = self.access.call(&request)?;
         let mut token = std::mem::take(&mut request.get_mut().subject_token);
         let verified = self.access.verify(token.trim(), &request);
         token.zeroize();
         let verified = verified?;
+        call.identified(&verified.principal);
         let request = request.into_inner();
         let targets = request.targets.iter().map(|name| status::parse::<Name>("targets", name));
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        for target in &targets {
+            call.about(format_args!("Target/{target}"));
+        }
         let principal = verified.principal.id.clone();
         let minted =
             exchange(&self.keys.signer, &self.keys.cluster.id, verified, targets, request.ttl_seconds, clock::now())
@@ -48,13 +55,20 @@ impl TokenService for Service {
     }
 
     async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
-        let caller = self.access.known(&request)?;
+        let caller = self.access.admitted(&request)?;
         Ok(Response::new(pb::WhoAmIResponse {
             principal: caller.maybe_principal().map(principal_to_proto),
-            admin: caller.admin,
-            auditor: caller.auditor,
+            admin: caller.is_admin(),
+            auditor: caller.is_auditor(),
+            roles: caller.roles().to_vec(),
+            grants: caller.grants().to_words().into_iter().map(grant_to_proto).collect(),
+            certificate: caller.node().map(ToString::to_string).unwrap_or_default(),
         }))
     }
+}
+
+fn grant_to_proto(grant: Grant) -> resource_pb::Grant {
+    resource_pb::Grant { objects: grant.objects, verbs: grant.verbs }
 }
 
 #[allow(clippy::needless_pass_by_value)] // for map_err

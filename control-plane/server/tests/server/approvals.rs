@@ -72,7 +72,7 @@ async fn held_reviewed_and_consumed_once() {
 
     // The requester sees it and cannot grant it, whatever groups they are in; strangers see nothing.
     let alice = issuer.token("alice", &["dba"], 600);
-    let list = |all| pb::ListApprovalsRequest { all };
+    let list = |all| pb::ListApprovalsRequest { all, ..Default::default() };
     let seen = people.list_approvals(with_token(list(false), &alice)).await.unwrap().into_inner().approvals;
     assert_eq!(seen.len(), 1);
     let own = people.review_approval(with_token(review(&id, Verdict::Approve), &alice)).await.unwrap_err();

@@ -7,5 +7,6 @@ mod issuer;
 mod node;
 mod recordings;
 mod resources;
+mod roles;
 mod security;
 mod tokens;

@@ -77,13 +77,14 @@ async fn apply_get_list_delete() {
     client.apply(apply(vec![changed])).await.unwrap();
     assert_eq!(client.apply(apply(vec![read])).await.unwrap_err().code(), Code::Aborted);
 
-    let list = client.list(pb::ListRequest { kind: Kind::Target.into() }).await.unwrap().into_inner();
+    let list =
+        client.list(pb::ListRequest { kind: Kind::Target.into(), ..Default::default() }).await.unwrap().into_inner();
     assert_eq!(list.resources.len(), 1);
     let delete = |kind: Kind, name: &str, expected_revision| pb::DeleteRequest {
         kind: kind.into(),
         name: name.into(),
         expected_revision,
-        request_id: String::new(),
+        ..Default::default()
     };
     assert_eq!(client.delete(delete(Kind::Secret, "pw", 0)).await.unwrap_err().code(), Code::FailedPrecondition);
     assert_eq!(client.delete(delete(Kind::Target, "db", 1)).await.unwrap_err().code(), Code::Aborted);
@@ -134,6 +135,7 @@ async fn a_retry_with_its_request_id_is_one_change() {
         name: "pw".into(),
         expected_revision: 0,
         request_id: "0192f3c4-5b6a-7000-8000-0123456789ab".into(),
+        ..Default::default()
     };
     let first = client.delete(delete.clone()).await.unwrap().into_inner();
     assert_eq!(client.delete(delete).await.unwrap().into_inner(), first);

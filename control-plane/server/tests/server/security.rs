@@ -22,7 +22,7 @@ async fn each_caller_may_do_what_is_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).await;
     let issuer = Issuer::trusted_by(&node).await;
-    let list = || pb::ListRequest { kind: Kind::Secret.into() };
+    let list = || pb::ListRequest { kind: Kind::Secret.into(), ..Default::default() };
 
     let mut nobody = ResourceServiceClient::new(node.anonymous().await);
     let refused = nobody.apply(apply(vec![secret("pw", "x")])).await.unwrap_err();

@@ -5,7 +5,7 @@ use postern_proto::state::v1 as pb;
 
 use crate::entry::parse;
 use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
-use crate::state::Context;
+use crate::state::{Context, State};
 
 /// Removes an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +35,13 @@ impl DeleteResource {
         })
     }
 
-    pub(crate) fn apply(self, cx: &mut Context<'_>) -> Outcome {
+    /// Whether applying it to `state` now would succeed: for a dry run. Gives the object's revision.
+    ///
+    /// # Errors
+    /// As applying it.
+    pub fn check(&self, state: &State) -> Result<u64, Refusal> {
         let what = format!("{} {}", self.kind, self.name);
-        let Some(known) = cx.state.resource(self.kind, &self.name) else { return Err(Refusal::not_found(what)) };
+        let Some(known) = state.resource(self.kind, &self.name) else { return Err(Refusal::not_found(what)) };
         let actual = known.metadata.revision;
         if self.expected_revision != 0 && self.expected_revision != actual {
             return Err(Refusal::Stale { what, expected: self.expected_revision, actual });
@@ -47,16 +51,21 @@ impl DeleteResource {
                 Spec::Target(target) => target.credential.secret() == Some(&self.name),
                 _ => false,
             };
-            if let Some(user) = cx.state.resources(Kind::Target).find(|target| uses(&target.spec)) {
+            if let Some(user) = state.resources(Kind::Target).find(|target| uses(&target.spec)) {
                 return Err(Refusal::InUse { what, by: format!("Target {}", user.metadata.name) });
             }
         }
         if self.kind == Kind::Role {
             let uses = |spec: &Spec| matches!(spec, Spec::RoleBinding(binding) if binding.role == self.name.as_str());
-            if let Some(user) = cx.state.resources(Kind::RoleBinding).find(|binding| uses(&binding.spec)) {
+            if let Some(user) = state.resources(Kind::RoleBinding).find(|binding| uses(&binding.spec)) {
                 return Err(Refusal::InUse { what, by: format!("RoleBinding {}", user.metadata.name) });
             }
         }
+        Ok(actual)
+    }
+
+    pub(crate) fn apply(self, cx: &mut Context<'_>) -> Outcome {
+        self.check(cx.state)?;
         if self.kind == Kind::Issuer {
             if cx.state.issuer_keys.remove(&self.name).is_some() {
                 Effect::Changed(ObjectKey::IssuerKeys(self.name.clone())).add_to(cx.effects);
