@@ -16,6 +16,7 @@ const FILES: &[&str] = &[
     "postern/gateway/v1/gateway.proto",
     "postern/state/v1/state.proto",
     "postern/tunnel/v1/tunnel.proto",
+    "postern/peer/v1/peer.proto",
 ];
 
 /// Messages that carry secrets or tokens: their `Debug` is written by hand in lib.rs (I5).
@@ -40,6 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(services)
         .build_client(services)
         .btree_map(".")
+        // Entries and snapshots are large: they are not copied on their way.
+        .bytes(".postern.peer.v1")
         .skip_debug(SECRET_BEARING)
         .compile_fds(descriptors)?;
     for file in FILES {
