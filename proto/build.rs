@@ -13,10 +13,10 @@ const FILES: &[&str] = &[
     "postern/admin/v1/audit.proto",
     "postern/admin/v1/cluster.proto",
     "postern/peer/v1/member.proto",
+    "postern/peer/v1/peer.proto",
     "postern/gateway/v1/gateway.proto",
     "postern/state/v1/state.proto",
     "postern/tunnel/v1/tunnel.proto",
-    "postern/peer/v1/peer.proto",
 ];
 
 /// Messages that carry secrets or tokens: their `Debug` is written by hand in lib.rs (I5).
@@ -42,7 +42,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_client(services)
         .btree_map(".")
         // Entries and snapshots are large: they are not copied on their way.
-        .bytes(".postern.peer.v1")
+        .bytes(".postern.peer.v1.Batch")
+        .bytes(".postern.peer.v1.SnapshotHeader")
+        .bytes(".postern.peer.v1.SnapshotChunk")
+        .bytes(".postern.peer.v1.ProposeRequest")
+        .bytes(".postern.peer.v1.ProposeResponse")
         .skip_debug(SECRET_BEARING)
         .compile_fds(descriptors)?;
     for file in FILES {

@@ -52,14 +52,6 @@ pub mod tunnel {
     }
 }
 
-/// What members of the control plane say to each other.
-pub mod peer {
-    /// Version 1.
-    pub mod v1 {
-        include!(concat!(env!("OUT_DIR"), "/postern.peer.v1.rs"));
-    }
-}
-
 /// The encoded descriptor set of every file here, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

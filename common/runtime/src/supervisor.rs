@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | `StopNode` | the node stops, exit code 1 | the node stops, exit code 1 |
 //! | `EndSession` | normal | logged, counted; only its session ends |
+//! | `EndPart` | normal | the node stops, exit code 1 |
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -30,6 +31,9 @@ pub enum OnEnd {
     StopNode,
     /// It lives as long as a session or connection: its end is normal, a panic is logged and counted.
     EndSession,
+    /// It serves the node itself, until after the last session, but may end before: a link to one peer, the writing of one snapshot. A
+    /// panic stops the node.
+    EndPart,
 }
 
 /// Starts, watches and ends a node's tasks. Cheap to clone.
@@ -162,14 +166,14 @@ impl Supervisor {
 
     fn tracker(&self, on_end: OnEnd) -> &TaskTracker {
         match on_end {
-            OnEnd::StopNode => &self.0.node,
+            OnEnd::StopNode | OnEnd::EndPart => &self.0.node,
             OnEnd::EndSession => &self.0.sessions,
         }
     }
 
     fn ended(&self, name: &'static str, on_end: OnEnd, end: Result<(), Box<dyn Any + Send>>) {
         match (end, on_end) {
-            (Ok(()), OnEnd::EndSession) => {}
+            (Ok(()), OnEnd::EndSession | OnEnd::EndPart) => {}
             (Ok(()), OnEnd::StopNode) => {
                 if !self.0.stopping.is_cancelled() {
                     self.fail(format!("{name} ended unexpectedly"));
@@ -179,7 +183,7 @@ impl Supervisor {
                 // The panic's own text was logged by the panic hook; it is not repeated to anyone else.
                 metrics::counter!(PANICS, "task" => name).increment(1);
                 tracing::error!(task = name, ?on_end, "task panicked");
-                if on_end == OnEnd::StopNode {
+                if on_end != OnEnd::EndSession {
                     self.fail(format!("{name} panicked"));
                 }
             }
@@ -245,6 +249,17 @@ mod tests {
         assert!(!supervisor.shutdown_token().is_cancelled());
         assert_eq!(supervisor.failure(), None);
         assert!(handle.render().contains("postern_node_task_panics_total{task=\"session\"} 1"), "{}", handle.render());
+    }
+
+    #[tokio::test]
+    async fn part_of_a_node_may_end_and_outlives_sessions() {
+        let supervisor = Supervisor::new();
+        supervisor.spawn("link", OnEnd::EndPart, async {});
+        let (stop, ended) = (supervisor.shutdown_token(), supervisor.sessions_ended_token());
+        supervisor.spawn("session", OnEnd::EndSession, async move { stop.cancelled().await });
+        supervisor.spawn("other link", OnEnd::EndPart, async move { ended.cancelled().await });
+        assert_eq!(supervisor.drain(LONG).await, Drained { all_ended: true, left: 0 });
+        assert_eq!(supervisor.failure(), None);
     }
 
     #[tokio::test]

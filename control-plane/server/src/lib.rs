@@ -9,6 +9,7 @@ mod config;
 mod feed;
 mod identity;
 pub mod keys;
+pub mod peers;
 pub mod raft;
 mod recordings;
 mod run;

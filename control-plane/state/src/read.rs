@@ -26,6 +26,11 @@ impl State {
         self.members.removed.get(&id)
     }
 
+    /// Members that were removed: id and name.
+    pub fn removed_nodes(&self) -> impl ExactSizeIterator<Item = (u64, &Name)> {
+        self.members.removed.iter().map(|(id, name)| (*id, name))
+    }
+
     /// Join tokens, by id; those that expired in the last day too.
     pub fn join_tokens(&self) -> impl ExactSizeIterator<Item = &Arc<JoinToken>> {
         self.members.tokens.values()
