@@ -10,6 +10,7 @@ mod process;
 mod psql;
 mod roles;
 pub mod token;
+pub mod vault;
 pub mod wire;
 
 pub use cli::Cli;
@@ -19,3 +20,4 @@ pub use postgres::{Postgres, PostgresOptions, Role, is_root};
 pub use process::{Finished, Process, free_port, run, wait_until};
 pub use psql::{Connection, Psql, PsqlOutput};
 pub use roles::{RoleOptions, ThreeProcesses};
+pub use vault::Vault;

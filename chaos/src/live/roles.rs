@@ -20,6 +20,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How the roles are set up.
 #[derive(Clone, Debug, Default)]
 pub struct RoleOptions {
+    /// Further lines of the control plane's `[control]` section.
+    pub control: String,
+    /// Further environment of every role.
+    pub environment: Vec<(String, String)>,
     /// Further lines of the gateway's `[gateway]` section.
     pub gateway: String,
     /// Lines of every role's `[telemetry]` section.
@@ -238,7 +242,7 @@ impl ThreeProcesses {
             (Role::Gateway, Some(limit)) => limited(limit, &postern_binary()?, &arguments),
             _ => (postern_binary()?, arguments.to_vec()),
         };
-        let mut process = Process::start(role.name(), &program, &arguments, &[], None, self.folder.path())?;
+        let mut process = Process::start(role.name(), &program, &arguments, &self.options.environment, None, self.folder.path())?;
         let [control, gateway, agent] = self.ports.ops;
         let port = match role {
             Role::Control => control,
@@ -259,7 +263,8 @@ impl ThreeProcesses {
         match role {
             Role::Control => format!(
                 "[control]\ndata_dir = \"{folder}/control\"\nlisten = \"127.0.0.1:{api}\"\nops_listen = \"127.0.0.1:{control}\"\n\
-                 admin_groups = [\"admins\"]\nauditor_groups = [\"auditors\"]\n"
+                 admin_groups = [\"admins\"]\nauditor_groups = [\"auditors\"]\n{}\n",
+                self.options.control
             ),
             Role::Gateway => format!(
                 "[gateway]\ncredential_dir = \"{folder}/gateway\"\npostgres_listen = \"127.0.0.1:{postgres}\"\n\
