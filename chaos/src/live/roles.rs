@@ -242,7 +242,8 @@ impl ThreeProcesses {
             (Role::Gateway, Some(limit)) => limited(limit, &postern_binary()?, &arguments),
             _ => (postern_binary()?, arguments.to_vec()),
         };
-        let mut process = Process::start(role.name(), &program, &arguments, &self.options.environment, None, self.folder.path())?;
+        let mut process =
+            Process::start(role.name(), &program, &arguments, &self.options.environment, None, self.folder.path())?;
         let [control, gateway, agent] = self.ports.ops;
         let port = match role {
             Role::Control => control,

@@ -19,6 +19,8 @@ mod restart;
 mod secrets;
 mod target;
 mod three_processes;
+mod vault_client;
+mod vault_keys;
 
 use postern_chaos::live::{Postern, Postgres, PostgresOptions};
 
