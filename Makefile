@@ -21,7 +21,7 @@ check: ## Formatting, lints, the import rules, licences
 	scripts/check_deps.py
 	PATH="$$PATH:$(CURDIR)/.tools/bin" cargo deny --locked --log-level error check bans licenses sources
 
-bench: ## Load through Postern beside direct and pgbouncer; writes docs/benchmarks.md
+bench: ## Loads beside pgbouncer and etcd; writes docs/benchmarks.md; ONLY=part renews one part
 	@scripts/bootstrap.sh bench
 	@scripts/bench.sh
 

@@ -1,24 +1,30 @@
 #!/usr/bin/env bash
-# Load through Postern beside direct and pgbouncer, in one run on one machine; writes docs/benchmarks.md.
-# ROUNDS (3) and SECONDS_EACH (5) set how long; SMOKE=1 only proves that it runs, and writes nothing.
+# Loads beside peers, in one run on one machine; writes docs/benchmarks.md, part by part:
+#   sessions   pgbench through Postern, beside direct and pgbouncer
+#   control    writes to three members of the control plane, beside three of etcd; then the leader is killed, again and again
+#   operation  criterion's figures of one operation inside the gateway
+# ONLY=control,operation runs those parts alone. ROUNDS (3), SECONDS_EACH (5) and KILLS (30) set how long; SMOKE=1 only proves that it
+# runs, and writes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+wanted() { [ -z "${ONLY:-}" ] || [[ ",$ONLY," == *",$1,"* ]]; }
+
 if [ -n "${SMOKE:-}" ]; then
     cargo build --locked -p postern -p postern-benches
-    export ROUNDS=1 SECONDS_EACH=1 OUTPUT=/dev/stdout
+    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 OUTPUT=/dev/stdout
     binary=debug
 else
-    cargo build --locked --release -p postern
-    cargo build --locked -p postern-benches
+    # The clients too: a slow client would measure itself.
+    cargo build --locked --release -p postern -p postern-benches
     binary=release
 fi
 target=${CARGO_TARGET_DIR:-target}
-POSTERN_BIN="$PWD/$target/$binary/postern"
-case $target in /*) POSTERN_BIN="$target/$binary/postern" ;; esac
-export POSTERN_BIN
-"$target/debug/load"
-if [ -z "${SMOKE:-}" ] && [ -z "${LOAD_ONLY:-}" ]; then
+case $target in /*) ;; *) target="$PWD/$target" ;; esac
+export POSTERN_BIN="$target/$binary/postern"
+if wanted sessions; then "$target/$binary/load"; fi
+if wanted control; then "$target/$binary/control"; fi
+if [ -z "${SMOKE:-}" ] && wanted operation; then
     cargo bench --locked -p postern-benches --bench micro -- --quiet | tee "$target/criterion.txt"
-    "$target/debug/load" --append-micro "$target/criterion.txt"
+    "$target/$binary/load" --append-micro "$target/criterion.txt"
 fi

@@ -37,6 +37,9 @@ demo | test | bench)
 esac
 case $purpose in
 test)
+    have ip || lack iproute2 "gives each member of a cluster a network namespace, to cut it off"
+    have nft || lack nftables "drops the packets between members that are cut off from each other"
+    any '/usr/lib/*/faketime/libfaketime.so.1' || lack libfaketime "sets the clock of one member two hours off"
     [ -x /usr/bin/python3 ] || lack python3 "runs the driver test"
     [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import psycopg' 2>/dev/null || lack python3-psycopg "a stock driver, for the driver test"
     ;;
@@ -46,7 +49,8 @@ check)
     ;;
 bench)
     have python3 || lack python3 "computes medians"
-    have pgbouncer || lack pgbouncer "the peer to compare with"
+    have pgbouncer || lack pgbouncer "the peer to compare sessions with"
+    have etcd || lack etcd-server "the peer to compare the control plane with"
     ;;
 esac
 

@@ -3,6 +3,7 @@
 //! Nothing here skips silently: a program that cannot be found is an error which says how to get it.
 
 mod cli;
+pub mod cluster;
 mod issuer;
 mod postern;
 mod postgres;

@@ -6,6 +6,7 @@ mod admin;
 mod bad_input;
 mod bad_tokens;
 mod clients;
+mod cluster;
 mod decide;
 mod harness;
 mod hold;

@@ -52,7 +52,7 @@ fn main() -> Result<()> {
             for ((name, connection), cell) in peers.iter().zip(row) {
                 let measured = measure(connection, workload, seconds)
                     .with_context(|| format!("{} with {} clients on {name}", workload.name, workload.clients))?;
-                report::progress(&format!(
+                postern_benches::progress(&format!(
                     "{round}/{rounds} {} x{} {name}: {:.0}/s",
                     workload.name, workload.clients, measured.tps
                 ));

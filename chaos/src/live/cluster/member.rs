@@ -1,0 +1,284 @@
+//! One member: its folder, its ports, its process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+
+use super::super::postern::{STOP_LIMIT, http_get, postern_binary};
+use super::super::process::{Finished, Process, free_port, run, wait_until};
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// A namespace is the member's alone.
+const FIXED_PORTS: [u16; 3] = [7480, 7481, 7482];
+
+/// A member of a control plane.
+#[derive(Debug)]
+pub struct Member {
+    name: String,
+    folder: PathBuf,
+    /// Address and namespace.
+    network: Option<(String, String)>,
+    ports: [u16; 3],
+    config: String,
+    environment: Vec<(String, String)>,
+    file_limit: Option<u64>,
+    process: Option<Process>,
+}
+
+impl Member {
+    /// `control-N` with its folder in `folder`; not yet part of any cluster.
+    ///
+    /// # Errors
+    /// When there is no port, or its configuration cannot be written.
+    pub fn new(
+        name: &str,
+        folder: &Path,
+        network: Option<(String, String)>,
+        kek: &Path,
+        further: &str,
+    ) -> Result<Self> {
+        let folder = folder.join(name);
+        fs::create_dir_all(&folder)?;
+        if !kek.exists() {
+            // The key of tests: 64 hexadecimal digits.
+            fs::write(kek, "0123456789abcdef".repeat(4))?;
+            fs::set_permissions(kek, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        }
+        let host = network.as_ref().map_or("127.0.0.1", |(address, _)| address.as_str());
+        let ports = if network.is_some() { FIXED_PORTS } else { [free_port()?, free_port()?, free_port()?] };
+        let [api, peer, ops] = ports;
+        let config = format!(
+            "[control]\nnode_name = \"{name}\"\ndata_dir = \"{}\"\nlisten = \"{host}:{api}\"\npeer_listen = \"{host}:{peer}\"\n\
+             ops_listen = \"{host}:{ops}\"\nkek_file = \"{}\"\nadmin_groups = [\"admins\"]\n{further}\n",
+            folder.join("data").display(),
+            kek.display(),
+        );
+        fs::write(folder.join("control.toml"), &config)?;
+        let name = name.to_owned();
+        Ok(Self { name, folder, network, ports, config, environment: Vec::new(), file_limit: None, process: None })
+    }
+
+    /// Its name, in its certificate.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where clients reach it, `host:port`.
+    #[must_use]
+    pub fn api(&self) -> String {
+        format!("{}:{}", self.host(), self.ports[0])
+    }
+
+    /// Where its metrics are, `host:port`.
+    #[must_use]
+    pub fn ops(&self) -> String {
+        format!("{}:{}", self.host(), self.ports[2])
+    }
+
+    fn host(&self) -> &str {
+        self.network.as_ref().map_or("127.0.0.1", |(address, _)| address)
+    }
+
+    /// Its data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Its configuration, as text.
+    #[must_use]
+    pub fn config(&self) -> &str {
+        &self.config
+    }
+
+    /// Another environment from its next start on.
+    pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
+    }
+
+    /// From its next start on, no file may grow past `limit` bytes: to it, the disk is then full.
+    pub const fn set_file_limit(&mut self, limit: Option<u64>) {
+        self.file_limit = limit;
+    }
+
+    /// `control init`; the bootstrap token that it prints.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn init(&self) -> Result<String> {
+        let out = self.run_control(&["init"], &[])?.ok()?;
+        let token = out.split_whitespace().find(|word| word.starts_with("postern-join-") || word.starts_with("pjt1"));
+        token.map(str::to_owned).with_context(|| format!("no token in {out}"))
+    }
+
+    /// `control join` with the text of a token, through any of `peers`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join(&self, token: &str, peers: &[String]) -> Result<Finished> {
+        let file = self.folder.join("join-token");
+        fs::write(&file, token)?;
+        let file = file.display().to_string();
+        let mut arguments = vec!["--token-file", &file];
+        for peer in peers {
+            arguments.extend(["--peer", peer]);
+        }
+        self.run_control(&["join"], &arguments)
+    }
+
+    /// `postern control COMMAND --config ITS_OWN ...`, to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not end.
+    pub fn run_control(&self, command: &[&str], arguments: &[&str]) -> Result<Finished> {
+        let config = self.folder.join("control.toml").display().to_string();
+        let mut all = vec!["control".to_owned()];
+        all.extend(command.iter().map(|&word| word.to_owned()));
+        all.extend(["--config".to_owned(), config]);
+        all.extend(arguments.iter().map(|&word| word.to_owned()));
+        let (program, arguments) = self.wrapped(&postern_binary()?, all);
+        let mut run_it = Command::new(program);
+        run_it.args(arguments).envs(self.environment.iter().map(|(key, value)| (key, value)));
+        run(run_it, "", Duration::from_secs(60))
+    }
+
+    /// Starts it and waits until it answers; it need not have a leader for that.
+    ///
+    /// # Errors
+    /// When it runs already, or ends.
+    pub fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        let (name, ops) = (self.name.clone(), self.ops());
+        let process = self.process()?;
+        let up = wait_until(START_LIMIT, &format!("{name} to answer"), || {
+            ensure!(process.is_running(), "{name} ended");
+            Ok(http_get(&ops, "/healthz").is_ok())
+        });
+        up.with_context(|| self.log())
+    }
+
+    /// Starts it, and leaves it at that.
+    ///
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "{} runs", self.name);
+        let config = self.folder.join("control.toml").display().to_string();
+        let arguments = vec!["control".to_owned(), "--config".to_owned(), config];
+        let (program, arguments) = self.wrapped(&postern_binary()?, arguments);
+        let mut environment = self.environment.clone();
+        if std::env::var_os("RUST_LOG").is_none() {
+            environment.push(("RUST_LOG".to_owned(), "info".to_owned()));
+        }
+        self.process = Some(Process::start("control", &program, &arguments, &environment, None, &self.folder)?);
+        Ok(())
+    }
+
+    /// In its namespace, and on its small disk.
+    fn wrapped(&self, program: &Path, arguments: Vec<String>) -> (PathBuf, Vec<String>) {
+        let mut all = Vec::new();
+        if let Some((_, namespace)) = &self.network {
+            all.extend(["ip", "netns", "exec", namespace].map(str::to_owned));
+        }
+        if let Some(limit) = self.file_limit {
+            // The signal that comes with the refusal would end the process before it could say anything.
+            all.extend(["env", "--ignore-signal=XFSZ", "prlimit"].map(str::to_owned));
+            all.extend([format!("--fsize={limit}"), "--".to_owned()]);
+        }
+        all.push(program.display().to_string());
+        all.extend(arguments);
+        let program = all.remove(0);
+        (PathBuf::from(program), all)
+    }
+
+    /// Whether it was started, and not ended from here.
+    #[must_use]
+    pub const fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// When it is not started.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        match &mut self.process {
+            Some(process) => Ok(process),
+            None => bail!("{} is not started", self.name),
+        }
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When it is not started.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process()?.kill9()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// SIGSTOP: it stands still and does not know it.
+    ///
+    /// # Errors
+    /// When it is not started.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process()?.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it is not started.
+    pub fn resume(&mut self) -> Result<()> {
+        self.process()?.signal(Signal::CONT)
+    }
+
+    /// SIGTERM, and it must end well.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.process()?.terminate(STOP_LIMIT).with_context(|| self.log())?;
+        self.process = None;
+        ensure!(status.success(), "{status}: {}", self.log());
+        Ok(())
+    }
+
+    /// Waits for its end by itself.
+    ///
+    /// # Errors
+    /// When it has not ended within `limit`.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let status = self.process()?.wait(limit).with_context(|| self.log())?;
+        self.process = None;
+        Ok(status)
+    }
+
+    /// All that it logged, over every start.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read(self.folder.join("control.err")).map(|bytes| super::super::process::text(&bytes)).unwrap_or_default()
+    }
+
+    /// Its metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        http_get(&self.ops(), "/metrics")
+    }
+
+    /// Its disk is lost.
+    ///
+    /// # Errors
+    /// When it cannot be taken away.
+    pub fn lose_disk(&self) -> Result<()> {
+        fs::remove_dir_all(self.data_dir()).with_context(|| format!("cannot remove {}", self.data_dir().display()))
+    }
+}
