@@ -155,7 +155,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         NodeConfig { id: 1, founders: vec![1], election_ticks: 10, heartbeat_ticks: 2, compact_after: COMPACT_AFTER };
     let log =
         SledLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
-    let (hub_writer, _hub) = WatchHub::new();
+    let (hub_writer, hub) = WatchHub::new();
     let raft = start(&node, log, NoPeers, hub_writer, &supervisor, raft_stop.clone())?;
     let stop_raft = raft_stop.clone().drop_guard();
 
@@ -183,7 +183,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     supervisor.spawn("issuer-keys", OnEnd::StopNode, IssuerKeysLoop::new(raft.clone()).run(stop.clone()));
     let audit = AuditLog::start(raft.clone(), &supervisor);
     let access = Access::new(policy.clone(), &config, raft.clone(), audit);
-    let routes = api::routes(&raft, &kek, &keys, &access, &policy, &recordings, &stop);
+    let routes = api::routes(&raft, &hub, &kek, &keys, &access, &policy, &recordings, &stop);
     let (ready, sessions) = (readiness.clone(), supervisor.clone());
     supervisor.spawn("grpc", OnEnd::StopNode, async move {
         serve::serve(listener, tls, routes, &sessions, stop).await;

@@ -76,6 +76,7 @@ impl Access {
 
     /// Looks up what the caller may do: linearizably, so that a role that was taken away is gone.
     pub(super) async fn look_up(&self, caller: &mut Caller) -> Result<(), Status> {
+        (caller.grants, caller.roles) = (Grants::default(), Vec::new());
         let mut hold = |role: BuiltIn, name: &str| {
             caller.grants.union(&role.grants());
             caller.roles.push(name.to_owned());

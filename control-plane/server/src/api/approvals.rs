@@ -7,7 +7,8 @@ use postern_core::approval::{Approval, ApprovalState};
 use postern_core::wire::identity::{approval_to_proto, verdict_from_proto};
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::approval_service_server::ApprovalService;
-use postern_state::commands;
+use postern_proto::resource::v1 as resource_pb;
+use postern_state::{ObjectKey, commands};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 use tracing::info;
@@ -15,14 +16,17 @@ use tracing::info;
 use super::access::{Access, Caller};
 use super::grants::{Object, Verb};
 use super::page::{Key, Page, Sizes, order};
+use super::watching::{Watched, Watches};
 use super::{Answers, status};
 use crate::raft::RaftHandle;
+use crate::watch::{Change, ChangeSet, Value};
 
 const SIZES: Sizes = Sizes { default: 500, most: 1_000 };
 
 pub(super) struct Service {
     pub(super) raft: RaftHandle,
     pub(super) access: Access,
+    pub(super) watches: Watches,
 }
 
 /// Requesters, those who may review, and whoever may read everything.
@@ -112,8 +116,59 @@ impl ApprovalService for Service {
 
     async fn watch_approvals(
         &self,
-        _: Request<pb::WatchApprovalsRequest>,
+        request: Request<pb::WatchApprovalsRequest>,
     ) -> Result<Response<Self::WatchApprovalsStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let call = self.access.call(&request)?;
+        let from = request.into_inner().from_revision;
+        let first = if from == 0 {
+            let read = self.raft.read(|state| {
+                let pending = state.approvals().filter(|approval| approval.state == ApprovalState::Pending);
+                (pending.cloned().collect::<Vec<_>>(), state.index())
+            });
+            let (found, revision) = read.await.map_err(status::read)?;
+            let seen = found.iter().filter(|approval| may_see(call.caller(), approval));
+            Some((seen.map(|approval| told(approval, pb::WatchEvent::Added, approval.revision)).collect(), revision))
+        } else {
+            None
+        };
+        let only = |change: &Change| matches!(change.key, ObjectKey::Approval(_));
+        self.watches.stream(&call, from, first, only, Approvals).await.map(Response::new)
     }
+}
+
+/// A watch of approvals.
+struct Approvals;
+
+impl Watched for Approvals {
+    type Answer = pb::WatchApprovalsResponse;
+
+    fn changed(&mut self, caller: &Caller, set: &ChangeSet) -> Vec<Self::Answer> {
+        let seen = set.changes.iter().filter_map(|change| match (&change.key, &change.value) {
+            (_, Some(Value::Approval(approval))) => may_see(caller, approval).then(|| {
+                // Until somebody does something about it, it is new.
+                let new = approval.state == ApprovalState::Pending && approval.reviews.is_empty();
+                told(approval, if new { pb::WatchEvent::Added } else { pb::WatchEvent::Modified }, set.revision)
+            }),
+            // Who it was for is no longer known: only those are told who see all.
+            (ObjectKey::Approval(id), None) => caller.may(Object::Approvals, Verb::Get).then(|| {
+                let approval = Some(resource_pb::Approval { id: id.to_string(), ..Default::default() });
+                pb::WatchApprovalsResponse { event: pb::WatchEvent::Deleted.into(), approval, revision: set.revision }
+            }),
+            _ => None,
+        });
+        seen.collect()
+    }
+
+    fn bookmark(&self, revision: u64) -> Self::Answer {
+        pb::WatchApprovalsResponse { event: pb::WatchEvent::Bookmark.into(), approval: None, revision }
+    }
+
+    /// What each may see is theirs to see.
+    fn allowed(&self, _: &Caller) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+fn told(approval: &Approval, event: pb::WatchEvent, revision: u64) -> pb::WatchApprovalsResponse {
+    pb::WatchApprovalsResponse { event: event.into(), approval: Some(approval_to_proto(approval)), revision }
 }

@@ -21,6 +21,7 @@ mod schema;
 mod sessions;
 mod status;
 mod tokens;
+mod watching;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,6 +50,9 @@ use crate::keys::Kek;
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
 use crate::run::PolicyWatch;
+use crate::watch::WatchHub;
+
+use watching::Watches;
 
 /// How many to list at once, of what was asked for.
 fn page_size(asked: u32, default: usize, most: usize) -> usize {
@@ -66,8 +70,10 @@ const MAX_UPLOAD: usize = 20 << 20;
 const MAX_ANSWER: usize = 64 << 20;
 
 /// Every service.
+#[allow(clippy::too_many_arguments)] // all parts of the node meet here
 pub(crate) fn routes(
     raft: &RaftHandle,
+    hub: &WatchHub,
     kek: &Arc<Kek>,
     keys: &Arc<ClusterKeys>,
     access: &Access,
@@ -75,9 +81,17 @@ pub(crate) fn routes(
     recordings: &Recordings,
     stop: &CancellationToken,
 ) -> Routes {
-    let resources = resources::Service { raft: raft.clone(), kek: Arc::clone(kek), access: access.clone() };
-    let approvals = approvals::Service { raft: raft.clone(), access: access.clone() };
-    let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
+    let watches = Watches { hub: hub.clone(), raft: raft.clone(), access: access.clone(), stop: stop.clone() };
+    let resources = resources::Service {
+        raft: raft.clone(),
+        kek: Arc::clone(kek),
+        access: access.clone(),
+        watches: watches.clone(),
+        contended: Arc::default(),
+    };
+    let approvals = approvals::Service { raft: raft.clone(), access: access.clone(), watches: watches.clone() };
+    let sessions =
+        sessions::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone(), watches };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { keys: Arc::clone(keys), access: access.clone() };
     let certificates = certificates::Service {

@@ -10,7 +10,9 @@ use postern_core::wire::timestamp_from_proto;
 use postern_core::{SessionId, Timestamp};
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::session_service_server::SessionService;
+use postern_proto::resource::v1 as resource_pb;
 use postern_proto::resource::v1::SessionState;
+use postern_state::ObjectKey;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tonic::{Request, Response, Status};
@@ -19,9 +21,11 @@ use tracing::{error, info};
 use super::access::{Access, Caller};
 use super::grants::{Object, Verb};
 use super::page::{Key, Page, Sizes, order};
+use super::watching::{Watched, Watches};
 use super::{Answers, status};
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
+use crate::watch::{Change, ChangeSet, Value};
 
 const SIZES: Sizes = Sizes { default: 100, most: 1_000 };
 /// Bytes of an export in one message.
@@ -31,6 +35,7 @@ pub(super) struct Service {
     pub(super) raft: RaftHandle,
     pub(super) access: Access,
     pub(super) recordings: Recordings,
+    pub(super) watches: Watches,
 }
 
 fn may_see(caller: &Caller, session: &Session) -> bool {
@@ -117,9 +122,23 @@ impl SessionService for Service {
 
     async fn watch_sessions(
         &self,
-        _: Request<pb::WatchSessionsRequest>,
+        request: Request<pb::WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let call = self.access.call(&request)?;
+        let from = request.into_inner().from_revision;
+        let first = if from == 0 {
+            let read = self.raft.read(|state| {
+                let open = state.sessions().filter(|session| session.end.is_none());
+                (open.cloned().collect::<Vec<_>>(), state.index())
+            });
+            let (found, revision) = read.await.map_err(status::read)?;
+            let seen = found.iter().filter(|session| may_see(call.caller(), session));
+            Some((seen.map(|session| told(session, session.revision)).collect(), revision))
+        } else {
+            None
+        };
+        let only = |change: &Change| matches!(change.key, ObjectKey::Session(_));
+        self.watches.stream(&call, from, first, only, Sessions).await.map(Response::new)
     }
 
     async fn export_session(
@@ -166,4 +185,39 @@ impl SessionService for Service {
         });
         Ok(Response::new(chunks.boxed()))
     }
+}
+
+/// A watch of sessions.
+struct Sessions;
+
+impl Watched for Sessions {
+    type Answer = pb::WatchSessionsResponse;
+
+    fn changed(&mut self, caller: &Caller, set: &ChangeSet) -> Vec<Self::Answer> {
+        let seen = set.changes.iter().filter_map(|change| match (&change.key, &change.value) {
+            (_, Some(Value::Session(session))) => may_see(caller, session).then(|| told(session, set.revision)),
+            // Whose it was is no longer known: only those are told who see all.
+            (ObjectKey::Session(id), None) => caller.may(Object::Sessions, Verb::Get).then(|| {
+                let session = Some(resource_pb::Session { id: id.to_string(), ..Default::default() });
+                pb::WatchSessionsResponse { event: pb::WatchEvent::Deleted.into(), session, revision: set.revision }
+            }),
+            _ => None,
+        });
+        seen.collect()
+    }
+
+    fn bookmark(&self, revision: u64) -> Self::Answer {
+        pb::WatchSessionsResponse { event: pb::WatchEvent::Bookmark.into(), session: None, revision }
+    }
+
+    /// What each may see is theirs to see.
+    fn allowed(&self, _: &Caller) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// A session is new while it is open, and changes once: when it ends.
+fn told(session: &Session, revision: u64) -> pb::WatchSessionsResponse {
+    let event = if session.end.is_none() { pb::WatchEvent::Added } else { pb::WatchEvent::Modified };
+    pb::WatchSessionsResponse { event: event.into(), session: Some(session_to_proto(session)), revision }
 }

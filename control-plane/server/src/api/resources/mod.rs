@@ -13,12 +13,14 @@ use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::resource_service_server::ResourceService;
 use postern_state::commands::DeleteResource;
 use postern_state::{Change, Put, Success};
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::access::Access;
 use super::call::Call;
 use super::grants::{Object, Verb};
+use super::watching::Watches;
 use super::{Answers, status};
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
@@ -31,6 +33,9 @@ pub(super) struct Service {
     pub(super) raft: RaftHandle,
     pub(super) kek: Arc<Kek>,
     pub(super) access: Access,
+    pub(super) watches: Watches,
+    /// For writes that others came before more than once; all the rest go side by side.
+    pub(super) contended: Arc<Mutex<()>>,
 }
 
 impl Service {
