@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_core::resource::Kind;
 
+use crate::cluster_args::{ClusterCommand, ControlArgs};
 use crate::manifest::parse_duration;
 
 /// Postern: an identity-aware gateway that decides, masks, holds and records every operation.
@@ -43,8 +44,8 @@ pub(crate) struct ConnectionArgs {
 pub(crate) enum Command {
     /// Everything in one process, to try and to develop with: control plane, gateway, agent and an issuer.
     Dev(Box<DevArgs>),
-    /// Runs a control-plane node.
-    Control(RoleArgs),
+    /// Runs a control-plane node; or founds a cluster, joins one, saves and restores one.
+    Control(ControlArgs),
     /// Runs a gateway.
     Gateway(RoleArgs),
     /// Runs an agent.
@@ -99,6 +100,9 @@ pub(crate) enum Command {
     /// Certificates of nodes.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// The control plane's members, and who is let in.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Prints completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -228,6 +232,29 @@ pub(crate) enum CertsCommand {
     },
     /// Prints the cluster's certificate authority.
     Ca,
+    /// Certificates that have not ended by themselves.
+    List {
+        /// Only of this role.
+        #[arg(long, value_enum)]
+        role: Option<CertRole>,
+        /// Only of this name.
+        #[arg(long, default_value = "")]
+        name: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Ends certificates at once, and closes what is open by them.
+    Revoke {
+        /// Serial numbers; or all of a node by --role and --name.
+        serials: Vec<String>,
+        #[arg(long, value_enum, requires = "name")]
+        role: Option<CertRole>,
+        #[arg(long, requires = "role")]
+        name: Option<String>,
+        /// Why; kept with the certificate.
+        #[arg(long, default_value = "")]
+        because: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -350,6 +377,15 @@ mod tests {
             "postern token --target db --ttl 5m",
             "postern certs issue --role agent --name a1 --pool lab --out dir",
             "postern completions bash",
+            "postern control run --config c.toml",
+            "postern control init --config c.toml --token-out t",
+            "postern control join --config c.toml --token-file t --peer a:1 --peer b:2",
+            "postern control backup --out f",
+            "postern control restore --config c.toml --in f",
+            "postern cluster token create --role gateway --serves env=prod --ttl 1h --uses 2",
+            "postern cluster remove c2 --force",
+            "postern cluster transfer-leader",
+            "postern certs revoke --role gateway --name g1 --because lost",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod client;
+mod cluster_args;
 mod commands;
 mod dev;
 mod failure;
@@ -46,7 +47,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let connection = &cli.connection;
     match cli.command {
         Command::Dev(args) => dev::run(&args, connection).await,
-        Command::Control(args) => roles::control(&args).await,
+        Command::Control(args) => commands::control::run(&args, connection).await,
         Command::Gateway(args) => roles::gateway(&args).await,
         Command::Agent(args) => roles::agent(&args).await,
         Command::Apply(args) => commands::apply::run(&args, connection).await,
@@ -64,6 +65,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token { target, ttl } => commands::tokens::exchange(&target, ttl, connection).await,
         Command::Whoami { output } => commands::tokens::whoami(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,
+        Command::Cluster(command) => commands::cluster::run(&command, connection).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "postern", &mut script);

@@ -43,8 +43,13 @@ struct AgentFile {
     telemetry: TelemetryConfig,
 }
 
-pub(crate) async fn control(args: &RoleArgs) -> Result<(), Failure> {
-    let file: ControlFile = load(&args.config)?;
+/// A control-plane node's configuration, for commands that make one.
+pub(crate) fn control_config(file: &Path) -> Result<ControlConfig, Failure> {
+    Ok(load::<ControlFile>(file)?.control)
+}
+
+pub(crate) async fn control(config: &Path) -> Result<(), Failure> {
+    let file: ControlFile = load(config)?;
     let _guard = init("control", &file.telemetry)?;
     let supervisor = Supervisor::new();
     let _handle = postern_server::run(file.control, supervisor.clone()).await.map_err(cannot_start)?;

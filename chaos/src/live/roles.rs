@@ -85,7 +85,7 @@ impl ThreeProcesses {
             tunnel: udp,
             ops: [free_port()?, free_port()?, free_port()?],
         };
-        let admin = folder.path().join("control/admin");
+        let admin = folder.path().join("admin");
         let cli = Cli::new(vec![
             ("POSTERN_SERVER".to_owned(), format!("https://127.0.0.1:{}", ports.api)),
             ("POSTERN_CREDENTIAL".to_owned(), admin.display().to_string()),
@@ -93,7 +93,11 @@ impl ThreeProcesses {
         ]);
         let mut this =
             Self { options, issuer: Issuer::start()?, cli, ports, control: None, gateway: None, agent: None, folder };
+        this.found()?;
         this.start_control()?;
+        let token = this.folder.path().join("token").display().to_string();
+        let out = this.folder.path().join("admin").display().to_string();
+        this.cli.cli(["--token-file", &token, "cluster", "redeem", "--name", "operator", "--out", &out])?.ok()?;
         for (role, pool) in [(Role::Gateway, None), (Role::Agent, Some("dev"))] {
             let out = this.folder.path().join(role.name()).display().to_string();
             let mut arguments = vec!["certs", "issue", "--role", role.name(), "--name", "one", "--out", &out];
@@ -106,6 +110,14 @@ impl ThreeProcesses {
         this.cli.apply(&(issuer + &shop_objects(postgres)))?;
         this.wait_for_login()?;
         Ok(this)
+    }
+
+    /// Founds the cluster, as an operator does before the first start.
+    fn found(&self) -> Result<()> {
+        let file = self.write_config(Role::Control)?.display().to_string();
+        let token = self.folder.path().join("token").display().to_string();
+        self.cli.cli(["control", "init", "--config", &file, "--token-out", &token])?.ok()?;
+        Ok(())
     }
 
     /// Starts the control plane again.
@@ -235,8 +247,7 @@ impl ThreeProcesses {
     }
 
     fn spawn(&self, role: Role) -> Result<Process> {
-        let file = self.folder.path().join(format!("{}.toml", role.name()));
-        fs::write(&file, format!("{}\n[telemetry]\n{}\n", self.config(role), self.options.telemetry))?;
+        let file = self.write_config(role)?;
         let arguments = [role.name().to_owned(), "--config".to_owned(), file.display().to_string()];
         let (program, arguments) = match (role, self.options.gateway_file_limit) {
             (Role::Gateway, Some(limit)) => limited(limit, &postern_binary()?, &arguments),
@@ -256,6 +267,12 @@ impl ThreeProcesses {
         })
         .with_context(|| process.stderr())?;
         Ok(process)
+    }
+
+    fn write_config(&self, role: Role) -> Result<PathBuf> {
+        let file = self.folder.path().join(format!("{}.toml", role.name()));
+        fs::write(&file, format!("{}\n[telemetry]\n{}\n", self.config(role), self.options.telemetry))?;
+        Ok(file)
     }
 
     fn config(&self, role: Role) -> String {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use postern_core::node::CONTROL_PLANE_NAME;
 use postern_proto::admin::v1::approval_service_client::ApprovalServiceClient;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
+use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
 use postern_proto::admin::v1::token_service_client::TokenServiceClient;
@@ -88,6 +89,10 @@ impl Client {
 
     pub(crate) fn tokens(&self) -> TokenServiceClient<Service> {
         TokenServiceClient::new(self.service.clone())
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterServiceClient<Service> {
+        ClusterServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn certificates(&self) -> CertificateServiceClient<Service> {

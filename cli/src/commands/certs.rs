@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use postern_proto::admin::v1::{GetAuthorityRequest, IssueCertificateRequest};
-use postern_proto::resource::v1::NodeRole;
+use postern_proto::admin::v1::{
+    GetAuthorityRequest, IssueCertificateRequest, ListCertificatesRequest, RevokeCertificatesRequest,
+};
+use postern_proto::resource::v1::{self as pb, NodeRole};
 use postern_runtime::pki::{KeyRequest, NodeCredential};
 
+use serde_json::json;
+
 use super::when;
-use crate::args::{CertRole, CertsCommand, ConnectionArgs};
+use crate::args::{CertRole, CertsCommand, ConnectionArgs, Format};
 use crate::client::{connect, refused};
 use crate::failure::Failure;
 use crate::output;
@@ -21,12 +25,7 @@ pub(crate) async fn run(command: &CertsCommand, connection: &ConnectionArgs) -> 
             if out.join("node.key").exists() {
                 return Err(Failure::failed(format!("{} already holds a key", out.display())));
             }
-            let role = match role {
-                CertRole::Control => NodeRole::Control,
-                CertRole::Gateway => NodeRole::Gateway,
-                CertRole::Agent => NodeRole::Agent,
-                CertRole::Admin => NodeRole::Admin,
-            };
+            let role = node_role(*role);
             let key = KeyRequest::generate().map_err(|error| Failure::failed(format!("cannot make a key: {error}")))?;
             let request = IssueCertificateRequest {
                 role: role.into(),
@@ -37,10 +36,86 @@ pub(crate) async fn run(command: &CertsCommand, connection: &ConnectionArgs) -> 
             };
             issue(request, key, out, connection).await
         }
+        CertsCommand::List { role, name, output } => list(*role, name, output.format, connection).await,
+        CertsCommand::Revoke { serials, role, name, because } => {
+            if serials.is_empty() && name.is_none() {
+                return Err(Failure::usage("which? give serial numbers, or --role and --name of a node"));
+            }
+            let request = RevokeCertificatesRequest {
+                serials: serials.clone(),
+                role: role.map_or(0, |role| node_role(role).into()),
+                name: name.clone().unwrap_or_default(),
+                because: because.clone(),
+                request_id: postern_runtime::clock::request_id().to_string(),
+            };
+            let client = connect(connection).await?;
+            let answer = client.certificates().revoke_certificates(request).await.map_err(refused)?.into_inner();
+            output::line(format!("{} certificates revoked", answer.revoked))
+        }
         CertsCommand::Ca => {
             let client = connect(connection).await?;
             let answer = client.certificates().get_authority(GetAuthorityRequest {}).await.map_err(refused)?;
             output::raw(answer.into_inner().ca_pem.as_bytes())
+        }
+    }
+}
+
+pub(super) const fn node_role(role: CertRole) -> NodeRole {
+    match role {
+        CertRole::Control => NodeRole::Control,
+        CertRole::Gateway => NodeRole::Gateway,
+        CertRole::Agent => NodeRole::Agent,
+        CertRole::Admin => NodeRole::Admin,
+    }
+}
+
+async fn list(
+    role: Option<CertRole>,
+    name: &str,
+    format: Option<Format>,
+    connection: &ConnectionArgs,
+) -> Result<(), Failure> {
+    let client = connect(connection).await?;
+    let (mut all, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = ListCertificatesRequest {
+            role: role.map_or(0, |role| node_role(role).into()),
+            name: name.to_owned(),
+            page_size: 0,
+            page_token,
+        };
+        let answer = client.certificates().list_certificates(request).await.map_err(refused)?.into_inner();
+        all.extend(answer.certificates);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let role = |certificate: &pb::NodeCertificate| super::cluster::role_name(certificate.role);
+    match format.unwrap_or_default() {
+        Format::Table => {
+            let row = |certificate: &pb::NodeCertificate| {
+                let state = match &certificate.revoked_at {
+                    Some(at) => format!("revoked {}", when(Some(at))),
+                    None => "good".to_owned(),
+                };
+                let (issued, until) = (when(certificate.issued_at.as_ref()), when(certificate.not_after.as_ref()));
+                vec![role(certificate), certificate.name.clone(), certificate.serial.clone(), issued, until, state]
+            };
+            let rows: Vec<_> = all.iter().map(row).collect();
+            output::table(&["ROLE", "NAME", "SERIAL", "ISSUED", "UNTIL", "STATE"], &rows)
+        }
+        format => {
+            let value = |certificate: &pb::NodeCertificate| {
+                json!({
+                    "serial": certificate.serial, "role": role(certificate), "name": certificate.name,
+                    "agentPool": certificate.agent_pool, "issuedAt": when(certificate.issued_at.as_ref()),
+                    "notAfter": when(certificate.not_after.as_ref()), "revokedAt": when(certificate.revoked_at.as_ref()),
+                    "revokedBy": certificate.revoked_by, "revokedBecause": certificate.revoked_because,
+                })
+            };
+            let values: Vec<_> = all.iter().map(value).collect();
+            if format == Format::Yaml { output::yaml(&values) } else { output::json(&json!(values)) }
         }
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod apply;
 pub(crate) mod approvals;
 pub(crate) mod certs;
+pub(crate) mod cluster;
+pub(crate) mod control;
 pub(crate) mod resources;
 pub(crate) mod sessions;
 mod summary;

@@ -10,7 +10,7 @@ use postern_runtime::ops::{self, Readiness};
 use postern_runtime::pki::{NodeCredential, PkiError};
 use postern_runtime::supervisor::OnEnd;
 use postern_runtime::telemetry;
-use postern_server::ControlHandle;
+use postern_server::{ControlConfig, ControlHandle};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -44,15 +44,12 @@ pub(super) async fn start(
     endpoints: &Endpoints,
     supervisors: &Supervisors,
 ) -> Result<Nodes, Failure> {
-    let control = postern_server::run(
-        config(json!({
-            "data_dir": layout.control(), "listen": endpoints.admin,
-            "admin_groups": ["postern-admins"], "auditor_groups": ["postern-auditors"],
-        }))?,
-        supervisors.control.clone(),
-    )
-    .await
-    .map_err(cannot_start)?;
+    let mut settings: ControlConfig = config(json!({
+        "data_dir": layout.control(), "listen": endpoints.admin,
+        "admin_groups": ["postern-admins"], "auditor_groups": ["postern-auditors"],
+    }))?;
+    settings.dev = true;
+    let control = postern_server::run(settings, supervisors.control.clone()).await.map_err(cannot_start)?;
 
     let credential = node_credential(&control, NodeRole::Gateway, &layout.gateway_credential())?;
     let gateway = postern_gateway::run(

@@ -1,4 +1,4 @@
-//! The first start of a cluster, and opening its keys at every start.
+//! The keys of a cluster: made once, opened at every start.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,16 +9,15 @@ use postern_core::secret::SecretBytes;
 use postern_runtime::clock;
 use postern_runtime::jwt::SessionSigner;
 use postern_runtime::pki::{Authority, KeyRequest, NodeCredential, PkiError};
-use postern_state::{Cluster, Refusal, commands};
+use postern_state::Cluster;
 use secrecy::{ExposeSecret as _, SecretString};
 use tracing::info;
 
 use crate::keys::Kek;
-use crate::raft::RaftHandle;
 use crate::run::ControlError;
 
-/// How long certificates are good for.
-pub(crate) const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// How long certificates are good for that this process gives to nodes in it.
+const DEV_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 
 const CA_KEY: &str = "cluster/ca-key";
 const SESSION_TOKEN_KEY: &str = "cluster/session-token-key";
@@ -30,25 +29,16 @@ pub(crate) struct ClusterKeys {
     pub(crate) authority: Authority,
     pub(crate) signer: SessionSigner,
     pub(crate) mask_key: SecretBytes,
+    /// How long certificates are good for that are made by them.
+    pub(crate) certificate_lifetime: Duration,
 }
 
-/// Opens the cluster's keys; makes the cluster when there is none.
-pub(crate) async fn cluster_keys(raft: &RaftHandle, kek: &Kek) -> Result<ClusterKeys, ControlError> {
-    let known = raft.read(|state| state.cluster().cloned()).await?;
-    let cluster = match known {
-        Some(cluster) => cluster,
-        None => {
-            let made = make_cluster(kek).await?;
-            let id = made.id.clone();
-            match raft.propose(commands::InitCluster(made), None).await? {
-                Ok(_) => info!(cluster = id, "a new cluster"),
-                // Another node was first.
-                Err(Refusal::AlreadyExists { .. }) => {}
-                Err(refusal) => return Err(ControlError::Refused(refusal)),
-            }
-            raft.read(|state| state.cluster().cloned()).await?.ok_or(ControlError::NoCluster)?
-        }
-    };
+/// Opens the keys of `cluster`.
+pub(crate) async fn open_keys(
+    kek: &Kek,
+    cluster: Arc<Cluster>,
+    certificate_lifetime: Duration,
+) -> Result<ClusterKeys, ControlError> {
     let text = |secret: SecretBytes| -> Result<SecretString, ControlError> {
         let text = std::str::from_utf8(secret.expose()).map_err(|_| ControlError::NoCluster)?;
         Ok(SecretString::from(text.to_owned()))
@@ -60,10 +50,12 @@ pub(crate) async fn cluster_keys(raft: &RaftHandle, kek: &Kek) -> Result<Cluster
         signer: SessionSigner::from_pem(&session_key)?,
         mask_key: kek.open_waiting(MASK_KEY, &cluster.mask_key).await?,
         cluster,
+        certificate_lifetime,
     })
 }
 
-async fn make_cluster(kek: &Kek) -> Result<Cluster, ControlError> {
+/// A new cluster's identity and keys.
+pub(crate) async fn make_cluster(kek: &Kek) -> Result<Cluster, ControlError> {
     let id = format!("{:016x}", clock::random_u128() >> 64);
     let authority = Authority::create(&id)?;
     let signer = SessionSigner::generate()?;
@@ -74,9 +66,14 @@ async fn make_cluster(kek: &Kek) -> Result<Cluster, ControlError> {
         session_token_jwks: signer.jwks(),
         session_token_key: kek.seal(SESSION_TOKEN_KEY, signer.to_pem().expose_secret().as_bytes()).await?,
         mask_key: kek.seal(MASK_KEY, mask_key.expose()).await?,
-        incarnation: format!("{:016x}", clock::random_u128() >> 64),
         id,
+        incarnation: incarnation(),
     })
+}
+
+/// Tells one life of a cluster from another.
+pub(crate) fn incarnation() -> String {
+    format!("{:016x}", clock::random_u128() >> 64)
 }
 
 /// A new key and its certificate, for a node in this process.
@@ -86,7 +83,7 @@ pub(crate) fn issue(
     alt_names: &[String],
 ) -> Result<NodeCredential, PkiError> {
     let request = KeyRequest::generate()?;
-    let certificate_pem = authority.issue(identity, &request.csr_der, alt_names, clock::now(), CERTIFICATE_LIFETIME)?;
+    let certificate_pem = authority.issue(identity, &request.csr_der, alt_names, clock::now(), DEV_LIFETIME)?;
     Ok(NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() })
 }
 
@@ -94,7 +91,7 @@ pub(crate) fn issue(
 pub(crate) fn admin_credential(authority: &Authority, dir: &Path) -> Result<(), ControlError> {
     if NodeCredential::exists(dir) {
         let left = NodeCredential::load(dir)?.expires_at()?.since(clock::now());
-        if left > CERTIFICATE_LIFETIME / 4 {
+        if left > DEV_LIFETIME / 4 {
             return Ok(());
         }
     }

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use postern_core::Name;
+use postern_runtime::config::HumanDuration;
 use serde::Deserialize;
 
 use crate::keys::config::KekConfig;
@@ -19,12 +21,28 @@ pub struct ControlConfig {
     /// Where `/healthz`, `/readyz` and `/metrics` listen; nowhere when it is not given.
     #[serde(default)]
     pub ops_listen: Option<SocketAddr>,
+    /// Where other members reach this one; without it the node stays alone. A listener of its own: only members' certificates are let in
+    /// there, and traffic of clients cannot hold up what keeps the cluster together.
+    #[serde(default)]
+    pub peer_listen: Option<SocketAddr>,
+    /// `host:port` by which other members reach `peer_listen`, when it is not the address itself.
+    #[serde(default)]
+    pub advertise_peer: Option<String>,
+    /// `host:port` by which clients and gateways reach `listen`, when it is not the address itself.
+    #[serde(default)]
+    pub advertise_api: Option<String>,
     /// The node's name, in its certificate.
     #[serde(default)]
     pub node_name: Option<Name>,
     /// DNS names and addresses, beside the node's own, that clients reach it by.
     #[serde(default)]
     pub alt_names: Vec<String>,
+    /// How long certificates are good for; each node renews its own after two thirds of it.
+    #[serde(default = "certificate_lifetime")]
+    pub certificate_lifetime: HumanDuration,
+    /// Holds the cluster's feature level back, so that a version can still be taken back. Absent: it is raised once every member can.
+    #[serde(default)]
+    pub max_feature_level: Option<u32>,
     /// Members of any of these may do everything.
     #[serde(default)]
     pub admin_groups: Vec<String>,
@@ -37,6 +55,15 @@ pub struct ControlConfig {
     /// Where the key-encryption keys are; or the key itself: for the environment (`POSTERN_CONTROL__KEK`), where no file shall hold it.
     #[serde(default)]
     pub kek: Option<KekConfig>,
+    /// An empty data directory becomes a cluster at the start, with an administrator's credential in it: for `postern dev` and tests, never
+    /// from a file.
+    #[serde(skip)]
+    pub dev: bool,
+}
+
+/// A month: a node that is away longer is let in anew.
+const fn certificate_lifetime() -> HumanDuration {
+    HumanDuration(Duration::from_secs(30 * 86_400))
 }
 
 impl ControlConfig {
@@ -48,10 +75,67 @@ impl ControlConfig {
                 return Some(format!("{field}: must name groups, not \"*\" or nothing"));
             }
         }
+        let lifetime = self.certificate_lifetime.0;
+        if lifetime < Duration::from_secs(60) || lifetime > Duration::from_secs(5 * 366 * 86_400) {
+            return Some("certificate_lifetime: must be from 1m to five years".to_owned());
+        }
+        if self.advertise_peer.is_some() && self.peer_listen.is_none() {
+            return Some("advertise_peer: goes with peer_listen".to_owned());
+        }
         if self.kek.is_some() && self.kek_file.is_some() {
             return Some("kek and kek_file: one of them is enough".to_owned());
         }
         None
+    }
+
+    /// Its name: the founder's has a default.
+    pub(crate) fn name(&self) -> Option<Name> {
+        self.node_name.clone().or_else(|| "control-1".parse().ok())
+    }
+
+    /// `host:port` for other members, when the node listens for them at `bound`; empty for a node that stays alone.
+    pub(crate) fn peer_address(&self, bound: Option<SocketAddr>) -> Result<String, String> {
+        match (bound, &self.advertise_peer) {
+            (None, _) => Ok(String::new()),
+            (Some(_), Some(address)) => Ok(address.clone()),
+            (Some(listen), None) => self.reachable(listen, "advertise_peer"),
+        }
+    }
+
+    /// `host:port` for clients, when the node listens for them at `bound`.
+    pub(crate) fn api_address(&self, bound: SocketAddr) -> Result<String, String> {
+        match &self.advertise_api {
+            Some(address) => Ok(address.clone()),
+            None => self.reachable(bound, "advertise_api"),
+        }
+    }
+
+    fn reachable(&self, listen: SocketAddr, field: &str) -> Result<String, String> {
+        if !listen.ip().is_unspecified() {
+            return Ok(listen.to_string());
+        }
+        match self.alt_names.first() {
+            Some(name) if name.contains(':') => Ok(format!("[{name}]:{}", listen.port())),
+            Some(name) => Ok(format!("{name}:{}", listen.port())),
+            None => Err(format!("{field}: {listen} says not how others reach this node: set it, or alt_names")),
+        }
+    }
+
+    /// Names and addresses for this node's own certificate, beside those that its role gives.
+    pub(crate) fn certificate_names(&self) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let mut add = |name: String| {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        };
+        for listen in [Some(self.listen), self.peer_listen].into_iter().flatten() {
+            if !listen.ip().is_unspecified() {
+                add(listen.ip().to_string());
+            }
+        }
+        self.alt_names.iter().cloned().for_each(add);
+        names
     }
 }
 

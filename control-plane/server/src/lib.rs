@@ -5,6 +5,7 @@
 
 mod api;
 mod bootstrap;
+pub mod cluster;
 mod config;
 mod feed;
 mod identity;

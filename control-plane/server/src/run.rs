@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::node::{NodeIdentity, NodeRole};
+use postern_core::node::NodeIdentity;
 use postern_runtime::ops::{self, Readiness};
-use postern_runtime::pki::{NodeCredential, PkiError, create_private_dir};
+use postern_runtime::pki::{NodeCredential, PkiError, Revocations, RotatingCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::{jwt, telemetry, tls};
 use postern_state::Refusal;
@@ -18,6 +18,10 @@ use tracing::info;
 
 use crate::api::{self, Access, AuditLog};
 use crate::bootstrap::{self, ClusterKeys};
+use crate::cluster;
+use crate::cluster::RedeemError;
+use crate::cluster::identity::{DataDir, IdentityError, NodeFile};
+use crate::cluster::view::{Observers, ViewObserver};
 use crate::config::ControlConfig;
 use crate::feed::{Feed, Policy};
 use crate::identity::IssuerKeysLoop;
@@ -25,13 +29,15 @@ use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
 use crate::raft::log_store::{SledLog, StorageError};
 use crate::raft::transport::NoPeers;
-use crate::raft::{DriverError, NodeConfig, ProposeError, ReadError, start};
+use crate::raft::{DriverError, NodeConfig, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
 use crate::serve;
 use crate::watch::WatchHub;
 
 /// How long a node may take until it leads and has applied its log.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Nobody needs the bootstrap token of a `postern dev`: the administrator's credential lies beside it.
+const DEV_TOKEN_TTL: Duration = Duration::from_secs(60);
 /// Entries applied after which the log is compacted.
 const COMPACT_AFTER: u64 = 8_192;
 
@@ -73,6 +79,20 @@ pub enum ControlError {
     /// The cluster could not be made.
     #[error("the cluster cannot be made: {0}")]
     Refused(Refusal),
+    /// The data directory.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The cluster does not let this node in.
+    #[error(transparent)]
+    Join(#[from] RedeemError),
+    /// The log is of another cluster, or another life of it.
+    #[error("the log is of cluster {found}, this node is a member of {own}: one of them was put here by mistake")]
+    OtherCluster {
+        /// What the data directory says.
+        own: String,
+        /// What the log says.
+        found: String,
+    },
     /// Its record is not what was written.
     #[error("the cluster's keys are unreadable")]
     NoCluster,
@@ -137,9 +157,12 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     if let Some(fault) = config.faults() {
         return Err(ControlError::Config(fault));
     }
-    create_private_dir(&config.data_dir)?;
-    let log_dir = config.data_dir.join("raft");
-    let kek = Arc::new(kek(&config, log_dir.exists())?);
+    let data = DataDir::new(&config.data_dir);
+    if config.dev && !data.has_node() {
+        cluster::init(&config, DEV_TOKEN_TTL).await?;
+    }
+    let mut file = data.load()?;
+    let kek = Arc::new(kek(&config, true)?);
     for vault in kek.vaults() {
         supervisor.spawn("vault-token", OnEnd::StopNode, vault.keep(supervisor.sessions_ended_token()));
     }
@@ -148,33 +171,45 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         ready = kek.ready() => ready?,
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     }
+    let credential = RotatingCredential::new(data.load_credential(&kek).await?)?;
+    let listener = listen(config.listen).await?;
+    let grpc_addr = listener.local_addr().map_err(|source| ControlError::Listen { address: config.listen, source })?;
 
     // Outlives the API, which outlives the sessions.
     let raft_stop = CancellationToken::new();
-    let node =
-        NodeConfig { id: 1, founders: vec![1], election_ticks: 10, heartbeat_ticks: 2, compact_after: COMPACT_AFTER };
+    let node = NodeConfig {
+        id: file.id,
+        founders: vec![file.id],
+        election_ticks: 10,
+        heartbeat_ticks: 2,
+        compact_after: COMPACT_AFTER,
+    };
+    let log_dir = data.log();
     let log =
         SledLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
+    if !file.started {
+        file.started = true;
+        data.save(&file)?;
+    }
     let (hub_writer, hub) = WatchHub::new();
-    let raft = start(&node, log, NoPeers, hub_writer, &supervisor, raft_stop.clone())?;
+    let (view_writer, views) = ViewObserver::new(file.id);
+    let raft = start(&node, log, NoPeers, Observers(hub_writer, view_writer), &supervisor, raft_stop.clone())?;
     let stop_raft = raft_stop.clone().drop_guard();
 
-    let keys = tokio::time::timeout(START_LIMIT, bootstrap::cluster_keys(&raft, &kek))
+    let keys = tokio::time::timeout(START_LIMIT, cluster_keys(&raft, &kek, &file, &config))
         .await
         .map_err(|_| ControlError::Slow(START_LIMIT))??;
     let keys = Arc::new(keys);
-    let admin_credential_dir = config.data_dir.join("admin");
-    bootstrap::admin_credential(&keys.authority, &admin_credential_dir)?;
+    if config.dev {
+        bootstrap::admin_credential(&keys.authority, &data.admin())?;
+    }
 
     let feed = Feed::new(raft.clone(), Arc::clone(&kek), Arc::clone(&keys));
     let (policy_out, policy) = watch::channel(Arc::new(feed.build().await?));
-    let recordings =
-        Recordings::start(&config.data_dir.join("recordings"), &supervisor).map_err(ControlError::Recordings)?;
+    let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
 
-    let listener = listen(config.listen).await?;
-    let grpc_addr = listener.local_addr().map_err(|source| ControlError::Listen { address: config.listen, source })?;
-    let credential = own_credential(&config, &keys, grpc_addr)?;
-    let tls = tls::server_optional_client(&credential, &[b"h2"])?;
+    let revocations = Revocations::new(views.revoked.clone());
+    let tls = tls::server_optional_client_rotating(&credential, revocations.clone(), &[b"h2"])?;
     let readiness = Readiness::new(&["raft", "api"]);
     let ops = ops_endpoint(&config, &readiness, &supervisor).await?;
 
@@ -183,54 +218,50 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     supervisor.spawn("issuer-keys", OnEnd::StopNode, IssuerKeysLoop::new(raft.clone()).run(stop.clone()));
     let audit = AuditLog::start(raft.clone(), &supervisor);
     let access = Access::new(policy.clone(), &config, raft.clone(), audit);
-    let routes = api::routes(&raft, &hub, &kek, &keys, &access, &policy, &recordings, &stop);
+    let cluster_api = api::cluster::Service::new(&raft, &keys, &access);
+    let routes = api::routes(&raft, &hub, &kek, &keys, &access, &policy, &recordings, cluster_api, &stop);
     let (ready, sessions) = (readiness.clone(), supervisor.clone());
     supervisor.spawn("grpc", OnEnd::StopNode, async move {
-        serve::serve(listener, tls, routes, &sessions, stop).await;
+        serve::serve(listener, tls, revocations, routes, &sessions, stop).await;
         ready.set("api", false);
         recordings.stop().await;
         drop(stop_raft);
     });
     readiness.set("raft", true);
     readiness.set("api", true);
-    info!(address = %grpc_addr, cluster = keys.cluster.id, "the control plane serves");
+    info!(address = %grpc_addr, cluster = keys.cluster.id, node = %file.name, "the control plane serves");
     Ok(ControlHandle {
         grpc_addr,
         ops_addr: ops,
         cluster_id: keys.cluster.id.clone(),
         ca_pem: keys.cluster.ca_pem.clone(),
-        admin_credential_dir,
+        admin_credential_dir: data.admin(),
         readiness,
         keys,
     })
 }
 
+/// Opens the keys of the cluster that this node is of.
+async fn cluster_keys(
+    raft: &RaftHandle,
+    kek: &Kek,
+    file: &NodeFile,
+    config: &ControlConfig,
+) -> Result<ClusterKeys, ControlError> {
+    let cluster = raft.read(|state| state.cluster().cloned()).await?.ok_or(ControlError::NoCluster)?;
+    if (&cluster.id, &cluster.incarnation) != (&file.cluster_id, &file.incarnation) {
+        return Err(ControlError::OtherCluster { own: file.cluster_id.clone(), found: cluster.id.clone() });
+    }
+    bootstrap::open_keys(kek, cluster, config.certificate_lifetime.0).await
+}
+
 /// The key-encryption keys. With `old` data a lost key is not replaced by a new one, which would open nothing.
-fn kek(config: &ControlConfig, old: bool) -> Result<Kek, KeyError> {
+pub(crate) fn kek(config: &ControlConfig, old: bool) -> Result<Kek, KeyError> {
     match (&config.kek, &config.kek_file) {
         (Some(kek), _) => Kek::new(kek, old),
         (None, Some(path)) => Kek::new(&KekConfig::file(path), old),
         (None, None) => Kek::new(&KekConfig::file(&config.data_dir.join("kek")), old),
     }
-}
-
-/// This node's certificate: made anew at each start, never on disk.
-fn own_credential(
-    config: &ControlConfig,
-    keys: &ClusterKeys,
-    listen: SocketAddr,
-) -> Result<NodeCredential, ControlError> {
-    let name = match &config.node_name {
-        Some(name) => name.clone(),
-        None => "control-1".parse().map_err(|_| ControlError::NoCluster)?,
-    };
-    let mut alt_names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    if !listen.ip().is_unspecified() {
-        alt_names.push(listen.ip().to_string());
-    }
-    alt_names.extend(config.alt_names.iter().cloned());
-    let identity = NodeIdentity { role: NodeRole::Control, name, pool: None };
-    Ok(bootstrap::issue(&keys.authority, &identity, &alt_names)?)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {

@@ -3,15 +3,16 @@
 //! Acceptor task -> one short task per handshake -> bounded channel -> tonic. A client certificate is optional; an offered one is
 //! verified by TLS, and its identity goes along with each request as [`PeerInfo`].
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use postern_core::node::NodeIdentity;
-use postern_runtime::pki::{extra_alt_names, serial_of};
+use postern_runtime::pki::{Revocations, extra_alt_names, serial_of};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::tls::peer_identity;
 use rustls::ServerConfig;
@@ -21,11 +22,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 /// Connections at once; more wait in the listener's queue (I12).
 const MAX_CONNECTIONS: usize = 4_096;
@@ -53,12 +54,15 @@ pub(crate) struct PeerInfo {
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: ServerConfig,
+    revocations: Revocations,
     routes: Routes,
     supervisor: &Supervisor,
     stop: CancellationToken,
 ) {
     let (accepted, incoming) = mpsc::channel(64);
-    let acceptor = accept(listener, TlsAcceptor::from(Arc::new(tls)), accepted, supervisor.clone(), stop.clone());
+    let open = Arc::new(OpenConnections { revocations, by_serial: Mutex::default() });
+    supervisor.spawn("revocations", OnEnd::StopNode, Arc::clone(&open).close_revoked(stop.clone()));
+    let acceptor = accept(listener, TlsAcceptor::from(Arc::new(tls)), accepted, open, supervisor.clone(), stop.clone());
     supervisor.spawn("accept", OnEnd::StopNode, acceptor);
     let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
     let server = Server::builder()
@@ -83,6 +87,7 @@ async fn accept(
     listener: TcpListener,
     tls: TlsAcceptor,
     accepted: mpsc::Sender<Peer>,
+    open: Arc<OpenConnections>,
     supervisor: Supervisor,
     stop: CancellationToken,
 ) {
@@ -106,12 +111,15 @@ async fn accept(
                 None => return,
             },
         };
-        let (tls, accepted) = (tls.clone(), accepted.clone());
+        let (tls, accepted, open) = (tls.clone(), accepted.clone(), Arc::clone(&open));
         supervisor.spawn("handshake", OnEnd::EndSession, async move {
             // Small answers must not wait for more.
             let _ = stream.set_nodelay(true);
             match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
-                Ok(Ok(stream)) => drop(accepted.send(Peer { stream, address, _slot: slot }).await),
+                Ok(Ok(stream)) => {
+                    let ends = open.admit(&stream).map(Ends::new);
+                    drop(accepted.send(Peer { stream, address, ends, _slot: slot }).await);
+                }
                 Ok(Err(error)) => {
                     metrics::counter!("postern_control_handshake_failures_total").increment(1);
                     debug!(%address, %error, "TLS handshake failed");
@@ -125,10 +133,68 @@ async fn accept(
     }
 }
 
+/// Which connections end when which certificate is revoked.
+struct OpenConnections {
+    revocations: Revocations,
+    by_serial: Mutex<BTreeMap<String, Weak<CancellationToken>>>,
+}
+
+impl OpenConnections {
+    /// What ends the connection: shared by all that show the same certificate. None without one.
+    fn admit(&self, stream: &TlsStream<TcpStream>) -> Option<Arc<CancellationToken>> {
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|all| all.first());
+        let serial = certificate.and_then(|first| serial_of(first))?;
+        let mut all = self.by_serial.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = all.get(&serial).and_then(Weak::upgrade).unwrap_or_else(|| {
+            // Those of which nothing is open any more.
+            all.retain(|_, token| token.strong_count() > 0);
+            let token = Arc::new(CancellationToken::new());
+            all.insert(serial.clone(), Arc::downgrade(&token));
+            token
+        });
+        drop(all);
+        // Revoked between its handshake and here.
+        if self.revocations.contains(&serial) {
+            ends.cancel();
+        }
+        Some(ends)
+    }
+
+    async fn close_revoked(self: Arc<Self>, stop: CancellationToken) {
+        let mut revocations = self.revocations.clone();
+        loop {
+            let revoked = tokio::select! {
+                () = stop.cancelled() => return,
+                revoked = revocations.changed() => revoked,
+            };
+            let mut all = self.by_serial.lock().unwrap_or_else(PoisonError::into_inner);
+            for serial in revoked.iter() {
+                if let Some(ends) = all.remove(serial).and_then(|token| token.upgrade()) {
+                    info!(serial, "closing the connections of a revoked certificate");
+                    ends.cancel();
+                }
+            }
+        }
+    }
+}
+
+/// Its certificate was revoked. Holds the token, by which others with the same certificate find it.
+struct Ends {
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+    _token: Arc<CancellationToken>,
+}
+
+impl Ends {
+    fn new(token: Arc<CancellationToken>) -> Self {
+        Self { revoked: Box::pin(CancellationToken::clone(&token).cancelled_owned()), _token: token }
+    }
+}
+
 /// A connection past its handshake.
 struct Peer {
     stream: TlsStream<TcpStream>,
     address: SocketAddr,
+    ends: Option<Ends>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -149,6 +215,11 @@ impl Connected for Peer {
 
 impl AsyncRead for Peer {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if let Some(ends) = &mut self.ends
+            && ends.revoked.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -5,6 +5,7 @@
 
 mod authority;
 mod files;
+mod join_token;
 mod renewal;
 mod rotating;
 
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 
 pub use authority::Authority;
 pub use files::{create_private_dir, write_private};
+pub use join_token::{JoinTokenError, JoinTokenText, secret_sha256};
 pub use renewal::{keep_fresh, renew_at};
 pub use rotating::{Revocations, RotatingCredential};
 

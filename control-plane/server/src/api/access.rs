@@ -131,16 +131,6 @@ impl Access {
         Ok(self.call(request)?.caller().clone())
     }
 
-    /// As [`Self::admitted`].
-    pub(crate) fn admin<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        self.admitted(request)
-    }
-
-    /// As [`Self::admitted`].
-    pub(crate) fn auditor<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        self.admitted(request)
-    }
-
     /// The gateway that calls.
     pub(crate) fn gateway<T>(&self, request: &Request<T>) -> Result<Name, Status> {
         self.call(request)?.caller().gateway().cloned()

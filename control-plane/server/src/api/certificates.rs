@@ -1,7 +1,6 @@
 //! Nodes' certificates: issued, renewed, listed, revoked. Each is in the replicated state before it is handed out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use postern_core::Name;
 use postern_core::cluster::NodeCertificate;
@@ -17,6 +16,7 @@ use tonic::{Request, Response, Status};
 use tracing::{error, info};
 
 use super::access::Access;
+use super::call::Call;
 use super::status;
 use crate::bootstrap::ClusterKeys;
 use crate::raft::RaftHandle;
@@ -31,8 +31,6 @@ pub(super) struct Service {
     pub(super) raft: RaftHandle,
     pub(super) keys: Arc<ClusterKeys>,
     pub(super) access: Access,
-    /// How long certificates are good for.
-    pub(super) lifetime: Duration,
 }
 
 /// A certificate and its record.
@@ -47,9 +45,8 @@ pub(crate) fn sign(
     identity: &NodeIdentity,
     csr: &[u8],
     alt_names: &[String],
-    lifetime: Duration,
 ) -> Result<Signed, PkiError> {
-    let now = clock::now();
+    let (now, lifetime) = (clock::now(), keys.certificate_lifetime);
     let certificate_pem = keys.authority.issue(identity, csr, alt_names, now, lifetime)?;
     let record = NodeCertificate {
         serial: pki::serial_of_pem(&certificate_pem)?,
@@ -65,9 +62,10 @@ pub(crate) fn sign(
 }
 
 impl Service {
-    async fn record(&self, record: NodeCertificate) -> Result<(), Status> {
+    async fn record(&self, call: &Call, record: NodeCertificate) -> Result<(), Status> {
+        call.about(format_args!("Certificate/{}", record.serial));
         let command = commands::RecordCertificate { certificate: record };
-        self.raft.propose(command, None).await.map_err(status::propose)?.map_err(status::refused)?;
+        call.write(&self.raft, command, Some(clock::request_id())).await?;
         Ok(())
     }
 }
@@ -78,7 +76,7 @@ impl CertificateService for Service {
         &self,
         request: Request<pb::IssueCertificateRequest>,
     ) -> Result<Response<pb::IssueCertificateResponse>, Status> {
-        let caller = self.access.admin(&request)?;
+        let call = self.access.call(&request)?;
         let request = request.into_inner();
         let identity = identity(&request)?;
         if identity.role == NodeRole::Control {
@@ -87,10 +85,10 @@ impl CertificateService for Service {
                 "members of the control plane come in by a join token: postern cluster token create --role control",
             ));
         }
-        let signed = sign(&self.keys, &identity, &request.csr, &request.alt_names, self.lifetime).map_err(refused)?;
+        let signed = sign(&self.keys, &identity, &request.csr, &request.alt_names).map_err(refused)?;
         let not_after = signed.record.not_after;
-        self.record(signed.record).await?;
-        info!(%caller, node = %identity, "issued a certificate");
+        self.record(&call, signed.record).await?;
+        info!(caller = %call.caller(), node = %identity, "issued a certificate");
         Ok(Response::new(pb::IssueCertificateResponse {
             certificate_pem: signed.certificate_pem,
             ca_pem: self.keys.authority.ca_pem().to_owned(),
@@ -102,6 +100,7 @@ impl CertificateService for Service {
         &self,
         request: Request<pb::RenewCertificateRequest>,
     ) -> Result<Response<pb::RenewCertificateResponse>, Status> {
+        let call = self.access.call(&request)?;
         let peer = request.extensions().get::<PeerInfo>().cloned();
         let Some(PeerInfo { identity: Some(identity), serial: Some(serial), alt_names, .. }) = peer else {
             return Err(Status::unauthenticated("a certificate that is still good is needed"));
@@ -112,9 +111,9 @@ impl CertificateService for Service {
         if revoked {
             return Err(Status::permission_denied("the certificate was revoked"));
         }
-        let signed = sign(&self.keys, &identity, &request.csr, &alt_names, self.lifetime).map_err(refused)?;
+        let signed = sign(&self.keys, &identity, &request.csr, &alt_names).map_err(refused)?;
         let not_after = signed.record.not_after;
-        self.record(signed.record).await?;
+        self.record(&call, signed.record).await?;
         info!(node = %identity, "renewed a certificate");
         Ok(Response::new(pb::RenewCertificateResponse {
             certificate_pem: signed.certificate_pem,
@@ -127,7 +126,6 @@ impl CertificateService for Service {
         &self,
         request: Request<pb::ListCertificatesRequest>,
     ) -> Result<Response<pb::ListCertificatesResponse>, Status> {
-        self.access.auditor(&request)?;
         let request = request.into_inner();
         let role = match request.role {
             0 => None,
@@ -155,7 +153,7 @@ impl CertificateService for Service {
         &self,
         request: Request<pb::RevokeCertificatesRequest>,
     ) -> Result<Response<pb::RevokeCertificatesResponse>, Status> {
-        let caller = self.access.admin(&request)?;
+        let call = self.access.call(&request)?;
         let request = request.into_inner();
         let node = if request.name.is_empty() {
             None
@@ -169,15 +167,22 @@ impl CertificateService for Service {
         if request.because.len() > MAX_REASON {
             return Err(status::invalid_field("because", format!("is longer than {MAX_REASON} bytes")));
         }
-        let serials = request.serials.iter().map(|serial| serial.to_ascii_lowercase()).collect();
-        let command =
-            commands::RevokeCertificates { serials, node, by: caller.to_string(), because: request.because.clone() };
+        let serials: Vec<String> = request.serials.iter().map(|serial| serial.to_ascii_lowercase()).collect();
+        serials.iter().for_each(|serial| call.about(format_args!("Certificate/{serial}")));
+        if let Some((role, name)) = &node {
+            call.about(format_args!("{name}.{}", role.as_str()));
+        }
+        let command = commands::RevokeCertificates {
+            serials,
+            node,
+            by: call.caller().to_string(),
+            because: request.because.clone(),
+        };
         let request_id = status::request_id(&request.request_id)?;
-        let outcome = self.raft.propose(command, request_id).await.map_err(status::propose)?;
-        let Success::Revoked(revoked) = outcome.map_err(status::refused)? else {
+        let Success::Revoked(revoked) = call.write(&self.raft, command, request_id).await? else {
             return Err(Status::internal("another outcome than was asked for"));
         };
-        info!(%caller, revoked, "revoked certificates");
+        info!(caller = %call.caller(), revoked, "revoked certificates");
         Ok(Response::new(pb::RevokeCertificatesResponse { revoked }))
     }
 

@@ -6,6 +6,7 @@ mod audit;
 mod audit_log;
 mod call;
 mod certificates;
+pub(crate) mod cluster;
 mod grants;
 mod guard;
 mod hold;
@@ -31,6 +32,7 @@ use postern_proto::DESCRIPTORS;
 use postern_proto::admin::v1::approval_service_server::ApprovalServiceServer;
 use postern_proto::admin::v1::audit_service_server::AuditServiceServer;
 use postern_proto::admin::v1::certificate_service_server::CertificateServiceServer;
+use postern_proto::admin::v1::cluster_service_server::ClusterServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
 use postern_proto::admin::v1::session_service_server::SessionServiceServer;
 use postern_proto::admin::v1::token_service_server::TokenServiceServer;
@@ -44,8 +46,9 @@ use tracing::error;
 
 pub(crate) use access::Access;
 pub(crate) use audit_log::AuditLog;
+pub(crate) use certificates::sign;
 
-use crate::bootstrap::{CERTIFICATE_LIFETIME, ClusterKeys};
+use crate::bootstrap::ClusterKeys;
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
@@ -79,6 +82,7 @@ pub(crate) fn routes(
     access: &Access,
     policy: &PolicyWatch,
     recordings: &Recordings,
+    cluster: ClusterServiceServer<cluster::Service>,
     stop: &CancellationToken,
 ) -> Routes {
     let watches = Watches { hub: hub.clone(), raft: raft.clone(), access: access.clone(), stop: stop.clone() };
@@ -94,12 +98,7 @@ pub(crate) fn routes(
         sessions::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone(), watches };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { keys: Arc::clone(keys), access: access.clone() };
-    let certificates = certificates::Service {
-        raft: raft.clone(),
-        keys: Arc::clone(keys),
-        access: access.clone(),
-        lifetime: CERTIFICATE_LIFETIME,
-    };
+    let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { policy: policy.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
     let uploads = recordings::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
@@ -113,6 +112,7 @@ pub(crate) fn routes(
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))
         .add_service(CertificateServiceServer::new(certificates).max_decoding_message_size(MAX_REQUEST))
+        .add_service(cluster)
         .add_service(PolicyFeedServiceServer::new(feed).max_encoding_message_size(MAX_ANSWER))
         .add_service(HoldServiceServer::new(hold).max_decoding_message_size(MAX_REQUEST))
         .add_service(RecordingServiceServer::new(uploads).max_decoding_message_size(MAX_UPLOAD))

@@ -16,11 +16,13 @@ pub(crate) struct Node {
 }
 
 fn config(dir: &Path) -> ControlConfig {
-    serde_json::from_value(serde_json::json!({
+    let mut config: ControlConfig = serde_json::from_value(serde_json::json!({
         "data_dir": dir, "listen": "127.0.0.1:0", "ops_listen": "127.0.0.1:0",
         "admin_groups": ["admins"], "auditor_groups": ["auditors"],
     }))
-    .unwrap()
+    .unwrap();
+    config.dev = true;
+    config
 }
 
 pub(crate) async fn try_start(dir: &Path) -> Result<Node, (ControlError, Supervisor)> {

@@ -263,7 +263,7 @@ impl House {
         let server = tls::server_mtls(credential, &[b"h2"]).unwrap();
         let (spawner, until, routes) = (supervisor.clone(), stop.clone(), routes.routes());
         supervisor.spawn("grpc", OnEnd::EndPart, async move {
-            serve::serve(listener, server, routes, &spawner, until).await;
+            serve::serve(listener, server, postern_runtime::pki::Revocations::none(), routes, &spawner, until).await;
         });
         Member { id, handle, transport, forward, seen, book, proxy, supervisor, stop, dir }
     }

@@ -1,0 +1,339 @@
+//! Members, join tokens, backups.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use postern_core::Name;
+use postern_core::cluster::{ControlNode, JoinToken};
+use postern_core::node::{NodeIdentity, NodeRole};
+use postern_core::operation::Digest;
+use postern_core::wire::cluster::{
+    node_from_proto, node_to_proto, public_token_to_proto, role_from_proto, role_to_proto, token_from_proto,
+};
+use postern_core::wire::timestamp_to_proto;
+use postern_proto::admin::v1 as pb;
+use postern_proto::admin::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
+use postern_proto::resource::v1 as resource_pb;
+use postern_runtime::clock;
+use postern_runtime::pki::{JoinTokenText, secret_sha256};
+use postern_state::{Cluster, Success, commands};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use tracing::info;
+
+use super::access::Access;
+use super::{Answers, certificates, status};
+use crate::bootstrap::ClusterKeys;
+use crate::raft::RaftHandle;
+
+const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
+const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
+const MAX_USES: u32 = 1_000;
+const DEFAULT_PAGE: usize = 500;
+const MAX_PAGE: usize = 1_000;
+const MAX_REQUEST: usize = 1 << 20;
+
+pub(crate) struct Service {
+    raft: RaftHandle,
+    keys: Arc<ClusterKeys>,
+    access: Access,
+}
+
+/// What is known when somebody shows a token.
+struct Door {
+    token: JoinToken,
+    cluster: Arc<Cluster>,
+    feature_level: u32,
+    now: postern_core::Timestamp,
+}
+
+impl Service {
+    pub(crate) fn new(raft: &RaftHandle, keys: &Arc<ClusterKeys>, access: &Access) -> ClusterServiceServer<Self> {
+        let this = Self { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
+        ClusterServiceServer::new(this).max_decoding_message_size(MAX_REQUEST)
+    }
+
+    /// The token that is shown, when it is good.
+    async fn door(&self, request: &pb::RedeemTokenRequest) -> Result<Door, Status> {
+        let id = request.token_id.clone();
+        let found = self.raft.read(move |state| {
+            let token = state.join_token(&id).map(|token| JoinToken::clone(token));
+            (token, state.cluster().cloned(), state.feature_level(), state.now())
+        });
+        let (token, cluster, feature_level, now) = found.await.map_err(status::read)?;
+        let cluster = cluster.ok_or_else(|| Status::unavailable("the cluster is not made yet"))?;
+        if !request.cluster_id.is_empty() && request.cluster_id != cluster.id {
+            let why = format!("this is cluster {}, the token is for {}", cluster.id, request.cluster_id);
+            return Err(reasoned(Code::FailedPrecondition, "WRONG_CLUSTER", why));
+        }
+        let shown = secret_sha256(&request.secret);
+        let known = token.as_ref().map_or([0; 32], |token| token.secret_sha256.0);
+        // Both are digests, and compared in constant time all the same.
+        let same = verify_slices_are_equal(&shown, &known).is_ok();
+        let Some(token) = token.filter(|_| same) else {
+            metrics::counter!("postern_control_auth_failures_total", "code" => "join-token").increment(1);
+            return Err(refused_token(
+                "TOKEN_UNKNOWN",
+                "the join token is unknown: it was never made here, or taken back",
+            ));
+        };
+        let now = now.max(clock::now());
+        if token.expires_at <= now {
+            return Err(refused_token("TOKEN_EXPIRED", format!("the join token expired at {}", token.expires_at)));
+        }
+        if token.uses_left == 0 {
+            return Err(refused_token("TOKEN_USED", "the join token is used up"));
+        }
+        Ok(Door { token, cluster, feature_level, now })
+    }
+}
+
+impl Door {
+    /// What a member must be to be let in.
+    fn check_node(&self, node: &ControlNode) -> Result<(), Status> {
+        let needed = &self.cluster.ca_key.kek_id;
+        if !node.kek_ids.contains(needed) {
+            let own = if node.kek_ids.is_empty() { "none".to_owned() } else { node.kek_ids.join(", ") };
+            let why = format!(
+                "the cluster's secrets are under key-encryption key {needed}, this node has {own}: give it the same key"
+            );
+            return Err(reasoned(Code::FailedPrecondition, "WRONG_KEK", why));
+        }
+        if node.feature_level < self.feature_level {
+            let why = format!(
+                "the cluster is at feature level {}, this node's version {} knows up to {}: upgrade it",
+                self.feature_level, node.version, node.feature_level
+            );
+            return Err(reasoned(Code::FailedPrecondition, "VERSION_TOO_OLD", why));
+        }
+        if node.peer_address.is_empty() || node.peer_address.len() > 300 {
+            return Err(status::invalid_field("node.peer_address", "must be HOST:PORT: set peer_listen"));
+        }
+        Ok(())
+    }
+
+    fn answer(&self) -> pb::RedeemTokenResponse {
+        pb::RedeemTokenResponse {
+            ca_pem: self.cluster.ca_pem.clone(),
+            cluster_id: self.cluster.id.clone(),
+            incarnation: self.cluster.incarnation.clone(),
+            now: Some(timestamp_to_proto(clock::now())),
+            kek_ids: vec![self.cluster.ca_key.kek_id.clone()],
+            feature_level: self.feature_level,
+            role: role_to_proto(self.token.role).into(),
+            agent_pool: self.token.agent_pool.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ..Default::default()
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterService for Service {
+    /// For whoever holds a token.
+    async fn redeem_token(
+        &self,
+        request: Request<pb::RedeemTokenRequest>,
+    ) -> Result<Response<pb::RedeemTokenResponse>, Status> {
+        let call = self.access.call(&request)?;
+        let mut request = request.into_inner();
+        call.about(format_args!("JoinToken/{}", request.token_id.chars().take(64).collect::<String>()));
+        call.dry_run(request.check_only);
+        let door = self.door(&request).await?;
+        let name: Name = match (&door.token.name, request.name.as_str()) {
+            (Some(name), "") => name.clone(),
+            (_, text) => status::parse("name", text)?,
+        };
+        if let Some(only) = &door.token.name
+            && *only != name
+        {
+            return Err(refused_token("TOKEN_NAME", format!("the join token is for the name {only}")));
+        }
+        let node = match (door.token.role, request.node.take()) {
+            (NodeRole::Control, Some(mut node)) => {
+                node.name = name.to_string();
+                let node = node_from_proto(node).map_err(status::wire)?;
+                door.check_node(&node)?;
+                Some(node)
+            }
+            (NodeRole::Control, None) => {
+                let why = "the join token is for a member of the control plane: use `postern control join`";
+                return Err(refused_token("TOKEN_ROLE", why));
+            }
+            (role, Some(_)) => {
+                let why = format!("the join token is for the role {}, not for control", role.as_str());
+                return Err(refused_token("TOKEN_ROLE", why));
+            }
+            (_, None) => None,
+        };
+        if request.check_only {
+            return Ok(Response::new(door.answer()));
+        }
+        let identity = NodeIdentity { role: door.token.role, name, pool: door.token.agent_pool.clone() };
+        let signed = certificates::sign(&self.keys, &identity, &request.csr, &request.alt_names)
+            .map_err(certificates::refused)?;
+        let not_after = signed.record.not_after;
+        let command = commands::RedeemJoinToken {
+            id: door.token.id.clone(),
+            secret_sha256: Digest(secret_sha256(&request.secret)),
+            certificate: signed.record,
+            node,
+        };
+        let Success::Redeemed { node_id } = call.write(&self.raft, command, Some(clock::request_id())).await? else {
+            return Err(Status::internal("another outcome than was asked for"));
+        };
+        let members = match node_id {
+            Some(_) => self
+                .raft
+                .read(|state| state.nodes().map(|node| node_to_proto(node)).collect())
+                .await
+                .map_err(status::read)?,
+            None => Vec::new(),
+        };
+        info!(token = door.token.id, %identity, ?node_id, at = %door.now, "a join token let somebody in");
+        Ok(Response::new(pb::RedeemTokenResponse {
+            certificate_pem: signed.certificate_pem,
+            not_after: Some(timestamp_to_proto(not_after)),
+            node_id: node_id.unwrap_or_default(),
+            members,
+            ..door.answer()
+        }))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<pb::CreateJoinTokenRequest>,
+    ) -> Result<Response<pb::CreateJoinTokenResponse>, Status> {
+        let call = self.access.call(&request)?;
+        let request = request.into_inner();
+        let role = role_from_proto(request.role)
+            .map_err(|_| status::invalid_field("role", "must be control, gateway, agent or admin"))?;
+        let ttl = match request.ttl_seconds {
+            0 => DEFAULT_TTL,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        if ttl > MAX_TTL {
+            return Err(status::invalid_field("ttl_seconds", format!("must be at most {}", MAX_TTL.as_secs())));
+        }
+        let uses_left = request.uses.max(1);
+        if uses_left > MAX_USES {
+            return Err(status::invalid_field("uses", format!("must be at most {MAX_USES}")));
+        }
+        if (role == NodeRole::Agent) == request.agent_pool.is_empty() {
+            return Err(status::invalid_field("agent_pool", "goes with the role agent, and only with it"));
+        }
+        if request.serves.is_some() && role != NodeRole::Gateway {
+            return Err(status::invalid_field("serves", "is for gateways alone"));
+        }
+        if request.learner && role != NodeRole::Control {
+            return Err(status::invalid_field("learner", "is for members of the control plane alone"));
+        }
+        let text = JoinTokenText::generate(&self.keys.cluster.id, self.keys.authority.ca_pem())
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let now = clock::now();
+        let token = token_from_proto(resource_pb::JoinToken {
+            id: text.id.clone(),
+            role: request.role,
+            secret_sha256: text.secret_sha256().to_vec(),
+            uses_left,
+            expires_at: Some(timestamp_to_proto(now.plus(ttl))),
+            created_at: Some(timestamp_to_proto(now)),
+            created_by: call.caller().to_string(),
+            agent_pool: request.agent_pool,
+            serves: request.serves,
+            name: request.name,
+            learner: request.learner,
+            revision: 0,
+        });
+        let token = token.map_err(status::wire)?;
+        let command = commands::CreateJoinToken { token: token.clone() };
+        let request_id = status::request_id(&request.request_id)?;
+        call.about(format_args!("JoinToken/{}", token.id));
+        call.write(&self.raft, command, request_id).await?;
+        info!(caller = %call.caller(), token = token.id, role = role.as_str(), "made a join token");
+        Ok(Response::new(pb::CreateJoinTokenResponse {
+            token: text.to_text().to_string(),
+            join_token: Some(public_token_to_proto(&token)),
+        }))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        request: Request<pb::ListJoinTokensRequest>,
+    ) -> Result<Response<pb::ListJoinTokensResponse>, Status> {
+        let request = request.into_inner();
+        let size = super::page_size(request.page_size, DEFAULT_PAGE, MAX_PAGE);
+        let found = self.raft.read(move |state| {
+            let after = state.join_tokens().filter(|token| token.id > request.page_token);
+            after.take(size.saturating_add(1)).map(|token| public_token_to_proto(token)).collect::<Vec<_>>()
+        });
+        let mut join_tokens = found.await.map_err(status::read)?;
+        let more = join_tokens.len() > size;
+        join_tokens.truncate(size);
+        let next_page_token = join_tokens.last().filter(|_| more).map(|last| last.id.clone()).unwrap_or_default();
+        Ok(Response::new(pb::ListJoinTokensResponse { join_tokens, next_page_token }))
+    }
+
+    async fn delete_join_token(
+        &self,
+        request: Request<pb::DeleteJoinTokenRequest>,
+    ) -> Result<Response<pb::DeleteJoinTokenResponse>, Status> {
+        let call = self.access.call(&request)?;
+        let request = request.into_inner();
+        let request_id = status::request_id(&request.request_id)?;
+        call.about(format_args!("JoinToken/{}", request.id));
+        let command = commands::DeleteJoinToken { id: request.id.clone() };
+        call.write(&self.raft, command, request_id).await?;
+        info!(caller = %call.caller(), token = request.id, "took a join token back");
+        Ok(Response::new(pb::DeleteJoinTokenResponse {}))
+    }
+
+    async fn get_cluster_status(
+        &self,
+        request: Request<pb::GetClusterStatusRequest>,
+    ) -> Result<Response<pb::GetClusterStatusResponse>, Status> {
+        self.access.call(&request)?;
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn promote_member(
+        &self,
+        request: Request<pb::PromoteMemberRequest>,
+    ) -> Result<Response<pb::PromoteMemberResponse>, Status> {
+        self.access.call(&request)?;
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<pb::RemoveMemberRequest>,
+    ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
+        self.access.call(&request)?;
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        self.access.call(&request)?;
+        Err(Status::unimplemented("not yet"))
+    }
+
+    type BackupStream = Answers<pb::BackupResponse>;
+
+    async fn backup(&self, request: Request<pb::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        self.access.call(&request)?;
+        Err(Status::unimplemented("not yet"))
+    }
+}
+
+/// A status with a reason that programs can tell apart (google.rpc.ErrorInfo).
+fn reasoned(code: Code, reason: &str, why: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "postern", std::collections::HashMap::default());
+    Status::with_error_details(code, why, details)
+}
+
+fn refused_token(reason: &str, why: impl Into<String>) -> Status {
+    reasoned(Code::PermissionDenied, reason, why)
+}

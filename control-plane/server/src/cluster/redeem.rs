@@ -1,0 +1,233 @@
+//! Showing a join token: the first call to a cluster, by somebody who knows nothing of it but what the token says.
+//!
+//! The token pins the cluster's authority. The authority's certificate is fetched without trust and compared with the pin; only over a
+//! second connection, verified by that authority, is the secret shown.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use postern_core::node::CONTROL_PLANE_NAME;
+use postern_core::wire::timestamp_from_proto;
+use postern_proto::admin::v1 as pb;
+use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
+use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
+use postern_proto::resource::v1 as resource_pb;
+use postern_runtime::clock;
+use postern_runtime::pki::{JoinTokenText, KeyRequest, NodeCredential, PkiError};
+use postern_runtime::tls::{self, TlsError};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
+use tonic::transport::{Channel, Endpoint};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+/// A node whose clock is further off than this is not let in: its certificate would be of another time.
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// Not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum RedeemError {
+    /// No address answered.
+    #[error("no member of the control plane can be reached:{0}")]
+    Unreachable(String),
+    /// Somebody else's cluster, or somebody in between.
+    #[error(
+        "{address} has another certificate authority than the join token names: it is not the token's cluster, or somebody is in between"
+    )]
+    WrongAuthority {
+        /// Who answered.
+        address: String,
+    },
+    /// The cluster said no.
+    #[error("{0}")]
+    Refused(String),
+    /// This machine's clock.
+    #[error("this machine's clock is {0}: set it first")]
+    Clock(String),
+    /// Keys and certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// What somebody asks to become.
+#[derive(Clone, Debug, Default)]
+pub struct Applicant {
+    /// Name to be in the certificate; empty: the token's own.
+    pub name: String,
+    /// Further DNS names or addresses for the certificate.
+    pub alt_names: Vec<String>,
+    /// For a member of the control plane: what it tells of itself.
+    pub node: Option<resource_pb::ControlNode>,
+}
+
+/// Let in.
+pub struct Admitted {
+    /// The new certificate with its key.
+    pub credential: NodeCredential,
+    /// What else the cluster told.
+    pub answer: pb::RedeemTokenResponse,
+}
+
+/// Shows `token` to the first of `addresses` (`host:port`) that answers. Before the token is used up, `check` looks at what the cluster
+/// tells of itself.
+///
+/// # Errors
+/// When nobody answers, the token is not good, or the two do not fit together.
+pub async fn redeem(
+    addresses: &[String],
+    token: &JoinTokenText,
+    applicant: Applicant,
+    check: impl Fn(&pb::RedeemTokenResponse) -> Result<(), String>,
+) -> Result<Admitted, RedeemError> {
+    let (address, ca_pem) = authority(addresses, token).await?;
+    let verified = Arc::new(tls::client_with_ca(&ca_pem, &[b"h2"])?);
+    let channel = connect(&address, verified)
+        .await
+        .map_err(|error| RedeemError::Unreachable(format!("\n  {address}: {error}")))?;
+    let mut client = ClusterServiceClient::new(channel);
+    let request = pb::RedeemTokenRequest {
+        token_id: token.id.clone(),
+        secret: token.secret().to_vec(),
+        cluster_id: token.cluster_id.clone(),
+        csr: Vec::new(),
+        name: applicant.name,
+        alt_names: applicant.alt_names,
+        node: applicant.node,
+        check_only: true,
+    };
+    let before = clock::now();
+    let shown = client.redeem_token(request.clone()).await.map_err(|status| refused(&status))?.into_inner();
+    clocks_agree(before, &shown)?;
+    check(&shown).map_err(RedeemError::Refused)?;
+
+    let key = KeyRequest::generate()?;
+    let request = pb::RedeemTokenRequest { csr: key.csr_der.clone(), check_only: false, ..request };
+    let answer = client.redeem_token(request).await.map_err(|status| refused(&status))?.into_inner();
+    let credential = NodeCredential { certificate_pem: answer.certificate_pem.clone(), key_pem: key.key_pem, ca_pem };
+    Ok(Admitted { credential, answer })
+}
+
+/// The first address that answers, and the authority that it names: the token's.
+async fn authority(addresses: &[String], token: &JoinTokenText) -> Result<(String, String), RedeemError> {
+    let mut failures = String::new();
+    for address in addresses {
+        match fetch_authority(address).await {
+            Ok(ca_pem) if token.pins(&ca_pem) => return Ok((address.clone(), ca_pem)),
+            Ok(_) => return Err(RedeemError::WrongAuthority { address: address.clone() }),
+            Err(error) => failures.push_str(&format!("\n  {address}: {error}")),
+        }
+    }
+    Err(RedeemError::Unreachable(failures))
+}
+
+async fn fetch_authority(address: &str) -> Result<String, String> {
+    let unverified = tls::client_unverified(&[b"h2"]).map_err(|error| error.to_string())?;
+    let channel = connect(address, Arc::new(unverified)).await?;
+    let answer = CertificateServiceClient::new(channel).get_authority(pb::GetAuthorityRequest {}).await;
+    Ok(answer.map_err(|status| status.message().to_owned())?.into_inner().ca_pem)
+}
+
+fn refused(status: &tonic::Status) -> RedeemError {
+    RedeemError::Refused(status.message().to_owned())
+}
+
+fn clocks_agree(before: postern_core::Timestamp, answer: &pb::RedeemTokenResponse) -> Result<(), RedeemError> {
+    let Some(theirs) = answer.now.as_ref().map(timestamp_from_proto) else { return Ok(()) };
+    let after = clock::now();
+    // `since` is zero when it would be negative.
+    let (behind, ahead) = (theirs.since(after), before.since(theirs));
+    let far = |off: Duration, way: &str| {
+        RedeemError::Clock(format!(
+            "{} seconds {way} the cluster's (more than {})",
+            off.as_secs(),
+            MAX_CLOCK_SKEW.as_secs()
+        ))
+    };
+    if behind > MAX_CLOCK_SKEW {
+        return Err(far(behind, "behind"));
+    }
+    if ahead > MAX_CLOCK_SKEW {
+        return Err(far(ahead, "ahead of"));
+    }
+    Ok(())
+}
+
+async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| "must be HOST:PORT".to_owned())?
+        .connect_timeout(CONNECT_LIMIT)
+        .timeout(CALL_LIMIT);
+    let connector = Dial { address: address.to_owned(), config };
+    let connected = tokio::time::timeout(CONNECT_LIMIT, endpoint.connect_with_connector(connector)).await;
+    match connected {
+        Err(_) => Err(format!("no answer within {} seconds", CONNECT_LIMIT.as_secs())),
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => {
+            // The innermost says what happened.
+            let mut at: &dyn std::error::Error = &error;
+            while let Some(source) = at.source() {
+                at = source;
+            }
+            Err(at.to_string())
+        }
+    }
+}
+
+/// TCP and TLS to one address.
+struct Dial {
+    address: String,
+    config: Arc<ClientConfig>,
+}
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let (address, config) = (self.address.clone(), Arc::clone(&self.config));
+        Box::pin(async move {
+            let resolved: Vec<SocketAddr> = tokio::net::lookup_host(&address).await?.collect();
+            let tcp = TcpStream::connect(resolved.as_slice()).await?;
+            let name = ServerName::try_from(CONTROL_PLANE_NAME).map_err(io::Error::other)?;
+            TlsConnector::from(config).connect(name, tcp).await.map(TokioIo::new)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern_core::Timestamp;
+    use postern_core::wire::timestamp_to_proto;
+
+    #[test]
+    fn a_clock_two_hours_off_is_told_and_a_small_skew_is_none() {
+        let now = clock::now();
+        let answer = |now| pb::RedeemTokenResponse { now: Some(timestamp_to_proto(now)), ..Default::default() };
+        for near in [now, now.plus(Duration::from_secs(200)), Timestamp::from_millis(now.millis() - 200_000)] {
+            clocks_agree(now, &answer(near)).unwrap();
+        }
+        let ahead = clocks_agree(now, &answer(Timestamp::from_millis(now.millis() - 7_200_000))).unwrap_err();
+        assert!(ahead.to_string().contains("7200 seconds ahead of the cluster's"), "{ahead}");
+        let behind = clocks_agree(now, &answer(now.plus(Duration::from_secs(7_205)))).unwrap_err();
+        assert!(behind.to_string().contains("seconds behind the cluster's"), "{behind}");
+    }
+}

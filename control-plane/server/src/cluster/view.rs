@@ -1,0 +1,117 @@
+//! What a node knows of its cluster: taken out of the replicated state whenever a member, a certificate or the cluster itself changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use postern_core::Name;
+use postern_core::cluster::ControlNode;
+use postern_state::{Cluster, Effect, ObjectKey, State};
+use tokio::sync::watch;
+
+use crate::raft::Observer;
+
+/// The members, and what is refused.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClusterView {
+    /// The index that it is of.
+    pub(crate) index: u64,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    /// By id.
+    pub(crate) nodes: Vec<Arc<ControlNode>>,
+    pub(crate) feature_level: u32,
+    /// This node is no longer a member: the name that it had.
+    pub(crate) removed: Option<Name>,
+}
+
+impl ClusterView {
+    pub(crate) fn node(&self, id: u64) -> Option<&Arc<ControlNode>> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// By name or id, as people write it.
+    pub(crate) fn named(&self, text: &str) -> Option<&Arc<ControlNode>> {
+        let id = text.parse().ok();
+        self.nodes.iter().find(|node| node.name.as_str() == text || Some(node.id) == id)
+    }
+}
+
+/// Publishes views. Runs on the driver's thread: it copies members and serials only when one has changed.
+pub(crate) struct ViewObserver {
+    own_id: u64,
+    view: watch::Sender<Arc<ClusterView>>,
+    revoked: watch::Sender<Arc<BTreeSet<String>>>,
+}
+
+/// The receiving ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Views {
+    pub(crate) view: watch::Receiver<Arc<ClusterView>>,
+    /// Serials of revoked certificates.
+    pub(crate) revoked: watch::Receiver<Arc<BTreeSet<String>>>,
+}
+
+impl ViewObserver {
+    pub(crate) fn new(own_id: u64) -> (Self, Views) {
+        let (view, views) = watch::channel(Arc::default());
+        let (revoked, revoked_out) = watch::channel(Arc::default());
+        (Self { own_id, view, revoked }, Views { view: views, revoked: revoked_out })
+    }
+
+    fn follow(&self, state: &State, effects: &[Effect]) {
+        let (mut members, mut certificates) = (false, false);
+        for effect in effects {
+            match effect {
+                Effect::Changed(ObjectKey::Node(_) | ObjectKey::Cluster) => members = true,
+                Effect::Changed(ObjectKey::Certificate(_)) => certificates = true,
+                _ => {}
+            }
+        }
+        if members {
+            self.publish(state);
+        }
+        if certificates {
+            self.publish_revoked(state);
+        }
+    }
+
+    fn publish(&self, state: &State) {
+        self.view.send_replace(Arc::new(ClusterView {
+            index: state.index(),
+            cluster: state.cluster().cloned(),
+            nodes: state.nodes().cloned().collect(),
+            feature_level: state.feature_level(),
+            removed: state.removed_node(self.own_id).cloned(),
+        }));
+    }
+
+    fn publish_revoked(&self, state: &State) {
+        let serials: BTreeSet<String> = state
+            .certificates()
+            .filter(|certificate| certificate.revoked.is_some())
+            .map(|certificate| certificate.serial.clone())
+            .collect();
+        self.revoked.send_if_modified(|known| {
+            let changed = **known != serials;
+            if changed {
+                *known = Arc::new(serials);
+            }
+            changed
+        });
+    }
+}
+
+/// What this node does with what it applies: `O` first.
+pub(crate) struct Observers<O>(pub(crate) O, pub(crate) ViewObserver);
+
+impl<O: Observer> Observer for Observers<O> {
+    fn applied(&mut self, state: &State, index: u64, effects: &[Effect]) {
+        self.0.applied(state, index, effects);
+        self.1.follow(state, effects);
+    }
+
+    fn restored(&mut self, state: &State) {
+        self.0.restored(state);
+        self.1.publish(state);
+        self.1.publish_revoked(state);
+    }
+}
