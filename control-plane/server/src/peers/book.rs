@@ -113,10 +113,9 @@ impl AddressBook {
         self.0.subscribe()
     }
 
-    /// All of it, now.
-    #[must_use]
-    pub fn current(&self) -> Book {
-        self.0.borrow().clone()
+    /// Looks into it. `look` must be short: writers wait.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        look(&self.0.borrow())
     }
 
     fn change(&self, change: impl FnOnce(&mut Book)) {

@@ -82,6 +82,7 @@ impl Forward for PeerForward {
         let dialing = self.channel(leader);
         let channels = Arc::clone(&self.channels);
         let request = request(&self.shared.config, &proposal);
+        let changed = self.shared.raft().map(|raft| raft.leader_changed(leader));
         async move {
             let dialing = dialing.ok_or(ForwardError::Unreachable)?;
             let Some(channel) = dialing.attempt.clone().await else {
@@ -89,22 +90,34 @@ impl Forward for PeerForward {
                 return Err(ForwardError::Unreachable);
             };
             let mut client = PeerServiceClient::new(channel).max_encoding_message_size(MAX_BATCH);
-            match tokio::time::timeout(ANSWER_LIMIT, client.propose(request)).await {
-                Ok(Ok(answer)) => wire::answered(answer.into_inner()).map_err(|error| match error {
+            let answer = tokio::select! {
+                answer = client.propose(request) => answer,
+                // One that was deposed may be frozen or cut off: the next is asked, under the same request id.
+                () = deposed(changed) => return Err(ForwardError::Unknown),
+                () = tokio::time::sleep(ANSWER_LIMIT) => {
+                    discard(&channels, leader, dialing.number);
+                    return Err(ForwardError::Unknown);
+                }
+            };
+            match answer {
+                Ok(answer) => wire::answered(answer.into_inner()).map_err(|error| match error {
                     ProposeError::Unknown => ForwardError::Unknown,
                     refused => ForwardError::Refused(refused),
                 }),
-                Ok(Err(status)) => {
+                Err(status) => {
                     discard(&channels, leader, dialing.number);
                     Err(failure(&status))
-                }
-                Err(_) => {
-                    discard(&channels, leader, dialing.number);
-                    Err(ForwardError::Unknown)
                 }
             }
         }
         .boxed()
+    }
+}
+
+async fn deposed(changed: Option<BoxFuture<'static, ()>>) {
+    match changed {
+        Some(changed) => changed.await,
+        None => std::future::pending().await,
     }
 }
 

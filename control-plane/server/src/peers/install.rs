@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use futures::Stream;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream};
 use postern_proto::peer::v1 as pb;
 use postern_runtime::pki::create_private_dir;
 use postern_runtime::supervisor::OnEnd;
@@ -85,7 +85,11 @@ pub(super) async fn begin(
     let (gives_way, running) = installs.enter(message.term).await?;
     let dir = shared.config.data_dir.join("incoming");
     let (file, path, received) = open(&dir, &header).await.map_err(|error| disk(&error))?;
-    info!(peer = caller.id, index = header.index, length = header.length, received, "a snapshot comes in");
+    // Entries may have come by another way since it was offered.
+    let has = raft.applied(header.index).now_or_never().is_some();
+    if !has {
+        info!(peer = caller.id, index = header.index, length = header.length, received, "a snapshot comes in");
+    }
     let install = Install {
         shared: Arc::clone(shared),
         raft,
@@ -97,7 +101,7 @@ pub(super) async fn begin(
         path,
         received,
         told: None,
-        applying: None,
+        applying: has.then(|| (futures::future::ready(()).boxed(), Instant::now() + APPLY_LIMIT)),
         gives_way,
         _running: running,
     };

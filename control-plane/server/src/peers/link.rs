@@ -29,6 +29,7 @@ use super::wire::{PROTOCOL, Reason};
 /// The first attempts follow each other fast: a restarted peer must be back well within a failover.
 const RETRY_BASE: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(800);
+const REFUSED_DELAY: Duration = Duration::from_secs(2);
 /// How long a peer may take to let this node in.
 const WELCOME_LIMIT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_millis(500);
@@ -154,9 +155,12 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, kind: LaneKind) {
             warn!(peer = peer.id, name = %entry.name, lane = kind.as_str(), error = %end, "no link to a peer");
             told = true;
         }
+        // Who is refused for a reason is so for a while.
+        let refused = matches!(&end, LinkError::Refused(status) if Reason::of(status).is_some());
+        let delay = if refused { REFUSED_DELAY } else { backoff.next_delay() };
         tokio::select! {
             () = peer.stop.cancelled() => return,
-            () = tokio::time::sleep(backoff.next_delay()) => {}
+            () = tokio::time::sleep(delay) => {}
             _ = book.changed() => {}
         }
     }
@@ -226,6 +230,9 @@ async fn connected(
                 Err(status) => return Err(LinkError::Lost(status.message().to_owned())),
             },
             _ = watchdog.tick() => {
+                metrics::gauge!("postern_control_peer_queue_bytes",
+                    "peer" => peer.id.to_string(), "lane" => kind.as_str())
+                .set(f64::from(u32::try_from(peer.lane(kind).bytes()).unwrap_or(u32::MAX)));
                 let limit = if kind == LaneKind::Urgent { SILENT_URGENT } else { SILENT_BULK };
                 if pings.silence() > limit {
                     return Err(LinkError::Silent);
@@ -315,8 +322,6 @@ impl Outgoing {
                     .increment(u64::try_from(messages.len()).unwrap_or(u64::MAX));
                 metrics::counter!("postern_control_peer_bytes_total", &self.labels)
                     .increment(u64::try_from(bytes).unwrap_or(u64::MAX));
-                metrics::gauge!("postern_control_peer_queue_bytes", &self.labels)
-                    .set(f64::from(u32::try_from(self.lane.bytes()).unwrap_or(u32::MAX)));
                 Some(Request::Batch(pb::Batch { messages }))
             }
         }

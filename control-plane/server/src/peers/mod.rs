@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use postern_core::Name;
 use postern_proto::peer::v1 as pb;
@@ -51,6 +52,7 @@ pub use transport::PeerTransport;
 pub use contract::{Forward, ForwardError, ForwardedProposal};
 
 use crate::raft::ProposeError;
+use crate::raft::log_store::StorageError;
 
 /// Who this node is among the members.
 #[derive(Clone, Debug)]
@@ -76,7 +78,7 @@ impl PeersConfig {
     pub const SNAPSHOT_RATE: u64 = 64 << 20;
 }
 
-/// What the peers' part asks of Raft. A `RaftHandle` does it; tests may put something simpler in its place. Nothing here blocks.
+/// What the peers' part asks of Raft. A `RaftHandle` does it; tests may put something simpler in its place.
 pub trait RaftSide: Send + Sync + 'static {
     /// A message from a peer.
     fn step(&self, message: Message);
@@ -84,10 +86,17 @@ pub trait RaftSide: Send + Sync + 'static {
     fn report_unreachable(&self, id: u64);
     /// What became of a snapshot to `id`.
     fn report_snapshot(&self, id: u64, ok: bool);
+    /// The data of exactly that snapshot, if it is still there. Blocks, alone of all these.
+    ///
+    /// # Errors
+    /// When the disk fails or the data is not as it was written.
+    fn snapshot(&self, index: u64, term: u64) -> Result<Option<Bytes>, StorageError>;
     /// Proposes on this node, without passing on.
     fn propose(&self, proposal: ForwardedProposal) -> BoxFuture<'static, Result<Outcome, ProposeError>>;
     /// Ends once the entry at `index` is applied here.
     fn applied(&self, index: u64) -> BoxFuture<'static, ()>;
+    /// Ends once another than `leader` is known to lead.
+    fn leader_changed(&self, leader: u64) -> BoxFuture<'static, ()>;
 }
 
 /// What all parts share.
@@ -99,6 +108,7 @@ struct Shared {
     raft: OnceLock<Arc<dyn RaftSide>>,
     links: watch::Sender<BTreeMap<u64, LinkStatus>>,
     removed: watch::Sender<Option<String>>,
+    refusals: service::Refusals,
     stop: CancellationToken,
 }
 
@@ -110,6 +120,12 @@ impl Shared {
     fn unreachable(&self, id: u64) {
         if let Some(raft) = self.raft() {
             raft.report_unreachable(id);
+        }
+    }
+
+    fn snapshot_sent(&self, id: u64, ok: bool) {
+        if let Some(raft) = self.raft() {
+            raft.report_snapshot(id, ok);
         }
     }
 
@@ -169,6 +185,7 @@ impl Peers {
             raft: OnceLock::new(),
             links: watch::Sender::new(BTreeMap::new()),
             removed: watch::Sender::new(None),
+            refusals: service::Refusals::default(),
             stop: stop.clone(),
         });
         let (out, peers) = watch::channel(transport::PeerMap::default());

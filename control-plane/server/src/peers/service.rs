@@ -1,8 +1,8 @@
 //! The called side: who may call, and what becomes of what they send.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use postern_core::node::NodeRole;
@@ -29,6 +29,10 @@ use crate::serve::PeerInfo;
 
 /// How long a caller may take to say who it is.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// The longest DNS name (RFC 1035, section 2.3.4) and a port.
+const MAX_ADDRESS: usize = 255 + 6;
+/// A refused caller is told of again after this long.
+const NEWS_AFTER: Duration = Duration::from_secs(60);
 /// While the node starts. Members tell by it that nothing was proposed.
 pub(super) const STARTING: &str = "this member starts";
 
@@ -44,6 +48,21 @@ pub(super) struct Caller {
     pub(super) id: u64,
     name: Name,
     serial: Option<String>,
+}
+
+/// The refusal that was logged last.
+#[derive(Default)]
+pub(super) struct Refusals(Mutex<Option<(u64, Reason, Instant)>>);
+
+impl Refusals {
+    fn is_news(&self, id: u64, reason: Reason) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = last.is_some_and(|(who, why, at)| who == id && why == reason && at.elapsed() < NEWS_AFTER);
+        if !same {
+            *last = Some((id, reason, Instant::now()));
+        }
+        !same
+    }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -140,7 +159,10 @@ impl Shared {
     fn admit(&self, extensions: &Extensions, hello: &pb::Hello) -> Result<(Caller, u32), Status> {
         let refused = |reason: Reason, text: String| {
             metrics::counter!("postern_control_peer_refused_total", "reason" => reason.as_str()).increment(1);
-            warn!(peer = hello.node_id, reason = reason.as_str(), "a caller is not let in: {text}");
+            // It comes again and again: told once a minute.
+            if self.refusals.is_news(hello.node_id, reason) {
+                warn!(peer = hello.node_id, reason = reason.as_str(), "a caller is not let in: {text}");
+            }
             reason.status(text)
         };
         let info = extensions.get::<PeerInfo>();
@@ -161,8 +183,7 @@ impl Shared {
             name: identity.name.clone(),
             serial: info.and_then(|info| info.serial.clone()),
         };
-        let book = self.book.current();
-        check(&book, &caller).map_err(|(reason, text)| refused(reason, text))?;
+        self.book.with(|book| check(book, &caller)).map_err(|(reason, text)| refused(reason, text))?;
         if hello.to != self.config.node_id {
             let text = format!("this is node {}, not node {}", self.config.node_id, hello.to);
             return Err(refused(Reason::WrongReceiver, text));
@@ -178,7 +199,7 @@ impl Shared {
             );
             return Err(refused(Reason::ProtocolMismatch, text));
         }
-        if !hello.peer_address.is_empty() && hello.node_id != self.config.node_id {
+        if (1..=MAX_ADDRESS).contains(&hello.peer_address.len()) && hello.node_id != self.config.node_id {
             self.book
                 .heard(hello.node_id, PeerEntry { name: caller.name.clone(), address: hello.peer_address.clone() });
         }

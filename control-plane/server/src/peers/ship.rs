@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use super::Shared;
 use super::dial::DialError;
 use super::link::Peer;
+use crate::raft::log_store::StorageError;
 
 /// Of one chunk's data.
 const CHUNK: usize = 256 << 10;
@@ -66,8 +67,10 @@ impl Offers {
 
 #[derive(Debug, thiserror::Error)]
 enum ShipError {
-    #[error("the snapshot is not here any more")]
+    #[error("a newer one has taken its place")]
     Gone,
+    #[error("it cannot be read: {0}")]
+    Disk(#[from] StorageError),
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("{0}")]
@@ -130,25 +133,31 @@ async fn deliver(shared: &Arc<Shared>, peer: &Peer, offer: Message) -> Result<()
     }
 }
 
-/// Hashes the data on a thread of its own: it may be large.
+/// Reads and hashes the data on a thread of its own: it may be large.
 async fn parcel(shared: &Arc<Shared>, peer: &Peer, mut offer: Message) -> Result<Parcel, ShipError> {
+    let raft = Arc::clone(shared.raft().ok_or(ShipError::Gone)?);
     let (index, term) = (offer.get_snapshot().get_metadata().index, offer.get_snapshot().get_metadata().term);
-    let data = Bytes::from(std::mem::take(&mut offer.mut_snapshot().data));
+    // A message that still held the data would carry it twice.
+    offer.mut_snapshot().data.clear();
     let hello = shared.hello(peer.id);
     let (done, ready) = oneshot::channel();
-    shared.supervisor.spawn_blocking_thread("snapshot-digest", OnEnd::EndPart, move || {
-        let header = pb::SnapshotHeader {
-            hello: Some(hello),
-            message: offer.encode_to_vec().into(),
-            index,
-            term,
-            length: u64::try_from(data.len()).unwrap_or(u64::MAX),
-            sha256: Bytes::copy_from_slice(digest::digest(&digest::SHA256, &data).as_ref()),
+    shared.supervisor.spawn_blocking_thread("snapshot-read", OnEnd::EndPart, move || {
+        let parcel = || {
+            let data = raft.snapshot(index, term)?.ok_or(ShipError::Gone)?;
+            let header = pb::SnapshotHeader {
+                hello: Some(hello),
+                message: offer.encode_to_vec().into(),
+                index,
+                term,
+                length: u64::try_from(data.len()).unwrap_or(u64::MAX),
+                sha256: Bytes::copy_from_slice(digest::digest(&digest::SHA256, &data).as_ref()),
+            };
+            Ok(Parcel { header, data })
         };
         // Nobody waits any more when the peer was removed meanwhile.
-        let _ = done.send(Parcel { header, data });
+        let _ = done.send(parcel());
     });
-    ready.await.map_err(|_| ShipError::Gone)
+    ready.await.map_err(|_| ShipError::Gone)?
 }
 
 async fn transfer(shared: &Arc<Shared>, peer: &Peer, parcel: &Parcel) -> Result<(), ShipError> {

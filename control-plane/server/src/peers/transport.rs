@@ -47,6 +47,9 @@ impl Transport for PeerTransport {
                 // A member whose address did not come through yet, or one that was removed a moment ago.
                 Self::dropped(id, "unknown", 1);
                 self.shared.unreachable(id);
+                if message.msg_type() == MessageType::MsgSnapshot {
+                    self.shared.snapshot_sent(id, false);
+                }
                 continue;
             };
             if message.msg_type() == MessageType::MsgSnapshot {

@@ -1,9 +1,11 @@
 //! Members over real TLS on loopback, each behind a proxy that can be cut, stalled and made to damage bytes. Raft itself is a stand-in.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use postern_core::node::{NodeIdentity, NodeRole};
@@ -22,6 +24,7 @@ use super::super::{
     AddressBook, ForwardedProposal, PeerEntry, PeerForward, PeerTransport, Peers, PeersConfig, PeersHandle, RaftSide,
 };
 use crate::raft::ProposeError;
+use crate::raft::log_store::StorageError;
 use crate::{bootstrap, serve};
 
 pub(super) const LONG: Duration = Duration::from_secs(20);
@@ -38,8 +41,10 @@ struct SeenInner {
     proposals: Mutex<Vec<ForwardedProposal>>,
     refuse: Mutex<Option<ProposeError>>,
     applied: watch::Sender<u64>,
-    /// Snapshots are not applied while it is set.
-    busy: AtomicBool,
+    leader: watch::Sender<u64>,
+    snapshots: Mutex<BTreeMap<u64, Bytes>>,
+    /// Writes are never answered while it is set.
+    frozen: AtomicBool,
 }
 
 impl Seen {
@@ -63,6 +68,18 @@ impl Seen {
         self.0.proposals.lock().unwrap().clone()
     }
 
+    pub(super) fn hold(&self, index: u64, data: Vec<u8>) {
+        self.0.snapshots.lock().unwrap().insert(index, data.into());
+    }
+
+    pub(super) fn freeze(&self) {
+        self.0.frozen.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn led_by(&self, leader: u64) {
+        self.0.leader.send_replace(leader);
+    }
+
     pub(super) fn refuse(&self, error: ProposeError) {
         *self.0.refuse.lock().unwrap() = Some(error);
     }
@@ -70,7 +87,7 @@ impl Seen {
 
 impl RaftSide for Seen {
     fn step(&self, message: Message) {
-        if message.msg_type() == MessageType::MsgSnapshot && !self.0.busy.load(Ordering::Relaxed) {
+        if message.msg_type() == MessageType::MsgSnapshot {
             self.0.applied.send_replace(message.get_snapshot().get_metadata().index);
         }
         self.0.steps.lock().unwrap().push(message);
@@ -84,10 +101,26 @@ impl RaftSide for Seen {
         self.0.reports.lock().unwrap().push((id, ok));
     }
 
+    fn snapshot(&self, index: u64, _: u64) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.0.snapshots.lock().unwrap().get(&index).cloned())
+    }
+
+    fn leader_changed(&self, leader: u64) -> BoxFuture<'static, ()> {
+        let mut led = self.0.leader.subscribe();
+        async move { drop(led.wait_for(|now| *now != 0 && *now != leader).await) }.boxed()
+    }
+
     fn propose(&self, proposal: ForwardedProposal) -> BoxFuture<'static, Result<Outcome, ProposeError>> {
         self.0.proposals.lock().unwrap().push(proposal);
         let refusal = self.0.refuse.lock().unwrap().clone();
-        async move { refusal.map_or(Ok(Ok(Success::Done)), Err) }.boxed()
+        let frozen = self.0.frozen.load(Ordering::Relaxed);
+        async move {
+            if frozen {
+                std::future::pending::<()>().await;
+            }
+            refusal.map_or(Ok(Ok(Success::Done)), Err)
+        }
+        .boxed()
     }
 
     fn applied(&self, index: u64) -> BoxFuture<'static, ()> {
@@ -238,11 +271,26 @@ impl House {
         self.member_of(id, name, &self.cluster_id, &self.credential(NodeRole::Control, name)).await
     }
 
+    /// A member that was here before.
+    pub(super) async fn member_in(&self, id: u64, name: &str, dir: tempfile::TempDir) -> Member {
+        self.start(id, name, &self.cluster_id, &self.credential(NodeRole::Control, name), dir).await
+    }
+
     pub(super) async fn member_of(&self, id: u64, name: &str, cluster: &str, credential: &NodeCredential) -> Member {
+        self.start(id, name, cluster, credential, tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start(
+        &self,
+        id: u64,
+        name: &str,
+        cluster: &str,
+        credential: &NodeCredential,
+        dir: tempfile::TempDir,
+    ) -> Member {
         let (supervisor, stop) = (Supervisor::new(), CancellationToken::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Proxy::start(&supervisor, listener.local_addr().unwrap()).await;
-        let dir = tempfile::tempdir().unwrap();
         let config = PeersConfig {
             cluster_id: cluster.to_owned(),
             node_id: id,
@@ -293,7 +341,7 @@ impl Member {
     /// Why there is no link to `to`, once there is a reason that has `part` in it.
     pub(super) async fn fault(&self, to: u64, part: &str) -> String {
         let mut links = self.handle.links();
-        let fault = |links: &std::collections::BTreeMap<u64, super::super::LinkStatus>| {
+        let fault = |links: &BTreeMap<u64, super::super::LinkStatus>| {
             links.get(&to).and_then(|link| link.error.clone()).filter(|error| error.contains(part))
         };
         let found = links.wait_for(|links| fault(links).is_some());

@@ -120,3 +120,18 @@ async fn write_to_a_leader_that_is_gone_is_known_not_to_be_sent() {
     .await
     .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_leader_is_not_waited_for_once_another_leads() {
+    let members = House::new().members(2).await;
+    members[1].seen.freeze();
+    members[0].seen.led_by(2);
+    let write = members[0].forward.propose(2, proposal());
+    let deposed = async {
+        until("the write is there", || !members[1].seen.proposals().is_empty()).await;
+        members[0].seen.led_by(1);
+    };
+    let (answer, ()) =
+        tokio::time::timeout(Duration::from_secs(5), futures::future::join(write, deposed)).await.unwrap();
+    assert_eq!(answer.unwrap_err(), ForwardError::Unknown);
+}
