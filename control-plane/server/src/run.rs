@@ -29,17 +29,14 @@ use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
 use crate::raft::log_store::{SledLog, StorageError};
 use crate::raft::transport::NoPeers;
-use crate::raft::{DriverError, NodeConfig, ProposeError, RaftHandle, ReadError, start};
+use crate::raft::{DriverError, NoForward, NodeConfig, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
 use crate::serve;
 use crate::watch::WatchHub;
 
 /// How long a node may take until it leads and has applied its log.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Nobody needs the bootstrap token of a `postern dev`: the administrator's credential lies beside it.
-const DEV_TOKEN_TTL: Duration = Duration::from_secs(60);
-/// Entries applied after which the log is compacted.
-const COMPACT_AFTER: u64 = 8_192;
+use crate::raft::{DriverError, NoForward, NodeConfig, ProposeError, RaftHandle, ReadError, start};
 
 /// The node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -177,23 +174,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
 
     // Outlives the API, which outlives the sessions.
     let raft_stop = CancellationToken::new();
-    let node = NodeConfig {
-        id: file.id,
-        founders: vec![file.id],
-        election_ticks: 10,
-        heartbeat_ticks: 2,
-        compact_after: COMPACT_AFTER,
-    };
-    let log_dir = data.log();
-    let log =
-        SledLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
-    if !file.started {
-        file.started = true;
-        data.save(&file)?;
-    }
-    let (hub_writer, hub) = WatchHub::new();
-    let (view_writer, views) = ViewObserver::new(file.id);
-    let raft = start(&node, log, NoPeers, Observers(hub_writer, view_writer), &supervisor, raft_stop.clone())?;
+use crate::raft::{DriverError, NoForward, NodeConfig, ProposeError, RaftHandle, ReadError, start};
     let stop_raft = raft_stop.clone().drop_guard();
 
     let keys = tokio::time::timeout(START_LIMIT, cluster_keys(&raft, &kek, &file, &config))

@@ -115,6 +115,7 @@ pub(super) fn propose(error: ProposeError) -> Status {
         ProposeError::Overloaded => {
             with_reason(Status::resource_exhausted("too many writes wait: try again"), "OVERLOADED")
         }
+        ProposeError::TooLarge { .. } => with_reason(Status::invalid_argument(error.to_string()), "TOO_LARGE"),
         ProposeError::Unknown => with_reason(
             Status::unavailable("the outcome is unknown: try again with the same request id to learn it"),
             "OUTCOME_UNKNOWN",
@@ -131,7 +132,9 @@ pub(super) fn read(error: ReadError) -> Status {
         ReadError::Overloaded => {
             with_reason(Status::resource_exhausted("too many reads wait: try again"), "OVERLOADED")
         }
-        ReadError::NotLeader | ReadError::Stopped => with_reason(Status::unavailable(error.to_string()), "NO_LEADER"),
+        ReadError::NotLeader | ReadError::Unavailable | ReadError::Stopped => {
+            with_reason(Status::unavailable(error.to_string()), "NO_LEADER")
+        }
     }
 }
 

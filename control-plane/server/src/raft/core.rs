@@ -1,33 +1,29 @@
 //! Raft and the state machine together, without I/O: messages, ticks and proposals go in; what has to be persisted, sent and answered
-//! comes out. The driver does it, and so does a simulation.
+//! comes out. [`Replica`](super::Replica) does it.
 
 use std::collections::BTreeMap;
 
-use postern_core::Timestamp;
-use postern_state::{Applied, Entry, Halt, RestoreError, State};
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry as LogEntry, EntryType, HardState, Message};
-use raft::{RawNode, StateRole};
+use bytes::Bytes;
+use postern_state::{Applied, Halt, RestoreError, State};
+use raft::eraftpb::{
+    ConfChange, ConfChangeV2, ConfState, Entry as LogEntry, EntryType, HardState, Message, MessageType,
+};
+use raft::{RawNode, SnapshotStatus, StateRole};
 use raft_prost::Message as _;
 
-use super::log_store::{Loaded, SnapshotRecord, Write};
-use super::memory::LogMemory;
-use super::observer::Observer;
+use super::config::NodeConfig;
+use super::log_store::{Cut, Loaded, SnapshotRecord, Write};
+use super::memory::{LogMemory, size};
 use super::slog_bridge;
 
-/// Who a node is and how it keeps time.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    /// Its id in the group; never 0, never used again.
-    pub id: u64,
-    /// The voters that the group begins with; only read by a node with an empty log.
-    pub founders: Vec<u64>,
-    /// Ticks without a leader after which a node stands for election.
-    pub election_ticks: usize,
-    /// Ticks between heartbeats.
-    pub heartbeat_ticks: usize,
-    /// Entries applied since the last snapshot after which the log is compacted.
-    pub compact_after: u64,
-}
+/// Of one `MsgAppend`.
+const MESSAGE_BYTES: u64 = 1 << 20;
+/// `MsgAppend`s on their way to one peer.
+const IN_FLIGHT: usize = 64;
+/// Of all entries that are proposed and not yet committed.
+const UNCOMMITTED_BYTES: u64 = 64 << 20;
+/// Of the entries applied in one turn.
+const COMMITTED_BYTES: u64 = 16 << 20;
 
 /// The node cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -50,72 +46,103 @@ pub enum CoreError {
 }
 
 /// A node without its I/O.
-pub struct Core {
-    node: RawNode<LogMemory>,
+pub(super) struct Core {
+    pub(super) node: RawNode<LogMemory>,
     state: State,
     applied_term: u64,
+    /// Of the entries applied since the last snapshot.
+    applied_bytes: u64,
     compact_after: u64,
+    compact_bytes: u64,
+    keep_entries: u64,
+    /// Term, vote and commit index as they are on the disk.
+    saved: HardState,
+    /// A leader's snapshot that Raft has taken and that is not yet durable.
+    incoming: Option<Incoming>,
+    nonce: u64,
     next_read: u64,
-    reads: BTreeMap<u64, Option<u64>>,
+    reads: BTreeMap<ReadTicket, Option<u64>>,
+    removed: bool,
 }
 
-/// What has to be done with the outside, in this order: persist, send, tell [`Core::persisted`].
-pub struct Ready {
+struct Incoming {
+    index: u64,
+    term: u64,
+    data: Bytes,
+    state: State,
+}
+
+/// What has to be done with the outside, in this order: send, persist, tell [`Core::persisted`].
+pub(super) struct Ready {
     inner: raft::Ready,
     hard_state: Option<HardState>,
-    snapshot: Option<SnapshotRecord>,
-    messages: Vec<Message>,
+    snapshot: Option<(SnapshotRecord, State)>,
 }
 
 /// What came of a [`Ready`].
 #[derive(Default)]
-pub struct Progress {
-    /// Entries that were applied: index, term and what came of each. Membership and empty entries are not among them.
-    pub applied: Vec<(u64, u64, Applied)>,
+pub(super) struct Progress {
     /// To peers.
-    pub messages: Vec<Message>,
+    pub(super) messages: Vec<Message>,
+}
+
+/// What stood at a place in the log, as it is applied.
+pub(super) enum AppliedEntry<'a> {
+    /// A command.
+    Command { index: u64, term: u64, state: &'a State, applied: Applied },
+    /// A change of the members, or what is left of a refused one.
+    Members { index: u64, term: u64 },
+    /// The state is a leader's.
+    Restored { state: &'a State },
 }
 
 /// A linearizable read that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ReadTicket(u64);
+pub(super) struct ReadTicket(u64);
 
 impl Core {
     /// Takes up where `loaded` left off.
-    ///
-    /// # Errors
-    /// When the log or its snapshot cannot be read by this version.
-    pub fn new(config: &NodeConfig, loaded: Loaded) -> Result<Self, CoreError> {
+    pub(super) fn new(config: &NodeConfig, loaded: Loaded) -> Result<Self, CoreError> {
         let state = match &loaded.snapshot {
             Some(snapshot) => State::restore(&snapshot.data)?,
             None => State::default(),
         };
         let snapshot_index = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
-        let snapshot_term = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.term);
+        let applied_term = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.term);
         let founders = ConfState { voters: config.founders.clone(), ..Default::default() };
         let raft_config = raft::Config {
             id: config.id,
             election_tick: config.election_ticks,
+            min_election_tick: config.election_ticks,
+            max_election_tick: config.max_election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
             applied: snapshot_index,
-            max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 256,
+            max_size_per_msg: MESSAGE_BYTES,
+            max_inflight_msgs: IN_FLIGHT,
             check_quorum: true,
             pre_vote: true,
             batch_append: true,
-            max_uncommitted_size: 64 << 20,
-            max_committed_size_per_ready: 16 << 20,
+            max_uncommitted_size: UNCOMMITTED_BYTES,
+            max_committed_size_per_ready: COMMITTED_BYTES,
             ..Default::default()
         };
+        let saved = loaded.hard_state.clone();
         let memory = LogMemory::new(loaded, founders);
         let node = RawNode::new(&raft_config, memory, &slog_bridge::logger())?;
         let mut core = Self {
             node,
             state,
-            applied_term: snapshot_term,
-            compact_after: config.compact_after,
+            applied_term,
+            applied_bytes: 0,
+            compact_after: config.compact_after.max(1),
+            compact_bytes: config.compact_bytes.max(1),
+            keep_entries: config.keep_entries,
+            saved,
+            incoming: None,
+            nonce: config.nonce,
             next_read: 0,
             reads: BTreeMap::new(),
+            removed: false,
         };
         // Alone, there is nobody to wait for.
         if core.node.store().members().voters == [config.id] {
@@ -125,232 +152,281 @@ impl Core {
     }
 
     /// The replicated state as far as it is applied here.
-    #[must_use]
-    pub const fn state(&self) -> &State {
+    pub(super) const fn state(&self) -> &State {
         &self.state
     }
 
     /// Whether this node leads and knows all that was committed before it did.
-    #[must_use]
-    pub fn is_ready_leader(&self) -> bool {
+    pub(super) fn is_ready_leader(&self) -> bool {
         self.is_leader() && self.node.raft.commit_to_current_term()
     }
 
-    /// Whether this node leads.
-    #[must_use]
-    pub fn is_leader(&self) -> bool {
+    pub(super) fn is_leader(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
 
-    /// The leader, as far as known; 0 when there is none.
-    #[must_use]
-    pub fn leader(&self) -> u64 {
-        self.node.raft.leader_id
+    /// The leader, as far as known.
+    pub(super) fn leader(&self) -> Option<u64> {
+        Some(self.node.raft.leader_id).filter(|leader| *leader != 0)
     }
 
-    /// The current term.
-    #[must_use]
-    pub fn term(&self) -> u64 {
+    pub(super) fn term(&self) -> u64 {
         self.node.raft.term
     }
 
-    /// The last entry known to be committed.
-    #[must_use]
-    pub fn committed(&self) -> u64 {
+    pub(super) fn committed(&self) -> u64 {
         self.node.raft.raft_log.committed
     }
 
-    /// A tick of the clock.
-    pub fn tick(&mut self) {
-        self.node.tick();
+    pub(super) fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
     }
 
-    /// A message from a peer.
-    ///
-    /// # Errors
-    /// When it is not for this node or makes no sense; harmless.
-    pub fn step(&mut self, message: Message) -> Result<(), CoreError> {
-        Ok(self.node.step(message)?)
+    pub(super) fn snapshot_index(&self) -> u64 {
+        self.node.store().snapshot_index()
     }
 
-    /// Proposes `entry`; `(index, term)` at which it will stand if it is committed.
-    ///
-    /// # Errors
-    /// When this node does not lead, or too much is uncommitted.
-    pub fn propose(&mut self, entry: &Entry) -> Result<(u64, u64), CoreError> {
-        self.node.propose(Vec::new(), entry.encode())?;
-        Ok((self.node.raft.raft_log.last_index(), self.node.raft.term))
+    /// The last entry applied, membership and empty ones included.
+    pub(super) fn applied(&self) -> u64 {
+        self.node.raft.raft_log.applied
     }
 
-    /// Asks for a linearizable read (ReadIndex). Only to be called on a ready leader; see [`Core::take_reads`].
-    pub fn read(&mut self) -> ReadTicket {
+    /// The members as far as they are applied here.
+    pub(super) fn members(&self) -> &ConfState {
+        self.node.store().members()
+    }
+
+    /// Whether an entry said that this node is no member any more.
+    pub(super) const fn is_removed(&self) -> bool {
+        self.removed
+    }
+
+    /// A message from a peer. What makes no sense is refused and does no harm.
+    pub(super) fn step(&mut self, mut message: Message) -> Result<(), CoreError> {
+        if !is_acceptable(&message) {
+            return Err(raft::Error::StepLocalMsg.into());
+        }
+        if message.msg_type() != MessageType::MsgSnapshot {
+            return Ok(self.node.step(message)?);
+        }
+        let metadata = message.get_snapshot().get_metadata();
+        let (index, term) = (metadata.index, metadata.term);
+        if index <= self.committed() {
+            return Ok(self.node.step(message)?);
+        }
+        // Read before Raft takes it: a node that cannot read it stops with its own log as it was.
+        let data = Bytes::from(std::mem::take(&mut message.mut_snapshot().data));
+        let state = State::restore(&data)?;
+        self.node.step(message)?;
+        let taken = self.node.snap().map(|snapshot| snapshot.get_metadata());
+        if taken.is_some_and(|taken| (taken.index, taken.term) == (index, term)) {
+            self.incoming = Some(Incoming { index, term, data, state });
+        }
+        Ok(())
+    }
+
+    /// Proposes entries, which will stand one after the other; `(first index, term)` if they are committed. All or none.
+    pub(super) fn propose(&mut self, entries: Vec<Vec<u8>>) -> Result<(u64, u64), CoreError> {
+        let first = self.last_index().saturating_add(1);
+        let mut message = Message { from: self.node.raft.id, ..Default::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.entries = entries.into_iter().map(|data| LogEntry { data, ..Default::default() }).collect();
+        self.node.raft.step(message)?;
+        Ok((first, self.term()))
+    }
+
+    /// Asks for a linearizable read (ReadIndex); see [`Core::take_reads`].
+    pub(super) fn read(&mut self) -> ReadTicket {
         self.next_read = self.next_read.saturating_add(1);
-        self.reads.insert(self.next_read, None);
-        self.node.read_index(self.next_read.to_be_bytes().to_vec());
-        ReadTicket(self.next_read)
+        let ticket = ReadTicket(self.next_read);
+        self.reads.insert(ticket, None);
+        // Unique among all nodes and all their lives: the leader knows requests by this alone.
+        let context = [self.node.raft.id, self.nonce, ticket.0].map(u64::to_be_bytes).concat();
+        self.node.read_index(context);
+        ticket
     }
 
     /// Reads that may be answered from [`Core::state`] now.
-    pub fn take_reads(&mut self) -> Vec<ReadTicket> {
-        let applied = self.state_index();
+    pub(super) fn take_reads(&mut self) -> Vec<ReadTicket> {
+        let applied = self.applied();
         let ready = |index: &Option<u64>| index.is_some_and(|index| index <= applied);
-        let done: Vec<u64> = self.reads.iter().filter(|(_, index)| ready(index)).map(|(ticket, _)| *ticket).collect();
-        for ticket in &done {
-            self.reads.remove(ticket);
-        }
-        done.into_iter().map(ReadTicket).collect()
+        self.reads.extract_if(.., |_, index| ready(index)).map(|(ticket, _)| ticket).collect()
     }
 
-    /// Forgets reads that wait: they were asked of a leader that no longer leads.
-    pub fn drop_reads(&mut self) {
-        self.reads.clear();
+    /// Whether the leader's answer has come.
+    pub(super) fn is_answered(&self, ticket: ReadTicket) -> bool {
+        self.reads.get(&ticket).is_some_and(Option::is_some)
+    }
+
+    /// Forgets a read that waits.
+    pub(super) fn drop_read(&mut self, ticket: ReadTicket) {
+        self.reads.remove(&ticket);
+    }
+
+    pub(super) fn report_snapshot(&mut self, id: u64, ok: bool) {
+        self.node.report_snapshot(id, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
     }
 
     /// What has to be persisted and sent; `None` when there is nothing to do.
-    pub fn ready(&mut self) -> Option<Ready> {
+    pub(super) fn ready(&mut self) -> Option<Ready> {
         if !self.node.has_ready() {
             return None;
         }
         let mut inner = self.node.ready();
         for read in inner.take_read_states() {
-            let ticket = read.request_ctx.as_slice().try_into().map(u64::from_be_bytes);
-            if let Some(waiting) = ticket.ok().and_then(|ticket| self.reads.get_mut(&ticket)) {
+            let Some(ticket) = self.ticket(&read.request_ctx) else { continue };
+            if let Some(waiting) = self.reads.get_mut(&ticket) {
                 *waiting = Some(read.index);
             }
         }
-        let snapshot = (!inner.snapshot().is_empty()).then(|| {
-            let (data, metadata) = (inner.snapshot().data.clone(), inner.snapshot().get_metadata());
-            SnapshotRecord {
-                index: metadata.index,
-                term: metadata.term,
-                members: metadata.get_conf_state().clone(),
-                data,
-            }
+        let metadata = inner.snapshot().get_metadata();
+        let (index, term) = (metadata.index, metadata.term);
+        let members = metadata.get_conf_state().clone();
+        let taken = self.incoming.take_if(|incoming| (incoming.index, incoming.term) == (index, term));
+        let snapshot = taken.map(|taken| {
+            let Incoming { index, term, data, state } = taken;
+            (SnapshotRecord { index, term, members, data }, state)
         });
-        let hard_state = inner.hs().cloned();
-        let messages = inner.take_messages();
-        Some(Ready { inner, hard_state, snapshot, messages })
+        // The commit index alone need not be durable. With anything else it is: what a node was told of the members before it took an entry
+        // must not be forgotten with the entry kept.
+        let now = self.node.raft.hard_state();
+        let hard_state = (inner.must_sync() && now != self.saved).then_some(now);
+        Some(Ready { inner, hard_state, snapshot })
     }
 
-    /// Goes on after `ready` was made durable: applies what is committed.
-    ///
-    /// # Errors
-    /// When an entry cannot be applied: the node stops.
-    pub fn persisted(&mut self, mut ready: Ready, observer: &mut impl Observer) -> Result<Progress, CoreError> {
+    /// Goes on after `ready` was made durable: applies what is committed, and tells `each` of it.
+    pub(super) fn persisted(
+        &mut self,
+        mut ready: Ready,
+        mut each: impl FnMut(AppliedEntry<'_>),
+    ) -> Result<Progress, CoreError> {
         let mut progress = Progress::default();
-        if let Some(snapshot) = ready.snapshot.take() {
-            self.state = State::restore(&snapshot.data)?;
-            observer.restored(&self.state);
-            self.applied_term = snapshot.term;
+        if let Some((snapshot, state)) = ready.snapshot.take() {
+            (self.state, self.applied_term, self.applied_bytes) = (state, snapshot.term, 0);
             self.node.mut_store().reset_to(snapshot);
+            each(AppliedEntry::Restored { state: &self.state });
         }
-        let memory = self.node.mut_store();
-        memory.append(ready.inner.entries());
+        self.node.mut_store().append(ready.inner.take_entries());
         if let Some(hard_state) = ready.hard_state.take() {
-            memory.set_hard_state(hard_state);
+            self.saved = hard_state;
         }
         progress.messages.append(&mut ready.inner.take_persisted_messages());
         let committed = ready.inner.take_committed_entries();
-        self.apply(committed, &mut progress, observer)?;
+        self.apply(committed, &mut each)?;
 
         let mut light = self.node.advance(ready.inner);
-        if let Some(commit) = light.commit_index() {
-            let mut hard_state = self.node.store().hard_state().clone();
-            hard_state.commit = commit;
-            // Made durable with the next write: losing it loses nothing that was acknowledged.
-            self.node.mut_store().set_hard_state(hard_state);
-        }
         progress.messages.append(&mut light.take_messages());
         let committed = light.take_committed_entries();
-        self.apply(committed, &mut progress, observer)?;
+        self.apply(committed, &mut each)?;
         self.node.advance_apply();
         Ok(progress)
     }
 
-    /// A snapshot to store, when enough was applied since the last one. After it is durable, [`Core::compacted`].
-    #[must_use]
-    pub fn compaction(&self) -> Option<SnapshotRecord> {
-        let applied = self.state_index();
-        let since = applied.saturating_sub(self.node.store().snapshot_index());
-        (since >= self.compact_after).then(|| SnapshotRecord {
-            index: applied,
-            term: self.applied_term,
-            members: self.node.store().members().clone(),
-            data: self.state.snapshot(),
+    /// Where a snapshot has to be made now, when enough was applied since the last one, or a member waits for one.
+    pub(super) fn compaction(&self) -> Option<(SnapshotRecord, State)> {
+        let (applied, covered) = (self.applied(), self.snapshot_index());
+        let since = applied.saturating_sub(covered);
+        let first = covered == 0 && applied > 0 && !self.members().voters.is_empty();
+        let due = since >= self.compact_after
+            || self.applied_bytes >= self.compact_bytes
+            || self.node.store().snapshot_wanted()
+            || first;
+        (due && since > 0).then(|| {
+            let members = self.members().clone();
+            let record = SnapshotRecord { index: applied, term: self.applied_term, members, data: Bytes::new() };
+            (record, self.state.clone())
         })
     }
 
-    /// Term, vote and commit index as they are now.
-    #[must_use]
-    pub fn hard_state(&self) -> &HardState {
-        self.node.store().hard_state()
+    /// What has to be saved of `snapshot`; `None` when a newer one has come meanwhile. After it is durable, [`Core::compacted`].
+    pub(super) fn compaction_write<'a>(&self, snapshot: &'a SnapshotRecord) -> Option<Write<'a>> {
+        let keep_bytes = self.compact_bytes.wrapping_shr(1);
+        let store = self.node.store();
+        (snapshot.index > store.snapshot_index()).then(|| Write {
+            snapshot: Some(snapshot),
+            cut: Cut::UpTo(store.cut_for(snapshot.index, self.keep_entries, keep_bytes)),
+            ..Write::default()
+        })
     }
 
     /// Forgets what `snapshot`, now durable, covers.
-    pub fn compacted(&mut self, snapshot: SnapshotRecord) {
-        self.node.mut_store().compact(snapshot);
+    pub(super) fn compacted(&mut self, snapshot: SnapshotRecord, cut: u64) {
+        self.node.mut_store().compact(snapshot, cut);
+        self.applied_bytes = 0;
     }
 
-    /// The last entry applied, membership and empty ones included.
-    fn state_index(&self) -> u64 {
-        self.node.raft.raft_log.applied
+    fn ticket(&self, context: &[u8]) -> Option<ReadTicket> {
+        let (id, rest) = context.split_first_chunk::<8>()?;
+        let (nonce, ticket) = rest.split_first_chunk::<8>()?;
+        let own = u64::from_be_bytes(*id) == self.node.raft.id && u64::from_be_bytes(*nonce) == self.nonce;
+        own.then_some(ReadTicket(u64::from_be_bytes(ticket.try_into().ok()?)))
     }
 
-    fn apply(
-        &mut self,
-        entries: Vec<LogEntry>,
-        progress: &mut Progress,
-        observer: &mut impl Observer,
-    ) -> Result<(), CoreError> {
+    fn apply(&mut self, entries: Vec<LogEntry>, each: &mut impl FnMut(AppliedEntry<'_>)) -> Result<(), CoreError> {
         for entry in entries {
-            self.applied_term = entry.term;
+            let (index, term) = (entry.index, entry.term);
+            self.applied_term = term;
+            self.applied_bytes = self.applied_bytes.saturating_add(size(&entry));
             match entry.entry_type() {
-                // A new leader's first entry has no data.
-                EntryType::EntryNormal if entry.data.is_empty() => {}
+                // A new leader's first entry has no data; nor has a membership change that the leader refused.
+                EntryType::EntryNormal if entry.data.is_empty() => each(AppliedEntry::Members { index, term }),
                 EntryType::EntryNormal => {
-                    let applied = self.state.apply(entry.index, &entry.data)?;
-                    observer.applied(&self.state, entry.index, &applied.effects);
-                    progress.applied.push((entry.index, entry.term, applied));
+                    let applied = self.state.apply(index, &entry.data)?;
+                    each(AppliedEntry::Command { index, term, state: &self.state, applied });
                 }
                 EntryType::EntryConfChange => {
-                    let change = ConfChange::decode(entry.data.as_slice())
-                        .map_err(|_| CoreError::Membership { index: entry.index })?;
+                    let change = ConfChange::decode(entry.data.as_slice());
+                    let change = change.map_err(|_| CoreError::Membership { index })?;
                     let members = self.node.apply_conf_change(&change)?;
-                    self.node.mut_store().set_members(members);
+                    self.set_members(members);
+                    each(AppliedEntry::Members { index, term });
                 }
                 EntryType::EntryConfChangeV2 => {
-                    let change = ConfChangeV2::decode(entry.data.as_slice())
-                        .map_err(|_| CoreError::Membership { index: entry.index })?;
+                    let change = ConfChangeV2::decode(entry.data.as_slice());
+                    let change = change.map_err(|_| CoreError::Membership { index })?;
                     let members = self.node.apply_conf_change(&change)?;
-                    self.node.mut_store().set_members(members);
+                    self.set_members(members);
+                    each(AppliedEntry::Members { index, term });
                 }
             }
         }
         Ok(())
     }
+
+    fn set_members(&mut self, members: ConfState) {
+        let has = |members: &ConfState| {
+            let lists = [&members.voters, &members.voters_outgoing, &members.learners, &members.learners_next];
+            lists.into_iter().any(|list| list.contains(&self.node.raft.id))
+        };
+        self.removed = self.removed || (has(self.members()) && !has(&members));
+        self.node.mut_store().set_members(members);
+    }
 }
 
 impl Ready {
-    /// What has to be durable before anything of it is acknowledged.
-    #[must_use]
-    pub fn write(&self) -> Write<'_> {
-        Write { entries: self.inner.entries(), hard_state: self.hard_state.as_ref(), snapshot: self.snapshot.as_ref() }
-    }
-
-    /// Whether there is nothing to persist.
-    #[must_use]
-    pub fn is_volatile(&self) -> bool {
-        self.inner.entries().is_empty() && self.hard_state.is_none() && self.snapshot.is_none()
+    /// What has to be durable before anything of it is acknowledged; `None` when there is nothing.
+    pub(super) fn write(&self) -> Option<Write<'_>> {
+        let snapshot = self.snapshot.as_ref().map(|(snapshot, _)| snapshot);
+        let cut = if snapshot.is_some() { Cut::All } else { Cut::Nothing };
+        let write = Write { entries: self.inner.entries(), hard_state: self.hard_state.as_ref(), snapshot, cut };
+        let nothing = write.entries.is_empty() && write.hard_state.is_none() && snapshot.is_none();
+        (!nothing).then_some(write)
     }
 
     /// What may be sent before it is durable.
-    pub fn take_messages(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.messages)
+    pub(super) fn take_messages(&mut self) -> Vec<Message> {
+        self.inner.take_messages()
     }
 }
 
-/// An entry for the log, stamped by the leader.
-#[must_use]
-pub fn stamp(command: postern_state::Command, request_id: Option<postern_core::RequestId>, now: Timestamp) -> Entry {
-    Entry { proposed_at: now, request_id, command, audit: None }
+/// Whether raft-rs can be given it: it takes some messages for its own, and falls over others, when they come without what they should have.
+fn is_acceptable(message: &Message) -> bool {
+    match message.msg_type() {
+        // Writes and changes of the leader come another way.
+        MessageType::MsgPropose | MessageType::MsgTransferLeader => false,
+        MessageType::MsgReadIndex => message.entries.len() == 1,
+        // Of no term means to raft-rs: from within.
+        MessageType::MsgSnapshot => message.term != 0 && message.get_snapshot().get_metadata().index != 0,
+        _ => message.term != 0,
+    }
 }

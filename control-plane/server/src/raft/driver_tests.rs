@@ -1,12 +1,14 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
+use bytes::Bytes;
 use postern_core::secret::Sealed;
-use postern_state::{Cluster, Refusal, Success};
+use postern_state::{Cluster, Command, Refusal, Success, commands};
 use raft::eraftpb::Entry;
 
 use super::*;
-use crate::raft::log_store::{Loaded, SledLog, SnapshotRecord};
+use crate::raft::log_store::{Cut, SledLog};
 use crate::raft::transport::NoPeers;
+use crate::raft::{NoForward, ProposeError};
 
 /// A disk in memory that can fail, and that keeps only what was saved.
 #[derive(Clone, Default)]
@@ -31,6 +33,11 @@ impl LogStore for MemoryLog {
         }
         disk.saves += 1;
         let loaded = &mut disk.loaded;
+        match write.cut {
+            Cut::Nothing => {}
+            Cut::UpTo(index) => loaded.entries.retain(|entry| entry.index > index),
+            Cut::All => loaded.entries.clear(),
+        }
         if let Some(first) = write.entries.first() {
             loaded.entries.retain(|entry: &Entry| entry.index < first.index);
             loaded.entries.extend(write.entries.iter().cloned());
@@ -39,15 +46,26 @@ impl LogStore for MemoryLog {
             loaded.hard_state = hard_state.clone();
         }
         if let Some(snapshot) = write.snapshot {
-            loaded.entries.retain(|entry| entry.index > snapshot.index);
             loaded.snapshot = Some(SnapshotRecord::clone(snapshot));
         }
         Ok(())
     }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotSource> {
+        Arc::new(self.clone())
+    }
+}
+
+impl SnapshotSource for MemoryLog {
+    fn open(&self, index: u64, term: u64) -> Result<Option<Bytes>, StorageError> {
+        let disk = self.0.lock().unwrap();
+        let kept = disk.loaded.snapshot.as_ref().filter(|it| (it.index, it.term) == (index, term));
+        Ok(kept.map(|snapshot| snapshot.data.clone()))
+    }
 }
 
 fn config() -> NodeConfig {
-    NodeConfig { id: 1, founders: vec![1], election_ticks: 10, heartbeat_ticks: 2, compact_after: 1_000_000 }
+    NodeConfig { compact_after: 1_000_000, ..NodeConfig::founder(1) }
 }
 
 fn sealed() -> Sealed {
@@ -80,7 +98,7 @@ struct Node {
 
 fn node(config: &NodeConfig, log: impl LogStore) -> Node {
     let (supervisor, stop) = (Supervisor::new(), CancellationToken::new());
-    let handle = start(config, log, NoPeers, (), &supervisor, stop.clone()).unwrap();
+    let handle = start(config, log, NoPeers, (), Arc::new(NoForward), &supervisor, stop.clone()).unwrap();
     Node { handle, supervisor, stop }
 }
 
@@ -153,7 +171,7 @@ async fn a_failing_disk_stops_the_node_and_acknowledges_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_log_restarts_to_the_same_state() {
     let log = MemoryLog::default();
-    let small = NodeConfig { compact_after: 20, ..config() };
+    let small = NodeConfig { compact_after: 20, keep_entries: 5, ..config() };
     let node = node(&small, log.clone());
     node.handle.propose(init(), None).await.unwrap().unwrap();
     for n in 0..50 {

@@ -1,18 +1,43 @@
 //! Raft: how writes to the control plane become durable, ordered and agreed on (I8).
 //!
-//! Three layers, each usable without the next: [`core`] is raft-rs and the state machine without I/O; [`log_store`] keeps the log on a
-//! disk; [`driver`] is the actor that turns between them and answers the rest of the server through a [`RaftHandle`].
+//! | layer | is |
+//! | --- | --- |
+//! | `core` | raft-rs and the state machine without I/O |
+//! | [`Replica`] | one node without threads, clocks and mailboxes: log, proposals, reads, members. Simulation drives it |
+//! | `driver` | the actor that owns a replica and gives it time; the rest of the server has a [`RaftHandle`] |
+//! | [`log_store`] | what the disk has to keep; [`log_store::SledLog`] does, with snapshots in files beside it |
+//! | [`transport`], [`Forward`], [`Observer`] | the ways out: to peers, to the leader, to watches |
 //!
 //! Nothing is acknowledged before it is flushed. What cannot be read or understood stops the node: it is never skipped.
 
-pub mod core;
+mod config;
+mod core;
 mod driver;
+mod forward;
+mod handle;
 pub mod log_store;
+mod membership;
 mod memory;
 mod observer;
+#[cfg(feature = "planted-bugs")]
+mod planted;
+mod reads;
+mod replica;
+mod sled_log;
 mod slog_bridge;
+mod snapshot_file;
+mod status;
 pub mod transport;
 
-pub use self::core::NodeConfig;
-pub use driver::{Changes, DriverError, ProposeError, RaftHandle, ReadError, Status, start};
+pub use self::core::CoreError;
+pub use config::NodeConfig;
+#[cfg(feature = "planted-bugs")]
+pub use config::Planted;
+pub use driver::start;
+pub use forward::{Forward, ForwardError, ForwardedProposal, NoForward};
+pub use handle::RaftHandle;
+pub use membership::MembershipReply;
 pub use observer::Observer;
+pub use reads::{ReadFailed, ReadFn};
+pub use replica::{DriverError, ENTRY_BYTES, Proposal, ProposeReply, Replica, SnapshotJob};
+pub use status::{Changes, MemberStatus, MembershipChange, MembershipError, ProposeError, ReadError, Status};

@@ -1,3 +1,6 @@
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, HardState};
+
 use super::*;
 
 fn entry(index: u64, term: u64, data: &[u8]) -> Entry {
@@ -18,7 +21,7 @@ fn with_log(test: impl Fn(&Path)) {
         let mut log = SledLog::open(dir.path()).unwrap();
         assert_eq!(log.load().unwrap(), Loaded::default());
         let entries: Vec<Entry> = (1..=5).map(|index| entry(index, 1, b"data")).collect();
-        log.save(Write { entries: &entries, hard_state: Some(&hard_state(1, 4)), snapshot: None }).unwrap();
+        log.save(Write { entries: &entries, hard_state: Some(&hard_state(1, 4)), ..Write::default() }).unwrap();
     }
     test(dir.path());
 }
@@ -42,8 +45,12 @@ fn a_new_leaders_entries_replace_the_tail() {
         {
             let mut log = SledLog::open(dir).unwrap();
             log.load().unwrap();
-            log.save(Write { entries: &[entry(3, 2, b"new")], hard_state: Some(&hard_state(2, 3)), snapshot: None })
-                .unwrap();
+            log.save(Write {
+                entries: &[entry(3, 2, b"new")],
+                hard_state: Some(&hard_state(2, 3)),
+                ..Write::default()
+            })
+            .unwrap();
         }
         let loaded = reload(dir).unwrap();
         assert_eq!(indices(&loaded), [1, 2, 3]);
@@ -55,11 +62,11 @@ fn a_new_leaders_entries_replace_the_tail() {
 fn a_snapshot_takes_the_place_of_what_it_covers() {
     with_log(|dir| {
         let members = ConfState { voters: vec![1], ..Default::default() };
-        let snapshot = SnapshotRecord { index: 3, term: 1, members, data: b"state".to_vec() };
+        let snapshot = SnapshotRecord { index: 3, term: 1, members, data: Bytes::from_static(b"state") };
         {
             let mut log = SledLog::open(dir).unwrap();
             log.load().unwrap();
-            log.save(Write { snapshot: Some(&snapshot), ..Default::default() }).unwrap();
+            log.save(Write { snapshot: Some(&snapshot), cut: Cut::UpTo(3), ..Default::default() }).unwrap();
         }
         let loaded = reload(dir).unwrap();
         assert_eq!(indices(&loaded), [4, 5]);
