@@ -85,6 +85,7 @@ pub(super) fn answer(result: Result<Outcome, ProposeError>) -> Result<pb::Propos
             let (reason, leader) = match error {
                 ProposeError::NotLeader { leader } => (pb::NotProposedReason::NotLeader, leader.unwrap_or(0)),
                 ProposeError::Overloaded => (pb::NotProposedReason::Overloaded, 0),
+                ProposeError::TooLarge { .. } => (pb::NotProposedReason::TooLarge, 0),
                 ProposeError::Stopped => (pb::NotProposedReason::Stopped, 0),
                 ProposeError::Unknown => (pb::NotProposedReason::Unknown, 0),
             };
@@ -106,9 +107,8 @@ pub(super) fn answered(response: pb::ProposeResponse) -> Result<Outcome, Propose
             }
             pb::NotProposedReason::Overloaded => ProposeError::Overloaded,
             pb::NotProposedReason::Stopped => ProposeError::Stopped,
-            pb::NotProposedReason::TooLarge | pb::NotProposedReason::Unknown | pb::NotProposedReason::Unspecified => {
-                ProposeError::Unknown
-            }
+            pb::NotProposedReason::TooLarge => ProposeError::TooLarge { limit: crate::raft::ENTRY_BYTES },
+            pb::NotProposedReason::Unknown | pb::NotProposedReason::Unspecified => ProposeError::Unknown,
         }),
         None => Err(ProposeError::Unknown),
     }

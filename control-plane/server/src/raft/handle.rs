@@ -163,7 +163,7 @@ impl RaftHandle {
         let encoded = entry.encode();
         let bytes = encoded.len();
         if bytes > ENTRY_BYTES {
-            return Err(ProposeError::TooLarge { bytes, limit: ENTRY_BYTES });
+            return Err(ProposeError::TooLarge { limit: ENTRY_BYTES });
         }
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let permits = (take(&self.writes, 1), take(&self.write_units, units));
@@ -199,7 +199,9 @@ impl RaftHandle {
             let _ = answer.send(read(state));
             drop(permit);
         });
-        let failed_reply = Box::new(move |error| drop(fail.send(error)));
+        let failed_reply = Box::new(move |error| {
+            let _ = fail.send(error);
+        });
         self.send(Msg::Read { read, failed: failed_reply }, ReadError::Overloaded, ReadError::Stopped)?;
         match answered.await {
             Ok(value) => Ok(value),

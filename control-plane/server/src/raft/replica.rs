@@ -169,7 +169,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
     pub fn propose_encoded(&mut self, entry: Vec<u8>, reply: ProposeReply) {
         let bytes = entry.len();
         if bytes > ENTRY_BYTES {
-            return reply(Err(ProposeError::TooLarge { bytes, limit: ENTRY_BYTES }));
+            return reply(Err(ProposeError::TooLarge { limit: ENTRY_BYTES }));
         }
         if !self.core.is_leader() {
             return reply(Err(ProposeError::NotLeader { leader: self.core.leader() }));

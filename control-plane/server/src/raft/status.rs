@@ -75,11 +75,9 @@ pub enum ProposeError {
     #[error("too many writes wait")]
     Overloaded,
     /// It will never be taken: nothing was proposed.
-    #[error("the write has {bytes} bytes, more than {limit}")]
+    #[error("the write has more than {limit} bytes")]
     TooLarge {
-        /// Its size as an entry of the log.
-        bytes: usize,
-        /// The most that is taken.
+        /// The most that an entry of the log may have.
         limit: usize,
     },
     /// This node does not lead: nothing was proposed.
