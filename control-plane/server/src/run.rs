@@ -36,7 +36,8 @@ use crate::watch::WatchHub;
 
 /// How long a node may take until it leads and has applied its log.
 const START_LIMIT: Duration = Duration::from_secs(60);
-use crate::raft::{DriverError, NoForward, NodeConfig, ProposeError, RaftHandle, ReadError, start};
+/// Nobody needs the bootstrap token of a `postern dev`: the administrator's credential lies beside it.
+const DEV_TOKEN_TTL: Duration = Duration::from_secs(60);
 
 /// The node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +175,25 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
 
     // Outlives the API, which outlives the sessions.
     let raft_stop = CancellationToken::new();
-use crate::raft::{DriverError, NoForward, NodeConfig, ProposeError, RaftHandle, ReadError, start};
+    let node = NodeConfig::new(file.id);
+    let log_dir = data.log();
+    let log =
+        SledLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
+    if !file.started {
+        file.started = true;
+        data.save(&file)?;
+    }
+    let (hub_writer, hub) = WatchHub::new();
+    let (view_writer, views) = ViewObserver::new(file.id);
+    let raft = start(
+        &node,
+        log,
+        NoPeers,
+        Observers(hub_writer, view_writer),
+        Arc::new(NoForward),
+        &supervisor,
+        raft_stop.clone(),
+    )?;
     let stop_raft = raft_stop.clone().drop_guard();
 
     let keys = tokio::time::timeout(START_LIMIT, cluster_keys(&raft, &kek, &file, &config))

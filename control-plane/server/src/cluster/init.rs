@@ -1,6 +1,7 @@
 //! Founding a cluster: its authority and keys, its first member, and the token that makes its first administrator.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::Timestamp;
@@ -20,7 +21,7 @@ use crate::config::ControlConfig;
 use crate::keys::Kek;
 use crate::raft::log_store::SledLog;
 use crate::raft::transport::NoPeers;
-use crate::raft::{NodeConfig, RaftHandle, start};
+use crate::raft::{NoForward, NodeConfig, RaftHandle, start};
 use crate::run::{ControlError, kek};
 
 /// The first member's id.
@@ -173,8 +174,8 @@ impl Solo {
         let (supervisor, stop) = (Supervisor::new(), CancellationToken::new());
         let log = SledLog::open(log_dir)
             .map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
-        let node = NodeConfig { id, founders, election_ticks: 10, heartbeat_ticks: 2, compact_after: u64::MAX };
-        let handle = start(&node, log, NoPeers, (), &supervisor, stop.clone())?;
+        let node = NodeConfig { founders, ..NodeConfig::new(id) };
+        let handle = start(&node, log, NoPeers, (), Arc::new(NoForward), &supervisor, stop.clone())?;
         Ok(Self { handle, supervisor, stop })
     }
 

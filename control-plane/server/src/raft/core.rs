@@ -109,7 +109,10 @@ impl Core {
         };
         let snapshot_index = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         let applied_term = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.term);
-        let founders = ConfState { voters: config.founders.clone(), ..Default::default() };
+        // A log without a snapshot is of before there was a genesis: of a single node.
+        let alone = loaded.snapshot.is_none() && !loaded.entries.is_empty() && config.founders.is_empty();
+        let voters = if alone { vec![config.id] } else { config.founders.clone() };
+        let founders = ConfState { voters, ..Default::default() };
         let raft_config = raft::Config {
             id: config.id,
             election_tick: config.election_ticks,

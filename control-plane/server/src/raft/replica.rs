@@ -374,8 +374,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
         if self.queue.is_empty() {
             return;
         }
-        let (entries, replies): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.queue).into_iter().map(|(entry, reply)| (entry, reply)).unzip();
+        let (entries, replies): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().unzip();
         let sizes: Vec<usize> = entries.iter().map(Vec::len).collect();
         let waiting = sizes.into_iter().zip(replies);
         match self.core.propose(entries) {
