@@ -12,6 +12,7 @@ const FILES: &[&str] = &[
     "postern/admin/v1/admin.proto",
     "postern/admin/v1/audit.proto",
     "postern/admin/v1/cluster.proto",
+    "postern/admin/v1/secrets.proto",
     "postern/peer/v1/member.proto",
     "postern/peer/v1/peer.proto",
     "postern/gateway/v1/gateway.proto",

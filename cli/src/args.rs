@@ -103,6 +103,9 @@ pub(crate) enum Command {
     /// The control plane's members, and who is let in.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// What secrets are sealed under.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// Prints completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -137,6 +140,18 @@ pub(crate) struct OutputArgs {
     /// How to print.
     #[arg(short = 'o', long = "output", value_enum)]
     pub(crate) format: Option<Format>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// Puts the data keys of all secrets under the current key-encryption key, while all goes on.
+    RotateKek {
+        /// Only tells which keys secrets are under.
+        #[arg(long)]
+        status: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]

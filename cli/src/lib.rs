@@ -66,6 +66,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Whoami { output } => commands::tokens::whoami(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,
         Command::Cluster(command) => commands::cluster::run(&command, connection).await,
+        Command::Secrets(command) => commands::secrets::run(&command, connection).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "postern", &mut script);

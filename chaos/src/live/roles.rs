@@ -129,6 +129,28 @@ impl ThreeProcesses {
         Ok(())
     }
 
+    /// Ends the control plane by SIGTERM.
+    ///
+    /// # Errors
+    /// When it does not end, or not well.
+    pub fn stop_control(&mut self) -> Result<()> {
+        let mut process = self.control.take().context("the control plane is not running")?;
+        let status = process.terminate(STOP_LIMIT).with_context(|| process.stderr())?;
+        ensure!(status.success(), "{status}: {}", process.stderr());
+        Ok(())
+    }
+
+    /// Other lines of the control plane's `[control]` section, from its next start on.
+    pub fn set_control(&mut self, lines: String) {
+        self.options.control = lines;
+    }
+
+    /// Where the roles' data and logs lie.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Starts the gateway again.
     ///
     /// # Errors

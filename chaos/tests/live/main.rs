@@ -18,6 +18,7 @@ mod readme;
 mod record;
 mod restart;
 mod secrets;
+mod secrets_vault;
 mod target;
 mod three_processes;
 mod vault_client;

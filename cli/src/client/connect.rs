@@ -7,6 +7,7 @@ use postern_proto::admin::v1::approval_service_client::ApprovalServiceClient;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
+use postern_proto::admin::v1::secret_service_client::SecretServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
 use postern_proto::admin::v1::token_service_client::TokenServiceClient;
 use secrecy::ExposeSecret as _;
@@ -85,6 +86,10 @@ impl Client {
 
     pub(crate) fn sessions(&self) -> SessionServiceClient<Service> {
         SessionServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn secrets(&self) -> SecretServiceClient<Service> {
+        SecretServiceClient::new(self.service.clone())
     }
 
     pub(crate) fn tokens(&self) -> TokenServiceClient<Service> {

@@ -6,6 +6,7 @@ pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod control;
 pub(crate) mod resources;
+pub(crate) mod secrets;
 pub(crate) mod sessions;
 mod summary;
 pub(crate) mod tokens;

@@ -19,6 +19,7 @@ mod recordings;
 mod resources;
 mod roles;
 mod schema;
+mod secrets;
 mod sessions;
 mod status;
 mod tokens;
@@ -34,6 +35,7 @@ use postern_proto::admin::v1::audit_service_server::AuditServiceServer;
 use postern_proto::admin::v1::certificate_service_server::CertificateServiceServer;
 use postern_proto::admin::v1::cluster_service_server::ClusterServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
+use postern_proto::admin::v1::secret_service_server::SecretServiceServer;
 use postern_proto::admin::v1::session_service_server::SessionServiceServer;
 use postern_proto::admin::v1::token_service_server::TokenServiceServer;
 use postern_proto::gateway::v1::hold_service_server::HoldServiceServer;
@@ -102,6 +104,8 @@ pub(crate) fn routes(
     let feed = policy::Service { policy: policy.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
     let uploads = recordings::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
+    let secrets =
+        secrets::Service { raft: raft.clone(), kek: Arc::clone(kek), access: access.clone(), alone: Arc::default() };
     let (health, health_service) = tonic_health::server::health_reporter();
     drop(health);
     let mut routes = Routes::builder();
@@ -113,6 +117,7 @@ pub(crate) fn routes(
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))
         .add_service(CertificateServiceServer::new(certificates).max_decoding_message_size(MAX_REQUEST))
         .add_service(cluster)
+        .add_service(SecretServiceServer::new(secrets).max_decoding_message_size(MAX_REQUEST))
         .add_service(PolicyFeedServiceServer::new(feed).max_encoding_message_size(MAX_ANSWER))
         .add_service(HoldServiceServer::new(hold).max_decoding_message_size(MAX_REQUEST))
         .add_service(RecordingServiceServer::new(uploads).max_decoding_message_size(MAX_UPLOAD))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use super::grants::Object::{Audit as AuditLog, Backups, Certificates, Cluster};
+use super::grants::Object::{Audit as AuditLog, Backups, Certificates, Cluster, Secrets};
 use super::grants::Verb::{self, Create, Delete, Export, Get, Issue, List, Manage, Update, Watch};
 use super::grants::{Grants, Object};
 
@@ -112,6 +112,10 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
             ("TransferLeader", audited(May(Cluster, Manage))),
             ("Backup", audited(May(Backups, Export))),
         ],
+    ),
+    (
+        "postern.admin.v1.SecretService",
+        &[("GetKekStatus", audited(May(Secrets, List))), ("RotateKek", audited(May(Secrets, Manage)))],
     ),
     ("postern.gateway.v1.PolicyFeedService", &[("Watch", quiet(Gateway))]),
     (

@@ -9,6 +9,7 @@
 pub mod config;
 mod local;
 mod rewrap;
+pub(crate) mod rotate;
 mod transit;
 
 use std::path::Path;
