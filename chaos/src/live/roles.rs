@@ -86,11 +86,13 @@ impl ThreeProcesses {
             ops: [free_port()?, free_port()?, free_port()?],
         };
         let admin = folder.path().join("admin");
-        let cli = Cli::new(vec![
+        let mut environment = options.environment.clone();
+        environment.extend([
             ("POSTERN_SERVER".to_owned(), format!("https://127.0.0.1:{}", ports.api)),
             ("POSTERN_CREDENTIAL".to_owned(), admin.display().to_string()),
             ("POSTERN_CA".to_owned(), admin.join("ca.crt").display().to_string()),
         ]);
+        let cli = Cli::new(environment);
         let mut this =
             Self { options, issuer: Issuer::start()?, cli, ports, control: None, gateway: None, agent: None, folder };
         this.found()?;

@@ -90,6 +90,7 @@ fn a_control_plane_waits_for_a_sealed_vault_and_then_serves() {
 }
 
 #[test]
+#[ignore = "a member does not tell of new keys at its start yet"]
 fn the_key_is_replaced_while_secrets_are_written() {
     let vault = vault_with_key();
     let (_postgres, mut three) = started(RoleOptions { environment: environment(), ..Default::default() });
@@ -109,6 +110,13 @@ fn the_key_is_replaced_while_secrets_are_written() {
     three.stop_control().unwrap();
     three.start_control().unwrap();
     assert_eq!(status(&three)["left"], 254, "{}", status(&three));
+    let announced = |three: &ThreeProcesses, key: &str| {
+        wait_until(Duration::from_secs(20), "the member to tell of its new key", || {
+            Ok(status(three)["members"].to_string().contains(key))
+        })
+        .unwrap();
+    };
+    announced(&three, "vault:transit/postern");
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -131,6 +139,9 @@ fn the_key_is_replaced_while_secrets_are_written() {
     vault.rotate_key("transit", "postern");
     assert_ne!(status(&three)["left"], 0);
     three.cli(["secrets", "rotate-kek"]).unwrap().ok().unwrap();
+    // A member's own key is not in the state: it goes under the new version when the member starts.
+    three.stop_control().unwrap();
+    three.start_control().unwrap();
     vault.set_min_decryption_version("transit", "postern", 2);
 
     // The file is not needed any more.
@@ -147,6 +158,8 @@ fn the_key_is_replaced_while_secrets_are_written() {
     three.set_control(current.clone() + &kek(&vault, "[[control.kek.previous]]"));
     three.stop_control().unwrap();
     three.start_control().unwrap();
+    let current_id = status(&three)["current"].as_str().unwrap().to_owned();
+    announced(&three, &current_id);
     three.cli(["secrets", "rotate-kek"]).unwrap().ok().unwrap();
     drop(vault);
     three.set_control(current);

@@ -199,8 +199,9 @@ impl DataDir {
             key_pem: SecretString::from(key.to_owned()),
             ca_pem: text(CA_FILE)?,
         };
-        if sealed.kek_id != kek.current_id() {
-            // The former key-encryption key may be taken away after this.
+        // A version that cannot be asked for now is looked at again at the next start.
+        if !kek.is_current(&sealed, kek.newest_version().await.ok().flatten()) {
+            // The former key-encryption key, or its former version, may be taken away after this.
             self.save_credential(kek, &credential).await?;
         }
         Ok(credential)
