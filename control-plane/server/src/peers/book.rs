@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use postern_core::Name;
 use postern_core::node::NodeRole;
-use postern_state::State;
+use postern_state::{Effect, ObjectKey, State};
 use tokio::sync::watch;
+
+use crate::raft::Observer;
 
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +126,22 @@ impl AddressBook {
             change(book);
             *book != before
         });
+    }
+}
+
+/// So that the book can be given to `raft::start`: it follows the state by itself.
+impl Observer for AddressBook {
+    fn applied(&mut self, state: &State, _: u64, effects: &[Effect]) {
+        let concerns = |effect: &Effect| {
+            matches!(effect, Effect::Changed(ObjectKey::Node(_) | ObjectKey::Certificate(_) | ObjectKey::Cluster))
+        };
+        if effects.iter().any(concerns) {
+            self.follow(state);
+        }
+    }
+
+    fn restored(&mut self, state: &State) {
+        self.follow(state);
     }
 }
 

@@ -14,11 +14,10 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::book::PeerEntry;
-use super::contract::{Forward, ForwardError, ForwardedProposal};
 use super::link::MAX_BATCH;
 use super::wire::{self, Reason};
 use super::{PeersConfig, Shared};
-use crate::raft::ProposeError;
+use crate::raft::{Forward, ForwardError, ForwardedProposal, ProposeError};
 
 /// How long a leader may take to answer: as long as a caller of the write waits at most.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);

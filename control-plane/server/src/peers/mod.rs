@@ -16,7 +16,6 @@
 //! come before Raft has ended. What stops the node from the inside, that it was removed, comes through [`PeersHandle::removed`].
 
 mod book;
-mod contract;
 mod dial;
 mod forward;
 mod install;
@@ -49,10 +48,8 @@ pub use link::LinkStatus;
 pub use service::PeerService;
 pub use transport::PeerTransport;
 
-pub use contract::{Forward, ForwardError, ForwardedProposal};
-
-use crate::raft::ProposeError;
 use crate::raft::log_store::StorageError;
+use crate::raft::{ForwardedProposal, ProposeError, RaftHandle};
 
 /// Who this node is among the members.
 #[derive(Clone, Debug)]
@@ -97,6 +94,40 @@ pub trait RaftSide: Send + Sync + 'static {
     fn applied(&self, index: u64) -> BoxFuture<'static, ()>;
     /// Ends once another than `leader` is known to lead.
     fn leader_changed(&self, leader: u64) -> BoxFuture<'static, ()>;
+}
+
+impl RaftSide for RaftHandle {
+    fn step(&self, message: Message) {
+        Self::step(self, message);
+    }
+
+    fn report_unreachable(&self, id: u64) {
+        Self::report_unreachable(self, id);
+    }
+
+    fn report_snapshot(&self, id: u64, ok: bool) {
+        Self::report_snapshot(self, id, ok);
+    }
+
+    fn snapshot(&self, index: u64, term: u64) -> Result<Option<Bytes>, StorageError> {
+        self.snapshots().open(index, term)
+    }
+
+    fn propose(&self, proposal: ForwardedProposal) -> BoxFuture<'static, Result<Outcome, ProposeError>> {
+        let raft = self.clone();
+        Box::pin(async move { raft.propose_here(proposal).await })
+    }
+
+    fn applied(&self, index: u64) -> BoxFuture<'static, ()> {
+        let raft = self.clone();
+        Box::pin(async move { Self::applied(&raft, index).await })
+    }
+
+    fn leader_changed(&self, leader: u64) -> BoxFuture<'static, ()> {
+        let mut status = self.status();
+        // An error is the end of the driver.
+        Box::pin(async move { drop(status.wait_for(|now| now.leader != 0 && now.leader != leader).await) })
+    }
 }
 
 /// What all parts share.

@@ -19,12 +19,12 @@ use tonic::codegen::http::Extensions;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
-use super::ForwardedProposal;
 use super::book::{Book, PeerEntry};
 use super::install::Installs;
 use super::lane::BATCH_MESSAGES;
 use super::wire::{self, PROTOCOL, Reason};
 use super::{RaftSide, Shared, install};
+use crate::raft::ForwardedProposal;
 use crate::serve::PeerInfo;
 
 /// How long a caller may take to say who it is.

@@ -28,6 +28,11 @@ impl PeerTransport {
     }
 
     #[cfg(test)]
+    pub(super) fn clone_for_test(&self) -> Self {
+        Self::new(Arc::clone(&self.shared), self.peers.clone())
+    }
+
+    #[cfg(test)]
     pub(super) fn peers_for_test(&self) -> PeerMap {
         Arc::clone(&self.peers.borrow())
     }

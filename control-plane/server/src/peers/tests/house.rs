@@ -20,11 +20,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use super::super::{
-    AddressBook, ForwardedProposal, PeerEntry, PeerForward, PeerTransport, Peers, PeersConfig, PeersHandle, RaftSide,
-};
-use crate::raft::ProposeError;
+use super::super::{AddressBook, PeerEntry, PeerForward, PeerTransport, Peers, PeersConfig, PeersHandle, RaftSide};
 use crate::raft::log_store::StorageError;
+use crate::raft::{ForwardedProposal, ProposeError};
 use crate::{bootstrap, serve};
 
 pub(super) const LONG: Duration = Duration::from_secs(20);
@@ -273,11 +271,17 @@ impl House {
 
     /// A member that was here before.
     pub(super) async fn member_in(&self, id: u64, name: &str, dir: tempfile::TempDir) -> Member {
-        self.start(id, name, &self.cluster_id, &self.credential(NodeRole::Control, name), dir).await
+        self.start(id, name, &self.cluster_id, &self.credential(NodeRole::Control, name), dir, true).await
+    }
+
+    /// A member that waits for its Raft.
+    pub(super) async fn bare(&self, id: u64, dir: tempfile::TempDir) -> Member {
+        let name = format!("control-{id}");
+        self.start(id, &name, &self.cluster_id, &self.credential(NodeRole::Control, &name), dir, false).await
     }
 
     pub(super) async fn member_of(&self, id: u64, name: &str, cluster: &str, credential: &NodeCredential) -> Member {
-        self.start(id, name, cluster, credential, tempfile::tempdir().unwrap()).await
+        self.start(id, name, cluster, credential, tempfile::tempdir().unwrap(), true).await
     }
 
     async fn start(
@@ -287,10 +291,12 @@ impl House {
         cluster: &str,
         credential: &NodeCredential,
         dir: tempfile::TempDir,
+        attach: bool,
     ) -> Member {
         let (supervisor, stop) = (Supervisor::new(), CancellationToken::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Proxy::start(&supervisor, listener.local_addr().unwrap()).await;
+        // Not the member's: the proxy outlives it.
+        let proxy = Proxy::start(&Supervisor::new(), listener.local_addr().unwrap()).await;
         let config = PeersConfig {
             cluster_id: cluster.to_owned(),
             node_id: id,
@@ -305,7 +311,9 @@ impl House {
         let source = Arc::new(move || Ok(Arc::clone(&client)));
         let (transport, forward, handle) = Peers::start(config, source, book.clone(), &supervisor, stop.clone());
         let seen = Seen::default();
-        handle.attach(seen.clone());
+        if attach {
+            handle.attach(seen.clone());
+        }
         let mut routes = Routes::builder();
         routes.add_service(handle.service());
         let server = tls::server_mtls(credential, &[b"h2"]).unwrap();

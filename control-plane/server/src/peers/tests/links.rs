@@ -7,10 +7,9 @@ use postern_state::commands::ExpireApprovals;
 use postern_state::{Command, Success};
 use raft::eraftpb::{Entry, MessageType};
 
-use super::super::{Forward as _, ForwardError, ForwardedProposal};
 use super::house::{House, message, until};
-use crate::raft::ProposeError;
 use crate::raft::transport::Transport as _;
+use crate::raft::{Forward as _, ForwardError, ForwardedProposal, ProposeError};
 
 fn append(from: u64, to: u64, index: u64, bytes: usize) -> raft::eraftpb::Message {
     let mut append = message(MessageType::MsgAppend, from, to);

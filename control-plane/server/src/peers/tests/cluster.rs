@@ -1,0 +1,198 @@
+//! Real Raft on real disks over these links.
+
+use std::time::{Duration, Instant};
+
+use postern_core::RequestId;
+use postern_core::secret::Sealed;
+use postern_state::{Cluster, Command, Refusal, commands};
+
+use super::house::{House, LONG, Member};
+use crate::raft::log_store::SledLog;
+use crate::raft::{MembershipChange, MembershipError, NodeConfig, ProposeError, RaftHandle, start};
+
+struct Node {
+    member: Member,
+    raft: RaftHandle,
+}
+
+impl Node {
+    async fn start(house: &House, config: &NodeConfig, dir: tempfile::TempDir) -> Self {
+        let member = house.bare(config.id, dir).await;
+        let log = SledLog::open(&member.dir.path().join("raft")).unwrap();
+        let transport = member.transport.clone_for_test();
+        let (book, forward) = (member.book.clone(), member.forward.clone());
+        let raft = start(config, log, transport, book, forward, &member.supervisor, member.stop.clone()).unwrap();
+        member.handle.attach(raft.clone());
+        Self { member, raft }
+    }
+
+    fn id(&self) -> u64 {
+        self.member.id
+    }
+
+    /// Ends it as a crash would, as far as its peers can tell. Its disk stays.
+    async fn kill(self) -> tempfile::TempDir {
+        let Self { mut member, raft } = self;
+        member.proxy.close(true);
+        member.stop.cancel();
+        drop(raft);
+        let supervisor = member.supervisor.clone();
+        supervisor.request_shutdown("killed by the test");
+        let dir = std::mem::replace(&mut member.dir, tempfile::tempdir().unwrap());
+        drop(member);
+        // The log's files are free once the driver's thread has ended.
+        supervisor.drain(Duration::from_secs(10)).await;
+        dir
+    }
+}
+
+fn init() -> Command {
+    let sealed = || Sealed { kek_id: "k".into(), wrapped_key: vec![1], nonce: vec![2], ciphertext: vec![3] };
+    let cluster = Cluster {
+        id: "cluster-a".into(),
+        ca_pem: "ca".into(),
+        ca_key: sealed(),
+        session_token_jwks: "{}".into(),
+        session_token_key: sealed(),
+        mask_key: sealed(),
+        incarnation: "i".into(),
+    };
+    commands::InitCluster(cluster).into()
+}
+
+/// A write that the state refuses, which is an outcome like any other and takes the whole way.
+fn write(bytes: usize) -> Command {
+    let jwks = "x".repeat(bytes);
+    commands::SetIssuerKeys { issuer: "nobody".parse().unwrap(), url: "https://id.example".into(), jwks }.into()
+}
+
+fn refused(outcome: &Result<postern_state::Outcome, ProposeError>) -> bool {
+    matches!(outcome, Ok(Err(Refusal::NotFound { .. } | Refusal::Invalid(_) | Refusal::Limit(_))))
+}
+
+async fn changed(nodes: &[Node], change: MembershipChange) {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let leader = leader(nodes).await;
+        match leader.raft.change_membership(change, false).await {
+            Ok(_) | Err(MembershipError::AlreadyMember(_)) => return,
+            Err(error) => assert!(Instant::now() < deadline, "{change:?}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn leader(nodes: &[Node]) -> &Node {
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let Some(leader) = nodes.iter().find(|node| node.raft.status().borrow().leading) {
+            return leader;
+        }
+        assert!(Instant::now() < deadline, "nobody leads");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Voters 1 to 3: a founder, and two that joined by snapshot.
+async fn three(house: &House) -> Vec<Node> {
+    let tune = |config: NodeConfig| NodeConfig { compact_after: 50, keep_entries: 10, ..config };
+    let mut nodes = vec![Node::start(house, &tune(NodeConfig::founder(1)), tempfile::tempdir().unwrap()).await];
+    for id in 2..=3 {
+        let joiner = Node::start(house, &tune(NodeConfig::new(id)), tempfile::tempdir().unwrap()).await;
+        // All that a joiner knows is whom it asked; they learn of it as it calls.
+        joiner.member.book.seed([(1, nodes[0].member.entry("control-1"))]);
+        nodes.push(joiner);
+        changed(&nodes, MembershipChange::AddLearner(id)).await;
+        changed(&nodes, MembershipChange::Promote(id)).await;
+    }
+    nodes[0].raft.propose(init(), None).await.unwrap().unwrap();
+    // What the founder does when it lets nodes in is not this test's.
+    let entries: Vec<_> =
+        nodes.iter().map(|node| (node.id(), node.member.entry(&format!("control-{}", node.id())))).collect();
+    for node in &nodes {
+        node.member.book.seed(entries.clone());
+    }
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_form_replicate_and_forward() {
+    let house = House::new();
+    let nodes = three(&house).await;
+    for node in &nodes {
+        assert!(refused(&node.raft.propose(write(10), None).await), "through {}", node.id());
+    }
+    let request = RequestId::from_bytes([9; 16]);
+    let first = nodes[1].raft.propose(write(20), Some(request)).await;
+    assert_eq!(nodes[2].raft.propose(write(20), Some(request)).await, first, "a retry elsewhere has the first outcome");
+    let index = nodes[0].raft.read(postern_state::State::index).await.unwrap();
+    for node in &nodes {
+        assert!(node.raft.read(postern_state::State::index).await.unwrap() >= index, "reads at {}", node.id());
+    }
+    let mut hashes = Vec::new();
+    for node in &nodes {
+        hashes.push(node.raft.read(|state| (state.index(), state.hash())).await.unwrap());
+    }
+    assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_without_the_leader_and_it_comes_back() {
+    let house = House::new();
+    let mut nodes = three(&house).await;
+    let old = leader(&nodes).await.id();
+    let place = nodes.iter().position(|node| node.id() == old).unwrap();
+    let killed = Instant::now();
+    let dir = nodes.remove(place).kill();
+    let written = async {
+        let outcome = nodes[0].raft.propose(write(10), None).await;
+        assert!(refused(&outcome), "{outcome:?}");
+        killed.elapsed()
+    };
+    let (dir, written) = futures::future::join(dir, written).await;
+    // Two seconds are the goal; this machine may be busy with other tests.
+    assert!(written < Duration::from_secs(8), "{written:?}");
+    // So much happens meanwhile that the log it would need is gone.
+    for _ in 0..120 {
+        assert!(refused(&nodes[0].raft.propose(write(1_000), None).await));
+    }
+    let config = NodeConfig { compact_after: 50, keep_entries: 10, ..NodeConfig::new(old) };
+    let back = Node::start(&house, &config, dir).await;
+    back.member.book.seed(nodes.iter().map(|node| (node.id(), node.member.entry(&format!("control-{}", node.id())))));
+    let index = nodes[0].raft.read(postern_state::State::index).await.unwrap();
+    tokio::time::timeout(LONG, back.raft.applied(index)).await.expect("it catches up");
+    assert!(refused(&back.raft.propose(write(10), None).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn largest_entries_cause_no_election() {
+    let house = House::new();
+    let nodes = three(&house).await;
+    let (term, large) = (nodes[0].raft.status().borrow().term, write(7 << 20));
+    let writes = (0..4).map(|at| nodes[at % 3].raft.propose(large.clone(), None));
+    for outcome in futures::future::join_all(writes).await {
+        assert!(refused(&outcome), "{:?}", outcome.map(|_| ()));
+    }
+    assert_eq!(nodes[0].raft.status().borrow().term, term, "the leader stays in office");
+    assert!(matches!(nodes[1].raft.propose(write(9 << 20), None).await, Err(ProposeError::TooLarge { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_that_is_cut_off_does_not_disturb_and_comes_back() {
+    let house = House::new();
+    let nodes = three(&house).await;
+    let lone = nodes.iter().position(|node| !node.raft.status().borrow().leading).unwrap();
+    let term = leader(&nodes).await.raft.status().borrow().term;
+    // Nobody reaches it; it still reaches the others, and asks for their votes.
+    nodes[lone].member.proxy.close(true);
+    let others: Vec<&Node> = nodes.iter().enumerate().filter(|(at, _)| *at != lone).map(|(_, node)| node).collect();
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        assert!(refused(&others[0].raft.propose(write(100), None).await));
+        assert!(refused(&others[1].raft.propose(write(100), None).await));
+    }
+    assert_eq!(others[0].raft.status().borrow().term, term, "pre-vote keeps the leader in office");
+    nodes[lone].member.proxy.close(false);
+    let index = others[0].raft.read(postern_state::State::index).await.unwrap();
+    tokio::time::timeout(LONG, nodes[lone].raft.applied(index)).await.expect("it catches up");
+}
