@@ -1,93 +1,14 @@
-use std::sync::Mutex;
-
-use bytes::Bytes;
-use postern_core::secret::Sealed;
-use postern_state::{Cluster, Command, Refusal, Success, commands};
+use postern_state::{Refusal, Success};
 use raft::eraftpb::Entry;
 
 use super::*;
-use crate::raft::log_store::{Cut, SledLog};
+use crate::raft::log_store::SledLog;
+use crate::raft::testing::{MemoryLog, init, keys};
 use crate::raft::transport::NoPeers;
 use crate::raft::{NoForward, ProposeError};
 
-/// A disk in memory that can fail, and that keeps only what was saved.
-#[derive(Clone, Default)]
-struct MemoryLog(Arc<Mutex<Disk>>);
-
-#[derive(Default)]
-struct Disk {
-    loaded: Loaded,
-    saves: usize,
-    fail: bool,
-}
-
-impl LogStore for MemoryLog {
-    fn load(&mut self) -> Result<Loaded, StorageError> {
-        Ok(self.0.lock().unwrap().loaded.clone())
-    }
-
-    fn save(&mut self, write: Write<'_>) -> Result<(), StorageError> {
-        let mut disk = self.0.lock().unwrap();
-        if disk.fail {
-            return Err(StorageError::Io("no space left".into()));
-        }
-        disk.saves += 1;
-        let loaded = &mut disk.loaded;
-        match write.cut {
-            Cut::Nothing => {}
-            Cut::UpTo(index) => loaded.entries.retain(|entry| entry.index > index),
-            Cut::All => loaded.entries.clear(),
-        }
-        if let Some(first) = write.entries.first() {
-            loaded.entries.retain(|entry: &Entry| entry.index < first.index);
-            loaded.entries.extend(write.entries.iter().cloned());
-        }
-        if let Some(hard_state) = write.hard_state {
-            loaded.hard_state = hard_state.clone();
-        }
-        if let Some(snapshot) = write.snapshot {
-            loaded.snapshot = Some(SnapshotRecord::clone(snapshot));
-        }
-        Ok(())
-    }
-
-    fn snapshots(&self) -> Arc<dyn SnapshotSource> {
-        Arc::new(self.clone())
-    }
-}
-
-impl SnapshotSource for MemoryLog {
-    fn open(&self, index: u64, term: u64) -> Result<Option<Bytes>, StorageError> {
-        let disk = self.0.lock().unwrap();
-        let kept = disk.loaded.snapshot.as_ref().filter(|it| (it.index, it.term) == (index, term));
-        Ok(kept.map(|snapshot| snapshot.data.clone()))
-    }
-}
-
 fn config() -> NodeConfig {
     NodeConfig { compact_after: 1_000_000, ..NodeConfig::founder(1) }
-}
-
-fn sealed() -> Sealed {
-    Sealed { kek_id: "k".into(), wrapped_key: vec![1], nonce: vec![2], ciphertext: vec![3] }
-}
-
-fn init() -> Command {
-    let cluster = Cluster {
-        id: "c".into(),
-        ca_pem: "ca".into(),
-        ca_key: sealed(),
-        session_token_jwks: "{}".into(),
-        session_token_key: sealed(),
-        mask_key: sealed(),
-        incarnation: "i".into(),
-    };
-    commands::InitCluster(cluster).into()
-}
-
-fn keys(issuer: &str, jwks: &str) -> Command {
-    commands::SetIssuerKeys { issuer: issuer.parse().unwrap(), url: "https://id.example".into(), jwks: jwks.into() }
-        .into()
 }
 
 struct Node {

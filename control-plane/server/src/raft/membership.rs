@@ -259,3 +259,7 @@ fn is_done(members: &ConfState, change: MembershipChange) -> bool {
         MembershipChange::Remove(id) => !members.voters.contains(&id) && !members.learners.contains(&id),
     }
 }
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;

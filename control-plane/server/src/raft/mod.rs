@@ -27,6 +27,8 @@ mod sled_log;
 mod slog_bridge;
 mod snapshot_file;
 mod status;
+#[cfg(test)]
+mod testing;
 pub mod transport;
 
 pub use self::core::CoreError;

@@ -450,3 +450,7 @@ fn send(transport: &mut impl Transport, messages: Vec<Message>) {
         transport.send(messages);
     }
 }
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;
