@@ -68,7 +68,7 @@ macro_rules! opaque_debug {
 
 opaque_debug!(
     gateway::v1::Credential,
-    gateway::v1::Snapshot,
+    gateway::v1::Credentials,
     resource::v1::SecretSpec,
     resource::v1::secret_spec::Source,
     admin::v1::ExchangeTokenRequest,
@@ -89,13 +89,14 @@ mod tests {
             resource::v1::Resource { metadata: None, spec: Some(resource::v1::resource::Spec::Secret(secret)) };
         let credential =
             gateway::v1::Credential { target: "t".into(), username: "u".into(), password: b"hunter2".to_vec() };
-        let snapshot = gateway::v1::Snapshot {
+        let credentials = gateway::v1::Credentials {
             credentials: vec![credential.clone()],
             mask_key: b"hunter2".to_vec(),
             ..Default::default()
         };
+        let answer = gateway::v1::WatchResponse { credentials: Some(credentials), ..Default::default() };
         let exchange = admin::v1::ExchangeTokenRequest { subject_token: "hunter2".into(), ..Default::default() };
-        let shown = format!("{resource:?} {credential:?} {snapshot:?} {exchange:?}");
+        let shown = format!("{resource:?} {credential:?} {answer:?} {exchange:?}");
         // Bytes would be shown as a list of numbers.
         assert!(!shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
     }

@@ -35,14 +35,14 @@ pub enum Verdict {
 impl PolicySlice {
     /// Those of `policies` that speak of `principal` on the target.
     #[must_use]
-    pub fn new(
+    pub fn new<'a>(
         revision: u64,
-        policies: &BTreeMap<Name, Policy>,
+        policies: impl IntoIterator<Item = (&'a Name, &'a Policy)>,
         principal: &Principal,
         target: &Name,
         labels: &BTreeMap<String, String>,
     ) -> Self {
-        let speaking = policies.iter().filter(|(_, policy)| policy.speaks_of(principal, target, labels));
+        let speaking = policies.into_iter().filter(|(_, policy)| policy.speaks_of(principal, target, labels));
         Self { revision, policies: speaking.map(|(name, policy)| (name.clone(), policy.clone())).collect() }
     }
 

@@ -42,7 +42,8 @@ fn held(groups: &[&str]) -> Policy {
 
 fn slice(policies: Vec<Policy>) -> PolicySlice {
     let named = policies.into_iter().enumerate();
-    let policies = named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
+    let policies: BTreeMap<Name, Policy> =
+        named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
     PolicySlice::new(7, &policies, &alice(), &"shop".parse().unwrap(), &BTreeMap::new())
 }
 

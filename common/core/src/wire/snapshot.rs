@@ -1,30 +1,23 @@
-//! The snapshot that gateways decide by.
+//! The policy that gateways decide by: whole, by its changes, and the credentials that go with it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use postern_proto::gateway::v1 as pb;
+use postern_proto::resource::v1::Resource as ResourceProto;
 
 use super::{WireError, parse, resource};
+use crate::delta::Delta;
 use crate::name::Name;
 use crate::resource::{Metadata, Resource, Spec};
 use crate::secret::SecretBytes;
-use crate::snapshot::{Labeled, Snapshot};
+use crate::snapshot::{Credentials, Snapshot};
 use crate::time::Timestamp;
 
-/// To protobuf.
+/// To protobuf. Credentials and the key of masks stay here: they are never part of what is signed (I5).
 #[must_use]
 pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
     let none = BTreeMap::new();
-    let object = |name: &Name, labels: &BTreeMap<String, String>, spec: Spec| {
-        let metadata = Metadata {
-            name: name.clone(),
-            labels: labels.clone(),
-            revision: 0,
-            created_at: Timestamp::default(),
-            updated_at: Timestamp::default(),
-        };
-        resource::to_proto(&Resource { metadata, spec })
-    };
     let mut resources = Vec::new();
     for (name, (issuer, _)) in &snapshot.issuers {
         resources.push(object(name, &none, Spec::Issuer(issuer.clone())));
@@ -41,63 +34,128 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
     let issuer_keys = snapshot.issuers.iter().filter_map(|(name, (_, keys))| {
         keys.as_ref().map(|jwks| pb::IssuerKeys { issuer: name.to_string(), jwks: jwks.clone() })
     });
-    let credentials = snapshot.credentials.iter().map(|(target, password)| pb::Credential {
-        target: target.to_string(),
-        username: snapshot.targets.get(target).map(|t| t.value.credential.username.clone()).unwrap_or_default(),
-        password: password.expose().to_vec(),
-    });
     pb::Snapshot {
         revision: snapshot.revision,
         cluster_id: snapshot.cluster_id.clone(),
+        incarnation: snapshot.incarnation.clone(),
         resources,
         issuer_keys: issuer_keys.collect(),
-        credentials: credentials.collect(),
         session_token_jwks: snapshot.session_token_jwks.clone(),
-        mask_key: snapshot.mask_key.expose().to_vec(),
+        revoked_serials: snapshot.revoked.iter().cloned().collect(),
     }
 }
 
-/// From protobuf, whole or not at all: a gateway never decides by part of a policy.
+/// From protobuf, whole or not at all: a gateway never decides by part of a policy. Without credentials.
 ///
 /// # Errors
 /// When any object in it is not valid.
 pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
     let mut snapshot = Snapshot {
         revision: proto.revision,
-        cluster_id: proto.cluster_id,
-        issuers: BTreeMap::new(),
-        targets: BTreeMap::new(),
-        policies: BTreeMap::new(),
-        masking: BTreeMap::new(),
-        credentials: BTreeMap::new(),
         session_token_jwks: proto.session_token_jwks,
-        mask_key: SecretBytes::new(proto.mask_key),
+        revoked: Arc::new(proto.revoked_serials.into_iter().collect()),
+        ..Snapshot::empty(&proto.cluster_id, &proto.incarnation)
     };
     for (place, object) in proto.resources.into_iter().enumerate() {
-        let object = resource::from_proto(object).map_err(|faults| {
-            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            WireError::new(format!("snapshot.resources[{place}]"), faults.join("; "))
-        })?;
-        let Metadata { name, labels, .. } = object.metadata;
-        match object.spec {
-            Spec::Issuer(issuer) => drop(snapshot.issuers.insert(name, (issuer, None))),
-            Spec::Target(value) => drop(snapshot.targets.insert(name, Labeled { labels, value })),
-            Spec::Policy(policy) => drop(snapshot.policies.insert(name, policy)),
-            Spec::MaskingRule(rule) => drop(snapshot.masking.insert(name, rule)),
-            Spec::Secret(_) | Spec::Role(_) | Spec::RoleBinding(_) => {
-                return Err(WireError::new("snapshot.resources", "holds an object that is not for gateways"));
-            }
-        }
+        let field = || format!("snapshot.resources[{place}]");
+        let object = read(object, field)?;
+        snapshot.put(object).map_err(|error| WireError::new(field(), error))?;
     }
     for keys in proto.issuer_keys {
         let name: Name = parse("snapshot.issuer_keys", &keys.issuer)?;
-        if let Some((_, jwks)) = snapshot.issuers.get_mut(&name) {
-            *jwks = Some(keys.jwks);
-        }
-    }
-    for credential in proto.credentials {
-        let target = parse("snapshot.credentials", &credential.target)?;
-        snapshot.credentials.insert(target, SecretBytes::new(credential.password));
+        snapshot.set_keys(&name, Some(keys.jwks));
     }
     Ok(snapshot)
+}
+
+/// To protobuf.
+#[must_use]
+pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
+    let deletes = delta
+        .deletes
+        .iter()
+        .map(|(kind, name)| pb::ObjectName { kind: resource::kind_to_proto(*kind).into(), name: name.to_string() });
+    let issuer_keys = delta
+        .issuer_keys
+        .iter()
+        .map(|(name, keys)| pb::IssuerKeys { issuer: name.to_string(), jwks: keys.clone().unwrap_or_default() });
+    let upserts = delta.upserts.iter().map(|upsert| {
+        let Metadata { name, labels, .. } = &upsert.metadata;
+        object(name, labels, upsert.spec.clone())
+    });
+    pb::Delta {
+        incarnation: delta.incarnation.clone(),
+        from_revision: delta.from_revision,
+        revision: delta.revision,
+        upserts: upserts.collect(),
+        deletes: deletes.collect(),
+        issuer_keys: issuer_keys.collect(),
+        session_token_jwks: delta.session_token_jwks.clone().unwrap_or_default(),
+        revoked_serials: delta.revoked.clone(),
+    }
+}
+
+/// From protobuf.
+///
+/// # Errors
+/// When any object in it is not valid.
+pub fn delta_from_proto(proto: pb::Delta) -> Result<Delta, WireError> {
+    let upserts = proto.upserts.into_iter().enumerate();
+    let upserts = upserts.map(|(place, object)| read(object, || format!("delta.upserts[{place}]")));
+    let deletes = proto.deletes.into_iter().map(|gone| {
+        let kind =
+            resource::kind_from_proto(gone.kind).ok_or_else(|| WireError::new("delta.deletes", "of no known kind"))?;
+        Ok((kind, parse("delta.deletes", &gone.name)?))
+    });
+    let issuer_keys = proto.issuer_keys.into_iter().map(|keys| {
+        let name = parse("delta.issuer_keys", &keys.issuer)?;
+        Ok((name, Some(keys.jwks).filter(|jwks| !jwks.is_empty())))
+    });
+    Ok(Delta {
+        incarnation: proto.incarnation,
+        from_revision: proto.from_revision,
+        revision: proto.revision,
+        upserts: upserts.collect::<Result<_, _>>()?,
+        deletes: deletes.collect::<Result<_, WireError>>()?,
+        issuer_keys: issuer_keys.collect::<Result<_, WireError>>()?,
+        session_token_jwks: Some(proto.session_token_jwks).filter(|jwks| !jwks.is_empty()),
+        revoked: proto.revoked_serials,
+    })
+}
+
+/// From protobuf.
+///
+/// # Errors
+/// When a name in it is none.
+pub fn credentials_from_proto(proto: pb::Credentials) -> Result<Credentials, WireError> {
+    let mut credentials = Credentials { whole: proto.whole, ..Credentials::default() };
+    for credential in proto.credentials {
+        // Taken over first, so that it is wiped whatever comes.
+        let password = SecretBytes::new(credential.password);
+        credentials.passwords.insert(parse("credentials.target", &credential.target)?, password);
+    }
+    for removed in &proto.removed {
+        credentials.removed.push(parse("credentials.removed", removed)?);
+    }
+    credentials.mask_key = Some(proto.mask_key).filter(|key| !key.is_empty()).map(SecretBytes::new);
+    Ok(credentials)
+}
+
+/// Without what gateways have no use for.
+fn object(name: &Name, labels: &BTreeMap<String, String>, spec: Spec) -> ResourceProto {
+    let metadata = Metadata {
+        name: name.clone(),
+        labels: labels.clone(),
+        revision: 0,
+        created_at: Timestamp::default(),
+        updated_at: Timestamp::default(),
+    };
+    resource::to_proto(&Resource { metadata, spec })
+}
+
+fn read(object: ResourceProto, field: impl Fn() -> String) -> Result<Resource, WireError> {
+    resource::from_proto(object).map_err(|faults| {
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        WireError::new(field(), faults.join("; "))
+    })
 }

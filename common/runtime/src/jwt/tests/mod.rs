@@ -3,7 +3,7 @@
 mod issuer;
 mod session;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,7 +12,6 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm as Alg, EncodingKey, Header};
 use postern_core::issuer::{Algorithm, Issuer};
 use postern_core::principal::PrincipalId;
-use postern_core::secret::SecretBytes;
 use postern_core::token::{SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE, SessionClaims};
 use serde_json::{Value, json};
 

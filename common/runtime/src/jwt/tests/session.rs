@@ -54,14 +54,9 @@ fn refuses_session_tokens_that_do_not_fit() {
 fn snapshot(issuers: Vec<(&str, Issuer, Option<String>)>, session_jwks: String) -> Snapshot {
     Snapshot {
         revision: 1,
-        cluster_id: "c1".to_owned(),
         issuers: issuers.into_iter().map(|(n, issuer, jwks)| (name(n), (issuer, jwks))).collect(),
-        targets: BTreeMap::new(),
-        policies: BTreeMap::new(),
-        masking: BTreeMap::new(),
-        credentials: BTreeMap::new(),
         session_token_jwks: session_jwks,
-        mask_key: SecretBytes::new(vec![0; 32]),
+        ..Snapshot::empty("c1", "i1")
     }
 }
 

@@ -1,0 +1,124 @@
+use super::*;
+use crate::time::Timestamp;
+use crate::wire::snapshot as wire;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn object(text: &str, spec: Spec) -> Resource {
+    let at = Timestamp::default();
+    let labels = BTreeMap::new();
+    Resource { metadata: Metadata { name: name(text), labels, revision: 0, created_at: at, updated_at: at }, spec }
+}
+
+fn rule(group: &str) -> Spec {
+    Spec::MaskingRule(MaskingRule {
+        targets: crate::target::TargetSelector { names: vec!["*".into()], ..Default::default() },
+        columns: vec![crate::policy::Pattern::parse("public.people.email").unwrap()],
+        mask: crate::masking::MaskFunction::Null,
+        exempt_groups: vec![group.to_owned()],
+    })
+}
+
+fn issuer() -> Spec {
+    Spec::Issuer(Issuer {
+        url: "https://x".into(),
+        audiences: vec!["postern".into()],
+        groups_claim: "groups".into(),
+        groups_prefix: String::new(),
+        algorithms: vec![crate::issuer::Algorithm::EdDsa],
+        leeway: std::time::Duration::from_secs(30),
+        max_age: None,
+        ca_pem: None,
+    })
+}
+
+fn snapshot() -> Snapshot {
+    let mut snapshot = Snapshot { revision: 10, ..Snapshot::empty("c", "i1") };
+    snapshot.put(object("a", rule("x"))).unwrap();
+    snapshot.put(object("corp", issuer())).unwrap();
+    snapshot.set_keys(&name("corp"), Some("{}".into()));
+    snapshot
+}
+
+fn delta(from: u64, to: u64) -> Delta {
+    Delta { incarnation: "i1".into(), from_revision: from, revision: to, ..Delta::default() }
+}
+
+#[test]
+fn a_delta_changes_what_it_names_and_shares_the_rest() {
+    let before = snapshot();
+    let change = Delta {
+        upserts: vec![object("b", rule("y"))],
+        deletes: vec![(Kind::MaskingRule, name("a"))],
+        revoked: vec!["0a".into()],
+        ..delta(10, 12)
+    };
+    let after = before.apply(change).unwrap();
+    assert_eq!(after.revision, 12);
+    assert!(after.masking.get(&name("a")).is_none() && after.masking.get(&name("b")).is_some());
+    assert!(after.revoked.contains("0a") && before.revoked.is_empty());
+    assert!(after.issuers.is_same(&before.issuers) && !after.masking.is_same(&before.masking));
+    // The former one is as it was.
+    assert!(before.masking.contains_key(&name("a")) && before.masking.len() == 1);
+}
+
+#[test]
+fn an_issuer_keeps_its_keys_until_they_are_said_to_be_gone() {
+    let keys = |snapshot: &Snapshot| snapshot.issuers.get(&name("corp")).unwrap().1.clone();
+    let changed = snapshot().apply(Delta { upserts: vec![object("corp", issuer())], ..delta(10, 11) }).unwrap();
+    assert_eq!(keys(&changed).as_deref(), Some("{}"));
+    let gone = changed.apply(Delta { issuer_keys: vec![(name("corp"), None)], ..delta(11, 12) }).unwrap();
+    assert_eq!(keys(&gone), None);
+}
+
+#[test]
+fn what_does_not_follow_is_refused() {
+    let before = snapshot();
+    assert_eq!(before.apply(delta(9, 11)).unwrap_err(), DeltaError::Gap { ours: 10, from: 9 });
+    assert_eq!(before.apply(delta(11, 12)).unwrap_err(), DeltaError::Gap { ours: 10, from: 11 });
+    assert_eq!(before.apply(delta(10, 10)).unwrap_err(), DeltaError::Backwards { from: 10, to: 10 });
+    let other = Delta { incarnation: "i2".into(), ..delta(10, 11) };
+    assert!(matches!(before.apply(other), Err(DeltaError::Incarnation { .. })));
+    let secret = Delta { deletes: vec![(Kind::Secret, name("pw"))], ..delta(10, 11) };
+    assert_eq!(before.apply(secret).unwrap_err(), DeltaError::NotForGateways(Kind::Secret));
+}
+
+#[test]
+fn credentials_are_replaced_or_changed() {
+    let secret = |text: &str| SecretBytes::new(text.as_bytes().to_vec());
+    let whole = Credentials {
+        whole: true,
+        passwords: [(name("a"), secret("1")), (name("b"), secret("2"))].into(),
+        mask_key: Some(secret("k")),
+        ..Credentials::default()
+    };
+    let first = snapshot().with_credentials(whole.clone());
+    let change =
+        Credentials { passwords: [(name("a"), secret("3"))].into(), removed: vec![name("b")], ..Default::default() };
+    let second = first.with_credentials(change);
+    assert_eq!(second.credentials, [(name("a"), secret("3"))].into());
+    assert_eq!(second.mask_key, secret("k"));
+    assert_eq!(second.with_credentials(whole).credentials.len(), 2);
+}
+
+#[test]
+fn both_forms_survive_the_wire_and_neither_carries_a_secret() {
+    let mut with_secrets = snapshot();
+    with_secrets.credentials.insert(name("a"), SecretBytes::new(b"hunter2".to_vec()));
+    with_secrets.mask_key = SecretBytes::new(b"hunter2".to_vec());
+    let back = wire::from_proto(wire::to_proto(&with_secrets)).unwrap();
+    assert_eq!((&back.issuers, &back.masking), (&with_secrets.issuers, &with_secrets.masking));
+    assert_eq!((back.revision, back.incarnation.as_str()), (10, "i1"));
+    assert!(back.credentials.is_empty() && back.mask_key.expose().is_empty());
+    let change = Delta {
+        upserts: vec![object("b", rule("y"))],
+        deletes: vec![(Kind::Policy, name("p"))],
+        issuer_keys: vec![(name("corp"), None), (name("lab"), Some("{}".into()))],
+        session_token_jwks: Some("{}".into()),
+        revoked: vec!["0a".into()],
+        ..delta(10, 12)
+    };
+    assert_eq!(wire::delta_from_proto(wire::delta_to_proto(&change)).unwrap(), change);
+}
