@@ -23,7 +23,7 @@ use crate::cluster::RedeemError;
 use crate::cluster::identity::{DataDir, IdentityError, NodeFile};
 use crate::cluster::view::{Observers, ViewObserver};
 use crate::config::ControlConfig;
-use crate::feed::{Feed, Policy};
+use crate::feed::{Feed, FeedError, Policy};
 use crate::identity::IssuerKeysLoop;
 use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
@@ -68,6 +68,9 @@ pub enum ControlError {
     /// The log, raft, or the state machine.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// The policy cannot be published.
+    #[error("the policy cannot be published: {0}")]
+    Feed(String),
     /// The node did not come to lead, or stopped.
     #[error("the log cannot be read: {0}")]
     Read(#[from] ReadError),
@@ -147,6 +150,12 @@ impl ControlHandle {
     }
 }
 
+impl From<FeedError> for ControlError {
+    fn from(error: FeedError) -> Self {
+        Self::Feed(error.to_string())
+    }
+}
+
 /// Starts a node; returns once it serves. It runs until the supervisor's sessions have ended.
 ///
 /// # Errors
@@ -204,8 +213,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         bootstrap::admin_credential(&keys.authority, &data.admin())?;
     }
 
-    let feed = Feed::new(raft.clone(), Arc::clone(&kek), Arc::clone(&keys));
-    let (policy_out, policy) = watch::channel(Arc::new(feed.build().await?));
+    let (feed, published) =
+        Feed::start(raft.clone(), hub.clone(), Arc::clone(&kek), Arc::clone(&keys), credential.clone()).await?;
     let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
 
     let revocations = Revocations::new(views.revoked.clone());
@@ -214,12 +223,12 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let ops = ops_endpoint(&config, &readiness, &supervisor).await?;
 
     let stop = supervisor.sessions_ended_token();
-    supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(policy_out, stop.clone()));
+    supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(stop.clone()));
     supervisor.spawn("issuer-keys", OnEnd::StopNode, IssuerKeysLoop::new(raft.clone()).run(stop.clone()));
     let audit = AuditLog::start(raft.clone(), &supervisor);
-    let access = Access::new(policy.clone(), &config, raft.clone(), audit);
+    let access = Access::new(published.policy.clone(), &config, raft.clone(), audit);
     let cluster_api = api::cluster::Service::new(&raft, &keys, &access);
-    let routes = api::routes(&raft, &hub, &kek, &keys, &access, &policy, &recordings, cluster_api, &stop);
+    let routes = api::routes(&raft, &hub, &kek, &keys, &access, &published, &recordings, cluster_api, &stop);
     let (ready, sessions) = (readiness.clone(), supervisor.clone());
     supervisor.spawn("grpc", OnEnd::StopNode, async move {
         serve::serve(listener, tls, revocations, routes, &sessions, stop).await;

@@ -21,8 +21,8 @@ use postern_runtime::clock;
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Code as Status;
-use tonic::transport::Channel;
 
+use crate::control::Failover;
 use crate::metrics;
 
 /// How long each question to the control plane may take.
@@ -37,7 +37,7 @@ const UPDATES: usize = 16;
 /// Asks for reviews.
 #[derive(Clone, Debug)]
 pub(crate) struct Approvals {
-    client: HoldServiceClient<Channel>,
+    client: HoldServiceClient<Failover>,
     supervisor: Supervisor,
 }
 
@@ -109,7 +109,7 @@ impl HoldError {
 impl Approvals {
     /// Over the channel to the control plane.
     #[must_use]
-    pub(crate) fn new(channel: Channel, supervisor: Supervisor) -> Self {
+    pub(crate) fn new(channel: Failover, supervisor: Supervisor) -> Self {
         Self { client: HoldServiceClient::new(channel), supervisor }
     }
 
@@ -142,7 +142,7 @@ impl Hold {
 }
 
 async fn follow(
-    client: HoldServiceClient<Channel>,
+    client: HoldServiceClient<Failover>,
     approval: Approval,
     to: mpsc::Sender<HoldUpdate>,
     given_up: oneshot::Receiver<&'static str>,
@@ -182,7 +182,7 @@ async fn follow(
 }
 
 async fn run(
-    client: &HoldServiceClient<Channel>,
+    client: &HoldServiceClient<Failover>,
     approval: Approval,
     to: &mpsc::Sender<HoldUpdate>,
 ) -> Result<HoldUpdate, HoldError> {
@@ -218,7 +218,7 @@ async fn run(
 }
 
 /// Follows the approval until it is no longer pending, or the stream ends.
-async fn watch(client: &HoldServiceClient<Channel>, id: ApprovalId, now: &mut Approval) -> Result<(), HoldError> {
+async fn watch(client: &HoldServiceClient<Failover>, id: ApprovalId, now: &mut Approval) -> Result<(), HoldError> {
     let mut client = client.clone();
     let asked = client.watch_approval(WatchApprovalRequest { id: id.to_string() });
     let mut answers = tokio::time::timeout(ANSWER, asked).await.map_err(|_| HoldError::TimedOut)??.into_inner();
@@ -232,7 +232,7 @@ async fn watch(client: &HoldServiceClient<Channel>, id: ApprovalId, now: &mut Ap
 }
 
 async fn consume(
-    client: &HoldServiceClient<Channel>,
+    client: &HoldServiceClient<Failover>,
     id: ApprovalId,
     session: SessionId,
     digest: Digest,
@@ -262,7 +262,7 @@ async fn consume(
     }
 }
 
-async fn withdraw(client: &HoldServiceClient<Channel>, id: ApprovalId, because: &str) {
+async fn withdraw(client: &HoldServiceClient<Failover>, id: ApprovalId, because: &str) {
     let request = WithdrawApprovalRequest { id: id.to_string(), because: because.to_owned() };
     let told = persistently(PERSIST, || {
         let (mut client, request) = (client.clone(), request.clone());

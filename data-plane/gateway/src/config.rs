@@ -25,8 +25,8 @@ pub struct GatewayConfig {
     /// Where `/healthz`, `/readyz` and `/metrics` are served; nowhere when absent.
     #[serde(default)]
     pub ops_listen: Option<SocketAddr>,
-    /// `host:port` of the control plane's gRPC API.
-    pub control_plane: String,
+    /// `host:port` of the gRPC API of each node of the control plane, or of some.
+    pub control_plane: Addresses,
     /// Where recordings wait for the control plane. On a disk that keeps what is flushed.
     pub spool_dir: PathBuf,
     /// Bytes that may wait there. New sessions are refused from nine tenths of it on.
@@ -50,6 +50,46 @@ pub struct GatewayConfig {
     /// How long sessions may go on after shutdown has begun.
     #[serde(default = "drain_limit")]
     pub drain_limit: HumanDuration,
+}
+
+/// One or several `host:port`: a text, with commas between, or a list of texts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "OneOrMany", into = "Vec<String>")]
+pub struct Addresses(Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Addresses {
+    /// Each of them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &String> {
+        self.0.iter()
+    }
+}
+
+impl TryFrom<OneOrMany> for Addresses {
+    type Error = &'static str;
+
+    fn try_from(from: OneOrMany) -> Result<Self, Self::Error> {
+        let all: Vec<String> = match from {
+            OneOrMany::One(text) => text.split(',').map(|one| one.trim().to_owned()).collect(),
+            OneOrMany::Many(all) => all,
+        };
+        if all.is_empty() || all.iter().any(String::is_empty) {
+            return Err("expected host:port, or a list of them");
+        }
+        Ok(Self(all))
+    }
+}
+
+impl From<Addresses> for Vec<String> {
+    fn from(addresses: Addresses) -> Self {
+        addresses.0
+    }
 }
 
 /// The certificate that clients see. Without files, one is made at each start.

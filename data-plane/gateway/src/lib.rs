@@ -38,7 +38,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-pub use config::{GatewayConfig, Limits, ListenerConfig};
+pub use config::{Addresses, GatewayConfig, Limits, ListenerConfig};
 pub use control::ControlError;
 pub use credentials::config::CredentialsConfig;
 pub use recorder::SpoolError;
@@ -47,6 +47,7 @@ pub use tunnels::TunnelsError;
 use approvals::Approvals;
 use cancel::CancelKeys;
 use catalogs::Catalogs;
+use control::ControlPlane;
 use credentials::Accounts;
 use policy_feed::Feed;
 use recorder::{RecorderConfig, UploadClient};
@@ -153,8 +154,8 @@ pub async fn run(
 
     let recorder_config = RecorderConfig { dir: config.spool_dir.clone(), max_bytes: config.spool_max.0 };
     let (recorder, uploader) = recorder::start(&recorder_config, credential.signer()?, &supervisor)?;
-    let channel = control::channel(&config.control_plane, &credential)?;
-    let upload = UploadClient::new(channel.clone()).max_encoding_message_size(MAX_UPLOAD);
+    let control = ControlPlane::new(&config.control_plane, &credential)?;
+    let upload = UploadClient::new(control.any()).max_encoding_message_size(MAX_UPLOAD);
     supervisor.spawn("upload", OnEnd::StopNode, uploader.run(upload, ended.clone(), FLUSH));
     supervisor.spawn(
         "recorder-watch",
@@ -164,7 +165,7 @@ pub async fn run(
 
     let (to_feed, feed) = watch::channel(Feed::default());
     let follow =
-        policy_feed::follow(channel.clone(), to_feed, readiness.clone(), config.staleness_limit.0, ended.clone());
+        policy_feed::follow(control.clone(), to_feed, readiness.clone(), config.staleness_limit.0, ended.clone());
     supervisor.spawn("policy", OnEnd::StopNode, follow);
 
     let tunnels = Tunnels::default();
@@ -204,7 +205,7 @@ pub async fn run(
         recorder,
         catalogs: Catalogs::new(dialer.clone()),
         dialer,
-        approvals: Approvals::new(channel, supervisor.clone()),
+        approvals: Approvals::new(control.any(), supervisor.clone()),
         cancels: CancelKeys::default(),
         supervisor: supervisor.clone(),
         config,

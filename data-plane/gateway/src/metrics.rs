@@ -105,6 +105,10 @@ pub(crate) fn policy(revision: u64) {
     gauge!("postern_gateway_policy_revision").set(revision as f64);
 }
 
+pub(crate) fn policy_refused() {
+    counter!("postern_gateway_policy_refused_total").increment(1);
+}
+
 pub(crate) fn policy_age(age: Duration) {
     gauge!("postern_gateway_policy_age_seconds").set(age.as_secs_f64());
 }

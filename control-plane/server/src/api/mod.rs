@@ -51,10 +51,10 @@ pub(crate) use audit_log::AuditLog;
 pub(crate) use certificates::sign;
 
 use crate::bootstrap::ClusterKeys;
+use crate::feed::Published;
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
-use crate::run::PolicyWatch;
 use crate::watch::WatchHub;
 
 use watching::Watches;
@@ -82,7 +82,7 @@ pub(crate) fn routes(
     kek: &Arc<Kek>,
     keys: &Arc<ClusterKeys>,
     access: &Access,
-    policy: &PolicyWatch,
+    published: &Published,
     recordings: &Recordings,
     cluster: ClusterServiceServer<cluster::Service>,
     stop: &CancellationToken,
@@ -101,7 +101,7 @@ pub(crate) fn routes(
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { keys: Arc::clone(keys), access: access.clone() };
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
-    let feed = policy::Service { policy: policy.clone(), access: access.clone(), stop: stop.clone() };
+    let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
     let uploads = recordings::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
     let secrets =

@@ -12,3 +12,4 @@ pub(crate) mod testing;
 pub use change::{Change, ChangeSet, Value};
 pub use hub::{HubWriter, Subscription, WatchHub};
 pub use ring::{Bounds, Lost};
+pub(crate) use ring::{Held, Ring, RingReader};

@@ -6,6 +6,7 @@ mod approvals;
 mod crud;
 mod issuer;
 mod node;
+mod policy;
 mod recordings;
 mod resources;
 mod roles;

@@ -54,7 +54,7 @@ async fn each_caller_may_do_what_is_theirs() {
         let mut client = ResourceServiceClient::new(node.as_node(role, name).await);
         assert_eq!(client.list(list()).await.unwrap_err().code(), Code::PermissionDenied);
     }
-    let watch = || WatchRequest { known_revision: 0 };
+    let watch = || WatchRequest::default();
     PolicyFeedServiceClient::new(node.as_node(NodeRole::Gateway, "g1").await).watch(watch()).await.unwrap();
     for channel in [node.admin().await, node.as_node(NodeRole::Agent, "a1").await] {
         let refused = PolicyFeedServiceClient::new(channel).watch(watch()).await.unwrap_err();

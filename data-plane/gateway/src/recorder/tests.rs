@@ -111,9 +111,9 @@ fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
         approval: None,
         reason: None,
     };
-    let policies = std::iter::once(("all".parse().unwrap(), everything)).collect();
-    let slice =
-        PolicySlice::new(1, &policies, &started(session).principal, &"db".parse().unwrap(), &Default::default());
+    let (name, target) = ("all".parse().unwrap(), "db".parse().unwrap());
+    let policies = [(&name, &everything)];
+    let slice = PolicySlice::new(1, policies, &started(session).principal, &target, &Default::default());
     let operation = Operation::new(id, session, "select 1".into(), Vec::new(), Vec::new());
     match slice.decide(&operation, clock::decision_id(), clock::now()) {
         Verdict::Permit(permit, _) => permit,

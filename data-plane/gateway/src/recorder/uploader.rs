@@ -16,15 +16,15 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use super::actor::{Msg, View};
 use super::record::{HEADER, MAGIC, MAX_PAYLOAD, Next, Record, next};
 use super::spool::segment_path;
+use crate::control::Failover;
 use crate::metrics;
 
 /// Client of the control plane's recording service.
-pub(crate) type UploadClient = RecordingServiceClient<Channel>;
+pub(crate) type UploadClient = RecordingServiceClient<Failover>;
 
 /// Requests sent and not acknowledged; and their bytes.
 const WINDOW: usize = 64;

@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use postern_core::SessionId;
 use postern_core::recording::{Authority, Chain, Entry, Event, MAGIC, Report, frames, verify};
+use postern_core::secret::SecretBytes;
+use postern_core::signed::{Purpose, message};
 use postern_core::snapshot::Snapshot;
 use postern_core::wire::{snapshot::to_proto, timestamp_to_proto};
+use postern_core::{Name, SessionId};
 use postern_proto::gateway::v1::hold_service_server::{HoldService, HoldServiceServer};
 use postern_proto::gateway::v1::policy_feed_service_server::{PolicyFeedService, PolicyFeedServiceServer};
 use postern_proto::gateway::v1::recording_service_server::{RecordingService, RecordingServiceServer};
 use postern_proto::gateway::v1::*;
 use postern_proto::resource::v1 as pb;
 use postern_runtime::clock;
-use postern_runtime::pki::NodeCredential;
+use postern_runtime::pki::{NodeCredential, SealSigner};
+use prost::Message as _;
 use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
@@ -30,6 +33,7 @@ pub(crate) struct Control {
     pub(crate) policy: watch::Sender<Option<Arc<Snapshot>>>,
     pub(crate) approvals: watch::Sender<BTreeMap<String, pb::Approval>>,
     recordings: Arc<Mutex<BTreeMap<SessionId, Stored>>>,
+    signer: Option<SealSigner>,
 }
 
 struct Stored {
@@ -39,10 +43,16 @@ struct Stored {
 
 impl Control {
     pub(crate) fn new() -> Self {
-        Self { policy: watch::Sender::new(None), approvals: watch::Sender::default(), recordings: Arc::default() }
+        Self {
+            policy: watch::Sender::new(None),
+            approvals: watch::Sender::default(),
+            recordings: Arc::default(),
+            signer: None,
+        }
     }
 
-    pub(crate) async fn serve(self, listener: tokio::net::TcpListener, credential: NodeCredential) {
+    pub(crate) async fn serve(mut self, listener: tokio::net::TcpListener, credential: NodeCredential) {
+        self.signer = Some(credential.signer().unwrap());
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(&credential.certificate_pem, credential.key_pem.expose_secret()))
             .client_ca_root(Certificate::from_pem(&credential.ca_pem));
@@ -103,14 +113,43 @@ impl Control {
     }
 }
 
+/// The whole policy, as a node of the control plane that is up to date sends it.
+fn whole(snapshot: &Snapshot, signer: &SealSigner) -> WatchResponse {
+    let payload = to_proto(snapshot).encode_to_vec();
+    let signed = Signed {
+        signature: signer.sign(&message(Purpose::Snapshot, &payload)).into(),
+        certificate: signer.certificate_der().to_vec().into(),
+        payload: payload.into(),
+    };
+    let credential = |(target, password): (&Name, &SecretBytes)| Credential {
+        target: target.to_string(),
+        username: String::new(),
+        password: password.expose().to_vec(),
+    };
+    let credentials = Credentials {
+        whole: true,
+        credentials: snapshot.credentials.iter().map(credential).collect(),
+        removed: Vec::new(),
+        mask_key: snapshot.mask_key.expose().to_vec(),
+    };
+    WatchResponse {
+        at: Some(timestamp_to_proto(clock::now())),
+        policy: Some(watch_response::Policy::Whole(signed)),
+        credentials: Some(credentials),
+        confirmation: Some(Confirmation { revision: snapshot.revision, asked_ms: 1, sent_ms: 1 }),
+        because: String::new(),
+    }
+}
+
 #[tonic::async_trait]
 impl PolicyFeedService for Control {
     type WatchStream = Answers<WatchResponse>;
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let newest = WatchStream::new(self.policy.subscribe()).filter_map(async |snapshot| {
-            let snapshot = Some(to_proto(&*snapshot?));
-            Some(Ok(WatchResponse { snapshot, at: Some(timestamp_to_proto(clock::now())) }))
+        let signer = self.signer.clone().unwrap();
+        let newest = WatchStream::new(self.policy.subscribe()).filter_map(move |snapshot| {
+            let answer = snapshot.map(|snapshot| Ok(whole(&snapshot, &signer)));
+            std::future::ready(answer)
         });
         Ok(Response::new(newest.boxed()))
     }

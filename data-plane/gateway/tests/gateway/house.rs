@@ -12,7 +12,7 @@ use postern_core::policy::{ActionPattern, Conditions, Effect, Pattern, Policy, P
 use postern_core::principal::{Principal, PrincipalId};
 use postern_core::recording::Entry;
 use postern_core::secret::SecretBytes;
-use postern_core::snapshot::{Labeled, Snapshot};
+use postern_core::snapshot::{Labeled, Snapshot, Table};
 use postern_core::target::{
     CredentialRef, CredentialSource, Protocol, Route, Target as TargetSpec, TargetSelector, TargetTls, TlsMode,
 };
@@ -173,10 +173,9 @@ impl House {
         };
         let mut snapshot = Snapshot {
             revision: self.control.policy.borrow().as_ref().map_or(1, |before| before.revision + 1),
-            cluster_id: CLUSTER.into(),
-            issuers: BTreeMap::from([(name("ci"), (issuer, None))]),
-            targets: BTreeMap::from([(name("db"), Labeled { labels: BTreeMap::new(), value: target })]),
-            policies: BTreeMap::from([
+            issuers: Table::from([(name("ci"), (issuer, None))]),
+            targets: Table::from([(name("db"), Labeled { labels: BTreeMap::new(), value: target })]),
+            policies: Table::from([
                 (name("read"), policy("readers", &["sql:select"], &["public.items", "public.people"])),
                 (
                     name("write"),
@@ -188,10 +187,11 @@ impl House {
                 ),
                 (name("held"), held),
             ]),
-            masking: BTreeMap::from([(name("emails"), rule)]),
+            masking: Table::from([(name("emails"), rule)]),
             credentials: BTreeMap::from([(name("db"), SecretBytes::new(PASSWORD.into()))]),
             session_token_jwks: self.signer.jwks(),
             mask_key: SecretBytes::new(vec![7; 32]),
+            ..Snapshot::empty(CLUSTER, "first")
         };
         change(&mut snapshot);
         self.control.policy.send_replace(Some(Arc::new(snapshot)));

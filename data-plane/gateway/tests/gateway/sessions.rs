@@ -120,7 +120,7 @@ async fn masked_in_text_binary_copy_and_recording() {
     assert!(all.contains("***") && !all.contains("example.org"), "{all}");
     // Who is exempt sees them.
     house.apply(|snapshot| {
-        let readers = snapshot.policies[&"read".parse().unwrap()].clone();
+        let readers = snapshot.policies.get(&"read".parse().unwrap()).unwrap().clone();
         let mut owners = readers;
         owners.principals.groups = vec!["owners".into()];
         snapshot.policies.insert("owners".parse().unwrap(), owners);
@@ -208,7 +208,7 @@ async fn policy_changes_reach_live_sessions() {
     }
     assert!(!client.sql.is_closed());
     // With nothing left, the session ends.
-    house.apply(|snapshot| drop(snapshot.policies.remove(&"read".parse().unwrap())));
+    house.apply(|snapshot| snapshot.policies.remove(&"read".parse().unwrap()));
     while !client.sql.is_closed() {
         assert!(began.elapsed() < Duration::from_secs(10), "the session does not end");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -128,7 +128,7 @@ async fn a_policy_that_denies_meanwhile_withdraws() {
     let held = client.sql.simple_query("DELETE FROM items WHERE id = 3");
     let change = async {
         let approval = house.control.asked().await;
-        house.apply(|snapshot| drop(snapshot.policies.remove(&"held".parse().unwrap())));
+        house.apply(|snapshot| snapshot.policies.remove(&"held".parse().unwrap()));
         house.control.until(&approval.id, ApprovalState::Withdrawn).await;
     };
     let (held, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(held, change) }).await.unwrap();

@@ -1,0 +1,186 @@
+//! What the feed has published: the newest policy, and the steps that led to it.
+//!
+//! The feed writes, gateways' watchers read. Everything that is long is made once for a revision and shared by all of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use postern_core::Name;
+use postern_core::secret::SecretBytes;
+use postern_core::signed::{Purpose, message};
+use postern_core::snapshot::Snapshot;
+use postern_core::target::TargetSelector;
+use postern_core::wire::snapshot::to_proto;
+use postern_proto::gateway::v1 as pb;
+use postern_runtime::jwt::Verifier;
+use postern_runtime::pki::SealSigner;
+use prost::Message as _;
+use tokio::sync::watch;
+
+use crate::watch::{Held, RingReader};
+
+/// A node that could not ask its cluster for this long serves no watch: gateways shall go to one that can (I9).
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(12);
+
+/// The newest policy: for gateways, and for tokens that are presented here.
+pub(crate) struct Policy {
+    /// Without credentials.
+    pub(crate) snapshot: Snapshot,
+    pub(crate) verifier: Arc<Verifier>,
+    /// By target; opened, in memory only (I5).
+    pub(crate) opened: BTreeMap<Name, Arc<Opened>>,
+    pub(crate) mask_key: SecretBytes,
+    /// What gateways serve that do not serve all.
+    pub(crate) serves: Arc<BTreeMap<Name, TargetSelector>>,
+    /// Changes when credentials, or who gets which, change without a step: each watcher then sends all of its gateway's anew.
+    pub(crate) epoch: u64,
+    signer: SealSigner,
+    whole: OnceLock<pb::Signed>,
+}
+
+/// A target's credential.
+pub(crate) struct Opened {
+    pub(crate) username: String,
+    pub(crate) password: SecretBytes,
+    /// The target's, for the selectors of gateways.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// From one revision to the next.
+pub(crate) struct Step {
+    pub(crate) revision: u64,
+    pub(crate) delta: pb::Signed,
+    /// Targets whose credential is another now; `None`: they have none any more.
+    pub(crate) credentials: Vec<(Name, Option<Arc<Opened>>)>,
+}
+
+/// That the cluster had acknowledged nothing newer than `revision` when it was `asked`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confirmed {
+    pub(crate) revision: u64,
+    pub(crate) asked: Instant,
+}
+
+/// Where watchers read. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Published {
+    pub(crate) steps: RingReader<Step>,
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
+    pub(crate) confirmed: watch::Receiver<Confirmed>,
+    /// The beginning of this node's monotonic clock.
+    pub(crate) started: Instant,
+}
+
+impl Policy {
+    pub(crate) fn new(
+        snapshot: Snapshot,
+        opened: BTreeMap<Name, Arc<Opened>>,
+        mask_key: SecretBytes,
+        serves: Arc<BTreeMap<Name, TargetSelector>>,
+        epoch: u64,
+        signer: SealSigner,
+        former: Option<&Self>,
+    ) -> Self {
+        // Keys change seldom, and reading them is slow.
+        let same = |former: &&Self| {
+            former.snapshot.issuers.is_same(&snapshot.issuers)
+                && former.snapshot.session_token_jwks == snapshot.session_token_jwks
+        };
+        let verifier = match former.filter(same) {
+            Some(former) => Arc::clone(&former.verifier),
+            None => Arc::new(Verifier::from_snapshot(&snapshot)),
+        };
+        Self { snapshot, verifier, opened, mask_key, serves, epoch, signer, whole: OnceLock::new() }
+    }
+
+    pub(crate) const fn revision(&self) -> u64 {
+        self.snapshot.revision
+    }
+
+    /// The whole policy, signed: made when the first gateway needs it.
+    pub(crate) fn whole(&self) -> &pb::Signed {
+        self.whole.get_or_init(|| {
+            metrics::counter!("postern_control_policy_builds_total").increment(1);
+            sign(&self.signer, Purpose::Snapshot, to_proto(&self.snapshot).encode_to_vec())
+        })
+    }
+
+    /// Whether somebody has needed it whole.
+    pub(crate) fn was_sent_whole(&self) -> bool {
+        self.whole.get().is_some()
+    }
+
+    /// Every credential of the targets that `gateway` serves.
+    pub(crate) fn credentials_of(&self, gateway: &Name) -> pb::Credentials {
+        let served = self.opened.iter().filter(|(target, opened)| self.serves(gateway, target, opened));
+        pb::Credentials {
+            whole: true,
+            credentials: served.map(|(target, opened)| opened.to_proto(target)).collect(),
+            removed: Vec::new(),
+            mask_key: self.mask_key.expose().to_vec(),
+        }
+    }
+
+    /// What of `changed` concerns `gateway`.
+    pub(crate) fn changes_for(
+        &self,
+        gateway: &Name,
+        changed: &[(Name, Option<Arc<Opened>>)],
+    ) -> Option<pb::Credentials> {
+        let mut credentials = pb::Credentials::default();
+        for (target, opened) in changed {
+            match opened {
+                Some(opened) if self.serves(gateway, target, opened) => {
+                    credentials.credentials.push(opened.to_proto(target));
+                }
+                // Also one that it serves no longer.
+                _ => credentials.removed.push(target.to_string()),
+            }
+        }
+        (!changed.is_empty()).then_some(credentials)
+    }
+
+    fn serves(&self, gateway: &Name, target: &Name, opened: &Opened) -> bool {
+        self.serves.get(gateway).is_none_or(|selector| selector.matches(target, &opened.labels))
+    }
+}
+
+impl Opened {
+    fn to_proto(&self, target: &Name) -> pb::Credential {
+        pb::Credential {
+            target: target.to_string(),
+            username: self.username.clone(),
+            password: self.password.expose().to_vec(),
+        }
+    }
+}
+
+impl Held for Step {
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn weight(&self) -> usize {
+        let parts =
+            [self.delta.payload.len(), self.delta.certificate.len(), self.credentials.len().saturating_mul(256)];
+        parts.into_iter().fold(256, usize::saturating_add)
+    }
+}
+
+impl Published {
+    /// Whether this node has lately known that it is up to date.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed.borrow().asked.elapsed() < LOST_AFTER
+    }
+}
+
+/// Signs an encoded message of the policy.
+pub(crate) fn sign(signer: &SealSigner, purpose: Purpose, payload: Vec<u8>) -> pb::Signed {
+    pb::Signed {
+        signature: signer.sign(&message(purpose, &payload)).into(),
+        certificate: Bytes::copy_from_slice(signer.certificate_der()),
+        payload: payload.into(),
+    }
+}

@@ -1,0 +1,203 @@
+//! One gateway that watches: a cursor, and what it is in the middle of.
+//!
+//! Nothing waits for a gateway: what it is sent next is looked up when it has taken the last. One that is too slow for the ring gets the
+//! whole policy anew; one that is too slow for that is ended.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use postern_core::Name;
+use postern_core::wire::timestamp_to_proto;
+use postern_proto::gateway::v1::watch_response::Policy as Answer;
+use postern_proto::gateway::v1::{self as pb, WatchResponse};
+use postern_runtime::clock;
+use tokio_util::sync::CancellationToken;
+
+use super::published::{LOST_AFTER, Policy, Published};
+
+/// The longest payload of one answer: what a stream that is not read keeps in memory.
+const PART: usize = 256 << 10;
+/// How long a gateway waits for a node that is behind it.
+const BEHIND: Duration = Duration::from_secs(5);
+
+/// Why a watch ends, other than by its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Ended {
+    /// The gateway knows more than this node.
+    #[error("this node is behind: revision {known} is known, it has applied {revision}")]
+    Behind {
+        /// What the gateway knows.
+        known: u64,
+        /// What this node has.
+        revision: u64,
+    },
+    /// The node cannot vouch for what it has.
+    #[error("this node has heard nothing of its cluster for {} s", LOST_AFTER.as_secs())]
+    Lost,
+    /// The policy that the gateway was in the middle of is no longer kept.
+    #[error("too slow: the policy has changed while it was sent")]
+    TooSlow,
+    /// The node stops.
+    #[error("the node stops")]
+    Stopping,
+}
+
+/// One gateway that watches.
+pub(crate) struct Watcher {
+    published: Published,
+    gateway: Name,
+    stop: CancellationToken,
+    /// It has all up to this revision; `None`: it needs the whole, for this reason.
+    cursor: Result<u64, &'static str>,
+    /// Of the credentials that it has; `None`: they are to be sent.
+    epoch: Option<u64>,
+    sending: Option<Sending>,
+    confirmed: Option<std::time::Instant>,
+}
+
+struct Sending {
+    policy: Weak<Policy>,
+    offset: usize,
+    because: &'static str,
+}
+
+impl Watcher {
+    /// For `gateway`, which knows `known` of `incarnation`.
+    pub(crate) async fn new(
+        mut published: Published,
+        gateway: Name,
+        known: u64,
+        incarnation: &str,
+        stop: CancellationToken,
+    ) -> Result<Self, Ended> {
+        if !published.is_confirmed() {
+            return Err(Ended::Lost);
+        }
+        let same_life = incarnation == published.policy.borrow().snapshot.incarnation;
+        let cursor = match known {
+            0 => Err(""),
+            _ if !same_life => Err("the cluster was restored: what was known is of another life of it"),
+            known => {
+                // It was elsewhere before, where more was applied. Something older is never sent to it.
+                let caught_up = published.policy.wait_for(|policy| policy.revision() >= known);
+                if !matches!(tokio::time::timeout(BEHIND, caught_up).await, Ok(Ok(_))) {
+                    let revision = published.policy.borrow().revision();
+                    return Err(Ended::Behind { known, revision });
+                }
+                Ok(known)
+            }
+        };
+        metrics::gauge!("postern_control_policy_watchers_total").increment(1.0);
+        Ok(Self { published, gateway, stop, cursor, epoch: None, sending: None, confirmed: None })
+    }
+
+    /// What to send next.
+    pub(crate) async fn next(&mut self) -> Result<WatchResponse, Ended> {
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(Ended::Stopping);
+            }
+            if let Some(sending) = self.sending.take() {
+                return self.go_on(sending);
+            }
+            let policy = Arc::clone(&self.published.policy.borrow_and_update());
+            let cursor = match self.cursor {
+                Ok(cursor) => cursor,
+                Err(because) => {
+                    self.begin(&policy, because);
+                    continue;
+                }
+            };
+            match self.published.steps.after(cursor) {
+                Err(_) => {
+                    metrics::counter!("postern_control_policy_resnapshots_total").increment(1);
+                    self.cursor = Err("revision compacted");
+                }
+                Ok(Some(step)) => {
+                    self.cursor = Ok(step.revision);
+                    let credentials = policy.changes_for(&self.gateway, &step.credentials);
+                    let delta = Answer::Delta(step.delta.clone());
+                    return Ok(self.answer(Some(delta), credentials, step.revision));
+                }
+                Ok(None) if self.epoch != Some(policy.epoch) && cursor >= policy.revision() => {
+                    self.epoch = Some(policy.epoch);
+                    return Ok(self.answer(None, Some(policy.credentials_of(&self.gateway)), cursor));
+                }
+                Ok(None) => {
+                    if let Some(answer) = self.wait(cursor).await? {
+                        return Ok(answer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until there is something to look at; gives a confirmation, if that is it.
+    async fn wait(&mut self, cursor: u64) -> Result<Option<WatchResponse>, Ended> {
+        let confirmed = *self.published.confirmed.borrow_and_update();
+        if self.confirmed != Some(confirmed.asked) && confirmed.revision <= cursor {
+            return Ok(Some(self.answer(None, None, cursor)));
+        }
+        let left = LOST_AFTER.saturating_sub(confirmed.asked.elapsed());
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Ended::Stopping),
+            changed = self.published.policy.changed() => changed.map(|()| None).map_err(|_| Ended::Stopping),
+            changed = self.published.confirmed.changed() => changed.map(|()| None).map_err(|_| Ended::Stopping),
+            () = tokio::time::sleep(left) => {
+                if self.published.is_confirmed() { Ok(None) } else { Err(Ended::Lost) }
+            }
+        }
+    }
+
+    fn begin(&mut self, policy: &Arc<Policy>, because: &'static str) {
+        // Made now, so that it is kept for us when a newer one takes its place.
+        policy.whole();
+        self.sending = Some(Sending { policy: Arc::downgrade(policy), offset: 0, because });
+    }
+
+    /// The next part of a whole policy, or its end.
+    fn go_on(&mut self, sending: Sending) -> Result<WatchResponse, Ended> {
+        let policy = sending.policy.upgrade().ok_or(Ended::TooSlow)?;
+        let whole = policy.whole();
+        let left = whole.payload.slice(sending.offset..);
+        if left.len() > PART {
+            // A copy: what waits in a slow stream must not keep the whole alive.
+            let part = left.slice(..PART).to_vec();
+            self.sending = Some(Sending { offset: sending.offset + PART, ..sending });
+            return Ok(self.answer(Some(Answer::Part(part)), None, 0));
+        }
+        let signed = pb::Signed { payload: left.to_vec().into(), ..whole.clone() };
+        self.cursor = Ok(policy.revision());
+        self.epoch = Some(policy.epoch);
+        let credentials = policy.credentials_of(&self.gateway);
+        let mut answer = self.answer(Some(Answer::Whole(signed)), Some(credentials), policy.revision());
+        sending.because.clone_into(&mut answer.because);
+        Ok(answer)
+    }
+
+    /// With the newest confirmation, if the gateway then has all that it speaks of.
+    fn answer(&mut self, policy: Option<Answer>, credentials: Option<pb::Credentials>, revision: u64) -> WatchResponse {
+        let confirmed = *self.published.confirmed.borrow();
+        let confirmation = (confirmed.revision <= revision).then(|| {
+            self.confirmed = Some(confirmed.asked);
+            let millis = |at: std::time::Instant| {
+                let since = at.saturating_duration_since(self.published.started);
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            };
+            let (asked_ms, sent_ms) = (millis(confirmed.asked), millis(std::time::Instant::now()));
+            pb::Confirmation { revision: confirmed.revision, asked_ms, sent_ms }
+        });
+        let at = Some(timestamp_to_proto(clock::now()));
+        WatchResponse { at, policy, credentials, confirmation, because: String::new() }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        metrics::gauge!("postern_control_policy_watchers_total").decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+#[path = "watcher_tests.rs"]
+mod tests;

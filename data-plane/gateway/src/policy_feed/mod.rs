@@ -1,0 +1,203 @@
+//! Policy as the control plane has it: one signed snapshot, and from then on the signed change from each revision to the next.
+//!
+//! One task follows any node of the control plane and puts each revision into a `watch`; sessions borrow from it. When the stream ends it
+//! goes on at another node, from the revision that it has. What does not follow exactly, or is not signed, is not taken: the gateway asks for
+//! the whole anew (I8). What is older than the staleness limit opens no session (I9).
+
+mod assemble;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postern_core::snapshot::Snapshot;
+use postern_proto::gateway::v1::policy_feed_service_client::PolicyFeedServiceClient;
+use postern_proto::gateway::v1::{WatchRequest, WatchResponse};
+use postern_runtime::backoff::Backoff;
+use postern_runtime::clock;
+use postern_runtime::jwt::Verifier;
+use postern_runtime::ops::Readiness;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::control::ControlPlane;
+use crate::metrics;
+use assemble::{Anchor, AssembleError, Assembler};
+
+/// Largest answer taken: a part of a snapshot, a long delta, or all credentials.
+const MAX_ANSWER: usize = 16 << 20;
+/// The control plane confirms every few seconds; silence this long is a dead connection, or a node that is cut off.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long one stream is followed: then the next, perhaps of another node, so that a node that came back gets its share. It also bounds
+/// how far two monotonic clocks drift apart.
+const STREAM_LIFE: Duration = Duration::from_secs(3_600);
+const AGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A policy, ready to be decided by.
+#[derive(Debug)]
+pub(crate) struct Current {
+    /// All that is decided by.
+    pub snapshot: Arc<Snapshot>,
+    /// Verifies tokens by the snapshot's keys.
+    pub verifier: Arc<Verifier>,
+}
+
+/// What the feed has: nothing before the first snapshot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Feed {
+    /// The newest policy.
+    pub current: Option<Arc<Current>>,
+    /// When the control plane last knew that it is the newest.
+    pub confirmed_at: Option<Instant>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FeedError {
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(#[from] tonic::Status),
+    #[error("the stream ended")]
+    Ended,
+    #[error("nothing heard for {} s", SILENCE.as_secs())]
+    Silent,
+    #[error("an answer that cannot be used: {0}")]
+    Answer(#[from] AssembleError),
+}
+
+/// How a stream ended.
+enum End {
+    /// Its time was over: go on elsewhere.
+    Moved,
+    Failed(FeedError),
+}
+
+impl Feed {
+    /// The newest policy, unless it was confirmed longer ago than `limit`.
+    #[must_use]
+    pub(crate) fn fresh(&self, limit: Duration) -> Option<Arc<Current>> {
+        let confirmed = self.confirmed_at?;
+        self.current.clone().filter(|_| confirmed.elapsed() <= limit)
+    }
+}
+
+/// Follows the control plane until `stop`. Errors end the stream, never the task.
+pub(crate) async fn follow(
+    control: ControlPlane,
+    feed: watch::Sender<Feed>,
+    readiness: Readiness,
+    limit: Duration,
+    stop: CancellationToken,
+) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = forever(&control, &feed) => {}
+        () = watch_age(&feed, &readiness, limit) => {}
+    }
+}
+
+async fn forever(control: &ControlPlane, feed: &watch::Sender<Feed>) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut assembler = Assembler::new(control.authority().to_vec());
+    let mut told = false;
+    let mut failures = 0;
+    for (address, channel) in control.in_turn() {
+        let mut progress = false;
+        match stream(channel, feed, &mut assembler, &mut progress).await {
+            End::Moved => tracing::debug!(address, "the policy is followed elsewhere"),
+            End::Failed(error) => {
+                if let FeedError::Answer(fault) = &error {
+                    // What is held stays good; what follows must be whole.
+                    tracing::error!(address, %fault, "a policy was refused");
+                    metrics::policy_refused();
+                    assembler.ask_anew();
+                } else if !told {
+                    tracing::warn!(address, %error, "no policy from this node: deciding by the last");
+                    told = true;
+                }
+                if progress {
+                    backoff.reset();
+                    told = false;
+                    failures = 0;
+                }
+                failures += 1;
+                // The next node is tried at once; after a round without any, the wait begins.
+                if failures >= control.len() || matches!(error, FeedError::Answer(_)) {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+            }
+        }
+    }
+}
+
+async fn stream(channel: Channel, feed: &watch::Sender<Feed>, assembler: &mut Assembler, progress: &mut bool) -> End {
+    let until = Instant::now() + STREAM_LIFE.mul_f64(fastrand::f64().mul_add(0.2, 0.9));
+    let mut client = PolicyFeedServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+    let (known_revision, incarnation) = assembler.known();
+    // Before asking: what the node says in its first answer it cannot have known earlier.
+    let mut anchor = Anchor::new(Instant::now());
+    let request = WatchRequest { known_revision, incarnation };
+    let asked = tokio::time::timeout(SILENCE, client.watch(request)).await;
+    let mut answers = match asked {
+        Err(_) => return End::Failed(FeedError::Silent),
+        Ok(Err(status)) => return End::Failed(status.into()),
+        Ok(Ok(answers)) => answers.into_inner(),
+    };
+    while Instant::now() < until {
+        let answer = match tokio::time::timeout(SILENCE, answers.message()).await {
+            Err(_) => return End::Failed(FeedError::Silent),
+            Ok(Err(status)) => return End::Failed(status.into()),
+            Ok(Ok(None)) => return End::Failed(FeedError::Ended),
+            Ok(Ok(Some(answer))) => answer,
+        };
+        if let Err(fault) = take(answer, assembler, &mut anchor, feed) {
+            return End::Failed(fault.into());
+        }
+        *progress = true;
+    }
+    End::Moved
+}
+
+fn take(
+    answer: WatchResponse,
+    assembler: &mut Assembler,
+    anchor: &mut Anchor,
+    feed: &watch::Sender<Feed>,
+) -> Result<(), AssembleError> {
+    let confirmation = answer.confirmation;
+    let newer = assembler.take(answer, clock::now())?;
+    let confirmed = confirmation.and_then(|confirmation| {
+        let asked = anchor.local(confirmation.asked_ms, confirmation.sent_ms);
+        asked.filter(|_| confirmation.revision <= assembler.revision())
+    });
+    let later = |known: Option<Instant>| known.max(confirmed);
+    match newer {
+        Some(current) => {
+            tracing::debug!(revision = current.snapshot.revision, "policy");
+            metrics::policy(current.snapshot.revision);
+            feed.send_modify(|feed| {
+                feed.current = Some(current);
+                feed.confirmed_at = later(feed.confirmed_at);
+            });
+        }
+        // Sessions need not wake for a confirmation.
+        None => drop(feed.send_if_modified(|feed| {
+            if feed.current.is_some() {
+                feed.confirmed_at = later(feed.confirmed_at);
+            }
+            false
+        })),
+    }
+    Ok(())
+}
+
+async fn watch_age(feed: &watch::Sender<Feed>, readiness: &Readiness, limit: Duration) {
+    let mut changes = feed.subscribe();
+    loop {
+        let now = changes.borrow_and_update().clone();
+        if let Some(confirmed) = now.confirmed_at {
+            metrics::policy_age(confirmed.elapsed());
+        }
+        readiness.set("policy", now.fresh(limit).is_some());
+        // An error only means that the sender, which we hold, is gone.
+        let _ = tokio::time::timeout(AGE_INTERVAL, changes.changed()).await;
+    }
+}
