@@ -255,6 +255,8 @@ fn credentials_are_resolved_where_the_target_is_dialled() {
     // Asked of Vault once, not per session; the same account for all of them.
     let account = logs_in(&three, "by-lease");
     assert_has(&account, &["v-token-shop-"]);
+    // The session and the reading of its catalog logged in at once.
+    assert_eq!(vault.accounts(), [account.trim()]);
     let before = (vault.calls("secret/data/shop/app"), vault.calls("creds"));
     for _ in 0..3 {
         logs_in(&three, "by-kv");
@@ -292,5 +294,17 @@ fn credentials_are_resolved_where_the_target_is_dialled() {
     assert!(vault.accounts().is_empty(), "{:?}", vault.accounts());
     for text in [three.log("control"), three.log("gateway"), three.log("agent"), metrics] {
         assert_lacks(&text, &[password, "another-canary", SECRET_ID, vault.root_token(), "hvs.", "A1a-"]);
+    }
+    let mut found = Vec::new();
+    for role in ["control", "gateway", "spool"] {
+        crate::secrets::files(&three.folder().join(role), &mut found);
+    }
+    assert!(found.len() > 5);
+    for path in found {
+        let bytes = fs::read(&path).unwrap();
+        for secret in [password, "another-canary", SECRET_ID, "hvs.", "A1a-"] {
+            let inside = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!inside, "{secret} lies in {}", path.display());
+        }
     }
 }
