@@ -14,11 +14,12 @@ test: ## Runs every test, those of the whole system too
 	@scripts/bootstrap.sh test
 	@scripts/test.sh
 
-check: ## Formatting, lints, the import rules, licences
+check: ## Formatting, lints, the import rules, the protocol files, licences
 	@scripts/bootstrap.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	scripts/check_deps.py
+	scripts/check_proto.py
 	PATH="$$PATH:$(CURDIR)/.tools/bin" cargo deny --locked --log-level error check bans licenses sources
 
 bench: ## Loads beside pgbouncer and etcd; writes docs/benchmarks.md; ONLY=part renews one part

@@ -41,10 +41,11 @@ test)
     have nft || lack nftables "drops the packets between members that are cut off from each other"
     any '/usr/lib/*/faketime/libfaketime.so.1' || lack libfaketime "sets the clock of one member two hours off"
     [ -x /usr/bin/python3 ] || lack python3 "runs the driver test"
+    have python3 && python3 -c 'import ensurepip' 2>/dev/null || lack python3-venv "holds the generated Python client's libraries"
     [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import psycopg' 2>/dev/null || lack python3-psycopg "a stock driver, for the driver test"
     ;;
 check)
-    have python3 || lack python3 "runs scripts/check_deps.py"
+    have python3 || lack python3 "runs scripts/check_deps.py and scripts/check_proto.py"
     have git || lack git "lists the files to look at"
     ;;
 bench)
@@ -96,4 +97,12 @@ if [ "$purpose" = check ]; then
         echo "bootstrap: building cargo-deny into .tools, about a minute: it judges licences, bans and sources"
         cargo install --quiet --locked --debug --root .tools --version 0.20.2 cargo-deny
     fi
+fi
+
+# The public API is tested with a client that Python's own gRPC generates.
+if [ "$purpose" = test ] && ! .tools/grpc/bin/python -c 'import grpc_tools, grpc_reflection, grpc_status' 2>/dev/null; then
+    echo "bootstrap: installing Python's gRPC into .tools/grpc: a generated client drives the public API"
+    python3 -m venv .tools/grpc
+    .tools/grpc/bin/pip install --quiet --disable-pip-version-check \
+        grpcio==1.85.1 grpcio-tools==1.85.1 grpcio-reflection==1.85.1 grpcio-status==1.85.1
 fi

@@ -58,6 +58,8 @@ pub(crate) enum Command {
         kind: Kind,
         name: Option<String>,
         #[command(flatten)]
+        list: ListArgs,
+        #[command(flatten)]
         output: OutputArgs,
     },
     /// Shows all of an object.
@@ -80,6 +82,9 @@ pub(crate) enum Command {
     /// Held operations: list, show, approve, deny.
     #[command(subcommand)]
     Approvals(ApprovalsCommand),
+    /// The log of who administered what: list, export, verify.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Recorded sessions: list, show, replay, verify, export.
     #[command(subcommand)]
     Sessions(SessionsCommand),
@@ -125,6 +130,70 @@ pub(crate) struct ApplyArgs {
     /// Checks everything, also at the control plane, and changes nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Which objects, and in which order.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only objects with such labels: env=prod,tier!=db,owner,!legacy,region in (eu,us).
+    #[arg(short = 'l', long = "selector", default_value = "", hide_default_value = true, value_name = "SELECTOR")]
+    pub(crate) selector: String,
+    /// By name, created or updated; with " desc" the other way round.
+    #[arg(long, default_value = "name", value_name = "FIELD")]
+    pub(crate) sort: String,
+    /// Goes on with every change, until it is stopped.
+    #[arg(short = 'w', long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// The newest records.
+    List {
+        /// At most this many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        #[command(flatten)]
+        filter: AuditFilter,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Saves all records that are kept, one line of JSON each, oldest first.
+    Export {
+        /// The file; - for standard output.
+        #[arg(short = 'o', long = "output", value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Proves that no record is missing or was changed: of an export, or of what the control plane has now.
+    Verify {
+        /// An export; nothing is asked of the control plane then.
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct AuditFilter {
+    /// Only calls of this principal, ISSUER/SUBJECT.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) principal: String,
+    /// Only calls with this certificate, NAME.ROLE.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) certificate: String,
+    /// Only this method: Apply, or ResourceService/Apply.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) method: String,
+    /// Only calls about this object, Target/db, or kind of object.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) object: String,
+    /// Only calls that ended so: OK, PERMISSION_DENIED; !OK for all that were refused.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) code: String,
+    /// Only of the last 1h, 7d.
+    #[arg(long, value_parser = parse_duration, value_name = "AGE")]
+    pub(crate) since: Option<std::time::Duration>,
+    /// Only before that: 10m ago.
+    #[arg(long, value_parser = parse_duration, value_name = "AGE")]
+    pub(crate) until: Option<std::time::Duration>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -384,6 +453,9 @@ mod tests {
             "postern apply -f a.yaml -f dir -f - --dry-run",
             "postern get masking-rules -o yaml",
             "postern get Target db -o json",
+            "postern get targets -l env=prod,!old --sort updated -w",
+            "postern audit list --code !OK --since 1h",
+            "postern audit verify",
             "postern describe policy p",
             "postern delete policy p --revision 7",
             "postern approvals approve apr_x --comment ok",

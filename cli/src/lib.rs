@@ -51,9 +51,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Gateway(args) => roles::gateway(&args).await,
         Command::Agent(args) => roles::agent(&args).await,
         Command::Apply(args) => commands::apply::run(&args, connection).await,
-        Command::Get { kind, name, output } => {
-            commands::resources::get(kind, name.as_deref(), output.format, connection).await
+        Command::Get { kind, name, list, output } => {
+            commands::resources::get(kind, name.as_deref(), &list, output.format, connection).await
         }
+        Command::Audit(command) => commands::audit::run(&command, connection).await,
         Command::Describe { kind, name, output } => {
             commands::resources::describe(kind, &name, output.format, connection).await
         }

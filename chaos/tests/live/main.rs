@@ -14,6 +14,7 @@ mod interrupted;
 mod mask;
 mod passthrough;
 mod pipeline;
+mod python_client;
 mod readme;
 mod record;
 mod restart;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postern_core::node::CONTROL_PLANE_NAME;
 use postern_proto::admin::v1::approval_service_client::ApprovalServiceClient;
+use postern_proto::admin::v1::audit_service_client::AuditServiceClient;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
@@ -90,6 +91,10 @@ impl Client {
 
     pub(crate) fn secrets(&self) -> SecretServiceClient<Service> {
         SecretServiceClient::new(self.service.clone())
+    }
+
+    pub(crate) fn audit(&self) -> AuditServiceClient<Service> {
+        AuditServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn tokens(&self) -> TokenServiceClient<Service> {

@@ -26,7 +26,12 @@ pub(crate) async fn run(command: &CertsCommand, connection: &ConnectionArgs) -> 
                 return Err(Failure::failed(format!("{} already holds a key", out.display())));
             }
             let role = node_role(*role);
-            let key = KeyRequest::generate().map_err(|error| Failure::failed(format!("cannot make a key: {error}")))?;
+            let kind = match role {
+                NodeRole::Admin => postern_core::node::NodeRole::Admin,
+                _ => postern_core::node::NodeRole::Gateway,
+            };
+            let key = KeyRequest::generate_for(kind)
+                .map_err(|error| Failure::failed(format!("cannot make a key: {error}")))?;
             let request = IssueCertificateRequest {
                 role: role.into(),
                 name: name.clone(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod approvals;
+pub(crate) mod audit;
 pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod control;

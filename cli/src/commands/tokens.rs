@@ -44,20 +44,14 @@ pub(crate) async fn whoami(format: Option<Format>, connection: &ConnectionArgs) 
     let expires = super::when(answer.principal.as_ref().and_then(|principal| principal.expires_at.as_ref()));
     let value = json!({
         "principal": name, "groups": groups, "expiresAt": expires, "admin": answer.admin, "auditor": answer.auditor,
+        "roles": answer.roles,
     });
     match format.unwrap_or_default() {
         Format::Json => output::json(&value),
         Format::Yaml => output::yaml(&[value]),
         Format::Table => {
-            let mut rights = Vec::new();
-            if answer.admin {
-                rights.push("admin".to_owned());
-            }
-            if answer.auditor {
-                rights.push("auditor".to_owned());
-            }
-            let heading = ["PRINCIPAL", "GROUPS", "RIGHTS", "EXPIRES"];
-            output::table(&heading, &[vec![name, groups.join(","), rights.join(","), expires]])
+            let heading = ["PRINCIPAL", "GROUPS", "ROLES", "EXPIRES"];
+            output::table(&heading, &[vec![name, groups.join(","), answer.roles.join(","), expires]])
         }
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn issue(
     identity: &NodeIdentity,
     alt_names: &[String],
 ) -> Result<NodeCredential, PkiError> {
-    let request = KeyRequest::generate()?;
+    let request = KeyRequest::generate_for(identity.role)?;
     let certificate_pem = authority.issue(identity, &request.csr_der, alt_names, clock::now(), DEV_LIFETIME)?;
     Ok(NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() })
 }

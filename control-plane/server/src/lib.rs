@@ -15,6 +15,7 @@ pub mod raft;
 mod recordings;
 mod run;
 mod serve;
+mod serving;
 pub mod watch;
 
 pub use config::ControlConfig;

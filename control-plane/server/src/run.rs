@@ -31,8 +31,8 @@ use crate::raft::log_store::{SledLog, StorageError};
 use crate::raft::transport::NoPeers;
 use crate::raft::{DriverError, NoForward, NodeConfig, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
-use crate::serve;
 use crate::watch::WatchHub;
+use crate::{serve, serving};
 
 /// How long a node may take until it leads and has applied its log.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -218,7 +218,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
 
     let revocations = Revocations::new(views.revoked.clone());
-    let tls = tls::server_optional_client_rotating(&credential, revocations.clone(), &[b"h2"])?;
+    let shown = serving::compatible(&credential, &keys, &raft, &supervisor)?;
+    let tls = tls::server_optional_client_rotating(&shown, revocations.clone(), &[b"h2"])?;
     let readiness = Readiness::new(&["raft", "api"]);
     let ops = ops_endpoint(&config, &readiness, &supervisor).await?;
 

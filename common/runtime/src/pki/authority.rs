@@ -84,7 +84,7 @@ impl Authority {
     /// administrators are clients only.
     ///
     /// # Errors
-    /// The request is not signed by its own Ed25519 key; or an alternative name is unfit or lies under `postern.internal`.
+    /// The request is not signed by its own key, or that is neither Ed25519 nor, for those who may have it, ECDSA P-256; or an alternative name is unfit or lies under `postern.internal`.
     pub fn issue(
         &self,
         identity: &NodeIdentity,
@@ -100,7 +100,10 @@ impl Authority {
         // Checks the request's signature: proof that the asker holds the key.
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
             .map_err(|error| PkiError::Request(error.to_string()))?;
-        if *request.public_key.algorithm() != rcgen::PKCS_ED25519 {
+        // What signs recordings and snapshots is Ed25519; clients' programs may not know it.
+        let algorithm = request.public_key.algorithm();
+        let p256 = matches!(identity.role, NodeRole::Admin | NodeRole::Control);
+        if *algorithm != rcgen::PKCS_ED25519 && !(p256 && *algorithm == rcgen::PKCS_ECDSA_P256_SHA256) {
             return Err(refuse("its key is not Ed25519"));
         }
         if extra_alt_names.len() > MAX_ALT_NAMES {

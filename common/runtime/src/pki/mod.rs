@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use postern_core::Timestamp;
-use postern_core::node::NodeIdentity;
+use postern_core::node::{NodeIdentity, NodeRole};
 use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -25,7 +25,7 @@ pub use authority::Authority;
 pub use files::{create_private_dir, write_private};
 pub use join_token::{JoinTokenError, JoinTokenText, secret_sha256};
 pub use renewal::{keep_fresh, renew_at};
-pub use rotating::{Revocations, RotatingCredential};
+pub use rotating::{Compatible, Revocations, RotatingCredential};
 
 const CERTIFICATE_FILE: &str = "node.crt";
 const KEY_FILE: &str = "node.key";
@@ -233,6 +233,24 @@ impl KeyRequest {
     pub fn generate() -> Result<Self, PkiError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(generate)?;
         Self::of(&key)
+    }
+
+    /// A fresh ECDSA P-256 key and its request: for certificates that programs without Ed25519 in TLS use or meet, such as gRPC's C core
+    /// (Python, Ruby, PHP, C++) and browsers. Administrators have such keys, and the public API shows one to who needs it.
+    ///
+    /// # Errors
+    /// The system cannot generate keys.
+    pub fn generate_p256() -> Result<Self, PkiError> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(generate)?;
+        Self::of(&key)
+    }
+
+    /// A fresh key of the kind that holders of `role` have, and its request.
+    ///
+    /// # Errors
+    /// The system cannot generate keys.
+    pub fn generate_for(role: NodeRole) -> Result<Self, PkiError> {
+        if role == NodeRole::Admin { Self::generate_p256() } else { Self::generate() }
     }
 
     /// A request for a key that the node has already: renewal keeps the key, so that an interrupted one leaves a whole credential.

@@ -93,6 +93,22 @@ impl ResolvesClientCert for RotatingCredential {
     }
 }
 
+/// Shows a node's own credential, and to clients that do not know its kind of key another one of the same node.
+#[derive(Clone, Debug)]
+pub struct Compatible {
+    /// With an Ed25519 key.
+    pub own: RotatingCredential,
+    /// With an ECDSA key.
+    pub other: RotatingCredential,
+}
+
+impl ResolvesServerCert for Compatible {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let knows = hello.signature_schemes().contains(&SignatureScheme::ED25519);
+        Some(if knows { self.own.certified() } else { self.other.certified() })
+    }
+}
+
 /// Serial numbers of certificates that are good no more, as [`super::serial_of`] writes them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Revocations(watch::Receiver<Arc<BTreeSet<String>>>);

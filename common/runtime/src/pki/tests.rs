@@ -365,7 +365,8 @@ async fn a_revoked_certificate_is_refused_on_both_sides() {
 async fn whoever_answers_tells_its_authority_and_the_pin_decides() {
     let authority = Authority::create("c1").unwrap();
     let control = RotatingCredential::new(credential(&authority, "a.control", &[])).unwrap();
-    let server = tls::server_optional_client_rotating(&control, Revocations::none(), &[]).unwrap();
+    let both = Compatible { own: control.clone(), other: control };
+    let server = tls::server_optional_client_rotating(&both, Revocations::none(), &[]).unwrap();
     let (_, server) = handshake(server, tls::client_unverified(&[]).unwrap(), "anything").await.unwrap();
     assert_eq!(server.unwrap(), identity("a.control"));
     let other = Authority::create("c1").unwrap();
@@ -382,4 +383,15 @@ fn a_certificate_tells_what_it_was_asked_for() {
     let serial = credential.serial().unwrap();
     assert!(serial.len() >= 16 && serial.bytes().all(|byte| byte.is_ascii_hexdigit()), "{serial}");
     assert_eq!(serial_of_pem(&credential.certificate_pem).unwrap(), serial);
+}
+
+/// Recordings and snapshots are signed with Ed25519; an administrator's programs may know ECDSA alone.
+#[test]
+fn who_may_have_a_p256_key() {
+    let authority = Authority::create("c1").unwrap();
+    let request = KeyRequest::generate_for(NodeRole::Admin).unwrap();
+    for (dns, good) in [("a.admin", true), ("a.control", true), ("g.gateway", false), ("e.lab.agent", false)] {
+        let issued = authority.issue(&identity(dns), &request.csr_der, &[], clock::now(), Duration::from_secs(60));
+        assert_eq!(issued.is_ok(), good, "{dns}");
+    }
 }

@@ -10,14 +10,14 @@ use std::sync::{Arc, OnceLock};
 use postern_core::node::NodeIdentity;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
 use x509_parser::extensions::GeneralName;
 
-use crate::pki::{NodeCredential, PkiError, Revocations, RotatingCredential, certificates, private_key};
+use crate::pki::{Compatible, NodeCredential, PkiError, Revocations, RotatingCredential, certificates, private_key};
 use verify::{AnyServer, UnrevokedClient, UnrevokedServer};
 
 const ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -92,21 +92,21 @@ pub fn server_mtls_rotating(
 ) -> Result<ServerConfig, TlsError> {
     let roots = roots(&credential.current().ca_pem)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().map_err(authority)?;
-    server_rotating(credential, verifier, revoked, alpn)
+    server_rotating(Arc::new(credential.clone()), verifier, revoked, alpn)
 }
 
-/// As [`server_optional_client`], by a credential that changes; certificates among `revoked` are refused.
+/// As [`server_optional_client`], by credentials that change; certificates among `revoked` are refused.
 ///
 /// # Errors
 /// The credential is not usable.
 pub fn server_optional_client_rotating(
-    credential: &RotatingCredential,
+    credential: &Compatible,
     revoked: Revocations,
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsError> {
-    let roots = roots(&credential.current().ca_pem)?;
+    let roots = roots(&credential.own.current().ca_pem)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated();
-    server_rotating(credential, verifier.build().map_err(authority)?, revoked, alpn)
+    server_rotating(Arc::new(credential.clone()), verifier.build().map_err(authority)?, revoked, alpn)
 }
 
 /// As [`client_mtls`], by a credential that changes; servers with a certificate among `revoked` are refused.
@@ -205,7 +205,7 @@ pub(crate) fn alt_names(certificate_der: &[u8]) -> Vec<String> {
 }
 
 fn server_rotating(
-    credential: &RotatingCredential,
+    credential: Arc<dyn ResolvesServerCert>,
     inner: Arc<dyn ClientCertVerifier>,
     revoked: Revocations,
     alpn: &[&[u8]],
@@ -213,7 +213,7 @@ fn server_rotating(
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(ONLY_13)?
         .with_client_cert_verifier(Arc::new(UnrevokedClient { inner, revoked }))
-        .with_cert_resolver(Arc::new(credential.clone()));
+        .with_cert_resolver(credential);
     // A resumed session is not verified again: a revoked certificate would live on in it.
     config.send_tls13_tickets = 0;
     config.alpn_protocols = protocols(alpn);

@@ -88,7 +88,13 @@ impl Call {
         if let Some(id) = request_id {
             self.edit().request_id = id.to_string();
         }
-        raft.propose(command, request_id).await
+        let record = self.edit().clone();
+        let outcome = raft.propose_audited(command, request_id, Some(record)).await;
+        // Without an outcome the guard tells that there was none; the entry may still tell more.
+        if outcome.is_ok() {
+            self.recorded.store(true, Ordering::Release);
+        }
+        outcome
     }
 
     /// What is left to be recorded.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use postern_core::node::CONTROL_PLANE_NAME;
+use postern_core::wire::cluster::role_from_proto;
 use postern_core::wire::timestamp_from_proto;
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
@@ -113,7 +114,8 @@ pub async fn redeem(
     clocks_agree(before, &shown)?;
     check(&shown).map_err(RedeemError::Refused)?;
 
-    let key = KeyRequest::generate()?;
+    let role = role_from_proto(shown.role).map_err(|error| RedeemError::Refused(error.to_string()))?;
+    let key = KeyRequest::generate_for(role)?;
     let request = pb::RedeemTokenRequest { csr: key.csr_der.clone(), check_only: false, ..request };
     let answer = client.redeem_token(request).await.map_err(|status| refused(&status))?.into_inner();
     let credential = NodeCredential { certificate_pem: answer.certificate_pem.clone(), key_pem: key.key_pem, ca_pem };
