@@ -3,14 +3,17 @@
 use std::path::Path;
 
 use postern_core::wire::cluster::role_from_proto;
-use postern_proto::admin::v1::{CreateJoinTokenRequest, DeleteJoinTokenRequest, ListJoinTokensRequest};
+use postern_proto::admin::v1::{
+    CreateJoinTokenRequest, DeleteJoinTokenRequest, ListJoinTokensRequest, PromoteMemberRequest, RemoveMemberRequest,
+    TransferLeaderRequest,
+};
 use postern_proto::resource::v1 as pb;
 use postern_runtime::clock;
 use postern_server::cluster::{Applicant, redeem};
 use serde_json::json;
 
 use super::certs::node_role;
-use super::{control, when};
+use super::{cluster_status, control, when};
 use crate::args::{ConnectionArgs, Format};
 use crate::client::{connect, refused};
 use crate::cluster_args::{ClusterCommand, CreateTokenArgs, TokenCommand};
@@ -27,7 +30,33 @@ pub(crate) async fn run(command: &ClusterCommand, connection: &ConnectionArgs) -
             output::line(format!("join token {id} is taken back"))
         }
         ClusterCommand::Redeem { name, alt_names, out } => redeem_token(name, alt_names, out, connection).await,
-        _ => Err(Failure::failed("not yet")),
+        ClusterCommand::Status { output } => cluster_status::status(output.format, connection).await,
+        ClusterCommand::Members { output } => cluster_status::members(output.format, connection).await,
+        ClusterCommand::Remove { member, force } => {
+            if *force {
+                output::note(
+                    "--force: if those that stay are no majority, the cluster stands still until they come back",
+                );
+            }
+            let request = RemoveMemberRequest {
+                member: member.clone(),
+                force: *force,
+                request_id: clock::request_id().to_string(),
+            };
+            let answer = connect(connection).await?.cluster().remove_member(request).await.map_err(refused)?;
+            let id = answer.into_inner().id;
+            output::line(format!("member {id} is out for good: it stops, and its certificates are revoked"))
+        }
+        ClusterCommand::Promote { member } => {
+            let request = PromoteMemberRequest { member: member.clone(), request_id: clock::request_id().to_string() };
+            let answer = connect(connection).await?.cluster().promote_member(request).await.map_err(refused)?;
+            output::line(format!("member {} votes", answer.into_inner().id))
+        }
+        ClusterCommand::TransferLeader { member } => {
+            let request = TransferLeaderRequest { member: member.clone().unwrap_or_default() };
+            let answer = connect(connection).await?.cluster().transfer_leader(request).await.map_err(refused)?;
+            output::line(format!("member {} leads", answer.into_inner().leader_id))
+        }
     }
 }
 

@@ -1,14 +1,18 @@
 //! `postern control`: running a member, and making one.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use postern_proto::admin::v1::BackupRequest;
 use postern_runtime::pki::{JoinTokenText, write_private};
 use postern_server::cluster;
 use zeroize::Zeroizing;
 
 use super::when_exactly;
 use crate::args::ConnectionArgs;
-use crate::client::read;
+use crate::client::{connect, read, refused};
 use crate::cluster_args::{ControlArgs, ControlCommand};
 use crate::failure::Failure;
 use crate::{output, roles};
@@ -21,7 +25,10 @@ pub(crate) async fn run(args: &ControlArgs, connection: &ConnectionArgs) -> Resu
             init(config, *token_ttl, token_out.as_deref()).await
         }
         (Some(ControlCommand::Join { config, peers }), _) => join(config, peers, connection).await,
-        (Some(ControlCommand::Backup { .. } | ControlCommand::Restore { .. }), _) => Err(Failure::failed("not yet")),
+        (Some(ControlCommand::Backup { out }), _) => backup(out, connection).await,
+        (Some(ControlCommand::Restore { config, input, token_ttl, token_out }), _) => {
+            restore(config, input, *token_ttl, token_out.as_deref()).await
+        }
     }
 }
 
@@ -80,4 +87,58 @@ async fn join(config: &Path, peers: &[String], connection: &ConnectionArgs) -> R
         "cluster {} has let {} in as member {}. It takes part once it runs: postern control --config ...",
         joined.cluster_id, joined.node_name, joined.node_id
     ))
+}
+
+/// Writes to a file beside `out`, and puts it there when it is whole.
+async fn backup(out: &Path, connection: &ConnectionArgs) -> Result<(), Failure> {
+    let cannot = |error: std::io::Error| Failure::failed(format!("{}: {error}", out.display()));
+    let mut name =
+        out.file_name().map(std::ffi::OsStr::to_owned).ok_or_else(|| Failure::usage("--out takes a file"))?;
+    name.push(".part");
+    let part = out.with_file_name(name);
+    let client = connect(connection).await?;
+    let mut pieces = client.cluster().backup(BackupRequest {}).await.map_err(refused)?.into_inner();
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(cannot)?;
+    let mut written = 0_u64;
+    let done = async {
+        while let Some(piece) = pieces.message().await.map_err(refused)? {
+            file.write_all(&piece.data).map_err(cannot)?;
+            written = written.saturating_add(u64::try_from(piece.data.len()).unwrap_or_default());
+        }
+        file.sync_all().map_err(cannot)?;
+        std::fs::rename(&part, out).map_err(cannot)
+    };
+    let done = done.await;
+    if done.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&part);
+    }
+    done?;
+    output::line(format!(
+        "{}: {written} bytes. It opens only with the cluster's key-encryption key: keep that too, elsewhere. Recordings are not in it.",
+        out.display()
+    ))
+}
+
+async fn restore(
+    config: &Path,
+    input: &Path,
+    token_ttl: std::time::Duration,
+    token_out: Option<&Path>,
+) -> Result<(), Failure> {
+    let config = roles::control_config(config)?;
+    let restored = postern_server::backup::restore(&config, input, token_ttl)
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    output::line(format!(
+        "cluster {} as it was at {} (index {}) begins a new life, {}, with {} (member {}) alone. Former members are forgotten: their \
+         certificates are good no more, let them join anew with empty data directories. Gateways and agents go on.\n",
+        restored.header.cluster_id,
+        restored.header.made_at,
+        restored.header.index,
+        restored.incarnation,
+        restored.node_name,
+        restored.node_id
+    ))?;
+    tell_token(&restored.bootstrap_token, restored.token_expires_at, token_out)
 }

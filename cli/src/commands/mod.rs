@@ -5,6 +5,7 @@ pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod certs;
 pub(crate) mod cluster;
+mod cluster_status;
 pub(crate) mod control;
 pub(crate) mod resources;
 pub(crate) mod secrets;

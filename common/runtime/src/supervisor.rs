@@ -190,6 +190,11 @@ impl Supervisor {
         }
     }
 
+    /// Stops the node for a reason that its operator has to know: the process exits with 1. The first reason stays.
+    pub fn stop_node(&self, why: &str) {
+        self.fail(why.to_owned());
+    }
+
     fn fail(&self, why: String) {
         tracing::error!(reason = why, "the node stops");
         self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);

@@ -4,6 +4,7 @@
 //! their snapshots, `identity` fetches issuers' keys and mints session tokens, `recordings` keeps what gateways upload.
 
 mod api;
+pub mod backup;
 mod bootstrap;
 pub mod cluster;
 mod config;

@@ -6,36 +6,44 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::node::NodeIdentity;
+use postern_proto::peer::v1::member_service_server::MemberServiceServer;
 use postern_runtime::ops::{self, Readiness};
 use postern_runtime::pki::{NodeCredential, PkiError, Revocations, RotatingCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::{jwt, telemetry, tls};
-use postern_state::Refusal;
+use postern_state::{FEATURE_LEVEL, Refusal};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tracing::info;
 
 use crate::api::{self, Access, AuditLog};
+use crate::backup::BackupError;
 use crate::bootstrap::{self, ClusterKeys};
-use crate::cluster;
-use crate::cluster::RedeemError;
 use crate::cluster::identity::{DataDir, IdentityError, NodeFile};
+use crate::cluster::init::own_record;
+use crate::cluster::members::Members;
 use crate::cluster::view::{Observers, ViewObserver};
+use crate::cluster::{self, RedeemError, certificate, duties};
 use crate::config::ControlConfig;
-use crate::feed::{Feed, FeedError, Policy};
+use crate::feed::{Feed, FeedError, Policy, Published};
 use crate::identity::IssuerKeysLoop;
 use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
+use crate::peers::{AddressBook, PeerEntry, Peers, PeersConfig};
 use crate::raft::log_store::{SledLog, StorageError};
-use crate::raft::transport::NoPeers;
-use crate::raft::{DriverError, NoForward, NodeConfig, ProposeError, RaftHandle, ReadError, start};
+use crate::raft::{DriverError, NodeConfig, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
 use crate::watch::WatchHub;
 use crate::{serve, serving};
 
-/// How long a node may take until it leads and has applied its log.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// Between tries to read before there is a leader.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long Raft may take to hand over and end.
+const RAFT_END_LIMIT: Duration = Duration::from_secs(5);
+/// Entries that a node may be behind and still be ready.
+const READY_LAG: u64 = 1_000;
 /// Nobody needs the bootstrap token of a `postern dev`: the administrator's credential lies beside it.
 const DEV_TOKEN_TTL: Duration = Duration::from_secs(60);
 
@@ -86,6 +94,9 @@ pub enum ControlError {
     /// The cluster does not let this node in.
     #[error(transparent)]
     Join(#[from] RedeemError),
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The log is of another cluster, or another life of it.
     #[error("the log is of cluster {found}, this node is a member of {own}: one of them was put here by mistake")]
     OtherCluster {
@@ -123,6 +134,8 @@ pub enum ControlError {
 pub struct ControlHandle {
     /// Where the gRPC API listens.
     pub grpc_addr: SocketAddr,
+    /// Where other members reach it, when it listens for them.
+    pub peer_addr: Option<SocketAddr>,
     /// Where the operations endpoint listens, when it does.
     pub ops_addr: Option<SocketAddr>,
     /// Names the cluster.
@@ -180,11 +193,19 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     }
     let credential = RotatingCredential::new(data.load_credential(&kek).await?)?;
     let listener = listen(config.listen).await?;
-    let grpc_addr = listener.local_addr().map_err(|source| ControlError::Listen { address: config.listen, source })?;
+    let grpc_addr = bound(&listener, config.listen)?;
+    let peer_listener = match config.peer_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let peer_addr =
+        peer_listener.as_ref().zip(config.peer_listen).map(|(it, address)| bound(it, address)).transpose()?;
+    let record = own_record(&config, file.id, &file.name, &kek, grpc_addr, peer_addr)?;
+    let readiness = Readiness::new(&["raft", "api"]);
+    let ops = ops_endpoint(&config, &readiness, &supervisor).await?;
 
-    // Outlives the API, which outlives the sessions.
+    // Outlives the API, which outlives the sessions; what reaches the peers outlives Raft.
     let raft_stop = CancellationToken::new();
-    let node = NodeConfig::new(file.id);
     let log_dir = data.log();
     let log =
         SledLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
@@ -194,41 +215,75 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     }
     let (hub_writer, hub) = WatchHub::new();
     let (view_writer, views) = ViewObserver::new(file.id);
-    let raft = start(
-        &node,
-        log,
-        NoPeers,
-        Observers(hub_writer, view_writer),
-        Arc::new(NoForward),
+    let revocations = Revocations::new(views.revoked.clone());
+    let book = AddressBook::new();
+    book.seed(
+        file.members
+            .iter()
+            .map(|member| (member.id, PeerEntry { name: member.name.clone(), address: member.peer_address.clone() })),
+    );
+    let peers_stop = CancellationToken::new();
+    let dial = Arc::new(tls::client_mtls_rotating(&credential, revocations.clone(), &[b"h2"])?);
+    let (transport, forward, peers) = Peers::start(
+        PeersConfig {
+            cluster_id: file.cluster_id.clone(),
+            node_id: file.id,
+            name: file.name.clone(),
+            address: record.peer_address.clone(),
+            feature_level: FEATURE_LEVEL,
+            data_dir: config.data_dir.clone(),
+            snapshot_rate: PeersConfig::SNAPSHOT_RATE,
+        },
+        Arc::new(move || Ok(Arc::clone(&dial))),
+        book,
         &supervisor,
-        raft_stop.clone(),
-    )?;
-    let stop_raft = raft_stop.clone().drop_guard();
+        peers_stop.clone(),
+    );
+    let observers = Observers { first: hub_writer, view: view_writer, book: peers.book().clone() };
+    let node = NodeConfig::new(file.id);
+    let raft = start(&node, log, transport, observers, forward, &supervisor, raft_stop.clone())?;
+    let (stop_raft, stop_peers) = (raft_stop.clone().drop_guard(), peers_stop.clone().drop_guard());
+    peers.attach(raft.clone());
+    let members = Members { raft: raft.clone(), view: views.view.clone(), peers: peers.clone(), credential };
+    if let Some(listener) = peer_listener {
+        let tls = tls::server_mtls_rotating(&members.credential, revocations.clone(), &[b"h2"])?;
+        let routes = Routes::new(peers.service()).add_service(MemberServiceServer::new(members.clone()));
+        let (own, until, revocations) = (supervisor.clone(), peers_stop, revocations.clone());
+        supervisor.spawn("peer-listener", OnEnd::StopNode, async move {
+            serve::serve(listener, tls, revocations, routes, &own, until).await;
+        });
+    }
+    supervisor.spawn("membership", OnEnd::StopNode, until_removed(members.clone(), supervisor.clone()));
 
-    let keys = tokio::time::timeout(START_LIMIT, cluster_keys(&raft, &kek, &file, &config))
-        .await
-        .map_err(|_| ControlError::Slow(START_LIMIT))??;
-    let keys = Arc::new(keys);
+    // A new member waits here until the leader has brought it up to date.
+    let keys = tokio::select! {
+        keys = cluster_keys(&members, &kek, &file, &config) => Arc::new(keys?),
+        () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
+    };
     if config.dev {
         bootstrap::admin_credential(&keys.authority, &data.admin())?;
     }
 
-    let (feed, published) =
-        Feed::start(raft.clone(), hub.clone(), Arc::clone(&kek), Arc::clone(&keys), credential.clone()).await?;
+    let (feed, published) = tokio::select! {
+        started = start_feed(&members, &hub, &kek, &keys) => started?,
+        () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
+    };
     let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
 
-    let revocations = Revocations::new(views.revoked.clone());
-    let shown = serving::compatible(&credential, &keys, &raft, &supervisor)?;
+    let shown = serving::compatible(&members.credential, &keys, &raft, &supervisor)?;
     let tls = tls::server_optional_client_rotating(&shown, revocations.clone(), &[b"h2"])?;
-    let readiness = Readiness::new(&["raft", "api"]);
-    let ops = ops_endpoint(&config, &readiness, &supervisor).await?;
-
     let stop = supervisor.sessions_ended_token();
     supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(stop.clone()));
     supervisor.spawn("issuer-keys", OnEnd::StopNode, IssuerKeysLoop::new(raft.clone()).run(stop.clone()));
+    supervisor.spawn("leader", OnEnd::StopNode, duties::lead(members.clone(), config.max_feature_level, stop.clone()));
+    supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));
+    supervisor.spawn("clock", OnEnd::StopNode, duties::watch_clock(members.clone(), stop.clone()));
+    let renewal = certificate::keep_own(members.clone(), Arc::clone(&keys), data.clone(), &config, stop.clone());
+    supervisor.spawn("certificate", OnEnd::StopNode, renewal);
+    supervisor.spawn("readiness", OnEnd::StopNode, tell_readiness(raft.clone(), readiness.clone(), stop.clone()));
     let audit = AuditLog::start(raft.clone(), &supervisor);
     let access = Access::new(published.policy.clone(), &config, raft.clone(), audit);
-    let cluster_api = api::cluster::Service::new(&raft, &keys, &access);
+    let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access);
     let routes = api::routes(&raft, &hub, &kek, &keys, &access, &published, &recordings, cluster_api, &stop);
     let (ready, sessions) = (readiness.clone(), supervisor.clone());
     supervisor.spawn("grpc", OnEnd::StopNode, async move {
@@ -236,12 +291,17 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         ready.set("api", false);
         recordings.stop().await;
         drop(stop_raft);
+        // A leader hands over as it ends; what reaches its peers ends after it.
+        let mut status = raft.status();
+        let ended = async { while status.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(RAFT_END_LIMIT, ended).await;
+        drop(stop_peers);
     });
-    readiness.set("raft", true);
     readiness.set("api", true);
-    info!(address = %grpc_addr, cluster = keys.cluster.id, node = %file.name, "the control plane serves");
+    info!(address = %grpc_addr, cluster = keys.cluster.id, node = %file.name, id = file.id, "the control plane serves");
     Ok(ControlHandle {
         grpc_addr,
+        peer_addr,
         ops_addr: ops,
         cluster_id: keys.cluster.id.clone(),
         ca_pem: keys.cluster.ca_pem.clone(),
@@ -251,18 +311,82 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     })
 }
 
-/// Opens the keys of the cluster that this node is of.
+/// Opens the keys of the cluster that this node is of, once its state has them.
 async fn cluster_keys(
-    raft: &RaftHandle,
+    members: &Members,
     kek: &Kek,
     file: &NodeFile,
     config: &ControlConfig,
 ) -> Result<ClusterKeys, ControlError> {
-    let cluster = raft.read(|state| state.cluster().cloned()).await?.ok_or(ControlError::NoCluster)?;
+    let mut view = members.view.clone();
+    if view.borrow().cluster.is_none() {
+        info!("waiting for the cluster to bring this new member up to date");
+    }
+    let known = view.wait_for(|view| view.cluster.is_some()).await.map(|view| view.cluster.clone());
+    let cluster = known.map_err(|_| ControlError::Stopped)?.ok_or(ControlError::NoCluster)?;
     if (&cluster.id, &cluster.incarnation) != (&file.cluster_id, &file.incarnation) {
         return Err(ControlError::OtherCluster { own: file.cluster_id.clone(), found: cluster.id.clone() });
     }
     bootstrap::open_keys(kek, cluster, config.certificate_lifetime.0).await
+}
+
+/// The feed with its first policy: as soon as there is a leader.
+async fn start_feed(
+    members: &Members,
+    hub: &WatchHub,
+    kek: &Arc<Kek>,
+    keys: &Arc<ClusterKeys>,
+) -> Result<(Feed, Published), ControlError> {
+    let mut told = false;
+    loop {
+        let (raft, credential) = (members.raft.clone(), members.credential.clone());
+        match Feed::start(raft, hub.clone(), Arc::clone(kek), Arc::clone(keys), credential).await {
+            Err(FeedError::Read(error @ (ReadError::NotLeader | ReadError::Unavailable | ReadError::Overloaded))) => {
+                if !told {
+                    info!(%error, "waiting for a leader");
+                    told = true;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            started => return Ok(started?),
+        }
+    }
+}
+
+/// Ready while a leader is known and this node has applied what it knows to be committed.
+async fn tell_readiness(raft: RaftHandle, readiness: Readiness, stop: CancellationToken) {
+    let mut status = raft.status();
+    loop {
+        let ready = {
+            let status = status.borrow_and_update();
+            status.leader != 0 && status.applied.saturating_add(READY_LAG) >= status.committed
+        };
+        readiness.set("raft", ready);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = status.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Stops the node once it is no member any more, and says so.
+async fn until_removed(members: Members, supervisor: Supervisor) {
+    let (mut view, stop) = (members.view.clone(), supervisor.sessions_ended_token());
+    let why = tokio::select! {
+        () = stop.cancelled() => return,
+        why = members.peers.removed() => why,
+        removed = view.wait_for(|view| view.removed.is_some()) => {
+            // Else Raft has ended: it says why itself.
+            if removed.is_ok() { "its record was removed".to_owned() } else { String::new() }
+        }
+    };
+    if why.is_empty() {
+        return stop.cancelled().await;
+    }
+    supervisor.stop_node(&format!(
+        "this node was removed from the cluster ({why}): it stops. To come back, empty its data directory and join as a new member"
+    ));
+    stop.cancelled().await;
 }
 
 /// The key-encryption keys. With `old` data a lost key is not replaced by a new one, which would open nothing.
@@ -278,6 +402,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
     TcpListener::bind(address).await.map_err(|source| ControlError::Listen { address, source })
 }
 
+fn bound(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ControlError> {
+    listener.local_addr().map_err(|source| ControlError::Listen { address, source })
+}
+
 async fn ops_endpoint(
     config: &ControlConfig,
     readiness: &Readiness,
@@ -285,7 +413,7 @@ async fn ops_endpoint(
 ) -> Result<Option<SocketAddr>, ControlError> {
     let Some(address) = config.ops_listen else { return Ok(None) };
     let listener = listen(address).await?;
-    let bound = listener.local_addr().map_err(|source| ControlError::Listen { address, source })?;
+    let bound = bound(&listener, address)?;
     let metrics = telemetry::install_metrics();
     let serve = ops::serve(listener, metrics, readiness.clone(), supervisor.sessions_ended_token());
     supervisor.spawn("ops", OnEnd::StopNode, serve);

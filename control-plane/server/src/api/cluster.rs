@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use futures::StreamExt as _;
 use postern_core::Name;
 use postern_core::cluster::{ControlNode, JoinToken};
 use postern_core::node::{NodeIdentity, NodeRole};
@@ -17,15 +18,17 @@ use postern_proto::admin::v1::cluster_service_server::{ClusterService, ClusterSe
 use postern_proto::resource::v1 as resource_pb;
 use postern_runtime::clock;
 use postern_runtime::pki::{JoinTokenText, secret_sha256};
-use postern_state::{Cluster, Success, commands};
+use postern_state::{Cluster, State, Success, commands};
 use tonic::{Code, Request, Response, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
-use tracing::info;
+use tracing::{error, info};
 
 use super::access::Access;
 use super::{Answers, certificates, status};
+use crate::backup;
 use crate::bootstrap::ClusterKeys;
-use crate::raft::RaftHandle;
+use crate::cluster::members::{Change, ChangeError, Members};
+use crate::keys::Kek;
+use crate::raft::{MembershipError, RaftHandle};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
 const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
@@ -36,6 +39,8 @@ const MAX_REQUEST: usize = 1 << 20;
 
 pub(crate) struct Service {
     raft: RaftHandle,
+    members: Members,
+    kek: Arc<Kek>,
     keys: Arc<ClusterKeys>,
     access: Access,
 }
@@ -49,9 +54,30 @@ struct Door {
 }
 
 impl Service {
-    pub(crate) fn new(raft: &RaftHandle, keys: &Arc<ClusterKeys>, access: &Access) -> ClusterServiceServer<Self> {
-        let this = Self { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
+    pub(crate) fn new(
+        members: &Members,
+        kek: &Arc<Kek>,
+        keys: &Arc<ClusterKeys>,
+        access: &Access,
+    ) -> ClusterServiceServer<Self> {
+        let this = Self {
+            raft: members.raft.clone(),
+            members: members.clone(),
+            kek: Arc::clone(kek),
+            keys: Arc::clone(keys),
+            access: access.clone(),
+        };
         ClusterServiceServer::new(this).max_decoding_message_size(MAX_REQUEST)
+    }
+
+    /// The member that is meant, by name or id.
+    fn member(&self, text: &str) -> Result<u64, Status> {
+        let known = self.members.view().named(text).map(|node| node.id);
+        known.ok_or_else(|| status::not_found("Member", text))
+    }
+
+    async fn change(&self, change: Change) -> Result<u64, Status> {
+        self.members.change(change).await.map_err(changed)
     }
 
     /// The token that is shown, when it is good.
@@ -290,48 +316,101 @@ impl ClusterService for Service {
 
     async fn get_cluster_status(
         &self,
-        request: Request<pb::GetClusterStatusRequest>,
+        _: Request<pb::GetClusterStatusRequest>,
     ) -> Result<Response<pb::GetClusterStatusResponse>, Status> {
-        self.access.call(&request)?;
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(super::members::cluster_status(&self.members).await))
     }
 
     async fn promote_member(
         &self,
         request: Request<pb::PromoteMemberRequest>,
     ) -> Result<Response<pb::PromoteMemberResponse>, Status> {
-        self.access.call(&request)?;
-        Err(Status::unimplemented("not yet"))
+        let call = self.access.call(&request)?;
+        let id = self.member(&request.get_ref().member)?;
+        call.about(format_args!("Member/{id}"));
+        self.change(Change::Promote(id)).await?;
+        Ok(Response::new(pb::PromoteMemberResponse { id }))
     }
 
     async fn remove_member(
         &self,
         request: Request<pb::RemoveMemberRequest>,
     ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
-        self.access.call(&request)?;
-        Err(Status::unimplemented("not yet"))
+        let call = self.access.call(&request)?;
+        let request = request.into_inner();
+        let id = self.member(&request.member)?;
+        call.about(format_args!("Member/{id}"));
+        self.change(Change::Remove { id, force: request.force, by: call.caller().to_string() }).await?;
+        Ok(Response::new(pb::RemoveMemberResponse { id }))
     }
 
     async fn transfer_leader(
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        self.access.call(&request)?;
-        Err(Status::unimplemented("not yet"))
+        let call = self.access.call(&request)?;
+        let to = match request.get_ref().member.as_str() {
+            "" => 0,
+            text => self.member(text)?,
+        };
+        call.about(format_args!("Member/{to}"));
+        let leader_id = self.change(Change::TransferLeader(to)).await?;
+        Ok(Response::new(pb::TransferLeaderResponse { leader_id }))
     }
 
     type BackupStream = Answers<pb::BackupResponse>;
 
     async fn backup(&self, request: Request<pb::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
-        self.access.call(&request)?;
-        Err(Status::unimplemented("not yet"))
+        let call = self.access.call(&request)?;
+        // Linearizable: all that was acknowledged before this call is in it. Shared by reference count, so it is one index.
+        let state = self.raft.read(State::clone).await.map_err(status::read)?;
+        info!(caller = %call.caller(), index = state.index(), "a backup begins");
+        let backup = backup::Backup::begin(&state, &self.kek).await.map_err(|error| {
+            error!(%error, "no backup");
+            Status::unavailable("the backup cannot be sealed now")
+        })?;
+        let pieces = futures::stream::iter(backup).map(|piece| match piece {
+            Ok(data) => Ok(pb::BackupResponse { data }),
+            Err(error) => {
+                error!(%error, "the backup ended");
+                Err(Status::internal("the backup cannot be encrypted"))
+            }
+        });
+        Ok(Response::new(Box::pin(pieces)))
     }
 }
 
-/// A status with a reason that programs can tell apart (google.rpc.ErrorInfo).
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn changed(error: ChangeError) -> Status {
+    let text = error.to_string();
+    let reason = match error {
+        ChangeError::Propose(error) => return status::propose(error),
+        ChangeError::Refused(refusal) => return status::refused(refusal),
+        ChangeError::Unreachable(_) => return status::with_reason(Status::unavailable(text), "NO_LEADER"),
+        ChangeError::Leader(_) => "REFUSED_BY_LEADER",
+        ChangeError::Members(error) => match error {
+            MembershipError::NotLeader { .. } => return status::with_reason(Status::unavailable(text), "NO_LEADER"),
+            MembershipError::Unknown | MembershipError::Stopped => return Status::unavailable(text),
+            MembershipError::Overloaded => return Status::resource_exhausted(text),
+            MembershipError::InProgress => "CHANGE_IN_PROGRESS",
+            MembershipError::NotAMember(_) => "NOT_A_MEMBER",
+            MembershipError::AlreadyMember(_) => "ALREADY_A_MEMBER",
+            MembershipError::NotCaughtUp { .. } => "NOT_CAUGHT_UP",
+            MembershipError::WouldLoseQuorum { .. } => {
+                let text = format!(
+                    "{text}: the cluster would stand still. Bring others back first; with force it is done all the same"
+                );
+                return status::with_reason(Status::failed_precondition(text), "WOULD_LOSE_QUORUM");
+            }
+            MembershipError::LastVoter => "LAST_VOTER",
+            MembershipError::NotTransferred => "NOT_TRANSFERRED",
+        },
+    };
+    status::with_reason(Status::failed_precondition(text), reason)
+}
+
 fn reasoned(code: Code, reason: &str, why: impl Into<String>) -> Status {
-    let details = ErrorDetails::with_error_info(reason, "postern", std::collections::HashMap::default());
-    Status::with_error_details(code, why, details)
+    status::with_reason(Status::new(code, why), reason)
 }
 
 fn refused_token(reason: &str, why: impl Into<String>) -> Status {

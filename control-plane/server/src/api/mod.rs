@@ -12,6 +12,7 @@ mod guard;
 mod hold;
 mod labels;
 mod mask;
+mod members;
 mod page;
 mod permissions;
 mod policy;

@@ -1,10 +1,13 @@
-//! Forming a cluster, and changing it: who a node is ([`identity`]), how it came in ([`init()`], [`join()`]).
+//! Forming a cluster, and changing it: who a node is ([`identity`]), how it came in ([`init()`], [`join()`]), what it knows of the others
+//! ([`view`]), how members change ([`members`]) and what keeps all of it in shape ([`duties`], [`certificate`]).
 
+pub(crate) mod certificate;
+pub(crate) mod duties;
 pub(crate) mod identity;
 pub(crate) mod init;
 mod join;
+pub(crate) mod members;
 mod redeem;
-#[allow(dead_code)] // members are followed next
 pub(crate) mod view;
 
 pub use identity::IdentityError;

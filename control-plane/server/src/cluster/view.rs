@@ -8,13 +8,12 @@ use postern_core::cluster::ControlNode;
 use postern_state::{Cluster, Effect, ObjectKey, State};
 use tokio::sync::watch;
 
+use crate::peers::AddressBook;
 use crate::raft::Observer;
 
 /// The members, and what is refused.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClusterView {
-    /// The index that it is of.
-    pub(crate) index: u64,
     pub(crate) cluster: Option<Arc<Cluster>>,
     /// By id.
     pub(crate) nodes: Vec<Arc<ControlNode>>,
@@ -76,7 +75,6 @@ impl ViewObserver {
 
     fn publish(&self, state: &State) {
         self.view.send_replace(Arc::new(ClusterView {
-            index: state.index(),
             cluster: state.cluster().cloned(),
             nodes: state.nodes().cloned().collect(),
             feature_level: state.feature_level(),
@@ -100,18 +98,30 @@ impl ViewObserver {
     }
 }
 
-/// What this node does with what it applies: `O` first.
-pub(crate) struct Observers<O>(pub(crate) O, pub(crate) ViewObserver);
+/// What this node does with what it applies: `first` comes first.
+pub(crate) struct Observers<O> {
+    pub(crate) first: O,
+    pub(crate) view: ViewObserver,
+    /// Whom to dial, and whom to refuse.
+    pub(crate) book: AddressBook,
+}
 
 impl<O: Observer> Observer for Observers<O> {
     fn applied(&mut self, state: &State, index: u64, effects: &[Effect]) {
-        self.0.applied(state, index, effects);
-        self.1.follow(state, effects);
+        self.first.applied(state, index, effects);
+        let concerns = |effect: &Effect| {
+            matches!(effect, Effect::Changed(ObjectKey::Node(_) | ObjectKey::Certificate(_) | ObjectKey::Cluster))
+        };
+        if effects.iter().any(concerns) {
+            self.view.follow(state, effects);
+            self.book.follow(state);
+        }
     }
 
     fn restored(&mut self, state: &State) {
-        self.0.restored(state);
-        self.1.publish(state);
-        self.1.publish_revoked(state);
+        self.first.restored(state);
+        self.view.publish(state);
+        self.view.publish_revoked(state);
+        self.book.follow(state);
     }
 }

@@ -17,7 +17,7 @@ use postern_state::{Effect, State};
 use raft::eraftpb::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use super::config::NodeConfig;
 use super::forward::Forward;
@@ -108,8 +108,8 @@ impl<L: LogStore, T: Transport, O: Observer> Driver<L, T, O> {
         self.replica.abandon();
         match ended {
             Ok(()) => info!("raft stopped"),
-            // Told once, here; the end of this thread stops the node.
-            Err(error) => error!(%error, "the node cannot go on"),
+            // Told once, here: it is what the process ends with.
+            Err(error) => self.supervisor.stop_node(&error.to_string()),
         }
     }
 

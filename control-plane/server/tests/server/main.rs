@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod approvals;
+mod cluster;
 mod crud;
 mod issuer;
 mod node;
