@@ -27,7 +27,7 @@ const UNIT: usize = 1 << 10;
 /// Reads that this node's callers may have under way. With the writes less than the mailbox, so that peers are heard in any case.
 const READS: usize = 4_096;
 /// How long a write is tried: over elections, and over a leader that is lost on the way.
-pub(super) const PROPOSE_LIMIT: Duration = Duration::from_secs(10);
+const PROPOSE_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_BASE: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(250);
 
@@ -42,6 +42,7 @@ pub struct RaftHandle {
     writes: Arc<Semaphore>,
     write_units: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    propose_limit: Duration,
 }
 
 impl RaftHandle {
@@ -61,6 +62,7 @@ impl RaftHandle {
             writes: Arc::new(Semaphore::new(WRITES)),
             write_units: Arc::new(Semaphore::new(WRITE_UNITS)),
             reads: Arc::new(Semaphore::new(READS)),
+            propose_limit: PROPOSE_LIMIT,
         }
     }
 
@@ -90,7 +92,7 @@ impl RaftHandle {
         let mut entry = Entry { proposed_at: clock::now(), request_id, command: command.into(), audit };
         metrics::counter!("postern_control_proposals_total", "command" => entry.command.name()).increment(1);
         let (started, mut backoff) = (Instant::now(), Backoff::new(RETRY_BASE, RETRY_MAX));
-        let deadline = started + PROPOSE_LIMIT;
+        let deadline = started + self.propose_limit;
         let mut uncertain = false;
         loop {
             let attempt = timeout_at(deadline, self.attempt(&mut entry)).await;
@@ -311,3 +313,7 @@ fn shed() -> ProposeError {
     metrics::counter!("postern_control_shed_total").increment(1);
     ProposeError::Overloaded
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

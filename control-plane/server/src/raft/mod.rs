@@ -30,6 +30,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+mod witness;
 
 pub use self::core::CoreError;
 pub use config::NodeConfig;

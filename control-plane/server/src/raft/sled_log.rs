@@ -10,6 +10,7 @@ use raft_prost::Message as _;
 use super::log_store::{Cut, Loaded, LogStore, SnapshotRecord, SnapshotWriter, StorageError, Write, check_whole};
 use super::snapshot_file::{Pointer, SnapshotDir};
 use super::transport::SnapshotSource;
+use super::witness::Witness;
 
 const RECORD_VERSION: u8 = 1;
 const HARD_STATE: &[u8] = b"h";
@@ -17,11 +18,14 @@ const HARD_STATE: &[u8] = b"h";
 const SNAPSHOT: &[u8] = b"s";
 /// Which file the snapshot is in.
 const POINTER: &[u8] = b"p";
+/// The number of the last write.
+const NUMBER: &[u8] = b"n";
 const ENTRY: u8 = b'e';
 const OPEN_ATTEMPTS: u32 = 50;
 const OPEN_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// The log in a sled tree. Keys: `e` and the index for entries, `h` for the hard state, `p` for which file has the snapshot.
+/// The log in a sled tree. Keys: `e` and the index for entries, `h` for the hard state, `p` for which file has the snapshot, `n` for the
+/// number of the write.
 ///
 /// A record is a version byte, a CRC-32 over key and payload (so that a record in another's place is found too), and the payload.
 pub struct SledLog {
@@ -31,6 +35,10 @@ pub struct SledLog {
     /// system to keep the file's new length: this handle does (`fdatasync`).
     file: File,
     snapshots: SnapshotDir,
+    witness: Witness,
+    /// Of the last write that was acknowledged, as far as known outside sled.
+    acknowledged: u64,
+    number: u64,
     first_index: u64,
     last_index: u64,
 }
@@ -41,29 +49,34 @@ impl SledLog {
     /// # Errors
     /// When sled cannot open it: another process has it, or its files are damaged.
     pub fn open(dir: &Path) -> Result<Self, StorageError> {
-        let database = open_database(dir)?;
-        let tree = database.open_tree("raft").map_err(storage)?;
-        let file = File::open(dir.join("db")).map_err(|error| StorageError::Io(error.to_string()))?;
+        let (database, tree) = whole(|| {
+            let database = open_database(dir)?;
+            let tree = database.open_tree("raft").map_err(storage)?;
+            Ok((database, tree))
+        })?;
+        let file = File::open(dir.join("db")).map_err(io_error)?;
+        let (witness, acknowledged) = Witness::open(&dir.join("witness")).map_err(io_error)?;
         let snapshots = SnapshotDir::open(dir.join("snapshots"))?;
-        Ok(Self { database, tree, file, snapshots, first_index: 1, last_index: 0 })
+        let (number, first_index, last_index) = (0, 1, 0);
+        Ok(Self { database, tree, file, snapshots, witness, acknowledged, number, first_index, last_index })
     }
 
     fn flush(&self) -> Result<(), StorageError> {
         self.database.flush().map_err(storage)?;
-        self.file.sync_data().map_err(|error| StorageError::Io(error.to_string()))
+        self.file.sync_data().map_err(io_error)
     }
-}
 
-impl LogStore for SledLog {
-    fn load(&mut self) -> Result<Loaded, StorageError> {
-        let mut loaded = Loaded::default();
-        let mut pointer = None;
+    fn read(&self) -> Result<(Loaded, Option<Pointer>, u64), StorageError> {
+        let (mut loaded, mut pointer, mut number) = (Loaded::default(), None, 0);
         for item in self.tree.iter() {
             let (key, record) = item.map_err(storage)?;
             let payload = open_record(&key, &record)?;
             match &*key {
                 HARD_STATE => loaded.hard_state = decode(&key, payload)?,
                 SNAPSHOT => loaded.snapshot = Some(read_inline_snapshot(payload)?),
+                NUMBER => {
+                    number = u64::from_be_bytes(payload.try_into().map_err(|_| corrupt(NUMBER, "it is cut off"))?)
+                }
                 POINTER => pointer = Some(Pointer::decode(payload).ok_or_else(|| corrupt(POINTER, "it is cut off"))?),
                 key if key.first() == Some(&ENTRY) => {
                     let entry: Entry = decode(key, payload)?;
@@ -75,6 +88,19 @@ impl LogStore for SledLog {
                 key => return Err(corrupt(key, "no such record is ever written")),
             }
         }
+        Ok((loaded, pointer, number))
+    }
+}
+
+impl LogStore for SledLog {
+    fn load(&mut self) -> Result<Loaded, StorageError> {
+        let (mut loaded, pointer, number) = whole(|| self.read())?;
+        if number < self.acknowledged {
+            let what =
+                format!("its end is missing: {} writes were acknowledged, {number} are there", self.acknowledged);
+            return Err(StorageError::Corrupt { what });
+        }
+        self.number = number;
         if let Some(pointer) = pointer {
             loaded.snapshot = Some(self.snapshots.load(pointer)?);
         }
@@ -99,6 +125,8 @@ impl LogStore for SledLog {
         }
         first_index = first_index.max(cut_to.saturating_add(1));
         let mut put = |key: &[u8], payload: &[u8]| batch.insert(key, seal_record(key, payload));
+        let number = self.number.saturating_add(1);
+        put(NUMBER, &number.to_be_bytes());
         let mut pointer = None;
         if let Some(snapshot) = write.snapshot {
             // Written already, where there was time for it; else now.
@@ -128,6 +156,8 @@ impl LogStore for SledLog {
         }
         self.tree.apply_batch(batch).map_err(storage)?;
         self.flush()?;
+        self.witness.write(number).map_err(io_error)?;
+        self.number = number;
         (self.first_index, self.last_index) = (first_index, last_index.max(first_index.saturating_sub(1)));
         if pointer.is_some() {
             self.snapshots.keep_only(pointer);
@@ -143,6 +173,12 @@ impl LogStore for SledLog {
     fn snapshots(&self) -> Arc<dyn SnapshotSource> {
         Arc::new(self.snapshots.clone())
     }
+}
+
+/// sled falls over some of the damage that it meets.
+fn whole<T>(read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(StorageError::Corrupt { what: "sled cannot read its files".to_owned() }))
 }
 
 /// Waits a little for the former owner of the files: sled gives its lock up some time after its last handle.
@@ -225,12 +261,17 @@ fn corrupt(key: &[u8], why: &str) -> StorageError {
     let record = match key {
         HARD_STATE => "the hard state".to_owned(),
         SNAPSHOT | POINTER => "the snapshot".to_owned(),
+        NUMBER => "the number of the last write".to_owned(),
         [ENTRY, index @ ..] => index
             .first_chunk::<8>()
             .map_or_else(|| "an entry".to_owned(), |index| format!("entry {}", u64::from_be_bytes(*index))),
         _ => "an unknown record".to_owned(),
     };
     StorageError::Corrupt { what: format!("{record}: {why}") }
+}
+
+fn io_error(error: std::io::Error) -> StorageError {
+    StorageError::Io(error.to_string())
 }
 
 fn storage(error: sled::Error) -> StorageError {

@@ -109,3 +109,127 @@ fn flip(tree: &sled::Tree, key: &[u8], at: usize) {
     record[at] ^= 1;
     tree.insert(key, record).unwrap();
 }
+
+/// Whatever happens to sled's file, a node starts with all that it acknowledged, or not at all.
+#[test]
+fn damage_to_the_file_never_loses_an_acknowledged_write_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = {
+        let mut log = SledLog::open(dir.path()).unwrap();
+        log.load().unwrap();
+        for n in 1..=200_u64 {
+            let data = vec![u8::try_from(n % 256).unwrap(); 300];
+            let entries = [entry(n, 1, &data)];
+            log.save(Write { entries: &entries, hard_state: Some(&hard_state(1, n - 1)), ..Write::default() }).unwrap();
+        }
+        drop(log);
+        reload(dir.path()).unwrap()
+    };
+    assert_eq!(whole.entries.len(), 200);
+    let file = std::fs::read(dir.path().join("db")).unwrap();
+    let used = file.iter().rposition(|byte| *byte != 0).unwrap();
+    let (mut refused, mut unharmed) = (0, 0);
+    for step in 0..48 {
+        let copy = tempfile::tempdir().unwrap();
+        for item in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+            if item.file_type().unwrap().is_file() {
+                std::fs::copy(item.path(), copy.path().join(item.file_name())).unwrap();
+            }
+        }
+        let at = used - used * step / 97;
+        let mut bytes = file.clone();
+        match step % 3 {
+            0 => bytes[at] ^= 0x10,
+            1 => bytes.truncate(at),
+            _ => bytes[at..].fill(0),
+        }
+        std::fs::write(copy.path().join("db"), bytes).unwrap();
+        match SledLog::open(copy.path()).and_then(|mut log| log.load()) {
+            Ok(loaded) => {
+                assert!(loaded == whole, "step {step}: started with {} entries", loaded.entries.len());
+                unharmed += 1;
+            }
+            Err(StorageError::Corrupt { .. } | StorageError::Io(_)) => refused += 1,
+            Err(other) => panic!("step {step}: {other}"),
+        }
+    }
+    assert!(refused > 10, "{refused} refused, {unharmed} unharmed");
+}
+
+#[test]
+fn a_log_whose_end_is_gone_is_refused() {
+    with_log(|dir| {
+        {
+            let database = open_database(dir).unwrap();
+            let tree = database.open_tree("raft").unwrap();
+            // As if sled had dropped the last write, whole.
+            tree.insert(NUMBER, seal_record(NUMBER, &0_u64.to_be_bytes())).unwrap();
+            database.flush().unwrap();
+        }
+        let error = reload(dir).unwrap_err().to_string();
+        assert!(error.contains("its end is missing: 1 writes were acknowledged, 0 are there"), "{error}");
+    });
+}
+
+#[test]
+fn a_leaders_snapshot_begins_the_log_anew() {
+    with_log(|dir| {
+        let members = ConfState { voters: vec![1, 2], ..Default::default() };
+        let snapshot = SnapshotRecord { index: 4, term: 2, members, data: Bytes::from_static(b"state") };
+        let entries = [entry(5, 2, b"new")];
+        {
+            let mut log = SledLog::open(dir).unwrap();
+            log.load().unwrap();
+            let write = Write {
+                entries: &entries,
+                hard_state: Some(&hard_state(2, 4)),
+                snapshot: Some(&snapshot),
+                cut: Cut::All,
+            };
+            log.save(write).unwrap();
+            assert_eq!(log.snapshots().open(4, 2).unwrap().unwrap(), snapshot.data);
+        }
+        let loaded = reload(dir).unwrap();
+        assert_eq!(loaded, Loaded { hard_state: hard_state(2, 4), snapshot: Some(snapshot), entries: entries.into() });
+    });
+}
+
+#[test]
+fn entries_are_kept_behind_a_snapshot_and_a_half_written_one_is_not_missed() {
+    with_log(|dir| {
+        let members = ConfState { voters: vec![1], ..Default::default() };
+        let snapshot = SnapshotRecord { index: 4, term: 1, members, data: Bytes::from_static(b"state") };
+        {
+            let mut log = SledLog::open(dir).unwrap();
+            log.load().unwrap();
+            log.snapshot_writer()(&snapshot).unwrap();
+            log.save(Write { snapshot: Some(&snapshot), cut: Cut::UpTo(2), ..Write::default() }).unwrap();
+            // A crash while the next one was written: it was never pointed to.
+            log.snapshot_writer()(&SnapshotRecord { index: 5, ..snapshot.clone() }).unwrap();
+            std::fs::write(dir.join("snapshots/half.tmp"), b"half").unwrap();
+        }
+        let loaded = reload(dir).unwrap();
+        assert_eq!(indices(&loaded), [3, 4, 5]);
+        assert_eq!(loaded.snapshot, Some(snapshot.clone()));
+        assert_eq!(std::fs::read_dir(dir.join("snapshots")).unwrap().count(), 1);
+    });
+}
+
+#[test]
+fn a_snapshot_file_that_is_gone_or_short_is_refused() {
+    with_log(|dir| {
+        let members = ConfState { voters: vec![1], ..Default::default() };
+        let snapshot = SnapshotRecord { index: 4, term: 1, members, data: Bytes::from(vec![1; 1_000]) };
+        {
+            let mut log = SledLog::open(dir).unwrap();
+            log.load().unwrap();
+            log.save(Write { snapshot: Some(&snapshot), cut: Cut::UpTo(4), ..Write::default() }).unwrap();
+        }
+        let file = std::fs::read_dir(dir.join("snapshots")).unwrap().next().unwrap().unwrap().path();
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(reload(dir).unwrap_err().to_string().contains("it is cut off"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(reload(dir).unwrap_err().to_string().contains("it is missing"));
+    });
+}
