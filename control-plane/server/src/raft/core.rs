@@ -77,11 +77,15 @@ pub(super) struct Ready {
     inner: raft::Ready,
     hard_state: Option<HardState>,
     snapshot: Option<(SnapshotRecord, State)>,
+    /// Its messages may only be sent once it is durable.
+    hold: bool,
 }
 
 /// What came of a [`Ready`].
 #[derive(Default)]
 pub(super) struct Progress {
+    /// To be made durable before the messages are sent.
+    pub(super) hard_state: Option<HardState>,
     /// To peers.
     pub(super) messages: Vec<Message>,
 }
@@ -124,7 +128,9 @@ impl Core {
             max_inflight_msgs: IN_FLIGHT,
             check_quorum: true,
             pre_vote: true,
-            batch_append: true,
+            // raft-rs 0.7 would add entries that it sends again to an empty append that waits and begins behind them: the follower takes
+            // them for later ones, and acknowledges an entry that it does not have.
+            batch_append: false,
             max_uncommitted_size: UNCOMMITTED_BYTES,
             max_committed_size_per_ready: COMMITTED_BYTES,
             ..Default::default()
@@ -293,8 +299,16 @@ impl Core {
         // The commit index alone need not be durable. With anything else it is: what a node was told of the members before it took an entry
         // must not be forgotten with the entry kept.
         let now = self.node.raft.hard_state();
-        let hard_state = (inner.must_sync() && now != self.saved).then_some(now);
-        Some(Ready { inner, hard_state, snapshot })
+        let hold = self.agrees_on_members();
+        let hard_state = ((inner.must_sync() || hold) && now != self.saved).then_some(now);
+        Some(Ready { inner, hard_state, snapshot, hold })
+    }
+
+    /// Whether a change of the members is committed, and this leader's disk does not know it yet. It must before others are told: a member
+    /// that learns of its removal stops, and whoever stays must be able to go on without it, even after a loss of power.
+    fn agrees_on_members(&self) -> bool {
+        let agreed = self.node.raft.pending_conf_index;
+        self.is_leader() && self.saved.commit < agreed && agreed <= self.committed()
     }
 
     /// Goes on after `ready` was made durable: applies what is committed, and tells `each` of it.
@@ -303,7 +317,7 @@ impl Core {
         mut ready: Ready,
         mut each: impl FnMut(AppliedEntry<'_>),
     ) -> Result<Progress, CoreError> {
-        let mut progress = Progress::default();
+        let mut progress = Progress { messages: ready.inner.take_messages(), hard_state: None };
         if let Some((snapshot, state)) = ready.snapshot.take() {
             (self.state, self.applied_term, self.applied_bytes) = (state, snapshot.term, 0);
             self.node.mut_store().reset_to(snapshot);
@@ -322,6 +336,10 @@ impl Core {
         let committed = light.take_committed_entries();
         self.apply(committed, &mut each)?;
         self.node.advance_apply();
+        if self.agrees_on_members() {
+            self.saved = self.node.raft.hard_state();
+            progress.hard_state = Some(self.saved.clone());
+        }
         Ok(progress)
     }
 
@@ -418,7 +436,7 @@ impl Ready {
 
     /// What may be sent before it is durable.
     pub(super) fn take_messages(&mut self) -> Vec<Message> {
-        self.inner.take_messages()
+        if self.hold { Vec::new() } else { self.inner.take_messages() }
     }
 }
 

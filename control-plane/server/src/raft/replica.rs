@@ -363,6 +363,9 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
             AppliedEntry::Members { index, term } => members.push((index, term)),
             AppliedEntry::Restored { state } => observer.restored(state),
         })?;
+        if let Some(hard_state) = &progress.hard_state {
+            self.log.save(Write { hard_state: Some(hard_state), ..Write::default() })?;
+        }
         send(&mut self.transport, progress.messages);
         for (index, term) in members {
             self.membership.applied(&self.core, index, term);
