@@ -12,6 +12,9 @@ const WINDOW: Duration = Duration::from_secs(3600);
 /// How much is remembered: each outcome weighs 1, and 1 more for each object in it.
 const MAX_WEIGHT: usize = 65_536;
 
+/// How much is remembered whatever its age: logical time jumps when a leader's clock does, and a retry must not be taken for a new request then.
+const KEPT_WEIGHT: usize = 16_384;
+
 /// One remembered outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remembered {
@@ -41,10 +44,11 @@ impl Requests {
         while self.weight > MAX_WEIGHT && self.forget_first() {}
     }
 
-    /// Forgets what is older than the window.
+    /// Forgets what is older than the window, and not of the newest.
     pub(crate) fn expire(&mut self, now: Timestamp) {
         while let Some((_, first)) = self.by_index.first_key_value() {
-            if now.since(first.at) <= WINDOW || !self.forget_first() {
+            let aged = now.since(first.at) > WINDOW && self.weight > KEPT_WEIGHT;
+            if !aged || !self.forget_first() {
                 break;
             }
         }
@@ -93,6 +97,14 @@ mod tests {
         requests.expire(Timestamp::from_millis(3_600_000));
         assert_eq!(requests.by_index.len(), MAX_WEIGHT);
         requests.expire(Timestamp::from_millis(3_600_001));
-        assert_eq!((requests.by_index.len(), requests.weight), (0, 0));
+        assert_eq!((requests.by_index.len(), requests.weight), (KEPT_WEIGHT, KEPT_WEIGHT));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_makes_no_retry_a_new_request() {
+        let mut requests = Requests::default();
+        requests.remember(1, remembered(1, 0));
+        requests.expire(Timestamp::from_millis(10 * 3_600_000));
+        assert!(requests.outcome_of(remembered(1, 0).request).is_some());
     }
 }
