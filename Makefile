@@ -1,6 +1,6 @@
 # The only commands a contributor must know. Each installs first what the machine lacks, and says so before it does.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fmt
+.PHONY: help demo test check bench chaos fmt
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ check: ## Formatting, lints, the import rules, the protocol files, licences
 bench: ## Loads beside pgbouncer and etcd; writes docs/benchmarks.md; ONLY=part renews one part
 	@scripts/bootstrap.sh bench
 	@scripts/bench.sh
+
+chaos: ## Simulates clusters that go wrong; SEEDS=n runs so many, FROM=k from there on, SEED=k replays one, TRACE=1 shows all of it
+	@scripts/bootstrap.sh chaos
+	@scripts/chaos.sh
 
 fmt: ## Formats the code
 	cargo fmt --all

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs what a Debian machine with Rust lacks for `make demo|test|check|bench`: says what and why, then does it.
+# Installs what a Debian machine with Rust lacks for `make demo|test|check|bench|chaos`: says what and why, then does it.
 # A re-run finds nothing missing, asks nobody and changes nothing.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 purpose=${1:-test}
-case $purpose in demo | test | check | bench) ;; *) echo "usage: $0 demo|test|check|bench" >&2; exit 2 ;; esac
+case $purpose in demo | test | check | bench | chaos) ;; *) echo "usage: $0 demo|test|check|bench|chaos" >&2; exit 2 ;; esac
 
 packages=()
 reasons=()

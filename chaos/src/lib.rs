@@ -1,3 +1,4 @@
 //! What breaks Postern on purpose, and the harness of real parts that tests drive it with.
 
 pub mod live;
+pub mod sim;

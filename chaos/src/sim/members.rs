@@ -1,0 +1,150 @@
+//! Who joins and who leaves: one change after the other, asked of whoever leads until it is so.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use postern_server::raft::{MembershipChange, MembershipError};
+
+use super::node::{Fate, Input};
+use super::rng::pick;
+use super::world::{Event, World};
+use super::{MS, Violation};
+
+/// Members that there are at most.
+const MOST: usize = 6;
+/// How often a change is tried.
+const PATIENCE: u64 = 60;
+
+/// Changes that are wanted.
+pub struct Admin {
+    next_id: u64,
+    wanted: VecDeque<MembershipChange>,
+    tried: u64,
+    /// Those that vote, or will not vote any more: never more than there are.
+    voters: BTreeSet<u64>,
+    /// A change was given up: it may yet come to pass.
+    unsure: bool,
+    /// Changes that came to pass.
+    pub done: u64,
+}
+
+impl Admin {
+    /// Of a cluster with so many founders.
+    #[must_use]
+    pub fn new(founders: u64) -> Self {
+        let voters = (1..=founders).collect();
+        Self { next_id: founders.saturating_add(1), wanted: VecDeque::new(), tried: 0, voters, unsure: false, done: 0 }
+    }
+
+    /// No more is wanted.
+    pub fn forget(&mut self) {
+        self.wanted.clear();
+    }
+}
+
+impl World {
+    fn want(&mut self, changes: &[MembershipChange]) {
+        if self.admin.wanted.is_empty() {
+            self.at(MS, Event::Administer);
+        }
+        self.admin.wanted.extend(changes);
+    }
+
+    fn new_id(&mut self) -> u64 {
+        let id = self.admin.next_id;
+        self.admin.next_id = id.saturating_add(1);
+        id
+    }
+
+    pub(super) fn join(&mut self) {
+        if self.admin.voters.len() >= MOST || self.admin.wanted.len() > 2 {
+            return;
+        }
+        let id = self.new_id();
+        self.want(&[MembershipChange::AddLearner(id), MembershipChange::Promote(id)]);
+    }
+
+    pub(super) fn leave(&mut self) {
+        let voters: Vec<u64> = self.admin.voters.iter().copied().collect();
+        let leader = self.leader().filter(|leader| self.admin.voters.contains(leader) && self.faults.bool());
+        let Some(id) = leader.or_else(|| pick(&mut self.faults, &voters)).filter(|_| voters.len() > 2) else { return };
+        self.admin.voters.remove(&id);
+        self.want(&[MembershipChange::Remove(id)]);
+    }
+
+    /// Only where the others are a quorum, whatever changes are under way.
+    pub(super) fn lose_disk(&mut self) {
+        let lost = self.nodes.values().any(|node| node.fate == Fate::Lost && self.admin.voters.contains(&node.id));
+        if lost || self.admin.unsure || !self.admin.wanted.is_empty() || self.admin.voters.len() < 3 {
+            return;
+        }
+        let voters: Vec<u64> = self.admin.voters.iter().copied().collect();
+        let Some(id) = pick(&mut self.faults, &voters) else { return };
+        self.crash(id, true, Fate::Lost);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.fate = Fate::Lost;
+        node.io.get().disk.replace();
+        self.admin.voters.remove(&id);
+        self.note(&format!("node {id} has lost its disk"));
+        let new = self.new_id();
+        self.want(&[MembershipChange::Remove(id), MembershipChange::AddLearner(new), MembershipChange::Promote(new)]);
+    }
+
+    pub(super) fn transfer(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let others: Vec<u64> = self.admin.voters.iter().copied().filter(|id| *id != leader).collect();
+        let to = pick(&mut self.faults, &others);
+        self.note(&format!("node {leader} is asked to hand over to {to:?}"));
+        self.arrive(leader, Input::Transfer(to.unwrap_or(0)));
+    }
+
+    /// Looks after the first change that is wanted.
+    pub(super) fn administer(&mut self) -> Result<(), Violation> {
+        let Some(change) = self.admin.wanted.front().copied() else { return Ok(()) };
+        self.at(150 * MS, Event::Administer);
+        // Who is to join has to be there.
+        if let MembershipChange::AddLearner(id) = change
+            && !self.nodes.contains_key(&id)
+        {
+            self.add_node(id);
+            self.start(id)?;
+        }
+        let Some(leader) = self.leader() else { return Ok(()) };
+        self.admin.tried = self.admin.tried.saturating_add(1);
+        if self.admin.tried > PATIENCE {
+            self.note(&format!("{change:?} is given up"));
+            (self.admin.tried, self.admin.unsure) = (0, true);
+            self.admin.wanted.pop_front();
+            return Ok(());
+        }
+        self.arrive(leader, Input::ChangeMembership(change, false));
+        Ok(())
+    }
+
+    pub(super) fn membership_answer(
+        &mut self,
+        node: u64,
+        change: Option<MembershipChange>,
+        answer: &Result<u64, MembershipError>,
+    ) {
+        self.note(&format!("node {node} says of {change:?}: {answer:?}"));
+        let Some(change) = change.filter(|change| self.admin.wanted.front() == Some(change)) else { return };
+        if is_so(change, answer) {
+            self.note(&format!("{change:?} is done"));
+            if let MembershipChange::Promote(id) = change {
+                self.admin.voters.insert(id);
+            }
+            self.admin.wanted.pop_front();
+            (self.admin.tried, self.admin.done) = (0, self.admin.done.saturating_add(1));
+        }
+    }
+}
+
+/// Whether the group stands on the configuration that was wanted, and on no other any more: a leader in the middle says `InProgress`.
+fn is_so(change: MembershipChange, answer: &Result<u64, MembershipError>) -> bool {
+    match (change, answer) {
+        (_, Ok(_)) => true,
+        (MembershipChange::AddLearner(id) | MembershipChange::Promote(id), Err(MembershipError::AlreadyMember(of)))
+        | (MembershipChange::Remove(id), Err(MembershipError::NotAMember(of))) => id == *of,
+        _ => false,
+    }
+}
