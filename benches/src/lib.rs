@@ -82,6 +82,28 @@ pub fn sync_time(size: usize) -> Result<Duration> {
     Ok(Duration::from_secs_f64(median(times)))
 }
 
+/// User and system time of a process so far, in seconds (proc(5): fields 14 and 15 of `stat`, in hundredths).
+///
+/// # Errors
+/// When there is no such process.
+pub fn processor_seconds(process: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, field 2, may have blanks; it ends with the last parenthesis.
+    let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+    let ticks = |place: usize| -> Result<f64> { Ok(fields.get(place).context("too few fields")?.parse()?) };
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
+}
+
+/// Resident memory of a process, in kilobytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn memory_kb(process: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.split_whitespace().next().context("no figure")?.parse()?)
+}
+
 /// Puts `text` in the place of the part `name` of the report, or at its end; other parts stay as they are. `OUTPUT` names another file.
 ///
 /// # Errors
