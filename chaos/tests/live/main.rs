@@ -24,6 +24,7 @@ mod target;
 mod three_processes;
 mod vault_client;
 mod vault_keys;
+mod watch_order;
 
 use postern_chaos::live::{Postern, Postgres, PostgresOptions};
 
