@@ -172,9 +172,10 @@ impl RaftHandle {
         let (Some(one), Some(units)) = permits else { return Err(shed()) };
         let (reply, answer) = oneshot::channel();
         let reply = Box::new(move |outcome| {
+            // Before the answer: whoever has it finds room for the next.
+            drop((one, units));
             // Whoever asked may be gone.
             let _ = reply.send(outcome);
-            drop((one, units));
         });
         self.mailbox.try_send(Msg::Propose { entry: encoded, reply }).map_err(|error| match error {
             TrySendError::Full(_) => shed(),
@@ -198,8 +199,9 @@ impl RaftHandle {
         let (fail, failed) = oneshot::channel();
         // Nobody may wait for it any more: that is no fault.
         let read = Box::new(move |state: &State| {
-            let _ = answer.send(read(state));
+            let value = read(state);
             drop(permit);
+            let _ = answer.send(value);
         });
         let failed_reply = Box::new(move |error| {
             let _ = fail.send(error);
@@ -222,8 +224,9 @@ impl RaftHandle {
         let permit = take(&self.reads, 1).ok_or(ReadError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
         let read = Box::new(move |state: &State| {
-            let _ = answer.send(read(state));
+            let value = read(state);
             drop(permit);
+            let _ = answer.send(value);
         });
         self.send(Msg::ReadLocal(read), ReadError::Overloaded, ReadError::Stopped)?;
         answered.await.map_err(|_| ReadError::Stopped)
