@@ -274,6 +274,8 @@ impl Relay {
             return Err(End::fatal(Code::Denied, format!("the session was ended by policy: {why}")));
         }
         self.slice = current.snapshot.policy_slice(&self.principal, &self.to.name);
+        // Its catalog may have to be read by a password that was changed.
+        self.to.sent = current.snapshot.credentials.get(&self.to.name).cloned();
         self.current = current;
         self.apply_masking();
         self.recheck_held().await
