@@ -5,6 +5,7 @@
 //! rejected and slow the stream down. A full lane drops its oldest messages; Raft sends anew what is still needed.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -57,6 +58,8 @@ pub(super) struct Lane {
     kind: LaneKind,
     waiting: Mutex<Waiting>,
     arrived: Notify,
+    /// Whether Raft was told of dropped messages since the last batch went out.
+    told: AtomicBool,
 }
 
 #[derive(Default)]
@@ -67,7 +70,7 @@ struct Waiting {
 
 impl Lane {
     pub(super) fn new(kind: LaneKind) -> Self {
-        Self { kind, waiting: Mutex::default(), arrived: Notify::new() }
+        Self { kind, waiting: Mutex::default(), arrived: Notify::new(), told: AtomicBool::new(false) }
     }
 
     /// Puts `message` at the end; how many older ones it drove out.
@@ -98,10 +101,16 @@ impl Lane {
             let arrived = self.arrived.notified();
             let taken = self.pop();
             if !taken.is_empty() {
+                self.told.store(false, Ordering::Relaxed);
                 return taken.into_iter().map(|message| Bytes::from(message.encode_to_vec())).collect();
             }
             arrived.await;
         }
+    }
+
+    /// Whether Raft has to be told that messages were dropped: once, until some got out again.
+    pub(super) fn must_tell(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
     }
 
     /// Drops all that waits; how many.

@@ -4,7 +4,6 @@
 //! lane has its own connection, so that appends cannot stand in a heartbeat's way. When the stream ends, what waits is dropped (Raft has
 //! newer by then), Raft is told that the peer is out of reach, and the link dials anew with back-off.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,8 +66,6 @@ pub(super) struct Peer {
     pub(super) offers: Offers,
     /// Ends with its membership.
     pub(super) stop: CancellationToken,
-    /// Whether Raft was told of dropped messages since the last batch went out.
-    told: AtomicBool,
     /// Counts the urgent lane's connections.
     connections: watch::Sender<u64>,
 }
@@ -81,7 +78,6 @@ impl Peer {
             bulk: Arc::new(Lane::new(LaneKind::Bulk)),
             offers: Offers::default(),
             stop,
-            told: AtomicBool::new(false),
             connections: watch::Sender::new(0),
         }
     }
@@ -91,11 +87,6 @@ impl Peer {
             LaneKind::Urgent => &self.urgent,
             LaneKind::Bulk => &self.bulk,
         }
-    }
-
-    /// Whether Raft has to be told that messages were dropped: once, until some got out again.
-    pub(super) fn must_tell(&self) -> bool {
-        !self.told.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -207,7 +198,6 @@ async fn connected(
         return Err(LinkError::Welcome { node_id: welcome.node_id, protocol: welcome.protocol });
     }
     *up = true;
-    peer.told.store(false, Ordering::Relaxed);
     if kind == LaneKind::Urgent {
         info!(peer = peer.id, name = %entry.name, "linked with a peer");
         peer.connections.send_modify(|count| *count = count.wrapping_add(1));

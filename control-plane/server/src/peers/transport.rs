@@ -61,10 +61,11 @@ impl Transport for PeerTransport {
                 peer.offers.put(message);
                 continue;
             }
-            let dropped = peer.lane(LaneKind::of(&message)).push(message);
+            let lane = peer.lane(LaneKind::of(&message));
+            let dropped = lane.push(message);
             if dropped > 0 {
                 Self::dropped(id, "full", dropped);
-                if peer.must_tell() {
+                if lane.must_tell() {
                     self.shared.unreachable(id);
                 }
             }
