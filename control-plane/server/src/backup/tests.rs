@@ -31,7 +31,7 @@ async fn a_backup_opens_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let (right, wrong) = (kek(dir.path(), "right"), kek(dir.path(), "wrong"));
     let state = state();
-    let file: Vec<u8> = Backup::begin(&state, &right).await.unwrap().map(Result::unwrap).flatten().collect();
+    let file: Vec<u8> = Backup::begin(&state, &right).await.unwrap().flat_map(Result::unwrap).collect();
     let (header, clear) = open(&file, &right).await.unwrap();
     assert_eq!((header.cluster_id.as_str(), header.index), ("c", 1));
     assert_eq!(State::restore(&clear).unwrap().hash(), state.hash());
