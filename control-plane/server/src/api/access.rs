@@ -157,6 +157,15 @@ impl Caller {
         Err(self.refused(&format!("{} of {} is not permitted", verb.as_str(), object.as_str())))
     }
 
+    /// Refuses who would let in more than they are: an administrator may do everything, a member of the control plane holds every key.
+    pub(super) fn may_let_in(&self, role: NodeRole) -> Result<(), Status> {
+        if self.is_admin() || matches!(role, NodeRole::Gateway | NodeRole::Agent) {
+            return Ok(());
+        }
+        let text = format!("only an administrator lets in a node of role {}", role.as_str());
+        Err(status::with_reason(Status::permission_denied(text), "ESCALATION"))
+    }
+
     /// May do everything.
     pub(crate) fn is_admin(&self) -> bool {
         self.grants == Grants::ALL

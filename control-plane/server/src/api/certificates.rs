@@ -79,6 +79,7 @@ impl CertificateService for Service {
         let call = self.access.call(&request)?;
         let request = request.into_inner();
         let identity = identity(&request)?;
+        call.caller().may_let_in(identity.role)?;
         if identity.role == NodeRole::Control {
             return Err(status::invalid_field(
                 "role",

@@ -234,6 +234,7 @@ impl ClusterService for Service {
         let request = request.into_inner();
         let role = role_from_proto(request.role)
             .map_err(|_| status::invalid_field("role", "must be control, gateway, agent or admin"))?;
+        call.caller().may_let_in(role)?;
         let ttl = match request.ttl_seconds {
             0 => DEFAULT_TTL,
             seconds => Duration::from_secs(seconds.into()),

@@ -223,4 +223,41 @@ mod tests {
         bytes.extend(wrap(1, &wrap(3, &target)));
         assert_eq!(SCHEMA.unknown_field(APPLY, &bytes), Some("resources[2].target.#127".into()));
     }
+
+    /// It reads what anybody sends, before anybody else does.
+    #[test]
+    fn no_bytes_are_too_strange() {
+        let whole = request().encode_to_vec();
+        for cut in 0..whole.len() {
+            let _ = SCHEMA.unknown_field(APPLY, &whole[..cut]);
+        }
+        // Deeper than anything is read.
+        let mut deep = Vec::new();
+        for _ in 0..10_000 {
+            let mut outer = vec![0x0a];
+            prost::encoding::encode_varint(deep.len() as u64, &mut outer);
+            outer.extend(&deep);
+            deep = outer;
+            if deep.len() > 40_000 {
+                break;
+            }
+        }
+        let _ = SCHEMA.unknown_field(APPLY, &deep);
+        let mut seed = 7_u64;
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = (0..seed % 64)
+                .map(|_| {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (seed >> 56) as u8
+                })
+                .collect();
+            seed = seed.wrapping_add(1);
+            let _ = SCHEMA.unknown_field(APPLY, &bytes);
+            let _ = super::super::mask::merge(
+                &resource_pb::Resource::decode(bytes.as_slice()).unwrap_or_default(),
+                &request().resources[0],
+                &["spec".to_owned()],
+            );
+        }
+    }
 }

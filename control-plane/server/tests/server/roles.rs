@@ -222,3 +222,86 @@ async fn every_call_is_in_the_audit_log() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     node.end().await;
 }
+
+/// The table is enforced in front of every service: whoever is nobody, or holds no role, gets nothing but what is open to them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_method_is_open_by_accident() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    let issuer = Issuer::trusted_by(&node).await;
+    let stranger = issuer.token("sam", &["others"], 600);
+    let channel = node.anonymous().await;
+    let descriptors = <prost_types::FileDescriptorSet as prost::Message>::decode(postern_proto::DESCRIPTORS).unwrap();
+    let mut paths = Vec::new();
+    for file in descriptors.file {
+        for service in &file.service {
+            for method in service.method.iter().filter(|method| !method.client_streaming()) {
+                paths.push((
+                    file.package().to_owned(),
+                    format!("/{}.{}/{}", file.package(), service.name(), method.name()),
+                ));
+            }
+        }
+    }
+    assert!(paths.len() > 40);
+    // By what the request itself shows; or to each what is theirs.
+    let open = ["ExchangeToken", "RenewCertificate", "RedeemToken", "GetAuthority"];
+    let own = ["WhoAmI", "Approval", "Approvals", "Session", "Sessions"];
+    for (package, path) in paths {
+        let call = async |token: Option<&str>| {
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            client.ready().await.unwrap();
+            let mut request = tonic::Request::new(());
+            if let Some(token) = token {
+                request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+            }
+            let codec = tonic_prost::ProstCodec::<(), ()>::default();
+            let answer = client.server_streaming(request, path.parse().unwrap(), codec).await;
+            answer.map(drop).map_err(|status| status.code())
+        };
+        let (nobody, known) = (call(None).await, call(Some(&stranger)).await);
+        match package.as_str() {
+            "postern.admin.v1" if open.iter().any(|end| path.ends_with(end)) => {}
+            "postern.admin.v1" => {
+                assert_eq!(nobody, Err(Code::Unauthenticated), "{path}");
+                if !own.iter().any(|end| path.ends_with(end)) {
+                    assert_eq!(known, Err(Code::PermissionDenied), "{path}");
+                }
+            }
+            "postern.gateway.v1" => {
+                assert_eq!((nobody, known), (Err(Code::Unauthenticated), Err(Code::Unauthenticated)), "{path}");
+            }
+            _ => assert!(nobody.is_err() && known.is_err(), "{path}"),
+        }
+    }
+    node.end().await;
+}
+
+/// Who may issue certificates does not thereby become an administrator.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_lets_in_more_than_they_are() {
+    use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
+    use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    let issuer = Issuer::trusted_by(&node).await;
+    let objects = vec![
+        role("door", &["certificates", "cluster"], &["issue", "create", "list"]),
+        binding("door", "door", &["keepers"], &[]),
+    ];
+    ResourceServiceClient::new(node.admin().await).apply(apply(objects)).await.unwrap();
+    let token = issuer.token("kim", &["keepers"], 600);
+    let channel = node.anonymous().await;
+    for (role, good) in [(resource_pb::NodeRole::Admin, false), (resource_pb::NodeRole::Gateway, true)] {
+        let csr = postern_runtime::pki::KeyRequest::generate().unwrap().csr_der;
+        let issue = pb::IssueCertificateRequest { role: role.into(), name: "n".into(), csr, ..Default::default() };
+        let issued = CertificateServiceClient::new(channel.clone()).issue_certificate(with_token(issue, &token)).await;
+        let join = pb::CreateJoinTokenRequest { role: role.into(), ..Default::default() };
+        let joined = ClusterServiceClient::new(channel.clone()).create_join_token(with_token(join, &token)).await;
+        assert_eq!((issued.is_ok(), joined.is_ok()), (good, good), "{role:?} {issued:?}");
+        if let Err(refused) = issued {
+            assert_eq!(reason(&refused), "ESCALATION");
+        }
+    }
+    node.end().await;
+}
