@@ -1,7 +1,10 @@
 //! The log in sled, its snapshots in files beside it.
 
-use std::fs::File;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use raft::eraftpb::Entry;
@@ -34,6 +37,10 @@ pub struct SledLog {
     /// sled's own file. Its flush starts the writing and waits for it, but does not tell the disk to empty its cache, nor the file
     /// system to keep the file's new length: this handle does (`fdatasync`).
     file: File,
+    /// Where sled keeps what is too large for its file (from 128 KiB on), in files of their own that it never flushes.
+    blobs: PathBuf,
+    /// Those of them that are known to be durable.
+    durable_blobs: BTreeSet<OsString>,
     snapshots: SnapshotDir,
     witness: Witness,
     /// Of the last write that was acknowledged, as far as known outside sled.
@@ -57,13 +64,50 @@ impl SledLog {
         let file = File::open(dir.join("db")).map_err(io_error)?;
         let (witness, acknowledged) = Witness::open(&dir.join("witness")).map_err(io_error)?;
         let snapshots = SnapshotDir::open(dir.join("snapshots"))?;
-        let (number, first_index, last_index) = (0, 1, 0);
-        Ok(Self { database, tree, file, snapshots, witness, acknowledged, number, first_index, last_index })
+        let mut log = Self {
+            database,
+            tree,
+            file,
+            blobs: dir.join("blobs"),
+            durable_blobs: BTreeSet::new(),
+            snapshots,
+            witness,
+            acknowledged,
+            number: 0,
+            first_index: 1,
+            last_index: 0,
+        };
+        // A process that was killed may have written what it did not flush. From here on it counts as kept.
+        log.flush()?;
+        Ok(log)
     }
 
-    fn flush(&self) -> Result<(), StorageError> {
+    fn flush(&mut self) -> Result<(), StorageError> {
         self.database.flush().map_err(storage)?;
+        self.flush_blobs().map_err(io_error)?;
         self.file.sync_data().map_err(io_error)
+    }
+
+    fn flush_blobs(&mut self) -> io::Result<()> {
+        let mut present = BTreeSet::new();
+        for item in fs::read_dir(&self.blobs)? {
+            present.insert(item?.file_name());
+        }
+        let mut any = false;
+        for name in present.difference(&self.durable_blobs) {
+            match File::open(self.blobs.join(name)) {
+                Ok(file) => file.sync_data()?,
+                // sled removes those that nothing refers to any more, on threads of its own.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            any = true;
+        }
+        if any {
+            File::open(&self.blobs)?.sync_all()?;
+        }
+        self.durable_blobs = present;
+        Ok(())
     }
 
     fn read(&self) -> Result<(Loaded, Option<Pointer>, u64), StorageError> {
@@ -199,8 +243,8 @@ fn open_database(dir: &Path) -> Result<sled::Db, StorageError> {
 }
 
 /// sled gives the lock's failure as text alone.
-fn is_locked(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
 }
 
 fn entry_key(index: u64) -> [u8; 9] {
@@ -270,7 +314,7 @@ fn corrupt(key: &[u8], why: &str) -> StorageError {
     StorageError::Corrupt { what: format!("{record}: {why}") }
 }
 
-fn io_error(error: std::io::Error) -> StorageError {
+fn io_error(error: io::Error) -> StorageError {
     StorageError::Io(error.to_string())
 }
 

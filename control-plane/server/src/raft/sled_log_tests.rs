@@ -233,3 +233,20 @@ fn a_snapshot_file_that_is_gone_or_short_is_refused() {
         assert!(reload(dir).unwrap_err().to_string().contains("it is missing"));
     });
 }
+
+#[test]
+fn what_sled_keeps_apart_is_flushed_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = SledLog::open(dir.path()).unwrap();
+    log.load().unwrap();
+    let data = vec![7; 1 << 20];
+    for index in 1..=3 {
+        let entries = [entry(index, 1, &data)];
+        log.save(Write { entries: &entries, hard_state: Some(&hard_state(1, 0)), ..Write::default() }).unwrap();
+    }
+    let present = || fs::read_dir(dir.path().join("blobs")).unwrap().map(|item| item.unwrap().file_name());
+    let present: BTreeSet<OsString> = present().collect();
+    assert!(!present.is_empty() && present.is_subset(&log.durable_blobs), "{present:?} {:?}", log.durable_blobs);
+    drop(log);
+    assert_eq!(indices(&reload(dir.path()).unwrap()), [1, 2, 3]);
+}
