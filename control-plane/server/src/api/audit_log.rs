@@ -25,8 +25,6 @@ use crate::raft::RaftHandle;
 const MAILBOX: usize = 4_096;
 /// Records of one entry.
 const BATCH: usize = 500;
-/// What is gathered for one entry.
-const GATHER: Duration = Duration::from_millis(5);
 /// After this the counted are told.
 const WINDOW: Duration = Duration::from_secs(10);
 const OPEN_WINDOW: Duration = Duration::from_secs(60);
@@ -92,7 +90,7 @@ async fn run(raft: RaftHandle, mut inbox: mpsc::Receiver<Msg>, stop: Cancellatio
         };
         let mut messages: Vec<Msg> = first.into_iter().collect();
         if !messages.is_empty() {
-            gather(&mut inbox, &mut messages).await;
+            gather(&mut inbox, &mut messages);
         }
         let (mut records, mut waiting) = (counts.over(Instant::now()), Vec::new());
         for Msg { record, done } in messages {
@@ -124,18 +122,12 @@ fn far() -> Instant {
     Instant::now() + WINDOW
 }
 
-/// What comes within a moment shares one entry.
-async fn gather(inbox: &mut mpsc::Receiver<Msg>, messages: &mut Vec<Msg>) {
-    let until = tokio::time::sleep(GATHER);
-    tokio::pin!(until);
-    while messages.len() < BATCH {
-        tokio::select! {
-            () = &mut until => return,
-            message = inbox.recv() => match message {
-                Some(message) => messages.push(message),
-                None => return,
-            },
-        }
+/// What came while the last entry was under way shares the next.
+fn gather(inbox: &mut mpsc::Receiver<Msg>, messages: &mut Vec<Msg>) {
+    while messages.len() < BATCH
+        && let Ok(message) = inbox.try_recv()
+    {
+        messages.push(message);
     }
 }
 
