@@ -246,11 +246,13 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     peers.attach(raft.clone());
     let members = Members { raft: raft.clone(), view: views.view.clone(), peers: peers.clone(), credential };
     if let Some(listener) = peer_listener {
-        let tls = tls::server_mtls_rotating(&members.credential, revocations.clone(), &[b"h2"])?;
+        // TLS would only say no. The services tell a member that was removed, whose certificate is revoked as well, that it was.
+        let told_by_services = Revocations::none();
+        let tls = tls::server_mtls_rotating(&members.credential, told_by_services.clone(), &[b"h2"])?;
         let routes = Routes::new(peers.service()).add_service(MemberServiceServer::new(members.clone()));
-        let (own, until, revocations) = (supervisor.clone(), peers_stop, revocations.clone());
+        let (own, until) = (supervisor.clone(), peers_stop);
         supervisor.spawn("peer-listener", OnEnd::StopNode, async move {
-            serve::serve(listener, tls, revocations, routes, &own, until).await;
+            serve::serve(listener, tls, told_by_services, routes, &own, until).await;
         });
     }
     supervisor.spawn("membership", OnEnd::StopNode, until_removed(members.clone(), supervisor.clone()));

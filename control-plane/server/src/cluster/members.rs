@@ -263,7 +263,7 @@ impl MemberService for Members {
 }
 
 impl Members {
-    /// Members alone, and only those that are still: the listener has verified the certificate.
+    /// Members alone, and only those that are still. The listener has verified the certificate, but not whether it was revoked.
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let peer = request.extensions().get::<crate::serve::PeerInfo>();
         let identity = peer.and_then(|peer| peer.identity.as_ref());
@@ -272,7 +272,9 @@ impl Members {
             // Who has just come in knows nobody yet.
             let named = view.cluster.is_none() || view.nodes.iter().any(|node| node.name == identity.name);
             identity.role == postern_core::node::NodeRole::Control && named
-        });
+        }) && !peer
+            .and_then(|peer| peer.serial.as_deref())
+            .is_some_and(|serial| self.peers.book().is_revoked(serial));
         if known { Ok(()) } else { Err(Status::permission_denied("for members of the control plane alone")) }
     }
 }

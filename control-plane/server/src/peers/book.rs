@@ -109,6 +109,12 @@ impl AddressBook {
         self.0.borrow().members.get(&id).cloned()
     }
 
+    /// Whether the member's certificate with this serial was revoked.
+    #[must_use]
+    pub fn is_revoked(&self, serial: &str) -> bool {
+        self.0.borrow().revoked.contains(serial)
+    }
+
     /// All of it, now and at each change; for whoever keeps a copy on the disk, too.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Book> {
