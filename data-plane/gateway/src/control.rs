@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use postern_core::node::CONTROL_PLANE_NAME;
-use postern_runtime::pki::NodeCredential;
+use postern_runtime::pki::{Revocations, RotatingCredential};
 use postern_runtime::tls::{self, TlsError};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -60,8 +60,9 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When an address or the credential cannot be used.
-    pub(crate) fn new(addresses: &Addresses, credential: &NodeCredential) -> Result<Self, ControlError> {
-        let connector = TlsConnector::from(Arc::new(tls::client_mtls(credential, &[b"h2"])?));
+    pub(crate) fn new(addresses: &Addresses, credential: &RotatingCredential) -> Result<Self, ControlError> {
+        let tls = tls::client_mtls_rotating(credential, Revocations::none(), &[b"h2"])?;
+        let connector = TlsConnector::from(Arc::new(tls));
         let nodes = addresses.iter().map(|address| {
             let channel = channel(address, connector.clone());
             channel.map(|channel| (address.clone(), channel))
@@ -69,7 +70,7 @@ impl ControlPlane {
         let nodes: Arc<[(String, Channel)]> = nodes.collect::<Result<_, _>>()?;
         // Gateways spread over the nodes.
         let chosen = Arc::new(AtomicUsize::new(fastrand::usize(..nodes.len().max(1))));
-        Ok(Self { nodes, authority: credential.ca_der().into(), chosen })
+        Ok(Self { nodes, authority: credential.current().ca_der().into(), chosen })
     }
 
     /// How many nodes are configured.

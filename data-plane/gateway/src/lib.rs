@@ -26,9 +26,11 @@ use std::time::Duration;
 
 use postern_core::node::{GATEWAYS_NAME, NodeRole};
 use postern_core::target::Protocol;
+use postern_proto::admin::v1::RenewCertificateRequest;
+use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_protocols::registry;
 use postern_runtime::ops::{self, Readiness};
-use postern_runtime::pki::{self, NodeCredential, PkiError};
+use postern_runtime::pki::{self, NodeCredential, PkiError, RotatingCredential, SealSigner};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::telemetry;
 use postern_runtime::tls::{self, TlsError};
@@ -37,6 +39,7 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 pub use config::{Addresses, GatewayConfig, Limits, ListenerConfig};
 pub use control::ControlError;
@@ -132,6 +135,36 @@ impl GatewayHandle {
     }
 }
 
+/// Renews the gateway's certificate at the control plane before it ends; recordings are sealed with the newest.
+fn keep_fresh(
+    control: &ControlPlane,
+    credential: RotatingCredential,
+    dir: Option<PathBuf>,
+    signer: SealSigner,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let control = control.clone();
+    async move {
+        let renew = |csr: Vec<u8>| {
+            let mut client = CertificateServiceClient::new(control.any());
+            async move {
+                let renewed = client.renew_certificate(RenewCertificateRequest { csr }).await;
+                renewed.map(|answer| answer.into_inner().certificate_pem).map_err(|status| status.message().to_owned())
+            }
+        };
+        let mut changes = credential.changes();
+        let shown = async {
+            while changes.changed().await.is_ok() {
+                signer.renewed(&changes.borrow_and_update().certificate_der());
+            }
+        };
+        tokio::select! {
+            () = pki::keep_fresh(credential.clone(), dir, renew, stop) => {}
+            () = shown => {}
+        }
+    }
+}
+
 /// Starts the gateway's tasks. Its name is that of its certificate. It serves once the control plane has sent it a policy.
 ///
 /// # Errors
@@ -153,9 +186,16 @@ pub async fn run(
     let ended = supervisor.sessions_ended_token();
 
     let recorder_config = RecorderConfig { dir: config.spool_dir.clone(), max_bytes: config.spool_max.0 };
-    let (recorder, uploader) = recorder::start(&recorder_config, credential.signer()?, &supervisor)?;
+    let (signer, credential) = (credential.signer()?, RotatingCredential::new(credential)?);
+    let (recorder, uploader) = recorder::start(&recorder_config, signer.clone(), &supervisor)?;
     let control = ControlPlane::new(&config.control_plane, &credential)?;
     let upload = UploadClient::new(control.any()).max_encoding_message_size(MAX_UPLOAD);
+    let dir = Some(config.credential_dir.clone()).filter(|dir| !dir.as_os_str().is_empty());
+    supervisor.spawn(
+        "certificate",
+        OnEnd::StopNode,
+        keep_fresh(&control, credential.clone(), dir, signer, ended.clone()),
+    );
     supervisor.spawn("upload", OnEnd::StopNode, uploader.run(upload, ended.clone(), FLUSH));
     supervisor.spawn(
         "recorder-watch",

@@ -18,7 +18,7 @@ use postern_core::target::Address;
 use postern_core::{Code, Name, SessionId};
 use postern_proto::tunnel::v1::{Hello, Open, OpenStatus, Opened, Welcome};
 use postern_protocols::tunnel::{ALPN, VERSION};
-use postern_runtime::pki::NodeCredential;
+use postern_runtime::pki::{Revocations, RotatingCredential};
 use postern_runtime::tls::{self, TlsError};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
@@ -205,8 +205,8 @@ impl Tunnels {
 ///
 /// # Errors
 /// When the credential or the address cannot be used.
-pub(crate) fn listen(address: SocketAddr, credential: &NodeCredential) -> Result<Endpoint, TunnelsError> {
-    let tls = tls::server_mtls(credential, &[ALPN])?;
+pub(crate) fn listen(address: SocketAddr, credential: &RotatingCredential) -> Result<Endpoint, TunnelsError> {
+    let tls = tls::server_mtls_rotating(credential, Revocations::none(), &[ALPN])?;
     let quic = QuicServerConfig::try_from(tls).map_err(|error| TunnelsError::Quic(error.to_string()))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
     let mut transport = TransportConfig::default();

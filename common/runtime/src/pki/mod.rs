@@ -10,7 +10,7 @@ mod renewal;
 mod rotating;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::{fmt, io};
 
 use postern_core::Timestamp;
@@ -166,7 +166,8 @@ impl NodeCredential {
         if *key.algorithm() != rcgen::PKCS_ED25519 {
             return Err(PkiError::Unreadable("the node's Ed25519 key"));
         }
-        Ok(SealSigner { key: Arc::new(key), certificate: certificate(&self.certificate_pem)?.to_vec().into() })
+        let certificate: Arc<[u8]> = certificate(&self.certificate_pem)?.to_vec().into();
+        Ok(SealSigner { key: Arc::new(key), certificate: Arc::new(RwLock::new(certificate)) })
     }
 
     fn check(&self) -> Result<(), PkiError> {
@@ -194,7 +195,7 @@ impl fmt::Debug for NodeCredential {
 #[derive(Clone)]
 pub struct SealSigner {
     key: Arc<KeyPair>,
-    certificate: Arc<[u8]>,
+    certificate: Arc<RwLock<Arc<[u8]>>>,
 }
 
 impl SealSigner {
@@ -206,8 +207,13 @@ impl SealSigner {
 
     /// The certificate of the key, for verifiers.
     #[must_use]
-    pub fn certificate_der(&self) -> &[u8] {
-        &self.certificate
+    pub fn certificate_der(&self) -> Arc<[u8]> {
+        Arc::clone(&self.certificate.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shows a renewed certificate of the same key from now on, in every clone.
+    pub fn renewed(&self, certificate_der: &[u8]) {
+        *self.certificate.write().unwrap_or_else(PoisonError::into_inner) = certificate_der.into();
     }
 }
 

@@ -275,7 +275,8 @@ fn seals_verify_under_the_certificates_key() {
     let node = credential(&Authority::create("c1").unwrap(), "g1.gateway", &[]);
     let signer = node.signer().unwrap();
     let signature = signer.sign(b"the chain's head");
-    let (_, parsed) = x509_parser::parse_x509_certificate(signer.certificate_der()).unwrap();
+    let certificate = signer.certificate_der();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).unwrap();
     let key = aws_lc_rs::signature::UnparsedPublicKey::new(
         &aws_lc_rs::signature::ED25519,
         parsed.public_key().subject_public_key.data.as_ref(),

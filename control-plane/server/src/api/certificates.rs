@@ -1,6 +1,7 @@
 //! Nodes' certificates: issued, renewed, listed, revoked. Each is in the replicated state before it is handed out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postern_core::Name;
 use postern_core::cluster::NodeCertificate;
@@ -24,6 +25,8 @@ use crate::serve::PeerInfo;
 
 const DEFAULT_PAGE: usize = 500;
 const MAX_PAGE: usize = 1_000;
+/// How long the certificates of those are good for that do not renew them by themselves.
+const LONG: Duration = Duration::from_secs(365 * 86_400);
 /// Why is kept with the certificate.
 const MAX_REASON: usize = 1_024;
 
@@ -46,7 +49,12 @@ pub(crate) fn sign(
     csr: &[u8],
     alt_names: &[String],
 ) -> Result<Signed, PkiError> {
-    let (now, lifetime) = (clock::now(), keys.certificate_lifetime);
+    let now = clock::now();
+    let lifetime = match identity.role {
+        NodeRole::Control | NodeRole::Gateway => keys.certificate_lifetime,
+        // Nobody renews these but people.
+        NodeRole::Agent | NodeRole::Admin => keys.certificate_lifetime.max(LONG),
+    };
     let certificate_pem = keys.authority.issue(identity, csr, alt_names, now, lifetime)?;
     let record = NodeCertificate {
         serial: pki::serial_of_pem(&certificate_pem)?,

@@ -180,7 +180,7 @@ impl Published {
 pub(crate) fn sign(signer: &SealSigner, purpose: Purpose, payload: Vec<u8>) -> pb::Signed {
     pb::Signed {
         signature: signer.sign(&message(purpose, &payload)).into(),
-        certificate: Bytes::copy_from_slice(signer.certificate_der()),
+        certificate: Bytes::copy_from_slice(&signer.certificate_der()),
         payload: payload.into(),
     }
 }

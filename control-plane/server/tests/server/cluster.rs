@@ -400,3 +400,86 @@ async fn a_revoked_certificate_ends_what_is_open_within_a_second() {
     }
     house.end().await;
 }
+
+/// Everything that was acknowledged before the backup began is in it, and the restored cluster goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_under_writes_becomes_a_new_cluster() {
+    let house = House::of(3).await;
+    let write = async |client: &mut ClusterServiceClient<Channel>| -> String {
+        let request = pb::CreateJoinTokenRequest {
+            role: NodeRole::Gateway.into(),
+            name: "g".into(),
+            request_id: postern_runtime::clock::request_id().to_string(),
+            ..Default::default()
+        };
+        client.create_join_token(request).await.unwrap().into_inner().join_token.unwrap().id
+    };
+    let resources = async |client: Channel, name: String| {
+        let mut client = postern_proto::admin::v1::resource_service_client::ResourceServiceClient::new(client);
+        client.apply(crate::resources::apply(vec![crate::resources::secret(&name, "s3cret")])).await.unwrap();
+    };
+    for n in 0..20 {
+        resources(house.channel(1 + n % 3, Some(&house.admin)).await, format!("before-{n}")).await;
+    }
+    let saved = async {
+        let mut pieces = house.cluster(2).await.backup(pb::BackupRequest {}).await.unwrap().into_inner();
+        let mut file = Vec::new();
+        while let Some(piece) = pieces.message().await.unwrap() {
+            file.extend_from_slice(&piece.data);
+        }
+        file
+    };
+    let busy = async {
+        let mut client = house.cluster(1).await;
+        for _ in 0..40 {
+            write(&mut client).await;
+        }
+    };
+    let (file, ()) = tokio::join!(saved, busy);
+    let path = house.dir.path().join("backup");
+    std::fs::write(&path, &file).unwrap();
+    assert!(!file.windows(6).any(|window| window == b"before"), "in clear");
+
+    // Into a directory that is in use, with another key, of a damaged file: nothing comes of it.
+    let refused = async |config: &ControlConfig, path: &Path| {
+        postern_server::backup::restore(config, path, DAY).await.map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(refused(&house.config(1), &path).await.contains("is not empty"));
+    let mut other = house.config(8);
+    other.kek_file = Some(house.dir.path().join("other-kek"));
+    std::fs::write(house.dir.path().join("other-kek"), "cd".repeat(32)).unwrap();
+    assert!(refused(&other, &path).await.contains("key-encryption key"));
+    let cut = house.dir.path().join("cut");
+    std::fs::write(&cut, &file[..file.len() / 2]).unwrap();
+    let why = refused(&house.config(7), &cut).await;
+    assert!(why.contains("cut short") || why.contains("damaged"), "{why}");
+
+    let former = house.status(1).await;
+    let restored = postern_server::backup::restore(&house.config(9), &path, DAY).await.unwrap();
+    assert_eq!((restored.node_id, restored.node_name.as_str()), (4, "c9"));
+    let member = run(house.config(9)).await;
+    let applicant = Applicant { name: "op2".into(), ..Default::default() };
+    let admitted = redeem(&[member.address()], &restored.bootstrap_token, applicant, |_| Ok(())).await.unwrap();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&admitted.credential.ca_pem))
+        .domain_name(CONTROL_PLANE_NAME)
+        .identity(Identity::from_pem(
+            &admitted.credential.certificate_pem,
+            admitted.credential.key_pem.expose_secret(),
+        ));
+    let uri = format!("https://{}", member.address());
+    let channel = Endpoint::from_shared(uri).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
+    let mut client = postern_proto::admin::v1::resource_service_client::ResourceServiceClient::new(channel.clone());
+    for n in 0..20 {
+        let request =
+            pb::GetRequest { kind: postern_proto::resource::v1::Kind::Secret.into(), name: format!("before-{n}") };
+        client.get(request).await.unwrap();
+    }
+    let mut client = ClusterServiceClient::new(channel);
+    let status = client.get_cluster_status(pb::GetClusterStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.cluster_id, former.cluster_id);
+    assert_ne!(status.incarnation, former.incarnation);
+    assert_eq!(status.members.len(), 1);
+    member.end().await;
+    house.end().await;
+}

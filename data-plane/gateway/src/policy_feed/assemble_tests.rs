@@ -163,7 +163,7 @@ fn nothing_unsigned_is_taken() {
 #[test]
 fn a_signer_that_was_revoked_is_refused() {
     let mut rig = Rig::new();
-    let serial = serial_of(rig.signer.certificate_der()).unwrap();
+    let serial = serial_of(&rig.signer.certificate_der()).unwrap();
     rig.delta(&Delta { revoked: vec![serial], ..delta(10, 11) }).unwrap();
     assert!(matches!(rig.delta(&delta(11, 12)), Err(AssembleError::Revoked)));
     rig.signer = signer(&rig.authority, NodeRole::Control);
