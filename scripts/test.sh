@@ -6,7 +6,10 @@ cd "$(dirname "$0")/.."
 # The whole-system tests run the binary, as a user does.
 cargo build --locked -p postern
 if command -v cargo-nextest >/dev/null 2>&1; then
-    exec cargo nextest run --locked --workspace "$@"
+    cargo nextest run --locked --workspace "$@"
+    # The simulation has to find bugs that are built in for it. A run of its own: the feature must not get into the binary above.
+    exec cargo nextest run --locked -p postern-chaos --features planted-bugs --test sim planted
 fi
 echo "test: cargo-nextest is not installed; using cargo test (the same tests, somewhat slower)"
-exec cargo test --locked --workspace --lib --bins --tests "$@" -- --test-threads=2
+cargo test --locked --workspace --lib --bins --tests "$@" -- --test-threads=2
+exec cargo test --locked -p postern-chaos --features planted-bugs --test sim planted

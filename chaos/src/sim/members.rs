@@ -77,7 +77,15 @@ impl World {
         if lost || self.admin.unsure || !self.admin.wanted.is_empty() || self.admin.voters.len() < 3 {
             return;
         }
+        // A minority of those who belong is no minority to who does not yet know that they do.
         let voters: Vec<u64> = self.admin.voters.iter().copied().collect();
+        let known = |id: &u64| {
+            let members = self.nodes.get(id).map(|node| node.status.members.as_slice()).unwrap_or_default();
+            members.iter().filter(|member| member.voter).map(|member| member.id).eq(voters.iter().copied())
+        };
+        if !voters.iter().all(known) {
+            return;
+        }
         let Some(id) = pick(&mut self.faults, &voters) else { return };
         self.crash(id, true, Fate::Lost);
         let Some(node) = self.nodes.get_mut(&id) else { return };

@@ -63,3 +63,38 @@ fn every_law_holds_on_real_files() {
     let plans: Vec<Plan> = (1..=8).map(Plan::with_files).collect();
     all_hold(&run_all(&plans, threads()));
 }
+
+/// What is built in on purpose has to be found: `--features planted-bugs`.
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use postern_chaos::sim::plan::{Plan, Planted};
+    use postern_chaos::sim::runner::run;
+
+    /// Seeds within which each has to be found.
+    const WITHIN: u64 = 40;
+
+    /// Runs so many seeds, tells which laws were broken, and demands that one of `by` is among them.
+    fn is_found(planted: Planted, by: &[&str]) {
+        let mut laws = std::collections::BTreeMap::<&str, (u64, u64)>::new();
+        for seed in 1..=WITHIN {
+            if let Some(violation) = run(Plan { planted, ..Plan::new(seed) }, false).violation {
+                laws.entry(violation.law).or_insert((seed, 0)).1 += 1;
+            }
+        }
+        for (law, (first, times)) in &laws {
+            println!("{planted:?}: {times} of {WITHIN} seeds, the first is {first}: {law}");
+        }
+        assert!(by.iter().any(|law| laws.contains_key(law)), "{planted:?} is not found by {WITHIN} seeds");
+    }
+
+    #[test]
+    fn to_acknowledge_before_the_flush_is_found() {
+        let lost = ["acknowledged writes survive (I8)", "reads and writes are linearizable", "what is committed stays"];
+        is_found(Planted::AckBeforeFlush, &lost);
+    }
+
+    #[test]
+    fn to_read_without_asking_the_leader_is_found() {
+        is_found(Planted::StaleRead, &["reads and writes are linearizable"]);
+    }
+}

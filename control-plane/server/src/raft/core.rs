@@ -63,6 +63,8 @@ pub(super) struct Core {
     next_read: u64,
     reads: BTreeMap<ReadTicket, Option<u64>>,
     removed: bool,
+    /// Entries that changed the members were applied, and the disk does not know yet that they count.
+    members_changed: bool,
 }
 
 struct Incoming {
@@ -152,6 +154,7 @@ impl Core {
             next_read: 0,
             reads: BTreeMap::new(),
             removed: false,
+            members_changed: false,
         };
         // Alone, there is nobody to wait for.
         if core.node.store().members().voters == [config.id] {
@@ -336,9 +339,11 @@ impl Core {
         let committed = light.take_committed_entries();
         self.apply(committed, &mut each)?;
         self.node.advance_apply();
-        if self.agrees_on_members() {
-            self.saved = self.node.raft.hard_state();
-            progress.hard_state = Some(self.saved.clone());
+        // A member that forgets who belongs would wait for those who do no more, if it comes back and they do not.
+        let now = self.node.raft.hard_state();
+        if (std::mem::take(&mut self.members_changed) || self.agrees_on_members()) && now != self.saved {
+            self.saved = now.clone();
+            progress.hard_state = Some(now);
         }
         Ok(progress)
     }
@@ -421,6 +426,7 @@ impl Core {
         };
         self.removed = self.removed || (has(self.members()) && !has(&members));
         self.node.mut_store().set_members(members);
+        self.members_changed = true;
     }
 }
 
