@@ -36,7 +36,7 @@ fn rule(place: u32) -> Resource {
         mask: Some(Mask { function: Some(Function::Null(NullMask {})) }),
         exempt_groups: Vec::new(),
     };
-    let metadata = Metadata { name: format!("rule-{}", place % 7), revision: u64::MAX, ..Default::default() };
+    let metadata = Metadata { name: format!("rule-{}", place % 7), ..Default::default() };
     Resource { metadata: Some(metadata), spec: Some(Spec::MaskingRule(spec)) }
 }
 

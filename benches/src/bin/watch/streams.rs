@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use postern_benches::{memory_kb, processor_seconds, progress};
-use postern_chaos::live::cluster::{ClusterOptions, LiveCluster, channels, tls_of};
+use postern_chaos::live::cluster::{ClusterOptions, LiveCluster, tls_of};
 use postern_proto::admin::v1::ApplyRequest;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
 use postern_proto::gateway::v1::policy_feed_service_client::PolicyFeedServiceClient;
@@ -19,7 +19,7 @@ use postern_proto::resource::v1::{Mask, MaskingRuleSpec, Metadata, NullMask, Res
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, ClientTlsConfig};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use crate::Streams;
 
@@ -146,8 +146,14 @@ async fn run(
     })
 }
 
+/// As a gateway's connection.
 fn channel(address: &str, tls: &ClientTlsConfig) -> Result<Channel> {
-    channels(address, Some(tls), 1)?.pop().context("a channel")
+    let endpoint = Endpoint::from_shared(format!("https://{address}"))?
+        .tls_config(tls.clone())?
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10));
+    Ok(endpoint.connect_lazy())
 }
 
 /// Follows for ever; checks that each change follows the last.
@@ -183,8 +189,7 @@ async fn put(admin: &mut ResourceServiceClient<Channel>, place: usize) -> Result
         mask: Some(Mask { function: Some(Function::Null(NullMask {})) }),
         ..Default::default()
     };
-    // u64::MAX: whatever revision it is at.
-    let metadata = Metadata { name: "bench".into(), revision: u64::MAX, ..Default::default() };
+    let metadata = Metadata { name: "bench".into(), ..Default::default() };
     let resource = Resource { metadata: Some(metadata), spec: Some(Spec::MaskingRule(spec)) };
     let request = ApplyRequest { resources: vec![resource], ..Default::default() };
     Ok(admin.apply(request).await?.into_inner().revision)
