@@ -325,11 +325,31 @@ async fn cluster_keys(
         info!("waiting for the cluster to bring this new member up to date");
     }
     let known = view.wait_for(|view| view.cluster.is_some()).await.map(|view| view.cluster.clone());
-    let cluster = known.map_err(|_| ControlError::Stopped)?.ok_or(ControlError::NoCluster)?;
+    let mut cluster = known.map_err(|_| ControlError::Stopped)?.ok_or(ControlError::NoCluster)?;
     if (&cluster.id, &cluster.incarnation) != (&file.cluster_id, &file.incarnation) {
         return Err(ControlError::OtherCluster { own: file.cluster_id.clone(), found: cluster.id.clone() });
     }
-    bootstrap::open_keys(kek, cluster, config.certificate_lifetime.0).await
+    loop {
+        let error = match bootstrap::open_keys(kek, Arc::clone(&cluster), config.certificate_lifetime.0).await {
+            Err(ControlError::Keys(error)) => error,
+            opened => return opened,
+        };
+        // What this node had when it stopped may be older than the last rotation: only the cluster's newest word counts.
+        info!(%error, "looking at the cluster's newest keys");
+        let newest = loop {
+            match members.raft.read(|state| state.cluster().cloned()).await {
+                Ok(newest) => break newest.ok_or(ControlError::NoCluster)?,
+                Err(ReadError::NotLeader | ReadError::Unavailable | ReadError::Overloaded) => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if newest == cluster {
+            return Err(error.into());
+        }
+        cluster = newest;
+    }
 }
 
 /// The feed with its first policy: as soon as there is a leader.
