@@ -7,8 +7,8 @@
 //! (`Overloaded`: they may retry); the rest is for peers, whose messages Raft may lose.
 //! The thread's end before shutdown stops the node: nothing else may answer for the replicated state.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use postern_runtime::clock;
@@ -21,7 +21,7 @@ use tracing::info;
 
 use super::config::NodeConfig;
 use super::forward::Forward;
-use super::handle::RaftHandle;
+use super::handle::{LateReports, RaftHandle};
 use super::log_store::{Loaded, LogStore, SnapshotRecord, SnapshotWriter, StorageError, Write};
 use super::membership::MembershipReply;
 use super::observer::Observer;
@@ -75,9 +75,11 @@ pub fn start(
     let loaded = Changes { applied: loaded.index(), policy: loaded.policy_revision(), issuers, approvals };
     let (changes_out, changes) = watch::channel(loaded);
     let (status_out, status) = watch::channel(replica.status());
+    let late_reports = LateReports::default();
     let driver = Driver {
         replica,
         inbox,
+        late_reports: Arc::clone(&late_reports),
         compactions: mailbox.clone(),
         supervisor: supervisor.clone(),
         tick: config.tick,
@@ -86,12 +88,13 @@ pub fn start(
         status: status_out,
     };
     supervisor.spawn_blocking_thread("raft", OnEnd::StopNode, move || driver.run());
-    Ok(RaftHandle::new(mailbox, changes, status, forward, snapshots))
+    Ok(RaftHandle::new(mailbox, changes, status, forward, snapshots, late_reports))
 }
 
 struct Driver<L, T, O> {
     replica: Replica<Timed<L>, T, Tee<O>>,
     inbox: Receiver<Msg>,
+    late_reports: LateReports,
     /// For the outcome of snapshots.
     compactions: SyncSender<Msg>,
     supervisor: Supervisor,
@@ -134,6 +137,8 @@ impl<L: LogStore, T: Transport, O: Observer> Driver<L, T, O> {
             let now = Instant::now();
             let ticked = now >= next_tick;
             if ticked {
+                let late = std::mem::take(&mut *self.late_reports.lock().unwrap_or_else(PoisonError::into_inner));
+                late.into_iter().for_each(|(id, ok)| self.replica.report_snapshot(id, ok));
                 for _ in 0..CATCH_UP {
                     if now >= next_tick {
                         self.replica.tick(clock::now());

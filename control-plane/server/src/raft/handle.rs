@@ -1,7 +1,8 @@
 //! Asking the driver.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_core::RequestId;
@@ -31,6 +32,9 @@ const PROPOSE_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_BASE: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(250);
 
+/// Reports that found the mailbox full, for the next tick: Raft would wait for a lost one for ever. The last one of each peer.
+pub(super) type LateReports = Arc<Mutex<BTreeMap<u64, bool>>>;
+
 /// Asks the driver. Cheap to clone.
 #[derive(Clone)]
 pub struct RaftHandle {
@@ -39,6 +43,7 @@ pub struct RaftHandle {
     status: watch::Receiver<Status>,
     forward: Arc<dyn Forward>,
     snapshots: Arc<dyn SnapshotSource>,
+    late_reports: LateReports,
     writes: Arc<Semaphore>,
     write_units: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -52,6 +57,7 @@ impl RaftHandle {
         status: watch::Receiver<Status>,
         forward: Arc<dyn Forward>,
         snapshots: Arc<dyn SnapshotSource>,
+        late_reports: LateReports,
     ) -> Self {
         Self {
             mailbox,
@@ -59,6 +65,7 @@ impl RaftHandle {
             status,
             forward,
             snapshots,
+            late_reports,
             writes: Arc::new(Semaphore::new(WRITES)),
             write_units: Arc::new(Semaphore::new(WRITE_UNITS)),
             reads: Arc::new(Semaphore::new(READS)),
@@ -267,7 +274,9 @@ impl RaftHandle {
 
     /// What became of the snapshot to `id`. Has to be told for each one that the transport was given.
     pub fn report_snapshot(&self, id: u64, ok: bool) {
-        self.tell(Msg::SnapshotStatus { id, ok });
+        if let Err(TrySendError::Full(_)) = self.mailbox.try_send(Msg::SnapshotStatus { id, ok }) {
+            self.late_reports.lock().unwrap_or_else(PoisonError::into_inner).insert(id, ok);
+        }
     }
 
     /// The snapshots that `MsgSnapshot`s stand for.

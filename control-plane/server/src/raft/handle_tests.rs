@@ -35,7 +35,10 @@ fn follower(leader: u64, script: &Arc<Script>) -> (RaftHandle, watch::Sender<Sta
     let (_, changes) = watch::channel(Changes::default());
     let (status_out, status) = watch::channel(Status { id: 1, leader, ..Status::default() });
     let snapshots = LogStore::snapshots(&MemoryLog::default());
-    (RaftHandle::new(mailbox, changes, status, Arc::<Script>::clone(script), snapshots), status_out)
+    (
+        RaftHandle::new(mailbox, changes, status, Arc::<Script>::clone(script), snapshots, LateReports::default()),
+        status_out,
+    )
 }
 
 #[tokio::test]
