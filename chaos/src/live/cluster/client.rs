@@ -199,6 +199,16 @@ impl ClusterClient {
         Self { members: Members { options, ..self.members.clone() } }
     }
 
+    /// How many members it knows.
+    pub(super) fn members(&self) -> usize {
+        self.members.members.len()
+    }
+
+    /// A connection to a member; numbers begin again after the last.
+    pub(super) fn channel(&self, member: usize) -> Channel {
+        self.members.channel(member % self.members().max(1))
+    }
+
     /// Writes `value` into the object `name`; its new revision. A write that is asked again is asked with the same request id, and is
     /// done once.
     ///

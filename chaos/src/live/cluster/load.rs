@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::client::{ClusterClient, Failure};
 use super::history::{Answer, Asked, Operation, check};
+use super::watcher::{Watched, watch};
+
+/// How long the watcher may take until it was told of the last write.
+const WATCH_LIMIT: Duration = Duration::from_secs(20);
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +40,11 @@ pub struct Load {
     began: Instant,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
+    watcher: JoinHandle<Watched>,
+    /// Stops the watcher, which stays a little longer.
+    stop_watcher: Arc<AtomicBool>,
+    /// The revision up to which it was told.
+    seen: Arc<AtomicU64>,
 }
 
 /// What came of it.
@@ -49,6 +58,8 @@ pub struct Summary {
     pub conflicts: usize,
     /// Operations without an answer.
     pub unknown: usize,
+    /// How often the watcher had to begin anew, as no member knew any more what had changed since.
+    pub watched_anew: usize,
 }
 
 impl Load {
@@ -76,8 +87,10 @@ impl Load {
             };
             clients.spawn(worker.run(stop.clone()));
         }
+        let (stop_watcher, seen) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let watcher = runtime.spawn(watch(client.clone(), stop_watcher.clone(), seen.clone()));
         drop(guard);
-        Ok(Self { runtime, clients, client, began, stop, acknowledged })
+        Ok(Self { runtime, clients, client, began, stop, acknowledged, watcher, stop_watcher, seen })
     }
 
     /// Writes acknowledged so far.
@@ -122,12 +135,25 @@ impl Load {
             history.push(Operation { register: name, asked: Asked::Read, start, end: self.began.elapsed(), answer });
         }
         check(&history)?;
+        let revision = |operation: &Operation| match operation.answer {
+            Answer::Value(_, revision) => revision,
+            _ => 0,
+        };
+        let newest = history.iter().map(revision).max().unwrap_or_default();
+        super::super::process::wait_until(WATCH_LIMIT, "the watcher to be told of everything", || {
+            Ok(self.seen.load(Ordering::Relaxed) >= newest)
+        })?;
+        self.stop_watcher.store(true, Ordering::Relaxed);
+        let watched =
+            self.runtime.block_on(&mut self.watcher).map_err(|error| anyhow!("the watcher panicked: {error}"))?;
+        watched.check(&history)?;
         let count = |of: fn(&Operation) -> bool| history.iter().filter(|operation| of(operation)).count();
         let summary = Summary {
             acknowledged: count(|it| matches!((&it.asked, &it.answer), (Asked::Write { .. }, Answer::Value(..)))),
             reads: count(|it| matches!(it.asked, Asked::Read)),
             conflicts: count(|it| it.answer == Answer::Conflict),
             unknown: count(|it| it.answer == Answer::Unknown),
+            watched_anew: watched.began_anew(),
         };
         let refused = history.iter().find(|operation| operation.answer == Answer::Refused);
         ensure!(refused.is_none(), "refused: {refused:?}");

@@ -106,14 +106,14 @@ impl Member {
         self.file_limit = limit;
     }
 
-    /// `control init`; the bootstrap token that it prints.
+    /// `control init`; the file of the token for the first administrator.
     ///
     /// # Errors
     /// When it fails.
-    pub fn init(&self) -> Result<String> {
-        let out = self.run_control(&["init"], &[])?.ok()?;
-        let token = out.split_whitespace().find(|word| word.starts_with("postern-join-") || word.starts_with("pjt1"));
-        token.map(str::to_owned).with_context(|| format!("no token in {out}"))
+    pub fn init(&self) -> Result<PathBuf> {
+        let token = self.folder.join("bootstrap-token");
+        self.run_control(&["init"], &["--token-out", &token.display().to_string()])?.ok()?;
+        Ok(token)
     }
 
     /// `control join` with the text of a token, through any of `peers`.

@@ -1,22 +1,27 @@
 //! A cluster of control-plane processes on real disks, formed as an operator forms it, and what may befall it.
 
 mod client;
+mod gateway;
 mod history;
 mod load;
 mod member;
 mod net;
+mod watcher;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, anyhow, ensure};
+use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
+use postern_proto::admin::v1::{GetClusterStatusRequest, GetClusterStatusResponse, MemberPart, MemberStatus};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use super::cli::Cli;
 use super::process::wait_until;
 
 pub use client::{ClientOptions, ClusterClient, Failure, Members, channels, tls_of};
+pub use gateway::Gateway;
 pub use history::{Answer, Asked, Operation, Violation, check};
 pub use load::{Load, LoadOptions, Summary};
 pub use member::Member;
@@ -24,6 +29,9 @@ pub use net::{Cut, Network};
 
 /// How long a cluster may take to form, or to agree again once nothing is in its way.
 pub const AGREE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a member may take to say how the cluster stands.
+const STATUS_LIMIT: Duration = Duration::from_secs(3);
 
 /// How a cluster is set up.
 #[derive(Clone, Debug)]
@@ -48,6 +56,8 @@ pub struct LiveCluster {
     members: Vec<Member>,
     network: Option<Network>,
     options: ClusterOptions,
+    /// Asks for the status.
+    runtime: Runtime,
     folder: TempDir,
 }
 
@@ -59,7 +69,7 @@ impl LiveCluster {
     pub fn start(options: ClusterOptions) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("postern-cluster-").tempdir()?;
         let network = if options.namespaces { Some(Network::new(options.members)?) } else { None };
-        let mut this = Self { members: Vec::new(), network, options, folder };
+        let mut this = Self { members: Vec::new(), network, options, runtime: Runtime::new()?, folder };
         let first = this.new_member(0, "")?;
         let token = first.init()?;
         this.members.push(first);
@@ -68,7 +78,9 @@ impl LiveCluster {
         for _ in 1..this.options.members {
             this.add_member()?;
         }
-        this.wait_healthy()?;
+        if this.options.members > 1 {
+            this.wait_healthy()?;
+        }
         Ok(this)
     }
 
@@ -122,13 +134,11 @@ impl LiveCluster {
         token.map(str::to_owned).with_context(|| format!("no token in {out}"))
     }
 
-    fn redeem(&mut self, token: &str) -> Result<()> {
-        let file = self.folder.path().join("bootstrap-token");
-        std::fs::write(&file, token)?;
+    fn redeem(&mut self, token: &Path) -> Result<()> {
         let server = format!("https://{}", self.member(0)?.api());
-        let (file, out) = (file.display().to_string(), self.admin().display().to_string());
-        let cli = Cli::new(Vec::new());
-        cli.cli(["cluster", "redeem", "--token-file", &file, "--server", &server, "--out", &out])?.ok()?;
+        let (token, out) = (token.display().to_string(), self.admin().display().to_string());
+        let arguments = ["--token-file", &token, "--server", &server, "--name", "root", "--out", &out];
+        Cli::new(Vec::new()).cli(["cluster", "redeem"].iter().chain(&arguments))?.ok()?;
         Ok(())
     }
 
@@ -234,12 +244,25 @@ impl LiveCluster {
         ])
     }
 
-    /// What `cluster status` says at the first member that runs.
+    /// How the cluster stands, by the first member that runs and answers.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub fn status(&self) -> Result<Value> {
-        self.cli().json(["cluster", "status", "-o", "json"])
+    /// When none answers.
+    pub fn status(&self) -> Result<GetClusterStatusResponse> {
+        let _guard = self.runtime.enter();
+        let tls = tls_of(&self.admin())?;
+        let mut last = anyhow!("no member runs");
+        for member in self.members.iter().filter(|member| member.is_started()) {
+            let channel = channels(&member.api(), Some(&tls), 1)?.pop().context("a connection")?;
+            let mut service = ClusterServiceClient::new(channel);
+            let asked = service.get_cluster_status(GetClusterStatusRequest {});
+            match self.runtime.block_on(async { tokio::time::timeout(STATUS_LIMIT, asked).await }) {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) => last = anyhow!("{}: {status}", member.name()),
+                Err(_) => last = anyhow!("{}: nothing within {STATUS_LIMIT:?}", member.name()),
+            }
+        }
+        Err(last)
     }
 
     /// The number of the member that leads, once all that run agree about it.
@@ -250,9 +273,11 @@ impl LiveCluster {
         let mut leader = None;
         wait_until(AGREE_LIMIT, "a leader", || {
             let Ok(status) = self.status() else { return Ok(false) };
-            leader = members_of(&status)
-                .find(|member| member.get("leader").and_then(Value::as_bool) == Some(true))
-                .and_then(|member| self.number_of(name_of(member)?))
+            leader = status
+                .members
+                .iter()
+                .find(|member| member.leader)
+                .and_then(|member| self.number_of(name_of(member)))
                 .filter(|number| self.members.get(*number).is_some_and(Member::is_started));
             Ok(leader.is_some())
         })
@@ -279,17 +304,21 @@ impl LiveCluster {
     /// # Errors
     /// When it does not in time; with what it says instead, and the logs.
     pub fn wait_healthy(&self) -> Result<()> {
-        let mut last = Value::Null;
+        let mut last = String::new();
         wait_until(AGREE_LIMIT, "a healthy cluster", || {
-            let Ok(status) = self.status() else { return Ok(false) };
-            let voters = members_of(&status).filter(|member| is_voter(member)).count();
-            let all = members_of(&status).count();
+            let status = match self.status() {
+                Ok(status) => status,
+                Err(error) => {
+                    last = format!("{error:#}");
+                    return Ok(false);
+                }
+            };
+            let voters = status.members.iter().filter(|member| member.part() == MemberPart::Voter).count();
             let started = self.members.iter().filter(|member| member.is_started()).count();
-            let healthy = status.get("healthy").and_then(Value::as_bool) == Some(true);
-            last = status;
-            Ok(healthy && voters == all && voters >= started)
+            last = format!("{status:#?}");
+            Ok(status.healthy && voters == status.members.len() && voters >= started)
         })
-        .with_context(|| format!("{last:#}\n{}", self.logs()))
+        .with_context(|| format!("{last}\n{}", self.logs()))
     }
 
     /// Waits until all members have applied the same entries, and checks that they then have the same state.
@@ -297,20 +326,19 @@ impl LiveCluster {
     /// # Errors
     /// When they do not in time, or differ.
     pub fn wait_same_state(&self) -> Result<()> {
-        let mut last = Value::Null;
+        let mut last = String::new();
         wait_until(AGREE_LIMIT, "the same state everywhere", || {
             let Ok(status) = self.status() else { return Ok(false) };
-            let text = |member: &Value, field: &str| member.get(field).map(ToString::to_string).unwrap_or_default();
-            let mut states: Vec<(String, String)> =
-                members_of(&status).map(|member| (text(member, "stateIndex"), text(member, "stateHash"))).collect();
-            last = status;
+            last = format!("{status:#?}");
+            let mut states: Vec<_> =
+                status.members.iter().map(|member| (member.state_index, member.state_hash.clone())).collect();
             states.sort();
             states.dedup();
             let different = states.windows(2).any(|two| matches!(two, [a, b] if a.0 == b.0));
             ensure!(!different, "two members differ at one index: {states:?}");
             Ok(states.len() == 1)
         })
-        .with_context(|| format!("{last:#}"))
+        .with_context(|| last.clone())
     }
 
     /// All that the members logged.
@@ -320,16 +348,6 @@ impl LiveCluster {
     }
 }
 
-fn members_of(status: &Value) -> impl Iterator<Item = &Value> {
-    status.get("members").and_then(Value::as_array).into_iter().flatten()
-}
-
-fn name_of(member: &Value) -> Option<&str> {
-    let name = member.get("name").or_else(|| member.get("node")?.get("name"));
-    name.and_then(Value::as_str)
-}
-
-fn is_voter(member: &Value) -> bool {
-    let part = member.get("part").or_else(|| member.get("role")).and_then(Value::as_str).unwrap_or_default();
-    part.to_ascii_lowercase().contains("voter")
+fn name_of(member: &MemberStatus) -> &str {
+    member.node.as_ref().map_or("", |node| node.name.as_str())
 }

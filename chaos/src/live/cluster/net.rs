@@ -46,6 +46,7 @@ impl Network {
         // same name would be an error.
         let number = process.wrapping_mul(7).wrapping_add(count) % (64 * 256);
         let subnet = (u8::try_from(64 + number / 256)?, u8::try_from(number % 256)?);
+        sweep();
         let this = Self { name: format!("ps{process:x}-{count:x}"), subnet, members };
         this.make()?;
         Ok(this)
@@ -125,6 +126,25 @@ impl Drop for Network {
             let _ = ip(&["netns", "del", &self.namespace(member)]);
         }
         let _ = ip(&["link", "del", &self.name]);
+    }
+}
+
+/// Takes away what test processes left behind that were killed themselves.
+fn sweep() {
+    let names = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let abandoned = |name: &String| {
+        let process = name.strip_prefix("ps").and_then(|rest| u32::from_str_radix(rest.split_once('-')?.0, 16).ok());
+        process.is_some_and(|process| !std::path::Path::new(&format!("/proc/{process}")).exists())
+    };
+    // A port goes with its namespace.
+    for name in names("/run/netns").iter().filter(|name| abandoned(name)) {
+        let _ = ip(&["netns", "del", name]);
+    }
+    for name in names("/sys/class/net").iter().filter(|name| abandoned(name)) {
+        let _ = ip(&["link", "del", name]);
     }
 }
 

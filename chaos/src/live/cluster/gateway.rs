@@ -1,0 +1,111 @@
+//! A gateway that knows every member of a cluster.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::super::issuer::Issuer;
+use super::super::postern::{http_get, postern_binary, shop_objects};
+use super::super::postgres::Postgres;
+use super::super::process::{Process, free_port, wait_until};
+use super::super::psql::Connection;
+use super::LiveCluster;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A gateway, let in by a join token, before a shop that it dials itself. Dropping it kills it.
+#[derive(Debug)]
+pub struct Gateway {
+    issuer: Issuer,
+    port: u16,
+    process: Process,
+    folder: PathBuf,
+}
+
+impl Gateway {
+    /// Starts it and applies the test objects; returns once a client can log in.
+    ///
+    /// # Errors
+    /// When it does not come up, or something is refused.
+    pub fn start(cluster: &LiveCluster, postgres: &Postgres) -> Result<Self> {
+        let folder = cluster.folder().join("gateway");
+        fs::create_dir_all(&folder)?;
+        let (token, credential) = (folder.join("token"), folder.join("credential").display().to_string());
+        fs::write(&token, cluster.join_token(&["--role", "gateway"])?)?;
+        let token = token.display().to_string();
+        let arguments = ["--token-file", &token, "--name", "one", "--out", &credential];
+        cluster.cli().cli(["cluster", "redeem"].iter().chain(&arguments))?.ok()?;
+        let (port, tunnel, ops) = (free_port()?, free_port()?, free_port()?);
+        let config = folder.join("gateway.toml");
+        fs::write(
+            &config,
+            format!(
+                "[gateway]\ncredential_dir = \"{credential}\"\npostgres_listen = \"127.0.0.1:{port}\"\n\
+                 tunnel_listen = \"127.0.0.1:{tunnel}\"\nops_listen = \"127.0.0.1:{ops}\"\ncontrol_plane = {:?}\nspool_dir = \"{}\"\n",
+                cluster.addresses(),
+                folder.join("spool").display(),
+            ),
+        )?;
+        let arguments = ["gateway".to_owned(), "--config".to_owned(), config.display().to_string()];
+        let mut process = Process::start("gateway", &postern_binary()?, &arguments, &[], None, &folder)?;
+        let issuer = Issuer::start()?;
+        cluster.cli().apply(&(issuer.object("test") + &shop_objects(postgres)))?;
+        wait_until(START_LIMIT, "the gateway to be ready", || {
+            ensure!(process.is_running(), "the gateway ended");
+            Ok(http_get(&format!("127.0.0.1:{ops}"), "/readyz").is_ok())
+        })
+        .with_context(|| process.stderr())?;
+        let this = Self { issuer, port, process, folder };
+        let connection = this.connection("start", &["dba"])?;
+        let mut last = String::new();
+        wait_until(START_LIMIT, "a first login", || {
+            let run = connection.run("SELECT 1")?;
+            last = run.stderr;
+            Ok(run.status.success())
+        })
+        .with_context(|| format!("{last}\n{}", this.log()))?;
+        Ok(this)
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A token for `subject` in `groups`.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn token(&self, subject: &str, groups: &[&str]) -> Result<String> {
+        self.issuer.token(subject, groups)
+    }
+
+    /// A stock client's connection to the shop.
+    ///
+    /// # Errors
+    /// When no token can be had.
+    pub fn connection(&self, subject: &str, groups: &[&str]) -> Result<Connection> {
+        Ok(Connection {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            user: "shop-direct".to_owned(),
+            database: "shop".to_owned(),
+            password: self.token(subject, groups)?,
+            sslmode: "prefer",
+        })
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// All that it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read(self.folder.join("gateway.err")).map(|bytes| super::super::process::text(&bytes)).unwrap_or_default()
+    }
+}
