@@ -28,6 +28,8 @@ pub(super) struct Watched {
     streams: usize,
     /// How often no member knew the changes since any more, so that it began anew.
     began_anew: usize,
+    /// What was overwritten by then it was not told of: it began with what stood.
+    began_at: u64,
     revision: u64,
 }
 
@@ -82,6 +84,7 @@ async fn stream(
         let bookmark = answer.event == i32::from(pb::WatchEvent::Bookmark);
         if watched.revision == 0 && bookmark {
             watched.told.sort_by_key(|(_, _, revision)| *revision);
+            watched.began_at = answer.revision;
         }
         if watched.revision != 0 || bookmark {
             watched.revision = watched.revision.max(answer.revision);
@@ -110,7 +113,9 @@ impl Watched {
             return Ok(());
         }
         for operation in history {
-            if let (Asked::Write { .. }, Answer::Value(value, revision)) = (&operation.asked, &operation.answer) {
+            if let (Asked::Write { .. }, Answer::Value(value, revision)) = (&operation.asked, &operation.answer)
+                && *revision > self.began_at
+            {
                 let found = told.get(&(operation.register.as_str(), *revision));
                 ensure!(
                     found == Some(&value.as_str()),
