@@ -69,18 +69,22 @@ async fn serve(connection: Connection, status: OpenStatus) {
     }
 }
 
-fn through_the_tunnel(house: &House) {
+/// Routes the target through the pool, and waits until the gateway has heard of it: without an agent nobody is let in then.
+async fn through_the_tunnel(house: &House) {
     house.apply(|snapshot| {
         let target = snapshot.targets.get_mut(&"db".parse().unwrap()).unwrap();
         target.value.route = Route::AgentPool("lab".parse().unwrap());
     });
+    let token = house.token(&principal("ada", "readers"), 600);
+    while house.try_connect("db", &token).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_a_tunnel() {
     let house = House::with("", |config| config.tunnel_listen = Some("127.0.0.1:0".parse().unwrap())).await;
-    through_the_tunnel(&house);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    through_the_tunnel(&house).await;
     let token = house.token(&principal("ada", "readers"), 600);
     let (state, message) = db(&house.try_connect("db", &token).await.err().unwrap());
     assert_eq!(state, "57P03", "{message}");
@@ -109,7 +113,7 @@ async fn through_a_tunnel() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_refuses_and_agents_that_lie() {
     let house = House::with("", |config| config.tunnel_listen = Some("127.0.0.1:0".parse().unwrap())).await;
-    through_the_tunnel(&house);
+    through_the_tunnel(&house).await;
     // Another pool than its certificate's, or no agent at all.
     let (_endpoint, _connection, welcome) = dial(&house, NodeRole::Agent, "vault").await.unwrap();
     assert!(welcome.refused.contains("certificate"), "{welcome:?}");
