@@ -60,8 +60,12 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When an address or the credential cannot be used.
-    pub(crate) fn new(addresses: &Addresses, credential: &RotatingCredential) -> Result<Self, ControlError> {
-        let tls = tls::client_mtls_rotating(credential, Revocations::none(), &[b"h2"])?;
+    pub(crate) fn new(
+        addresses: &Addresses,
+        credential: &RotatingCredential,
+        revoked: Revocations,
+    ) -> Result<Self, ControlError> {
+        let tls = tls::client_mtls_rotating(credential, revoked, &[b"h2"])?;
         let connector = TlsConnector::from(Arc::new(tls));
         let nodes = addresses.iter().map(|address| {
             let channel = channel(address, connector.clone());

@@ -30,7 +30,7 @@ use postern_proto::admin::v1::RenewCertificateRequest;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_protocols::registry;
 use postern_runtime::ops::{self, Readiness};
-use postern_runtime::pki::{self, NodeCredential, PkiError, RotatingCredential, SealSigner};
+use postern_runtime::pki::{self, NodeCredential, PkiError, Revocations, RotatingCredential, SealSigner};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::telemetry;
 use postern_runtime::tls::{self, TlsError};
@@ -188,7 +188,9 @@ pub async fn run(
     let recorder_config = RecorderConfig { dir: config.spool_dir.clone(), max_bytes: config.spool_max.0 };
     let (signer, credential) = (credential.signer()?, RotatingCredential::new(credential)?);
     let (recorder, uploader) = recorder::start(&recorder_config, signer.clone(), &supervisor)?;
-    let control = ControlPlane::new(&config.control_plane, &credential)?;
+    let (to_revoked, revoked) = watch::channel(Arc::default());
+    let revocations = Revocations::new(revoked);
+    let control = ControlPlane::new(&config.control_plane, &credential, revocations.clone())?;
     let upload = UploadClient::new(control.any()).max_encoding_message_size(MAX_UPLOAD);
     let dir = Some(config.credential_dir.clone()).filter(|dir| !dir.as_os_str().is_empty());
     supervisor.spawn(
@@ -207,13 +209,15 @@ pub async fn run(
     let follow =
         policy_feed::follow(control.clone(), to_feed, readiness.clone(), config.staleness_limit.0, ended.clone());
     supervisor.spawn("policy", OnEnd::StopNode, follow);
+    let follow = policy_feed::follow_revoked(feed.clone(), to_revoked, ended.clone());
+    supervisor.spawn("revocations", OnEnd::StopNode, follow);
 
     let tunnels = Tunnels::default();
     let mut tunnel_addr = None;
     if let Some(address) = config.tunnel_listen {
-        let endpoint = tunnels::listen(address, &credential)?;
+        let endpoint = tunnels::listen(address, &credential, revocations.clone())?;
         tunnel_addr = endpoint.local_addr().ok();
-        let accept = tunnels::accept(endpoint, identity.name.clone(), tunnels.clone(), ended.clone());
+        let accept = tunnels::accept(endpoint, identity.name.clone(), tunnels.clone(), revocations, ended.clone());
         supervisor.spawn("tunnels", OnEnd::StopNode, accept);
     }
 

@@ -18,7 +18,7 @@ use postern_core::target::Address;
 use postern_core::{Code, Name, SessionId};
 use postern_proto::tunnel::v1::{Hello, Open, OpenStatus, Opened, Welcome};
 use postern_protocols::tunnel::{ALPN, VERSION};
-use postern_runtime::pki::{Revocations, RotatingCredential};
+use postern_runtime::pki::{Revocations, RotatingCredential, serial_of};
 use postern_runtime::tls::{self, TlsError};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, TransportConfig, VarInt};
@@ -205,8 +205,12 @@ impl Tunnels {
 ///
 /// # Errors
 /// When the credential or the address cannot be used.
-pub(crate) fn listen(address: SocketAddr, credential: &RotatingCredential) -> Result<Endpoint, TunnelsError> {
-    let tls = tls::server_mtls_rotating(credential, Revocations::none(), &[ALPN])?;
+pub(crate) fn listen(
+    address: SocketAddr,
+    credential: &RotatingCredential,
+    revoked: Revocations,
+) -> Result<Endpoint, TunnelsError> {
+    let tls = tls::server_mtls_rotating(credential, revoked, &[ALPN])?;
     let quic = QuicServerConfig::try_from(tls).map_err(|error| TunnelsError::Quic(error.to_string()))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
     let mut transport = TransportConfig::default();
@@ -223,7 +227,13 @@ pub(crate) fn listen(address: SocketAddr, credential: &RotatingCredential) -> Re
 }
 
 /// Accepts and keeps tunnels until `stop`. All in one task: a tunnel's own work is done by QUIC's.
-pub(crate) async fn accept(endpoint: Endpoint, gateway: Name, tunnels: Tunnels, stop: CancellationToken) {
+pub(crate) async fn accept(
+    endpoint: Endpoint,
+    gateway: Name,
+    tunnels: Tunnels,
+    revoked: Revocations,
+    stop: CancellationToken,
+) {
     let mut kept = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -235,7 +245,7 @@ pub(crate) async fn accept(endpoint: Endpoint, gateway: Name, tunnels: Tunnels, 
                     metrics::tunnel_refused();
                     incoming.refuse();
                 }
-                Some(incoming) => kept.push(Box::pin(keep(incoming, &gateway, &tunnels, &stop))),
+                Some(incoming) => kept.push(Box::pin(keep(incoming, &gateway, &tunnels, revoked.clone(), &stop))),
             },
         }
     }
@@ -244,7 +254,7 @@ pub(crate) async fn accept(endpoint: Endpoint, gateway: Name, tunnels: Tunnels, 
     let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
 }
 
-async fn keep(incoming: Incoming, gateway: &Name, tunnels: &Tunnels, stop: &CancellationToken) {
+async fn keep(incoming: Incoming, gateway: &Name, tunnels: &Tunnels, revoked: Revocations, stop: &CancellationToken) {
     let remote = incoming.remote_address();
     let greeted = match tokio::time::timeout(GREETING, greet(incoming, gateway)).await {
         Ok(greeted) => greeted,
@@ -265,11 +275,26 @@ async fn keep(incoming: Incoming, gateway: &Name, tunnels: &Tunnels, stop: &Canc
     tunnels.add(&pool, tunnel);
     let why = tokio::select! {
         error = connection.closed() => error.to_string(),
+        () = until_revoked(&connection, revoked) => {
+            connection.close(REFUSED, b"the certificate was revoked");
+            "the agent's certificate was revoked".to_owned()
+        }
         () = stop.cancelled() => "the gateway stops".to_owned(),
     };
     tunnels.remove(&pool, connection.stable_id());
     drop(control);
     tracing::info!(%agent, %pool, why, "tunnel down");
+}
+
+/// Returns once the certificate that the agent has shown is good no more.
+async fn until_revoked(connection: &Connection, mut revoked: Revocations) {
+    let shown = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let serial = shown.and_then(|chain| serial_of(chain.first()?));
+    // Without one, TLS would not have let it in.
+    let Some(serial) = serial else { return };
+    while !revoked.contains(&serial) {
+        revoked.changed().await;
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

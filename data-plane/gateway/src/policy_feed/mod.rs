@@ -6,6 +6,7 @@
 
 mod assemble;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,28 @@ pub(crate) async fn follow(
         () = stop.cancelled() => {}
         () = forever(&control, &feed) => {}
         () = watch_age(&feed, &readiness, limit) => {}
+    }
+}
+
+/// Tells of certificates that were revoked, as the policy tells of them, until `stop`.
+pub(crate) async fn follow_revoked(
+    mut feed: watch::Receiver<Feed>,
+    to: watch::Sender<Arc<BTreeSet<String>>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let revoked = feed.borrow_and_update().current.as_ref().map(|current| Arc::clone(&current.snapshot.revoked));
+        if let Some(revoked) = revoked {
+            to.send_if_modified(|known| {
+                let other = !Arc::ptr_eq(known, &revoked) && *known != revoked;
+                *known = revoked;
+                other
+            });
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = feed.changed() => if changed.is_err() { return },
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod control;
 mod house;
+mod renewal;
 mod sessions;
 mod target;
 mod waiting;

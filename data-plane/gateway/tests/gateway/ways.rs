@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use postern_core::node::{GATEWAYS_NAME, NodeRole};
 use postern_core::target::{Route, TlsMode};
 use postern_protocols::tunnel::{self, ALPN, Hello, Open, OpenStatus, Opened, Welcome};
-use postern_runtime::pki::self_signed_listener;
+use postern_runtime::pki::{NodeCredential, self_signed_listener};
 use postern_runtime::tls;
 use prost::Message;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -29,7 +29,15 @@ async fn read<M: Message + Default>(from: &mut RecvStream) -> M {
 /// Dials as an agent whose certificate is of pool `lab`, and says that it is of `pool`.
 async fn dial(house: &House, role: NodeRole, pool: &str) -> Result<(Endpoint, Connection, Welcome), String> {
     let credential = credential(&house.authority, role, (role == NodeRole::Agent).then_some("lab"));
-    let tls = tls::client_mtls(&credential, &[ALPN]).unwrap();
+    dial_with(house, &credential, pool).await
+}
+
+async fn dial_with(
+    house: &House,
+    credential: &NodeCredential,
+    pool: &str,
+) -> Result<(Endpoint, Connection, Welcome), String> {
+    let tls = tls::client_mtls(credential, &[ALPN]).unwrap();
     let client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let endpoint = Endpoint::client(local).unwrap();
@@ -108,6 +116,21 @@ async fn through_a_tunnel() {
     while house.gateway.tunnel_count() > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_certificate_is_revoked_loses_its_tunnel() {
+    let house = House::with("", |config| config.tunnel_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+    let agent = credential(&house.authority, NodeRole::Agent, Some("lab"));
+    let (_endpoint, connection, _) = dial_with(&house, &agent, "lab").await.unwrap();
+    let serial = agent.serial().unwrap();
+    house.apply(|snapshot| snapshot.revoked = Arc::new([serial].into()));
+    let why = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.unwrap().to_string();
+    assert!(why.contains("revoked"), "{why}");
+    // And does not come back.
+    assert!(dial_with(&house, &agent, "lab").await.is_err());
+    let other = credential(&house.authority, NodeRole::Agent, Some("lab"));
+    dial_with(&house, &other, "lab").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
