@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -206,12 +206,20 @@ pub fn wait_until(limit: Duration, what: &str, mut done: impl FnMut() -> Result<
     }
 }
 
-/// A TCP port on loopback that nobody listens on now.
+/// A port on loopback that nobody has now, for TCP and for UDP. Below those that the system gives to connections: it must still be free when a
+/// server takes it a moment later, and after that server was killed.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    for _ in 0..1_000 {
+        let port = fastrand::u16(10_000..32_000);
+        let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if free(port) && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
 }
 
 fn read_text(path: &Path) -> String {

@@ -1,7 +1,6 @@
 //! The three roles as three processes, as they run in earnest, with an issuer of the tests' own.
 
 use std::fs;
-use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,11 +77,10 @@ impl ThreeProcesses {
     /// When one does not come up, or something is refused.
     pub fn start(postgres: &Postgres, options: RoleOptions) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("postern-three-").tempdir()?;
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let ports = Ports {
             api: free_port()?,
             postgres: free_port()?,
-            tunnel: udp,
+            tunnel: free_port()?,
             ops: [free_port()?, free_port()?, free_port()?],
         };
         let admin = folder.path().join("admin");
