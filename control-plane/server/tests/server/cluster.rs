@@ -178,14 +178,20 @@ async fn three_members_form_a_cluster_and_come_back() {
             assert!(tokens.into_inner().join_tokens.iter().any(|token| token.id == id), "{n} at {at}");
         }
     }
-    // All stop and come back, two of them on other ports: they find the one that is where it was, and it tells of them.
-    let mut stays = house.config(1);
-    stays.peer_listen = house.member(1).control.peer_addr;
+    // All of them stop and start again, where their configurations say that they are.
+    let configs: Vec<_> = (1..=3)
+        .map(|n| {
+            let mut config = house.config(n);
+            config.peer_listen = house.member(n).control.peer_addr;
+            config
+        })
+        .collect();
     for place in 0..3 {
         let member = house.members[place].take().unwrap();
         member.end().await;
     }
-    let (one, two, three) = tokio::join!(run(stays), run(house.config(2)), run(house.config(3)));
+    let [one, two, three] = <[_; 3]>::try_from(configs).unwrap_or_else(|_| panic!("three"));
+    let (one, two, three) = tokio::join!(run(one), run(two), run(three));
     house.members = vec![Some(one), Some(two), Some(three)];
     house.voters(3).await;
     house.end().await;
