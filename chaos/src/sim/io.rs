@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use fastrand::Rng;
 use postern_core::Timestamp;
-use postern_server::raft::log_store::{Loaded, LogStore, SledLog, SnapshotWriter, StorageError, Write};
+use postern_server::raft::log_store::{DiskLog, Loaded, LogStore, SnapshotWriter, StorageError, Write};
 use postern_server::raft::transport::{SnapshotSource, Transport};
 use postern_server::raft::{MembershipChange, MembershipError, Observer};
 use postern_state::{Effect, State};
@@ -166,7 +166,7 @@ impl LogLaw {
 /// The log: the simulated disk, and, where a run has them, real files that are written with it.
 pub struct SimLog {
     io: SharedIo,
-    files: Option<SledLog>,
+    files: Option<DiskLog>,
 }
 
 impl SimLog {
@@ -175,7 +175,7 @@ impl SimLog {
     /// # Errors
     /// When the real log does not open.
     pub fn open(io: SharedIo, dir: Option<&PathBuf>) -> Result<Self, StorageError> {
-        Ok(Self { io, files: dir.map(|dir| SledLog::open(dir)).transpose()? })
+        Ok(Self { io, files: dir.map(|dir| DiskLog::open(dir)).transpose()? })
     }
 }
 

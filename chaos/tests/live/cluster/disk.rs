@@ -1,7 +1,7 @@
 //! Disks: full, torn, half-written, lost.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,10 +37,12 @@ fn torn() {
     let follower = cluster.follower().unwrap();
     let member = cluster.member(follower).unwrap();
     member.kill9().unwrap();
-    let raft = member.data_dir().join("raft");
-    let newest = files(&raft).into_iter().max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+    let newest = files(&member.data_dir().join("raft/wal")).into_iter().max().unwrap();
+    let bytes = fs::read(&newest).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     // Nothing is acknowledged that lies in a write which never ended.
-    File::options().append(true).open(&newest).unwrap().write_all(&[0xa5; 700]).unwrap();
+    let file = File::options().write(true).open(&newest).unwrap();
+    file.write_all_at(&[0xa5; 700], u64::try_from(end.next_multiple_of(8)).unwrap()).unwrap();
     member.start().unwrap();
     writes(&cluster, &load);
     agree(&cluster, load);

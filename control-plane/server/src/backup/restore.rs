@@ -13,7 +13,7 @@ use crate::bootstrap;
 use crate::cluster::identity::{DataDir, NodeFile};
 use crate::cluster::init::{Solo, admit, own_record};
 use crate::config::ControlConfig;
-use crate::raft::log_store::{LogStore as _, SledLog, SnapshotRecord, Write};
+use crate::raft::log_store::{DiskLog, LogStore as _, SnapshotRecord, Write};
 use crate::run::{ControlError, kek};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -80,7 +80,7 @@ pub async fn restore(config: &ControlConfig, file: &Path, token_ttl: Duration) -
 /// A log that begins with the state, and with one voter.
 fn write_log(dir: &Path, node_id: u64, state: &State) -> Result<(), ControlError> {
     let fault = |source| ControlError::Log { dir: dir.display().to_string(), source };
-    let mut log = SledLog::open(dir).map_err(fault)?;
+    let mut log = DiskLog::open(dir).map_err(fault)?;
     let index = state.index();
     let snapshot = SnapshotRecord {
         index,

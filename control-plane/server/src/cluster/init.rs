@@ -19,7 +19,7 @@ use crate::api::sign;
 use crate::bootstrap::{self, ClusterKeys};
 use crate::config::ControlConfig;
 use crate::keys::Kek;
-use crate::raft::log_store::SledLog;
+use crate::raft::log_store::DiskLog;
 use crate::raft::transport::NoPeers;
 use crate::raft::{NoForward, NodeConfig, RaftHandle, start};
 use crate::run::{ControlError, kek};
@@ -172,7 +172,7 @@ pub(crate) struct Solo {
 impl Solo {
     pub(crate) fn start(log_dir: &Path, id: u64, founders: Vec<u64>) -> Result<Self, ControlError> {
         let (supervisor, stop) = (Supervisor::new(), CancellationToken::new());
-        let log = SledLog::open(log_dir)
+        let log = DiskLog::open(log_dir)
             .map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
         let node = NodeConfig { founders, ..NodeConfig::new(id) };
         let handle = start(&node, log, NoPeers, (), Arc::new(NoForward), &supervisor, stop.clone())?;

@@ -2,7 +2,7 @@ use postern_state::{Refusal, Success};
 use raft::eraftpb::Entry;
 
 use super::*;
-use crate::raft::log_store::SledLog;
+use crate::raft::log_store::DiskLog;
 use crate::raft::testing::{MemoryLog, init, keys};
 use crate::raft::transport::NoPeers;
 use crate::raft::{NoForward, ProposeError};
@@ -35,14 +35,14 @@ impl Node {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_is_durable_when_acknowledged_and_read_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let node = node(&config(), SledLog::open(dir.path()).unwrap());
+    let node = node(&config(), DiskLog::open(dir.path()).unwrap());
     assert_eq!(node.handle.propose(init(), None).await.unwrap(), Ok(Success::Done));
     let id = node.handle.read(|state| state.cluster().map(|cluster| cluster.id.clone())).await.unwrap();
     assert_eq!(id.as_deref(), Some("c"));
     let applied = node.handle.changes().borrow().applied;
     node.end().await;
 
-    let again = self::node(&config(), SledLog::open(dir.path()).unwrap());
+    let again = self::node(&config(), DiskLog::open(dir.path()).unwrap());
     let (index, id) =
         again.handle.read(|state| (state.index(), state.cluster().map(|cluster| cluster.id.clone()))).await.unwrap();
     assert_eq!((index, id.as_deref()), (applied, Some("c")));

@@ -7,7 +7,7 @@ use raft::eraftpb::{ConfState, Entry, HardState};
 
 use super::transport::SnapshotSource;
 
-pub use super::sled_log::SledLog;
+pub use super::disk_log::DiskLog;
 
 /// What a node has on its disk when it starts.
 #[derive(Clone, Debug, Default, PartialEq)]

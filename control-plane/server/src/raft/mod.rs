@@ -5,13 +5,14 @@
 //! | `core` | raft-rs and the state machine without I/O |
 //! | [`Replica`] | one node without threads, clocks and mailboxes: log, proposals, reads, members. Simulation drives it |
 //! | `driver` | the actor that owns a replica and gives it time; the rest of the server has a [`RaftHandle`] |
-//! | [`log_store`] | what the disk has to keep; [`log_store::SledLog`] does, with snapshots in files beside it |
+//! | [`log_store`] | what the disk has to keep; [`log_store::DiskLog`] does: a write-ahead log, its checkpoint in sled, snapshots in files |
 //! | [`transport`], [`Forward`], [`Observer`] | the ways out: to peers, to the leader, to watches |
 //!
 //! Nothing is acknowledged before it is flushed. What cannot be read or understood stops the node: it is never skipped.
 
 mod config;
 mod core;
+mod disk_log;
 mod driver;
 mod forward;
 mod handle;
@@ -23,13 +24,13 @@ mod observer;
 mod planted;
 mod reads;
 mod replica;
-mod sled_log;
 mod slog_bridge;
 mod snapshot_file;
 mod status;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+mod wal;
 mod witness;
 
 pub use self::core::CoreError;

@@ -28,10 +28,10 @@ pub(super) struct SnapshotDir(PathBuf);
 /// Which file counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pointer {
-    index: u64,
-    term: u64,
+    pub(super) index: u64,
+    pub(super) term: u64,
     /// Of the data.
-    length: u64,
+    pub(super) length: u64,
 }
 
 impl Pointer {

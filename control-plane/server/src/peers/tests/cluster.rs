@@ -7,7 +7,7 @@ use postern_core::secret::Sealed;
 use postern_state::{Cluster, Command, Refusal, commands};
 
 use super::house::{House, LONG, Member};
-use crate::raft::log_store::SledLog;
+use crate::raft::log_store::DiskLog;
 use crate::raft::{MembershipChange, MembershipError, NodeConfig, ProposeError, RaftHandle, start};
 
 struct Node {
@@ -18,7 +18,7 @@ struct Node {
 impl Node {
     async fn start(house: &House, config: &NodeConfig, dir: tempfile::TempDir) -> Self {
         let member = house.bare(config.id, dir).await;
-        let log = SledLog::open(&member.dir.path().join("raft")).unwrap();
+        let log = DiskLog::open(&member.dir.path().join("raft")).unwrap();
         let transport = member.transport.clone_for_test();
         let (book, forward) = (member.book.clone(), member.forward.clone());
         let raft = start(config, log, transport, book, forward, &member.supervisor, member.stop.clone()).unwrap();

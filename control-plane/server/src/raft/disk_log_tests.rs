@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, HardState};
 
+use super::super::log_store::SnapshotRecord;
 use super::*;
 
 fn entry(index: u64, term: u64, data: &[u8]) -> Entry {
@@ -18,7 +19,7 @@ fn indices(loaded: &Loaded) -> Vec<u64> {
 fn with_log(test: impl Fn(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     {
-        let mut log = SledLog::open(dir.path()).unwrap();
+        let mut log = DiskLog::open(dir.path()).unwrap();
         assert_eq!(log.load().unwrap(), Loaded::default());
         let entries: Vec<Entry> = (1..=5).map(|index| entry(index, 1, b"data")).collect();
         log.save(Write { entries: &entries, hard_state: Some(&hard_state(1, 4)), ..Write::default() }).unwrap();
@@ -27,7 +28,7 @@ fn with_log(test: impl Fn(&Path)) {
 }
 
 fn reload(dir: &Path) -> Result<Loaded, StorageError> {
-    SledLog::open(dir).unwrap().load()
+    DiskLog::open(dir).unwrap().load()
 }
 
 #[test]
@@ -43,7 +44,7 @@ fn what_was_saved_is_there_after_a_restart() {
 fn a_new_leaders_entries_replace_the_tail() {
     with_log(|dir| {
         {
-            let mut log = SledLog::open(dir).unwrap();
+            let mut log = DiskLog::open(dir).unwrap();
             log.load().unwrap();
             log.save(Write {
                 entries: &[entry(3, 2, b"new")],
@@ -64,7 +65,7 @@ fn a_snapshot_takes_the_place_of_what_it_covers() {
         let members = ConfState { voters: vec![1], ..Default::default() };
         let snapshot = SnapshotRecord { index: 3, term: 1, members, data: Bytes::from_static(b"state") };
         {
-            let mut log = SledLog::open(dir).unwrap();
+            let mut log = DiskLog::open(dir).unwrap();
             log.load().unwrap();
             log.save(Write { snapshot: Some(&snapshot), cut: Cut::UpTo(3), ..Default::default() }).unwrap();
         }
@@ -74,25 +75,50 @@ fn a_snapshot_takes_the_place_of_what_it_covers() {
     });
 }
 
+/// How a log lay in sled alone, before there was a write-ahead log.
 #[test]
-fn damage_is_found_and_named() {
+fn a_log_of_before_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let database = open_database(dir.path()).unwrap();
+        let tree = database.open_tree("raft").unwrap();
+        let put = |key: &[u8], payload: &[u8]| drop(tree.insert(key, seal_record(key, payload)).unwrap());
+        for index in 1..=5 {
+            put(&entry_key(index), &entry(index, 1, b"data").encode_to_vec());
+        }
+        put(HARD_STATE, &hard_state(1, 4).encode_to_vec());
+        put(NUMBER, &7_u64.to_be_bytes());
+        Witness::open(&dir.path().join("witness")).unwrap().0.write(7).unwrap();
+        database.flush().unwrap();
+    }
+    for _ in 0..2 {
+        let loaded = reload(dir.path()).unwrap();
+        assert_eq!(indices(&loaded), [1, 2, 3, 4, 5]);
+        assert_eq!(loaded.hard_state, hard_state(1, 4));
+    }
+    let database = open_database(dir.path()).unwrap();
+    assert_eq!(database.open_tree("raft").unwrap().scan_prefix([ENTRY]).count(), 0);
+}
+
+#[test]
+fn damage_to_the_checkpoint_is_found_and_named() {
     type Damage = fn(&sled::Tree);
-    let damage: [(&str, Damage); 6] = [
-        ("entry 2: its checksum", |tree| flip(tree, &entry_key(2), 7)),
-        ("entry 2: its checksum", |tree| flip(tree, &entry_key(2), 0)),
+    let damage: [(&str, Damage); 3] = [
         ("the hard state: its checksum", |tree| flip(tree, HARD_STATE, 6)),
-        ("entry 3 is missing", |tree| drop(tree.remove(entry_key(3)).unwrap())),
-        ("are committed", |tree| {
-            tree.remove(entry_key(4)).unwrap();
-            tree.remove(entry_key(5)).unwrap();
-        }),
-        ("entry 2: its checksum", |tree| {
-            let other = tree.get(entry_key(1)).unwrap().unwrap();
-            tree.insert(entry_key(2), other).unwrap();
+        ("where the log begins: its checksum", |tree| flip(tree, START, 9)),
+        ("the number of the last write: its checksum", |tree| {
+            let other = tree.get(HARD_STATE).unwrap().unwrap();
+            tree.insert(NUMBER, other).unwrap();
         }),
     ];
     for (expected, act) in damage {
         with_log(|dir| {
+            {
+                let mut log = DiskLog::open(dir).unwrap();
+                log.load().unwrap();
+                let snapshot = SnapshotRecord { index: 3, term: 1, ..SnapshotRecord::default() };
+                log.save(Write { snapshot: Some(&snapshot), cut: Cut::UpTo(3), ..Default::default() }).unwrap();
+            }
             {
                 let database = open_database(dir).unwrap();
                 act(&database.open_tree("raft").unwrap());
@@ -110,64 +136,69 @@ fn flip(tree: &sled::Tree, key: &[u8], at: usize) {
     tree.insert(key, record).unwrap();
 }
 
-/// Whatever happens to sled's file, a node starts with all that it acknowledged, or not at all.
+/// Whatever happens to a file, a node starts with all that it acknowledged, or not at all.
 #[test]
-fn damage_to_the_file_never_loses_an_acknowledged_write_in_silence() {
+fn damage_to_a_file_never_loses_an_acknowledged_write_in_silence() {
     let dir = tempfile::tempdir().unwrap();
     let whole = {
-        let mut log = SledLog::open(dir.path()).unwrap();
+        let mut log = DiskLog::open(dir.path()).unwrap();
         log.load().unwrap();
         for n in 1..=200_u64 {
             let data = vec![u8::try_from(n % 256).unwrap(); 300];
             let entries = [entry(n, 1, &data)];
             log.save(Write { entries: &entries, hard_state: Some(&hard_state(1, n - 1)), ..Write::default() }).unwrap();
+            if n == 100 {
+                let snapshot = SnapshotRecord { index: 50, term: 1, ..SnapshotRecord::default() };
+                log.save(Write { snapshot: Some(&snapshot), cut: Cut::UpTo(20), ..Default::default() }).unwrap();
+            }
         }
         drop(log);
         reload(dir.path()).unwrap()
     };
-    assert_eq!(whole.entries.len(), 200);
-    let file = std::fs::read(dir.path().join("db")).unwrap();
-    let used = file.iter().rposition(|byte| *byte != 0).unwrap();
+    assert_eq!(whole.entries.len(), 180);
     let (mut refused, mut unharmed) = (0, 0);
-    for step in 0..48 {
-        let copy = tempfile::tempdir().unwrap();
-        for item in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
-            if item.file_type().unwrap().is_file() {
-                std::fs::copy(item.path(), copy.path().join(item.file_name())).unwrap();
+    for damaged in ["db", "wal/00000000000000000001.wal"] {
+        let file = std::fs::read(dir.path().join(damaged)).unwrap();
+        let used = file.iter().rposition(|byte| *byte != 0).unwrap();
+        for step in 0..48 {
+            let copy = tempfile::tempdir().unwrap();
+            for folder in ["", "wal", "snapshots"] {
+                std::fs::create_dir_all(copy.path().join(folder)).unwrap();
+                for item in std::fs::read_dir(dir.path().join(folder)).unwrap().map(Result::unwrap) {
+                    if item.file_type().unwrap().is_file() {
+                        std::fs::copy(item.path(), copy.path().join(folder).join(item.file_name())).unwrap();
+                    }
+                }
             }
-        }
-        let at = used - used * step / 97;
-        let mut bytes = file.clone();
-        match step % 3 {
-            0 => bytes[at] ^= 0x10,
-            1 => bytes.truncate(at),
-            _ => bytes[at..].fill(0),
-        }
-        std::fs::write(copy.path().join("db"), bytes).unwrap();
-        match SledLog::open(copy.path()).and_then(|mut log| log.load()) {
-            Ok(loaded) => {
-                assert!(loaded == whole, "step {step}: started with {} entries", loaded.entries.len());
-                unharmed += 1;
+            let at = used - used * step / 97;
+            let mut bytes = file.clone();
+            match step % 3 {
+                0 => bytes[at] ^= 0x10,
+                1 => bytes.truncate(at),
+                _ => bytes[at..].fill(0),
             }
-            Err(StorageError::Corrupt { .. } | StorageError::Io(_)) => refused += 1,
-            Err(other) => panic!("step {step}: {other}"),
+            std::fs::write(copy.path().join(damaged), bytes).unwrap();
+            match DiskLog::open(copy.path()).and_then(|mut log| log.load()) {
+                Ok(loaded) => {
+                    assert!(loaded == whole, "{damaged}, step {step}: {} entries", loaded.entries.len());
+                    unharmed += 1;
+                }
+                Err(StorageError::Corrupt { .. } | StorageError::Io(_)) => refused += 1,
+                Err(other) => panic!("{damaged}, step {step}: {other}"),
+            }
         }
     }
-    assert!(refused > 10, "{refused} refused, {unharmed} unharmed");
+    assert!(refused > 50, "{refused} refused, {unharmed} unharmed");
 }
 
 #[test]
 fn a_log_whose_end_is_gone_is_refused() {
     with_log(|dir| {
-        {
-            let database = open_database(dir).unwrap();
-            let tree = database.open_tree("raft").unwrap();
-            // As if sled had dropped the last write, whole.
-            tree.insert(NUMBER, seal_record(NUMBER, &0_u64.to_be_bytes())).unwrap();
-            database.flush().unwrap();
-        }
+        let path = dir.join("wal/00000000000000000001.wal");
+        let length = std::fs::metadata(&path).unwrap().len();
+        std::fs::write(&path, vec![0; usize::try_from(length).unwrap()]).unwrap();
         let error = reload(dir).unwrap_err().to_string();
-        assert!(error.contains("its end is missing: 1 writes were acknowledged, 0 are there"), "{error}");
+        assert!(error.contains("its end is missing: 2 writes were acknowledged, 0 are there"), "{error}");
     });
 }
 
@@ -178,7 +209,7 @@ fn a_leaders_snapshot_begins_the_log_anew() {
         let snapshot = SnapshotRecord { index: 4, term: 2, members, data: Bytes::from_static(b"state") };
         let entries = [entry(5, 2, b"new")];
         {
-            let mut log = SledLog::open(dir).unwrap();
+            let mut log = DiskLog::open(dir).unwrap();
             log.load().unwrap();
             let write = Write {
                 entries: &entries,
@@ -200,7 +231,7 @@ fn entries_are_kept_behind_a_snapshot_and_a_half_written_one_is_not_missed() {
         let members = ConfState { voters: vec![1], ..Default::default() };
         let snapshot = SnapshotRecord { index: 4, term: 1, members, data: Bytes::from_static(b"state") };
         {
-            let mut log = SledLog::open(dir).unwrap();
+            let mut log = DiskLog::open(dir).unwrap();
             log.load().unwrap();
             log.snapshot_writer()(&snapshot).unwrap();
             log.save(Write { snapshot: Some(&snapshot), cut: Cut::UpTo(2), ..Write::default() }).unwrap();
@@ -221,7 +252,7 @@ fn a_snapshot_file_that_is_gone_or_short_is_refused() {
         let members = ConfState { voters: vec![1], ..Default::default() };
         let snapshot = SnapshotRecord { index: 4, term: 1, members, data: Bytes::from(vec![1; 1_000]) };
         {
-            let mut log = SledLog::open(dir).unwrap();
+            let mut log = DiskLog::open(dir).unwrap();
             log.load().unwrap();
             log.save(Write { snapshot: Some(&snapshot), cut: Cut::UpTo(4), ..Write::default() }).unwrap();
         }
@@ -235,18 +266,15 @@ fn a_snapshot_file_that_is_gone_or_short_is_refused() {
 }
 
 #[test]
-fn what_sled_keeps_apart_is_flushed_too() {
+fn a_write_larger_than_a_segment_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = SledLog::open(dir.path()).unwrap();
+    let mut log = DiskLog::open(dir.path()).unwrap();
     log.load().unwrap();
-    let data = vec![7; 1 << 20];
+    let data = vec![7; 9 << 20];
     for index in 1..=3 {
-        let entries = [entry(index, 1, &data)];
+        let entries = [entry(2 * index - 1, 1, &data), entry(2 * index, 1, &data)];
         log.save(Write { entries: &entries, hard_state: Some(&hard_state(1, 0)), ..Write::default() }).unwrap();
     }
-    let present = || fs::read_dir(dir.path().join("blobs")).unwrap().map(|item| item.unwrap().file_name());
-    let present: BTreeSet<OsString> = present().collect();
-    assert!(!present.is_empty() && present.is_subset(&log.durable_blobs), "{present:?} {:?}", log.durable_blobs);
     drop(log);
-    assert_eq!(indices(&reload(dir.path()).unwrap()), [1, 2, 3]);
+    assert_eq!(indices(&reload(dir.path()).unwrap()), [1, 2, 3, 4, 5, 6]);
 }
