@@ -32,7 +32,7 @@ use crate::identity::IssuerKeysLoop;
 use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
 use crate::peers::{AddressBook, PeerEntry, Peers, PeersConfig};
-use crate::raft::log_store::{SledLog, StorageError};
+use crate::raft::log_store::{DiskLog, StorageError};
 use crate::raft::{DriverError, NodeConfig, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
 use crate::watch::WatchHub;
@@ -208,12 +208,13 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let raft_stop = CancellationToken::new();
     let log_dir = data.log();
     let log =
-        SledLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
+        DiskLog::open(&log_dir).map_err(|source| ControlError::Log { dir: log_dir.display().to_string(), source })?;
     if !file.started {
         file.started = true;
         data.save(&file)?;
     }
-    let (hub_writer, hub) = WatchHub::new();
+    let (hub_writer, hub, hub_relay) = WatchHub::new();
+    supervisor.spawn("watch-hub", OnEnd::EndPart, hub_relay);
     let (view_writer, views) = ViewObserver::new(file.id);
     let revocations = Revocations::new(views.revoked.clone());
     let book = AddressBook::new();

@@ -66,7 +66,9 @@ fn rule(place: usize) -> Result<Resource> {
 pub(crate) fn measure(count: usize, changes: usize) -> Result<Subscribers> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let (writer, hub) = WatchHub::new();
+        let (writer, hub, relay) = WatchHub::new();
+        let mut relays = JoinSet::new();
+        relays.spawn(relay);
         let mut writer = Writer { state: State::default(), hub: writer };
         writer.hub.restored(&writer.state);
         writer.apply(commands::InitCluster(cluster()).into())?;

@@ -42,15 +42,16 @@ pub struct Subscription {
 }
 
 impl WatchHub {
-    /// A hub, and its writing end for the raft driver.
-    #[must_use]
-    pub fn new() -> (HubWriter, Self) {
-        Self::bounded(BOUNDS)
+    /// A hub, its writing end for the raft driver, and what has to run between them: so that a change costs the driver the same however
+    /// many follow.
+    pub fn new() -> (HubWriter, Self, impl Future<Output = ()> + Send + 'static) {
+        let (ring, reader, relay) = Ring::relayed(0, BOUNDS);
+        (HubWriter { ring, fresh: true, audit: 0 }, Self { ring: reader }, relay)
     }
 
-    /// As [`Self::new`], holding as much as `bounds` allow.
-    #[must_use]
-    pub fn bounded(bounds: Bounds) -> (HubWriter, Self) {
+    /// With nothing between them, holding as much as `bounds` allow.
+    #[cfg(test)]
+    pub(crate) fn bounded(bounds: Bounds) -> (HubWriter, Self) {
         let (ring, reader) = Ring::new(0, bounds);
         (HubWriter { ring, fresh: true, audit: 0 }, Self { ring: reader })
     }

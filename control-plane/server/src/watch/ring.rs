@@ -72,6 +72,23 @@ impl<T: Held> Ring<T> {
         (Self { shared: Arc::clone(&shared), head, bounds }, RingReader { shared, head: reader })
     }
 
+    /// As [`Self::new`], for a writer that must not be held up by how many readers there are: it wakes the future, and that wakes them. The
+    /// future has to run for as long as anybody reads.
+    pub(crate) fn relayed(
+        revision: u64,
+        bounds: Bounds,
+    ) -> (Self, RingReader<T>, impl Future<Output = ()> + Send + 'static) {
+        let (ring, mut reader) = Self::new(revision, bounds);
+        let (out, heads) = watch::channel(revision);
+        let mut written = std::mem::replace(&mut reader.head, heads);
+        let relay = async move {
+            while written.changed().await.is_ok() {
+                out.send_replace(*written.borrow_and_update());
+            }
+        };
+        (ring, reader, relay)
+    }
+
     /// Appends. What does not come after the head is dropped: it was there already.
     pub(crate) fn push(&self, entry: Arc<T>) {
         let revision = entry.revision();
