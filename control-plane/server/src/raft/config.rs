@@ -58,7 +58,7 @@ impl NodeConfig {
             heartbeat_ticks: 2,
             election_ticks: 10,
             max_election_ticks: 20,
-            compact_after: 20_000,
+            compact_after: 100_000,
             compact_bytes: 64 << 20,
             keep_entries: 5_000,
             #[cfg(feature = "planted-bugs")]

@@ -192,13 +192,16 @@ impl<L: LogStore, T: Transport, O: Observer> Driver<L, T, O> {
 
     /// Indices only with each tick: they change with every batch.
     fn publish_status(&self, all: bool) {
+        if !all && !self.replica.is_news_to(&self.status.borrow()) {
+            return;
+        }
         let status = self.replica.status();
         if all {
             metrics::gauge!("postern_control_applied_index").set(precise(status.applied));
             metrics::gauge!("postern_control_is_leader").set(if status.leading { 1.0 } else { 0.0 });
         }
         self.status.send_if_modified(|known| {
-            let tell = *known != status && (all || status.is_news_to(known));
+            let tell = *known != status;
             if tell {
                 *known = status;
             }

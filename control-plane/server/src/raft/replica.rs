@@ -20,7 +20,7 @@ use super::log_store::{Loaded, LogStore, SnapshotRecord, SnapshotWriter, Storage
 use super::membership::{Clock, Membership, MembershipReply};
 use super::observer::Observer;
 use super::reads::{ReadFailed, ReadFn, Reads};
-use super::status::{MembershipChange, MembershipError, ProposeError, ReadError, Status};
+use super::status::{MemberStatus, MembershipChange, MembershipError, ProposeError, ReadError, Status};
 use super::transport::Transport;
 
 /// An entry's size at the most.
@@ -311,6 +311,22 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
             members: self.membership.status(&self.core, self.clock()),
             removed: self.core.is_removed(),
         }
+    }
+
+    /// Whether what matters at once is another than `known` says: who leads, and who belongs to the group.
+    #[must_use]
+    pub fn is_news_to(&self, known: &Status) -> bool {
+        let core = &self.core;
+        let roles = (core.term(), core.leader().unwrap_or(0), core.is_ready_leader(), core.is_removed());
+        let ConfState { voters, learners, learners_next, .. } = core.members();
+        let count = [voters.len(), learners.len(), learners_next.len()].into_iter().fold(0, usize::saturating_add);
+        let is_member = |member: &MemberStatus| match member.voter {
+            true => voters.contains(&member.id),
+            false => learners.contains(&member.id) || learners_next.contains(&member.id),
+        };
+        roles != (known.term, known.leader, known.leading, known.removed)
+            || count != known.members.len()
+            || !known.members.iter().all(is_member)
     }
 
     /// Tells all that waits that there will be no answer.

@@ -46,13 +46,6 @@ impl Status {
     pub fn member(&self, id: u64) -> Option<&MemberStatus> {
         self.members.iter().find(|member| member.id == id)
     }
-
-    /// Whether what matters at once is another: who leads, and who belongs to the group.
-    pub(super) fn is_news_to(&self, former: &Self) -> bool {
-        let roles = |status: &Self| (status.term, status.leader, status.leading, status.removed);
-        let members = |status: &Self| status.members.iter().map(|member| (member.id, member.voter)).collect::<Vec<_>>();
-        roles(self) != roles(former) || members(self) != members(former)
-    }
 }
 
 /// Up to where this node has applied, and the last change of each kind that somebody waits for.

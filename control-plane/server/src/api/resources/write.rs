@@ -17,7 +17,7 @@ use postern_proto::resource::v1 as resource_pb;
 use postern_state::commands::PutResources;
 use postern_state::{Change, Put, Refusal, Success};
 use tonic::Status;
-use tracing::info;
+use tracing::debug;
 use zeroize::Zeroize as _;
 
 use super::super::call::Call;
@@ -239,7 +239,7 @@ impl Service {
             match outcome {
                 Ok(Success::Put(puts)) => {
                     for put in puts.iter().filter(|put| put.change != Change::Unchanged) {
-                        info!(caller = %call.caller(), kind = %put.kind, name = %put.name, change = ?put.change, revision = put.revision, "applied");
+                        debug!(caller = %call.caller(), kind = %put.kind, name = %put.name, change = ?put.change, revision = put.revision, "applied");
                     }
                     return Ok(Written { puts, revision: 0 });
                 }
