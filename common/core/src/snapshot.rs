@@ -12,6 +12,7 @@ use crate::principal::Principal;
 use crate::resource::{Kind, Metadata, Resource, Spec};
 use crate::secret::SecretBytes;
 use crate::target::Target;
+use crate::time::Timestamp;
 
 /// A whole, versioned view of policy. Never changed: a newer one replaces it, and shares with it what is the same.
 #[derive(Clone, Debug)]
@@ -171,6 +172,24 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+
+    /// One object as a delta speaks of it: of its metadata there are the name and the labels alone.
+    #[must_use]
+    pub fn object(&self, kind: Kind, name: &Name) -> Option<Resource> {
+        let none = BTreeMap::new;
+        let (labels, spec) = match kind {
+            Kind::Issuer => (none(), Spec::Issuer(self.issuers.get(name)?.0.clone())),
+            Kind::Target => {
+                let target = self.targets.get(name)?;
+                (target.labels.clone(), Spec::Target(target.value.clone()))
+            }
+            Kind::Policy => (none(), Spec::Policy(self.policies.get(name)?.clone())),
+            Kind::MaskingRule => (none(), Spec::MaskingRule(self.masking.get(name)?.clone())),
+            Kind::Secret | Kind::Role | Kind::RoleBinding => return None,
+        };
+        let (created_at, updated_at) = (Timestamp::default(), Timestamp::default());
+        Some(Resource { metadata: Metadata { name: name.clone(), labels, revision: 0, created_at, updated_at }, spec })
     }
 
     /// Sets the keys of an issuer; there is nothing to set for one that is not there.

@@ -21,7 +21,7 @@ pub(super) struct Service {
 fn ended(why: Ended) -> Status {
     match why {
         Ended::TooSlow => Status::aborted(why.to_string()),
-        Ended::Behind { .. } | Ended::Lost | Ended::Stopping => Status::unavailable(why.to_string()),
+        Ended::Behind { .. } | Ended::Busy | Ended::Lost | Ended::Stopping => Status::unavailable(why.to_string()),
     }
 }
 

@@ -8,13 +8,15 @@
 //! nothing up: it is tried again, and sent when it does.
 
 mod published;
+mod since;
 mod view;
 mod watcher;
+mod wholes;
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use postern_core::Name;
@@ -34,10 +36,11 @@ use crate::bootstrap::ClusterKeys;
 use crate::keys::{Kek, KeyError};
 use crate::raft::{RaftHandle, ReadError};
 use crate::watch::{Bounds, ChangeSet, Lost, Ring, Subscription, WatchHub};
-use published::{Confirmed, Step, sign};
+use published::{Confirmed, Secrets, Step, sign};
+use since::Since;
 use view::{Gathered, ToOpen, View};
 
-/// Steps that a gateway can catch up by; past them it gets the whole policy.
+/// Steps that a gateway can catch up by; past them it gets what was changed since in one, or the whole policy.
 const BOUNDS: Bounds = Bounds { count: 8_192, bytes: 32 << 20 };
 const RETRY: Duration = Duration::from_millis(500);
 /// How often the node asks its cluster whether it is up to date.
@@ -46,10 +49,6 @@ const CONFIRM: Duration = Duration::from_secs(3);
 const OPEN: Duration = Duration::from_millis(500);
 /// How soon secrets are tried again that did not open because Vault was away.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
-/// How long a policy that is no longer the newest is kept for watchers that are in the middle of it.
-const KEEP: Duration = Duration::from_secs(30);
-/// How many such.
-const KEEP_COUNT: usize = 8;
 
 /// What a sealed Secret is of.
 pub(crate) fn sealed_of(secret: &Name) -> String {
@@ -77,13 +76,12 @@ pub(crate) struct Feed {
     view: View,
     changes: Subscription,
     steps: Ring<Step>,
+    since: Arc<RwLock<Since>>,
     policy: watch::Sender<Arc<Policy>>,
     confirmed: watch::Sender<Confirmed>,
     /// Targets whose secret did not open, for a cause that may go away.
     pending: BTreeSet<Name>,
     opening: Option<Opening>,
-    /// Policies that watchers may be in the middle of.
-    former: Vec<(Instant, Arc<Policy>)>,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Vec<(ToOpen, Result<SecretBytes, KeyError>)>> + Send>>;
@@ -110,8 +108,15 @@ impl Feed {
         let policy = newest(&view, &keys, 0, signer, None);
         let (policy, policy_reader) = watch::channel(Arc::new(policy));
         let (confirmed, confirmed_reader) = watch::channel(Confirmed { revision, asked });
-        let published =
-            Published { steps: reader, policy: policy_reader, confirmed: confirmed_reader, started: Instant::now() };
+        let since = Arc::new(RwLock::new(Since::new(revision)));
+        let published = Published {
+            steps: reader,
+            policy: policy_reader,
+            confirmed: confirmed_reader,
+            since: Arc::clone(&since),
+            wholes: Arc::default(),
+            started: Instant::now(),
+        };
         let feed = Self {
             raft,
             hub,
@@ -121,11 +126,11 @@ impl Feed {
             view,
             changes,
             steps,
+            since,
             policy,
             confirmed,
             pending,
             opening: None,
-            former: Vec::new(),
         };
         Ok((feed, published))
     }
@@ -151,11 +156,7 @@ impl Feed {
                     Err(Lost::Stopped) => return,
                 },
                 opened = finished(&mut self.opening) => self.take_opened(opened),
-                _ = again.tick() => {
-                    let now = Instant::now();
-                    self.former.retain(|(until, _)| *until > now);
-                    self.open_pending();
-                }
+                _ = again.tick() => self.open_pending(),
             }
         }
     }
@@ -186,6 +187,7 @@ impl Feed {
         let Some(signer) = self.signer() else { return };
         let signed = sign(&signer, Purpose::Delta, delta_to_proto(&delta).encode_to_vec());
         metrics::counter!("postern_control_policy_deltas_total").increment(1);
+        self.since.write().unwrap_or_else(PoisonError::into_inner).take(&delta);
         self.steps.push(Arc::new(Step { revision: delta.revision, delta: signed, credentials: changed }));
         self.publish(taken.serves);
     }
@@ -207,6 +209,7 @@ impl Feed {
         self.opening = None;
         let targets = self.view.snapshot.targets.iter().map(|(name, _)| name.clone()).collect();
         open(&self.kek, &mut self.view, &targets, &mut self.pending).await;
+        *self.since.write().unwrap_or_else(PoisonError::into_inner) = Since::new(self.view.snapshot.revision);
         self.steps.reset(self.view.snapshot.revision);
         self.publish(true);
     }
@@ -218,12 +221,6 @@ impl Feed {
         let epoch = former.epoch.saturating_add(u64::from(other_credentials));
         let policy = newest(&self.view, &self.keys, epoch, signer, Some(&former));
         self.policy.send_replace(Arc::new(policy));
-        if former.was_sent_whole() {
-            if self.former.len() >= KEEP_COUNT {
-                self.former.remove(0);
-            }
-            self.former.push((Instant::now() + KEEP, former));
-        }
     }
 
     fn signer(&self) -> Option<SealSigner> {
@@ -246,7 +243,7 @@ impl Feed {
         for (item, result) in opened {
             match result {
                 Ok(password) if self.view.still_wants(&item) => {
-                    self.view.opened.insert(item.target.clone(), item.opened(password));
+                    Arc::make_mut(&mut self.view.opened).insert(item.target.clone(), item.opened(password));
                     any = true;
                 }
                 Ok(_) => {}
@@ -266,7 +263,7 @@ async fn open(kek: &Arc<Kek>, view: &mut View, targets: &BTreeSet<Name>, pending
         pending.remove(target);
         match view.to_open(target) {
             Some(item) => items.push(item),
-            None => drop(view.opened.remove(target)),
+            None => drop(Arc::make_mut(&mut view.opened).remove(target)),
         }
     }
     if items.is_empty() {
@@ -280,10 +277,12 @@ async fn open(kek: &Arc<Kek>, view: &mut View, targets: &BTreeSet<Name>, pending
     };
     for (item, result) in results {
         match result {
-            Ok(password) => drop(view.opened.insert(item.target.clone(), item.opened(password))),
+            Ok(password) => {
+                drop(Arc::make_mut(&mut view.opened).insert(item.target.clone(), item.opened(password)));
+            }
             Err(error) => {
                 // What was opened before is of another secret.
-                view.opened.remove(&item.target);
+                Arc::make_mut(&mut view.opened).remove(&item.target);
                 failed(&item, &error, pending);
             }
         }
@@ -308,9 +307,7 @@ fn failed(item: &ToOpen, error: &KeyError, pending: &mut BTreeSet<Name>) {
 fn newest(view: &View, keys: &ClusterKeys, epoch: u64, signer: SealSigner, former: Option<&Policy>) -> Policy {
     Policy::new(
         view.snapshot.clone(),
-        view.opened.clone(),
-        keys.mask_key.clone(),
-        Arc::clone(&view.serves),
+        Secrets { opened: Arc::clone(&view.opened), mask_key: keys.mask_key.clone(), serves: Arc::clone(&view.serves) },
         epoch,
         signer,
         former,

@@ -3,7 +3,7 @@
 //! The feed writes, gateways' watchers read. Everything that is long is made once for a revision and shared by all of them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,13 +12,13 @@ use postern_core::secret::SecretBytes;
 use postern_core::signed::{Purpose, message};
 use postern_core::snapshot::Snapshot;
 use postern_core::target::TargetSelector;
-use postern_core::wire::snapshot::to_proto;
 use postern_proto::gateway::v1 as pb;
 use postern_runtime::jwt::Verifier;
 use postern_runtime::pki::SealSigner;
-use prost::Message as _;
 use tokio::sync::watch;
 
+use super::since::Since;
+use super::wholes::Wholes;
 use crate::watch::{Held, RingReader};
 
 /// A node that could not ask its cluster for this long serves no watch: gateways shall go to one that can (I9).
@@ -29,15 +29,20 @@ pub(crate) struct Policy {
     /// Without credentials.
     pub(crate) snapshot: Snapshot,
     pub(crate) verifier: Arc<Verifier>,
+    pub(crate) secrets: Secrets,
+    /// Changes when credentials, or who gets which, change without a step: each watcher then sends all of its gateway's anew.
+    pub(crate) epoch: u64,
+    pub(crate) signer: SealSigner,
+}
+
+/// What travels beside a policy, and who gets what of it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Secrets {
     /// By target; opened, in memory only (I5).
-    pub(crate) opened: BTreeMap<Name, Arc<Opened>>,
+    pub(crate) opened: Arc<BTreeMap<Name, Arc<Opened>>>,
     pub(crate) mask_key: SecretBytes,
     /// What gateways serve that do not serve all.
     pub(crate) serves: Arc<BTreeMap<Name, TargetSelector>>,
-    /// Changes when credentials, or who gets which, change without a step: each watcher then sends all of its gateway's anew.
-    pub(crate) epoch: u64,
-    signer: SealSigner,
-    whole: OnceLock<pb::Signed>,
 }
 
 /// A target's credential.
@@ -69,6 +74,10 @@ pub(crate) struct Published {
     pub(crate) steps: RingReader<Step>,
     pub(crate) policy: watch::Receiver<Arc<Policy>>,
     pub(crate) confirmed: watch::Receiver<Confirmed>,
+    /// What was changed since, for those whom the steps have left behind.
+    pub(crate) since: Arc<RwLock<Since>>,
+    /// Those that are being sent.
+    pub(crate) wholes: Arc<Wholes>,
     /// The beginning of this node's monotonic clock.
     pub(crate) started: Instant,
 }
@@ -76,9 +85,7 @@ pub(crate) struct Published {
 impl Policy {
     pub(crate) fn new(
         snapshot: Snapshot,
-        opened: BTreeMap<Name, Arc<Opened>>,
-        mask_key: SecretBytes,
-        serves: Arc<BTreeMap<Name, TargetSelector>>,
+        secrets: Secrets,
         epoch: u64,
         signer: SealSigner,
         former: Option<&Self>,
@@ -92,26 +99,15 @@ impl Policy {
             Some(former) => Arc::clone(&former.verifier),
             None => Arc::new(Verifier::from_snapshot(&snapshot)),
         };
-        Self { snapshot, verifier, opened, mask_key, serves, epoch, signer, whole: OnceLock::new() }
+        Self { snapshot, verifier, secrets, epoch, signer }
     }
 
     pub(crate) const fn revision(&self) -> u64 {
         self.snapshot.revision
     }
+}
 
-    /// The whole policy, signed: made when the first gateway needs it.
-    pub(crate) fn whole(&self) -> &pb::Signed {
-        self.whole.get_or_init(|| {
-            metrics::counter!("postern_control_policy_builds_total").increment(1);
-            sign(&self.signer, Purpose::Snapshot, to_proto(&self.snapshot).encode_to_vec())
-        })
-    }
-
-    /// Whether somebody has needed it whole.
-    pub(crate) fn was_sent_whole(&self) -> bool {
-        self.whole.get().is_some()
-    }
-
+impl Secrets {
     /// Every credential of the targets that `gateway` serves.
     pub(crate) fn credentials_of(&self, gateway: &Name) -> pb::Credentials {
         let served = self.opened.iter().filter(|(target, opened)| self.serves(gateway, target, opened));

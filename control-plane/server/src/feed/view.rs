@@ -35,7 +35,7 @@ pub(super) struct Gathered {
 pub(super) struct View {
     pub(super) snapshot: Snapshot,
     pub(super) serves: Arc<BTreeMap<Name, TargetSelector>>,
-    pub(super) opened: BTreeMap<Name, Arc<Opened>>,
+    pub(super) opened: Arc<BTreeMap<Name, Arc<Opened>>>,
     secrets: BTreeMap<Name, Arc<Resource>>,
 }
 
@@ -106,7 +106,7 @@ impl View {
         for (issuer, keys) in gathered.issuer_keys {
             snapshot.set_keys(&issuer, Some(keys));
         }
-        Self { snapshot, secrets, serves: Arc::new(gathered.serves), opened: BTreeMap::new() }
+        Self { snapshot, secrets, serves: Arc::new(gathered.serves), opened: Arc::default() }
     }
 
     /// Takes a set of changes in.

@@ -1,22 +1,29 @@
 //! One gateway that watches: a cursor, and what it is in the middle of.
 //!
-//! Nothing waits for a gateway: what it is sent next is looked up when it has taken the last. One that is too slow for the ring gets the
-//! whole policy anew; one that is too slow for that is ended.
+//! Nothing waits for a gateway: what it is sent next is looked up when it has taken the last. One that is too slow for the ring of steps
+//! gets all that was changed since in one; where that is too much, the whole policy anew. A whole one that was begun is sent to its end, so
+//! that each brings it further, however slow it is; it is ended only when it takes nothing at all.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use postern_core::Name;
+use postern_core::signed::Purpose;
+use postern_core::wire::snapshot::delta_to_proto;
 use postern_core::wire::timestamp_to_proto;
 use postern_proto::gateway::v1::watch_response::Policy as Answer;
 use postern_proto::gateway::v1::{self as pb, WatchResponse};
 use postern_runtime::clock;
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
-use super::published::{LOST_AFTER, Policy, Published};
+use super::published::{LOST_AFTER, Policy, Published, sign};
+use super::wholes::Hold;
 
 /// The longest payload of one answer: what a stream that is not read keeps in memory.
-const PART: usize = 256 << 10;
+const PART: usize = 64 << 10;
+/// The longest delta of all that was changed since: past it the whole policy is sent, which watchers share.
+const LONGEST_DELTA: usize = 256 << 10;
 /// How long a gateway waits for a node that is behind it.
 const BEHIND: Duration = Duration::from_secs(5);
 
@@ -34,9 +41,12 @@ pub(crate) enum Ended {
     /// The node cannot vouch for what it has.
     #[error("this node has heard nothing of its cluster for {} s", LOST_AFTER.as_secs())]
     Lost,
-    /// The policy that the gateway was in the middle of is no longer kept.
-    #[error("too slow: the policy has changed while it was sent")]
+    /// The gateway took nothing of the policy that it was in the middle of, and others needed its place.
+    #[error("too slow: nothing was taken of the policy for minutes, and it is no longer kept")]
     TooSlow,
+    /// It needs a policy that is newer than any of those that are being sent, and there are as many as may be.
+    #[error("this node sends as many different policies as it can at a time: come again")]
+    Busy,
     /// The node stops.
     #[error("the node stops")]
     Stopping,
@@ -47,8 +57,10 @@ pub(crate) struct Watcher {
     published: Published,
     gateway: Name,
     stop: CancellationToken,
-    /// It has all up to this revision; `None`: it needs the whole, for this reason.
-    cursor: Result<u64, &'static str>,
+    /// It has all up to this revision; 0: nothing.
+    cursor: u64,
+    /// It needs the whole, for this reason.
+    whole: Option<&'static str>,
     /// Of the credentials that it has; `None`: they are to be sent.
     epoch: Option<u64>,
     sending: Option<Sending>,
@@ -56,7 +68,7 @@ pub(crate) struct Watcher {
 }
 
 struct Sending {
-    policy: Weak<Policy>,
+    policy: Hold,
     offset: usize,
     because: &'static str,
 }
@@ -74,9 +86,9 @@ impl Watcher {
             return Err(Ended::Lost);
         }
         let same_life = incarnation == published.policy.borrow().snapshot.incarnation;
-        let cursor = match known {
-            0 => Err(""),
-            _ if !same_life => Err("the cluster was restored: what was known is of another life of it"),
+        let (cursor, whole) = match known {
+            0 => (0, Some("")),
+            _ if !same_life => (0, Some("the cluster was restored: what was known is of another life of it")),
             known => {
                 // It was elsewhere before, where more was applied. Something older is never sent to it.
                 let caught_up = published.policy.wait_for(|policy| policy.revision() >= known);
@@ -84,11 +96,11 @@ impl Watcher {
                     let revision = published.policy.borrow().revision();
                     return Err(Ended::Behind { known, revision });
                 }
-                Ok(known)
+                (known, None)
             }
         };
         metrics::gauge!("postern_control_policy_watchers_total").increment(1.0);
-        Ok(Self { published, gateway, stop, cursor, epoch: None, sending: None, confirmed: None })
+        Ok(Self { published, gateway, stop, cursor, whole, epoch: None, sending: None, confirmed: None })
     }
 
     /// What to send next.
@@ -101,35 +113,54 @@ impl Watcher {
                 return self.go_on(sending);
             }
             let policy = Arc::clone(&self.published.policy.borrow_and_update());
-            let cursor = match self.cursor {
-                Ok(cursor) => cursor,
-                Err(because) => {
-                    self.begin(&policy, because);
-                    continue;
-                }
-            };
-            match self.published.steps.after(cursor) {
-                Err(_) => {
+            if let Some(because) = self.whole {
+                let hold = self.published.wholes.hold(&policy, self.cursor).ok_or(Ended::Busy)?;
+                self.sending = Some(Sending { policy: hold, offset: 0, because });
+                continue;
+            }
+            match self.published.steps.after(self.cursor) {
+                Err(_) if policy.revision() > self.cursor => {
+                    if let Some(answer) = self.since(&policy) {
+                        return Ok(answer);
+                    }
                     metrics::counter!("postern_control_policy_resnapshots_total").increment(1);
-                    self.cursor = Err("revision compacted");
+                    self.whole = Some("revision compacted");
                 }
                 Ok(Some(step)) => {
-                    self.cursor = Ok(step.revision);
-                    let credentials = policy.changes_for(&self.gateway, &step.credentials);
+                    self.cursor = step.revision;
+                    let credentials = policy.secrets.changes_for(&self.gateway, &step.credentials);
                     let delta = Answer::Delta(step.delta.clone());
                     return Ok(self.answer(Some(delta), credentials, step.revision));
                 }
-                Ok(None) if self.epoch != Some(policy.epoch) && cursor >= policy.revision() => {
+                Ok(None) if self.epoch != Some(policy.epoch) && self.cursor >= policy.revision() => {
                     self.epoch = Some(policy.epoch);
-                    return Ok(self.answer(None, Some(policy.credentials_of(&self.gateway)), cursor));
+                    return Ok(self.answer(None, Some(policy.secrets.credentials_of(&self.gateway)), self.cursor));
                 }
-                Ok(None) => {
-                    if let Some(answer) = self.wait(cursor).await? {
+                // Also when the steps begin anew, after a policy that is about to be published.
+                Ok(None) | Err(_) => {
+                    if let Some(answer) = self.wait(self.cursor).await? {
                         return Ok(answer);
                     }
                 }
             }
         }
+    }
+
+    /// All that was changed since the cursor, in one; `None` when that is not known, or too much.
+    fn since(&mut self, policy: &Policy) -> Option<WatchResponse> {
+        let delta = {
+            let since = self.published.since.read().unwrap_or_else(PoisonError::into_inner);
+            since.delta(self.cursor, &policy.snapshot)?
+        };
+        let payload = delta_to_proto(&delta).encode_to_vec();
+        if payload.len() > LONGEST_DELTA {
+            return None;
+        }
+        metrics::counter!("postern_control_policy_leaps_total").increment(1);
+        (self.cursor, self.epoch) = (policy.revision(), Some(policy.epoch));
+        let delta = Answer::Delta(sign(&policy.signer, Purpose::Delta, payload));
+        let credentials = policy.secrets.credentials_of(&self.gateway);
+        Some(self.answer(Some(delta), Some(credentials), policy.revision()))
     }
 
     /// Until there is something to look at; gives a confirmation, if that is it.
@@ -149,28 +180,21 @@ impl Watcher {
         }
     }
 
-    fn begin(&mut self, policy: &Arc<Policy>, because: &'static str) {
-        // Made now, so that it is kept for us when a newer one takes its place.
-        policy.whole();
-        self.sending = Some(Sending { policy: Arc::downgrade(policy), offset: 0, because });
-    }
-
     /// The next part of a whole policy, or its end.
     fn go_on(&mut self, sending: Sending) -> Result<WatchResponse, Ended> {
-        let policy = sending.policy.upgrade().ok_or(Ended::TooSlow)?;
-        let whole = policy.whole();
-        let left = whole.payload.slice(sending.offset..);
+        let whole = sending.policy.take().ok_or(Ended::TooSlow)?;
+        let signed = whole.signed();
+        let left = signed.payload.slice(sending.offset..);
         if left.len() > PART {
             // A copy: what waits in a slow stream must not keep the whole alive.
             let part = left.slice(..PART).to_vec();
-            self.sending = Some(Sending { offset: sending.offset + PART, ..sending });
+            self.sending = Some(Sending { offset: sending.offset.saturating_add(PART), ..sending });
             return Ok(self.answer(Some(Answer::Part(part)), None, 0));
         }
-        let signed = pb::Signed { payload: left.to_vec().into(), ..whole.clone() };
-        self.cursor = Ok(policy.revision());
-        self.epoch = Some(policy.epoch);
-        let credentials = policy.credentials_of(&self.gateway);
-        let mut answer = self.answer(Some(Answer::Whole(signed)), Some(credentials), policy.revision());
+        let signed = pb::Signed { payload: left.to_vec().into(), ..signed.clone() };
+        (self.cursor, self.whole, self.epoch) = (whole.revision, None, Some(whole.epoch));
+        let credentials = whole.secrets.credentials_of(&self.gateway);
+        let mut answer = self.answer(Some(Answer::Whole(signed)), Some(credentials), whole.revision);
         sending.because.clone_into(&mut answer.because);
         Ok(answer)
     }
