@@ -1,6 +1,5 @@
 //! The audit log: the newest records, numbered without gaps and chained by their hashes.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -10,6 +9,7 @@ use postern_core::wire::cluster::audit_to_proto;
 use prost::Message as _;
 
 use crate::outcome::Outcome;
+use crate::tree::Tree;
 
 /// Records that are kept.
 const MAX_RECORDS: usize = 50_000;
@@ -21,7 +21,8 @@ const MAX_TEXT: usize = 1_024;
 /// Part of the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AuditLog {
-    records: VecDeque<Arc<AuditRecord>>,
+    /// By number.
+    records: Tree<u64, Arc<AuditRecord>>,
     /// Of the last record, kept or not.
     sequence: u64,
     head: [u8; 32],
@@ -29,12 +30,9 @@ pub(crate) struct AuditLog {
 }
 
 impl AuditLog {
-    pub(crate) fn restored(records: Vec<AuditRecord>, sequence: u64, head: [u8; 32]) -> Self {
-        let mut log = Self { sequence, head, ..Self::default() };
-        for record in records {
-            log.keep(record);
-        }
-        log
+    /// At a record that need not be here; those that are follow ([`Self::keep`]).
+    pub(crate) fn restored(sequence: u64, head: [u8; 32]) -> Self {
+        Self { sequence, head, ..Self::default() }
     }
 
     /// Appends `record` with what came of the call.
@@ -64,18 +62,21 @@ impl AuditLog {
         self.head = record.hash;
         self.keep(record);
         while self.records.len() > MAX_RECORDS || self.bytes > MAX_BYTES {
-            let Some(gone) = self.records.pop_front() else { break };
+            let Some((_, gone)) = self.records.pop_first() else { break };
             self.bytes = self.bytes.saturating_sub(weight(&gone));
         }
     }
 
-    fn keep(&mut self, record: AuditRecord) {
+    /// Takes in what is in the chain already.
+    pub(crate) fn keep(&mut self, record: AuditRecord) {
         self.bytes = self.bytes.saturating_add(weight(&record));
-        self.records.push_back(Arc::new(record));
+        if let Some(same) = self.records.insert(record.sequence, Arc::new(record)) {
+            self.bytes = self.bytes.saturating_sub(weight(&same));
+        }
     }
 
     pub(crate) fn records(&self) -> impl DoubleEndedIterator<Item = &Arc<AuditRecord>> + ExactSizeIterator {
-        self.records.iter()
+        self.records.values()
     }
 
     pub(crate) const fn sequence(&self) -> u64 {

@@ -15,6 +15,7 @@ mod requests;
 mod resources;
 mod snapshot;
 mod state;
+mod tree;
 
 pub use audit::chained as audit_hash;
 pub use entry::{Command, Entry, FEATURE_LEVEL};

@@ -10,6 +10,7 @@ use postern_core::{Name, Timestamp};
 
 use crate::outcome::{Effect, ObjectKey, Refusal};
 use crate::state::Limits;
+use crate::tree::{Set, Tree};
 
 /// How long an expired token is remembered, so that its holder is told that it has expired.
 const REMEMBER_TOKENS: Duration = Duration::from_secs(86_400);
@@ -24,11 +25,11 @@ pub(crate) struct Members {
     pub(crate) removed: BTreeMap<u64, Name>,
     pub(crate) tokens: BTreeMap<String, Arc<JoinToken>>,
     pub(crate) gateways: BTreeMap<Name, Arc<GatewayNode>>,
-    pub(crate) certificates: BTreeMap<String, Arc<NodeCertificate>>,
+    pub(crate) certificates: Tree<String, Arc<NodeCertificate>>,
     pub(crate) feature_level: u32,
     // Derived: what ends when.
     tokens_end: BTreeSet<(Timestamp, String)>,
-    certificates_end: BTreeSet<(Timestamp, String)>,
+    certificates_end: Set<(Timestamp, String)>,
 }
 
 impl Default for Members {
@@ -39,10 +40,10 @@ impl Default for Members {
             removed: BTreeMap::new(),
             tokens: BTreeMap::new(),
             gateways: BTreeMap::new(),
-            certificates: BTreeMap::new(),
+            certificates: Tree::default(),
             feature_level: 1,
             tokens_end: BTreeSet::new(),
-            certificates_end: BTreeSet::new(),
+            certificates_end: Set::default(),
         }
     }
 }
@@ -64,7 +65,7 @@ impl Members {
         if let Some(known) = self.certificates.remove(&certificate.serial) {
             self.certificates_end.remove(&(known.not_after, known.serial.clone()));
         }
-        self.certificates_end.insert((certificate.not_after, certificate.serial.clone()));
+        self.certificates_end.insert((certificate.not_after, certificate.serial.clone()), ());
         self.certificates.insert(certificate.serial.clone(), Arc::new(certificate));
     }
 
@@ -110,11 +111,11 @@ impl Members {
             self.tokens.remove(&id);
             Effect::Changed(ObjectKey::JoinToken(id)).add_to(effects);
         }
-        while let Some((end, _)) = self.certificates_end.first() {
+        while let Some(((end, _), ())) = self.certificates_end.first_key_value() {
             if *end > now {
                 break;
             }
-            let Some((_, serial)) = self.certificates_end.pop_first() else { break };
+            let Some(((_, serial), ())) = self.certificates_end.pop_first() else { break };
             self.certificates.remove(&serial);
             Effect::Changed(ObjectKey::Certificate(serial)).add_to(effects);
         }

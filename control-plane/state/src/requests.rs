@@ -1,11 +1,11 @@
 //! Outcomes remembered by request id, so that a retry gets the first outcome again. Bounded by weight and by age (I11).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use postern_core::{RequestId, Timestamp};
 
 use crate::outcome::{Outcome, Success};
+use crate::tree::Tree;
 
 /// How long an outcome is remembered, by logical time.
 const WINDOW: Duration = Duration::from_secs(3600);
@@ -26,8 +26,8 @@ pub(crate) struct Remembered {
 /// The de-duplication window.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Requests {
-    by_index: BTreeMap<u64, Remembered>,
-    by_request: BTreeMap<RequestId, u64>,
+    by_index: Tree<u64, Remembered>,
+    by_request: Tree<RequestId, u64>,
     weight: usize,
 }
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use postern_core::Name;
 use postern_core::resource::{Kind, Resource};
 
+use crate::tree::Tree;
+
 /// Part of the state.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Resources(BTreeMap<Kind, BTreeMap<Name, Arc<Resource>>>);
+pub(crate) struct Resources(BTreeMap<Kind, Tree<Name, Arc<Resource>>>);
 
 impl Resources {
     pub(crate) fn get(&self, kind: Kind, name: &Name) -> Option<&Arc<Resource>> {
@@ -28,15 +30,15 @@ impl Resources {
 
     /// Those of a kind, by name.
     pub(crate) fn of(&self, kind: Kind) -> impl DoubleEndedIterator<Item = &Arc<Resource>> {
-        self.0.get(&kind).into_iter().flat_map(BTreeMap::values)
+        self.0.get(&kind).into_iter().flat_map(Tree::values)
     }
 
     pub(crate) fn count(&self, kind: Kind) -> usize {
-        self.0.get(&kind).map_or(0, BTreeMap::len)
+        self.0.get(&kind).map_or(0, Tree::len)
     }
 
     /// All, by kind and name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.0.values().flat_map(BTreeMap::values)
+        self.0.values().flat_map(Tree::values)
     }
 }

@@ -1,6 +1,5 @@
 //! The whole state as bytes, and back.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postern_core::wire::{cluster, identity, resource};
@@ -39,134 +38,259 @@ pub enum RestoreError {
     Invalid(String),
 }
 
+/// Objects that are encoded, or read, together.
+const TOGETHER: usize = 64;
+
 impl State {
     /// The whole state; the same bytes on every node that applied the same entries.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        let outcomes = self.requests.iter().map(|(index, remembered)| pb::Outcome {
-            request_id: remembered.request.to_bytes().to_vec(),
-            index,
-            at_ms: remembered.at.millis(),
-            // An outcome holds only text, numbers and lists: it always encodes.
-            outcome: serde_json::to_vec(&remembered.outcome).unwrap_or_default(),
-        });
-        let issuer_keys = self.issuer_keys.iter().map(|(issuer, keys)| pb::IssuerKeys {
-            issuer: issuer.to_string(),
-            jwks: keys.jwks.clone(),
-            revision: keys.revision,
-        });
-        let members = &self.members;
-        let removed = members.removed.iter().map(|(id, name)| pb::RemovedNode { id: *id, name: name.to_string() });
-        let proto = pb::StateSnapshot {
+        let mut bytes = Vec::new();
+        self.write_snapshot(|piece| bytes.extend_from_slice(piece));
+        bytes
+    }
+
+    /// The bytes of [`Self::snapshot`], piece by piece: only one is in memory at a time.
+    pub fn write_snapshot(&self, mut out: impl FnMut(&[u8])) {
+        let mut buffer = Vec::new();
+        // A message in parts is the message, as long as they come in the order of its fields.
+        let mut part = |part: pb::StateSnapshot| {
+            buffer.clear();
+            // A Vec takes all that it is given.
+            let _ = part.encode(&mut buffer);
+            out(&buffer);
+        };
+        part(pb::StateSnapshot {
             version: SNAPSHOT_VERSION,
             index: self.index,
             logical_now_ms: self.now.millis(),
             cluster: self.cluster.as_deref().map(|cluster| InitCluster(cluster.clone()).to_proto()),
-            resources: self.resources.iter().map(|object| resource::to_proto(object)).collect(),
-            issuer_keys: issuer_keys.collect(),
-            approvals: self.approvals.values().map(|approval| identity::approval_to_proto(approval)).collect(),
-            sessions: self.sessions.values().map(|session| identity::session_to_proto(session)).collect(),
-            outcomes: outcomes.collect(),
-            policy_revision: self.policy_revision,
-            nodes: members.nodes.values().map(|node| cluster::node_to_proto(node)).collect(),
-            next_node_id: members.next_node_id,
-            removed_nodes: removed.collect(),
-            join_tokens: members.tokens.values().map(|token| cluster::token_to_proto(token)).collect(),
-            gateways: members.gateways.values().map(|gateway| cluster::gateway_to_proto(gateway)).collect(),
-            certificates: members.certificates.values().map(|it| cluster::certificate_to_proto(it)).collect(),
-            feature_level: members.feature_level,
-            audit: self.audit.records().map(|record| cluster::audit_to_proto(record)).collect(),
+            ..Default::default()
+        });
+        macro_rules! list {
+            ($field:ident, $objects:expr) => {{
+                let mut objects = $objects;
+                loop {
+                    let some: Vec<_> = objects.by_ref().take(TOGETHER).collect();
+                    if some.is_empty() {
+                        break;
+                    }
+                    part(pb::StateSnapshot { $field: some, ..Default::default() });
+                }
+            }};
+        }
+        let members = &self.members;
+        list!(resources, self.resources.iter().map(|object| resource::to_proto(object)));
+        list!(
+            issuer_keys,
+            self.issuer_keys.iter().map(|(issuer, keys)| pb::IssuerKeys {
+                issuer: issuer.to_string(),
+                jwks: keys.jwks.clone(),
+                revision: keys.revision,
+            })
+        );
+        list!(approvals, self.approvals.values().map(|approval| identity::approval_to_proto(approval)));
+        list!(sessions, self.sessions.values().map(|session| identity::session_to_proto(session)));
+        list!(
+            outcomes,
+            self.requests.iter().map(|(index, remembered)| pb::Outcome {
+                request_id: remembered.request.to_bytes().to_vec(),
+                index,
+                at_ms: remembered.at.millis(),
+                // An outcome holds only text, numbers and lists: it always encodes.
+                outcome: serde_json::to_vec(&remembered.outcome).unwrap_or_default(),
+            })
+        );
+        part(pb::StateSnapshot { policy_revision: self.policy_revision, ..Default::default() });
+        list!(nodes, members.nodes.values().map(|node| cluster::node_to_proto(node)));
+        part(pb::StateSnapshot { next_node_id: members.next_node_id, ..Default::default() });
+        let removed = members.removed.iter();
+        list!(removed_nodes, removed.map(|(id, name)| pb::RemovedNode { id: *id, name: name.to_string() }));
+        list!(join_tokens, members.tokens.values().map(|token| cluster::token_to_proto(token)));
+        list!(gateways, members.gateways.values().map(|gateway| cluster::gateway_to_proto(gateway)));
+        list!(certificates, members.certificates.values().map(|it| cluster::certificate_to_proto(it)));
+        part(pb::StateSnapshot { feature_level: members.feature_level, ..Default::default() });
+        list!(audit, self.audit.records().map(|record| cluster::audit_to_proto(record)));
+        part(pb::StateSnapshot {
             audit_sequence: self.audit.sequence(),
             audit_head: self.audit.head().to_vec(),
-        };
-        proto.encode_to_vec()
+            ..Default::default()
+        });
     }
 
-    /// The state that [`Self::snapshot`] gave the bytes of.
+    /// The state that [`Self::snapshot`] gave the bytes of. Beside the bytes and the state there are only some objects in memory at a time.
     ///
     /// # Errors
     /// When this version cannot read them.
     pub fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
-        let proto = pb::StateSnapshot::decode(bytes).map_err(|error| RestoreError::Undecodable(error.to_string()))?;
-        if proto.version != SNAPSHOT_VERSION {
-            return Err(RestoreError::UnknownVersion(proto.version));
+        // First what there is one of, for the version is to be known before anything else is read.
+        let mut single = Vec::new();
+        for field in Fields(bytes) {
+            let (list, field) = field?;
+            if !list {
+                single.extend_from_slice(field);
+            }
         }
-        let invalid = |error: &dyn std::fmt::Display| RestoreError::Invalid(error.to_string());
+        let single = decode(&single)?;
+        if single.version != SNAPSHOT_VERSION {
+            return Err(RestoreError::UnknownVersion(single.version));
+        }
         let mut state = Self {
-            index: proto.index,
-            now: Timestamp::from_millis(proto.logical_now_ms),
-            policy_revision: proto.policy_revision,
+            index: single.index,
+            now: Timestamp::from_millis(single.logical_now_ms),
+            policy_revision: single.policy_revision,
             ..Self::default()
         };
-        if let Some(cluster) = proto.cluster {
-            let InitCluster(cluster) = InitCluster::from_proto(cluster).map_err(|_| invalid(&"cluster"))?;
+        if let Some(cluster) = single.cluster {
+            let InitCluster(cluster) = InitCluster::from_proto(cluster).map_err(|_| invalid("cluster"))?;
             state.cluster = Some(Arc::new(cluster));
-        }
-        for object in proto.resources {
-            let object = resource::from_proto(object).map_err(|faults| {
-                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-                invalid(&faults.join("; "))
-            })?;
-            state.resources.insert(Arc::new(object));
-        }
-        let mut keys = BTreeMap::new();
-        for issuer in proto.issuer_keys {
-            let name = issuer.issuer.parse().map_err(|error| invalid(&error))?;
-            keys.insert(name, IssuerKeys { jwks: issuer.jwks, revision: issuer.revision });
-        }
-        state.issuer_keys = keys;
-        for approval in proto.approvals {
-            state.index_approval(identity::approval_from_proto(approval).map_err(|error| invalid(&error))?);
-        }
-        for session in proto.sessions {
-            state.index_session(identity::session_from_proto(session).map_err(|error| invalid(&error))?);
-        }
-        for outcome in proto.outcomes {
-            let request =
-                outcome.request_id.as_slice().try_into().map_err(|_| invalid(&"a request id has 16 bytes"))?;
-            let remembered = Remembered {
-                request: RequestId::from_bytes(request),
-                at: Timestamp::from_millis(outcome.at_ms),
-                outcome: serde_json::from_slice(&outcome.outcome).map_err(|error| invalid(&error))?,
-            };
-            state.requests.remember(outcome.index, remembered);
         }
         let members = &mut state.members;
         // A snapshot of before there were members has neither.
-        members.next_node_id = proto.next_node_id.max(1);
-        members.feature_level = proto.feature_level.max(1);
+        members.next_node_id = single.next_node_id.max(1);
+        members.feature_level = single.feature_level.max(1);
         if members.feature_level > FEATURE_LEVEL {
             return Err(RestoreError::FeatureLevel { level: members.feature_level, known: FEATURE_LEVEL });
         }
-        for node in proto.nodes {
-            let node = cluster::node_from_proto(node).map_err(|error| invalid(&error))?;
+        state.audit = AuditLog::restored(single.audit_sequence, single.audit_head.try_into().unwrap_or_default());
+        let mut lists = Fields(bytes).filter_map(|field| match field {
+            Ok((list, field)) => list.then_some(Ok(field)),
+            Err(error) => Some(Err(error)),
+        });
+        loop {
+            let mut some = pb::StateSnapshot::default();
+            let mut any = false;
+            for field in lists.by_ref().take(TOGETHER) {
+                some.merge(field?).map_err(|error| RestoreError::Undecodable(error.to_string()))?;
+                any = true;
+            }
+            if !any {
+                return Ok(state);
+            }
+            state.absorb(some)?;
+        }
+    }
+
+    /// Takes the lists of a part in.
+    fn absorb(&mut self, part: pb::StateSnapshot) -> Result<(), RestoreError> {
+        for object in part.resources {
+            let object = resource::from_proto(object).map_err(|faults| {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                invalid(faults.join("; "))
+            })?;
+            self.resources.insert(Arc::new(object));
+        }
+        for issuer in part.issuer_keys {
+            let keys = IssuerKeys { jwks: issuer.jwks, revision: issuer.revision };
+            self.issuer_keys.insert(issuer.issuer.parse().map_err(invalid)?, keys);
+        }
+        for approval in part.approvals {
+            self.index_approval(identity::approval_from_proto(approval).map_err(invalid)?);
+        }
+        for session in part.sessions {
+            self.index_session(identity::session_from_proto(session).map_err(invalid)?);
+        }
+        for outcome in part.outcomes {
+            let request = outcome.request_id.as_slice().try_into().map_err(|_| invalid("a request id has 16 bytes"))?;
+            let remembered = Remembered {
+                request: RequestId::from_bytes(request),
+                at: Timestamp::from_millis(outcome.at_ms),
+                outcome: serde_json::from_slice(&outcome.outcome).map_err(invalid)?,
+            };
+            self.requests.remember(outcome.index, remembered);
+        }
+        let members = &mut self.members;
+        for node in part.nodes {
+            let node = cluster::node_from_proto(node).map_err(invalid)?;
             members.nodes.insert(node.id, Arc::new(node));
         }
-        for node in proto.removed_nodes {
-            members.removed.insert(node.id, node.name.parse().map_err(|error| invalid(&error))?);
+        for node in part.removed_nodes {
+            members.removed.insert(node.id, node.name.parse().map_err(invalid)?);
         }
-        for token in proto.join_tokens {
-            members.put_token(cluster::token_from_proto(token).map_err(|error| invalid(&error))?);
+        for token in part.join_tokens {
+            members.put_token(cluster::token_from_proto(token).map_err(invalid)?);
         }
-        for gateway in proto.gateways {
-            let gateway = cluster::gateway_from_proto(gateway).map_err(|error| invalid(&error))?;
+        for gateway in part.gateways {
+            let gateway = cluster::gateway_from_proto(gateway).map_err(invalid)?;
             members.gateways.insert(gateway.name.clone(), Arc::new(gateway));
         }
-        for certificate in proto.certificates {
-            members.put_certificate(cluster::certificate_from_proto(certificate).map_err(|error| invalid(&error))?);
+        for certificate in part.certificates {
+            members.put_certificate(cluster::certificate_from_proto(certificate).map_err(invalid)?);
         }
-        let records = proto.audit.into_iter().map(cluster::audit_from_proto).collect::<Result<Vec<_>, _>>();
-        let head = proto.audit_head.try_into().unwrap_or_default();
-        state.audit = AuditLog::restored(records.map_err(|error| invalid(&error))?, proto.audit_sequence, head);
-        Ok(state)
+        for record in part.audit {
+            self.audit.keep(cluster::audit_from_proto(record).map_err(invalid)?);
+        }
+        Ok(())
     }
 
     /// SHA-256 over [`Self::snapshot`]: equal on every node at the same index.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.snapshot());
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        self.write_snapshot(|piece| context.update(piece));
         let mut out = [0; 32];
-        out.copy_from_slice(digest.as_ref());
+        out.copy_from_slice(context.finish().as_ref());
         out
     }
 }
+
+fn invalid(what: impl std::fmt::Display) -> RestoreError {
+    RestoreError::Invalid(what.to_string())
+}
+
+fn decode(bytes: &[u8]) -> Result<pb::StateSnapshot, RestoreError> {
+    pb::StateSnapshot::decode(bytes).map_err(|error| RestoreError::Undecodable(error.to_string()))
+}
+
+/// The fields of an encoded snapshot: whether it is one of a list, and its bytes, key and all.
+struct Fields<'a>(&'a [u8]);
+
+/// Wire types of protobuf.
+const VARINT: usize = 0;
+const FIXED64: usize = 1;
+const LENGTH: usize = 2;
+const FIXED32: usize = 5;
+/// Fields with a length that there is one of: `cluster` and `audit_head`.
+const SINGLE: [usize; 2] = [4, 20];
+
+impl<'a> Fields<'a> {
+    fn field(&mut self) -> Result<(bool, &'a [u8]), prost::DecodeError> {
+        let mut rest = self.0;
+        // A varint, as lengths are.
+        let key = prost::decode_length_delimiter(&mut rest)?;
+        let length = match key & 7 {
+            VARINT => {
+                prost::decode_length_delimiter(&mut rest)?;
+                0
+            }
+            FIXED64 => 8,
+            LENGTH => prost::decode_length_delimiter(&mut rest)?,
+            FIXED32 => 4,
+            // Groups, which nobody has written for long: the message's own decoder says so.
+            _ => rest.len(),
+        };
+        let after = rest.len().saturating_sub(length);
+        let (field, after) = self.0.split_at_checked(self.0.len().saturating_sub(after)).unwrap_or((self.0, &[]));
+        self.0 = after;
+        Ok((key & 7 == LENGTH && !SINGLE.contains(&(key >> 3)), field))
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(bool, &'a [u8]), RestoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.field();
+        if field.is_err() {
+            self.0 = &[];
+        }
+        Some(field.map_err(|error| RestoreError::Undecodable(error.to_string())))
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

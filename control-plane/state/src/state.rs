@@ -1,6 +1,6 @@
 //! The state and how entries change it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postern_core::approval::{Approval, ApprovalState};
@@ -15,6 +15,7 @@ use crate::members::Members;
 use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
 use crate::requests::{Remembered, Requests};
 use crate::resources::Resources;
+use crate::tree::{Set, Tree};
 
 /// What bounds the state (I11). Part of the state machine's definition: every node has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ pub struct IssuerKeys {
     pub revision: u64,
 }
 
-/// The replicated state of the control plane at one index of the log.
+/// The replicated state of the control plane at one index of the log. A copy costs next to nothing, however much is in it.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub(crate) index: u64,
@@ -96,17 +97,17 @@ pub struct State {
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) resources: Resources,
     pub(crate) issuer_keys: BTreeMap<Name, IssuerKeys>,
-    pub(crate) approvals: BTreeMap<ApprovalId, Arc<Approval>>,
-    pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
+    pub(crate) approvals: Tree<ApprovalId, Arc<Approval>>,
+    pub(crate) sessions: Tree<SessionId, Arc<Session>>,
     pub(crate) requests: Requests,
     pub(crate) members: Members,
     pub(crate) audit: AuditLog,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
-    pub(crate) deadlines: BTreeSet<(Timestamp, ApprovalId)>,
-    pub(crate) finished: BTreeSet<(u64, ApprovalId)>,
+    pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,
+    pub(crate) finished: Set<(u64, ApprovalId)>,
     pub(crate) finished_bytes: usize,
-    pub(crate) ended: BTreeSet<(u64, SessionId)>,
+    pub(crate) ended: Set<(u64, SessionId)>,
 }
 
 /// What a command sees and changes.
@@ -182,7 +183,7 @@ impl State {
 
     /// Lapses every approval whose time is over.
     fn expire_approvals(&mut self, effects: &mut Vec<Effect>) {
-        while let Some((deadline, id)) = self.deadlines.first().copied() {
+        while let Some((&(deadline, id), ())) = self.deadlines.first_key_value() {
             if deadline > self.now {
                 break;
             }
@@ -203,7 +204,7 @@ impl State {
         self.index_approval(approval);
         let limits = Limits::STANDARD;
         while self.finished.len() > limits.finished_approvals || self.finished_bytes > limits.finished_approval_bytes {
-            let Some((_, id)) = self.finished.pop_first() else { break };
+            let Some(((_, id), ())) = self.finished.pop_first() else { break };
             if let Some(gone) = self.approvals.remove(&id) {
                 Effect::Changed(ObjectKey::Approval(id)).add_to(effects);
                 self.finished_bytes = self.finished_bytes.saturating_sub(approval_bytes(&gone));
@@ -215,10 +216,10 @@ impl State {
         let key = (approval.expires_at, approval.id);
         if approval.state.is_final() {
             self.deadlines.remove(&key);
-            self.finished.insert((approval.revision, approval.id));
+            self.finished.insert((approval.revision, approval.id), ());
             self.finished_bytes = self.finished_bytes.saturating_add(approval_bytes(&approval));
         } else {
-            self.deadlines.insert(key);
+            self.deadlines.insert(key, ());
         }
         self.approvals.insert(approval.id, Arc::new(approval));
     }
@@ -228,7 +229,7 @@ impl State {
         Effect::Changed(ObjectKey::Session(session.id)).add_to(effects);
         self.index_session(session);
         while self.ended.len() > Limits::STANDARD.ended_sessions {
-            let Some((_, id)) = self.ended.pop_first() else { break };
+            let Some(((_, id), ())) = self.ended.pop_first() else { break };
             self.sessions.remove(&id);
             Effect::Changed(ObjectKey::Session(id)).add_to(effects);
         }
@@ -236,7 +237,7 @@ impl State {
 
     pub(crate) fn index_session(&mut self, session: Session) {
         if session.end.is_some() {
-            self.ended.insert((session.revision, session.id));
+            self.ended.insert((session.revision, session.id), ());
         }
         self.sessions.insert(session.id, Arc::new(session));
     }
@@ -296,7 +297,7 @@ impl State {
     /// When the next approval lapses, if it is not answered or taken before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.first_key_value().map(|((at, _), ())| *at)
     }
 
     /// One session.
