@@ -4,13 +4,15 @@ use std::collections::{BTreeSet, VecDeque};
 
 use postern_server::raft::{MembershipChange, MembershipError};
 
-use super::node::{Fate, Input};
+use super::node::{Fate, Input, Node};
 use super::rng::pick;
 use super::world::{Event, World};
-use super::{MS, Violation};
+use super::{MS, Time, Violation};
 
 /// Members that there are at most.
 const MOST: usize = 6;
+/// How long it takes at least until who was removed hears of it.
+const TOLD: Time = 20 * MS;
 /// How often a change is tried.
 const PATIENCE: u64 = 60;
 
@@ -66,7 +68,7 @@ impl World {
     pub(super) fn leave(&mut self) {
         let voters: Vec<u64> = self.admin.voters.iter().copied().collect();
         let leader = self.leader().filter(|leader| self.admin.voters.contains(leader) && self.faults.bool());
-        let Some(id) = leader.or_else(|| pick(&mut self.faults, &voters)).filter(|_| voters.len() > 2) else { return };
+        let Some(id) = leader.or_else(|| pick(&mut self.faults, &voters)).filter(|_| voters.len() > 1) else { return };
         self.admin.voters.remove(&id);
         self.want(&[MembershipChange::Remove(id)]);
     }
@@ -141,8 +143,29 @@ impl World {
             if let MembershipChange::Promote(id) = change {
                 self.admin.voters.insert(id);
             }
+            if let MembershipChange::Remove(id) = change {
+                self.at(TOLD, Event::Tell(id));
+            }
             self.admin.wanted.pop_front();
             (self.admin.tried, self.admin.done) = (0, self.admin.done.saturating_add(1));
+        }
+    }
+
+    /// A member tells one that was removed that it was, once one reaches the other: whoever was removed asks all the time. It ends then.
+    pub(super) fn tell(&mut self, id: u64) {
+        let Some(node) = self.nodes.get(&id).filter(|node| !matches!(node.fate, Fate::Removed | Fate::Lost)) else {
+            return;
+        };
+        let (up, paused, life) = (node.is_up(), node.paused_until > self.now, node.life);
+        let reached = |other: &&Node| {
+            let away = |one, other| self.net.is_cut(one, other);
+            other.id != id && other.is_up() && !away(id, other.id) && !away(other.id, id)
+        };
+        let knows = |other: &&Node| !other.status.removed && other.status.member(id).is_none();
+        if up && !paused && self.nodes.values().any(|other| reached(&other) && knows(&other)) {
+            self.ended(id, life, Fate::Removed);
+        } else {
+            self.at(TOLD, Event::Tell(id));
         }
     }
 }

@@ -63,6 +63,8 @@ pub enum Event {
     Undo(Undo),
     /// Whoever changes the members looks after it.
     Administer,
+    /// A node that was removed hears that those who stay know it.
+    Tell(u64),
     /// The run moves on, if it can.
     Proceed,
 }
@@ -250,6 +252,7 @@ impl World {
             Event::Trouble => self.trouble(),
             Event::Undo(undo) => self.undo(undo),
             Event::Administer => self.administer()?,
+            Event::Tell(id) => self.tell(id),
             Event::Proceed => self.proceed()?,
         }
         Ok(())
@@ -324,7 +327,7 @@ impl World {
         }
     }
 
-    fn ended(&mut self, id: u64, life: u64, fate: Fate) {
+    pub(super) fn ended(&mut self, id: u64, life: u64, fate: Fate) {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
         node.stop(fate);
         node.io.get().disk.kill();

@@ -396,6 +396,7 @@ fn changed(error: ChangeError) -> Status {
             MembershipError::InProgress => "CHANGE_IN_PROGRESS",
             MembershipError::NotAMember(_) => "NOT_A_MEMBER",
             MembershipError::AlreadyMember(_) => "ALREADY_A_MEMBER",
+            MembershipError::Left(_) => "NODE_REMOVED",
             MembershipError::NotCaughtUp { .. } => "NOT_CAUGHT_UP",
             MembershipError::WouldLoseQuorum { .. } => {
                 let text = format!(

@@ -28,6 +28,9 @@ pub struct NodeConfig {
     pub compact_bytes: u64,
     /// Entries that are kept behind a snapshot, for followers that lag a little; at most half of `compact_bytes`.
     pub keep_entries: u64,
+    /// Ticks without a word from a peer after which a node that was removed from the group stops; it stops sooner when it is told to. Until
+    /// then it votes and acknowledges for those who do not yet know that it was removed.
+    pub linger_ticks: u64,
     /// A deliberate fault, to prove that the simulation finds it.
     #[cfg(feature = "planted-bugs")]
     pub planted: Planted,
@@ -61,6 +64,7 @@ impl NodeConfig {
             compact_after: 100_000,
             compact_bytes: 64 << 20,
             keep_entries: 5_000,
+            linger_ticks: 6_000,
             #[cfg(feature = "planted-bugs")]
             planted: Planted::None,
         }

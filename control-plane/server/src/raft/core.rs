@@ -1,7 +1,7 @@
 //! Raft and the state machine together, without I/O: messages, ticks and proposals go in; what has to be persisted, sent and answered
 //! comes out. [`Replica`](super::Replica) does it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use postern_state::{Applied, Halt, RestoreError, State};
@@ -24,6 +24,8 @@ const IN_FLIGHT: usize = 64;
 const UNCOMMITTED_BYTES: u64 = 64 << 20;
 /// Of the entries applied in one turn.
 const COMMITTED_BYTES: u64 = 16 << 20;
+/// Former members that are remembered.
+const MOST_LEFT: usize = 1_024;
 
 /// The node cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,8 @@ pub(super) struct Core {
     next_read: u64,
     reads: BTreeMap<ReadTicket, Option<u64>>,
     removed: bool,
+    /// Those that were members once, as far as this node has seen it in this life.
+    left: BTreeSet<u64>,
     /// Entries that changed the members were applied, and the disk does not know yet that they count.
     members_changed: bool,
 }
@@ -154,6 +158,7 @@ impl Core {
             next_read: 0,
             reads: BTreeMap::new(),
             removed: false,
+            left: BTreeSet::new(),
             members_changed: false,
         };
         // Alone, there is nobody to wait for.
@@ -177,9 +182,9 @@ impl Core {
         self.node.raft.state == StateRole::Leader
     }
 
-    /// The leader, as far as known.
+    /// The leader, as far as known. Whoever was removed is told of none any more.
     pub(super) fn leader(&self) -> Option<u64> {
-        Some(self.node.raft.leader_id).filter(|leader| *leader != 0)
+        Some(self.node.raft.leader_id).filter(|leader| *leader != 0 && !self.removed)
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -211,6 +216,11 @@ impl Core {
     /// Whether an entry said that this node is no member any more.
     pub(super) const fn is_removed(&self) -> bool {
         self.removed
+    }
+
+    /// Whether an entry said that `id` is no member any more.
+    pub(super) fn has_left(&self, id: u64) -> bool {
+        self.left.contains(&id)
     }
 
     /// A message from a peer. What makes no sense is refused and does no harm.
@@ -323,6 +333,7 @@ impl Core {
         let mut progress = Progress { messages: ready.inner.take_messages(), hard_state: None };
         if let Some((snapshot, state)) = ready.snapshot.take() {
             (self.state, self.applied_term, self.applied_bytes) = (state, snapshot.term, 0);
+            self.note_who_left(&snapshot.members);
             self.node.mut_store().reset_to(snapshot);
             each(AppliedEntry::Restored { state: &self.state });
         }
@@ -350,6 +361,10 @@ impl Core {
 
     /// Where a snapshot has to be made now, when enough was applied since the last one, or a member waits for one.
     pub(super) fn compaction(&self) -> Option<(SnapshotRecord, State)> {
+        // It would know of its removal no more when it is started again.
+        if self.removed {
+            return None;
+        }
         let (applied, covered) = (self.applied(), self.snapshot_index());
         let since = applied.saturating_sub(covered);
         let first = covered == 0 && applied > 0 && !self.members().voters.is_empty();
@@ -420,14 +435,33 @@ impl Core {
     }
 
     fn set_members(&mut self, members: ConfState) {
-        let has = |members: &ConfState| {
-            let lists = [&members.voters, &members.voters_outgoing, &members.learners, &members.learners_next];
-            lists.into_iter().any(|list| list.contains(&self.node.raft.id))
-        };
-        self.removed = self.removed || (has(self.members()) && !has(&members));
+        self.note_who_left(&members);
         self.node.mut_store().set_members(members);
         self.members_changed = true;
+        // A leader that goes on outside of its group falls over the next entry that it commits. Whoever stays elects another, and has this
+        // node's vote for it; or is told by its refusal what was committed.
+        if self.removed && self.node.raft.state != StateRole::Follower {
+            let term = self.term();
+            self.node.raft.become_follower(term, raft::INVALID_ID);
+            self.node.raft.msgs.clear();
+        }
     }
+
+    fn note_who_left(&mut self, members: &ConfState) {
+        let (was, is): (BTreeSet<u64>, BTreeSet<u64>) = (ids(self.members()).collect(), ids(members).collect());
+        let own = self.node.raft.id;
+        self.removed = (self.removed || was.contains(&own)) && !is.contains(&own);
+        self.left.extend(was.difference(&is));
+        self.left.retain(|id| !is.contains(id));
+        while self.left.len() > MOST_LEFT {
+            self.left.pop_first();
+        }
+    }
+}
+
+fn ids(members: &ConfState) -> impl Iterator<Item = u64> {
+    let lists = [&members.voters, &members.voters_outgoing, &members.learners, &members.learners_next];
+    lists.into_iter().flatten().copied()
 }
 
 impl Ready {

@@ -23,12 +23,21 @@ pub(super) struct Membership {
 }
 
 struct Change {
-    index: u64,
+    /// The term that it was asked in.
     term: u64,
-    change: MembershipChange,
-    /// Both majorities are needed now; over once the former one is not any more.
-    joint: bool,
+    stage: Stage,
     reply: MembershipReply,
+}
+
+enum Stage {
+    /// It stands in the log.
+    Proposed { index: u64, change: MembershipChange },
+    /// Both majorities are needed now; over once the former one is not any more.
+    Joint,
+    /// The group is as `answer` says. That is said once an entry that was proposed since, `mark`, is applied: a majority of those who belong
+    /// has it on the disk, and with it how far was committed when it was sent. They go on without whoever left, whatever happens to this
+    /// node. `None`: to be proposed yet.
+    Known { answer: Result<u64, MembershipError>, mark: Option<u64> },
 }
 
 struct Transfer {
@@ -64,7 +73,14 @@ impl Membership {
         force: bool,
         reply: MembershipReply,
     ) {
+        let term = core.term();
         if let Err(refusal) = self.check(core, clock, change, force) {
+            if matches!(refusal, MembershipError::AlreadyMember(_) | MembershipError::NotAMember(_)) {
+                // What an earlier try has brought about is as good as done: then it must last, too.
+                let stage = Stage::Known { answer: Err(refusal), mark: mark(core) };
+                self.change = Some(Change { term, stage, reply });
+                return;
+            }
             return reply(Err(refusal));
         }
         if change == MembershipChange::Remove(core.node.raft.id) {
@@ -72,8 +88,8 @@ impl Membership {
         }
         match core.node.propose_conf_change(Vec::new(), to_raft(change)) {
             Ok(()) => {
-                let (index, term) = (core.last_index(), core.term());
-                self.change = Some(Change { index, term, change, joint: false, reply });
+                let stage = Stage::Proposed { index: core.last_index(), change };
+                self.change = Some(Change { term, stage, reply });
             }
             Err(_) => reply(Err(MembershipError::Overloaded)),
         }
@@ -102,26 +118,26 @@ impl Membership {
     }
 
     /// An entry of the members' was applied.
-    pub(super) fn applied(&mut self, core: &Core, index: u64, term: u64) {
+    pub(super) fn applied(&mut self, core: &mut Core, index: u64, term: u64) {
         let joint = !core.members().voters_outgoing.is_empty();
-        let Some(mut change) = self.change.take_if(|change| change.index <= index) else { return };
-        if change.joint {
-            if joint {
-                self.change = Some(change);
-            } else {
-                (change.reply)(Ok(index));
+        let Some(Change { term: asked_in, stage, reply }) = self.change.take() else { return };
+        let stage = match stage {
+            Stage::Proposed { index: at, .. } if index < at => stage,
+            Stage::Proposed { index: at, .. } if index > at || term != asked_in => {
+                return reply(Err(MembershipError::Unknown));
             }
-        } else if change.index != index || change.term != term {
-            (change.reply)(Err(MembershipError::Unknown));
-        } else if !is_done(core.members(), change.change) {
             // raft-rs puts an empty entry in the place of a change that may not be now.
-            (change.reply)(Err(MembershipError::InProgress));
-        } else if joint {
-            change.joint = true;
-            self.change = Some(change);
-        } else {
-            (change.reply)(Ok(index));
-        }
+            Stage::Proposed { change, .. } if !is_done(core.members(), change) => {
+                return reply(Err(MembershipError::InProgress));
+            }
+            // No majority is another.
+            Stage::Proposed { change: MembershipChange::AddLearner(_), .. } => return reply(Ok(index)),
+            Stage::Proposed { .. } | Stage::Joint if joint => Stage::Joint,
+            Stage::Proposed { .. } | Stage::Joint => Stage::Known { answer: Ok(index), mark: mark(core) },
+            Stage::Known { answer, mark: Some(mark) } if index >= mark => return reply(answer),
+            Stage::Known { .. } => stage,
+        };
+        self.change = Some(Change { term: asked_in, stage, reply });
     }
 
     /// Sees who leads now.
@@ -129,7 +145,10 @@ impl Membership {
         let own = core.node.raft.id;
         let led = |change: &mut Change| !core.is_leader() || core.term() != change.term;
         if let Some(change) = self.change.take_if(led) {
-            (change.reply)(Err(MembershipError::Unknown));
+            (change.reply)(Err(match change.stage {
+                Stage::Known { answer: Err(_), .. } => MembershipError::NotLeader { leader: core.leader() },
+                _ => MembershipError::Unknown,
+            }));
         }
         let over = |transfer: &mut Transfer| now >= transfer.until || core.leader().is_some_and(|leader| leader != own);
         if let Some(transfer) = self.transfer.take_if(over) {
@@ -144,8 +163,11 @@ impl Membership {
         }
     }
 
-    /// Leaves a joint configuration that a former leader has left behind.
+    /// Leaves a joint configuration that a former leader has left behind, and tries again what was refused.
     pub(super) fn tick(&mut self, core: &mut Core) {
+        if let Some(Change { stage: Stage::Known { mark: unmarked @ None, .. }, .. }) = &mut self.change {
+            *unmarked = mark(core);
+        }
         let joint = !core.members().voters_outgoing.is_empty();
         if joint && core.is_ready_leader() && !core.node.raft.has_pending_conf() {
             // Refused only while too much is uncommitted: then at the next tick.
@@ -208,6 +230,7 @@ impl Membership {
         let mut voters = members.voters.clone();
         match change {
             MembershipChange::AddLearner(0) => return Err(MembershipError::NotAMember(0)),
+            MembershipChange::AddLearner(id) if core.has_left(id) => return Err(MembershipError::Left(id)),
             MembershipChange::AddLearner(id) if voter(id) || learner(id) => {
                 return Err(MembershipError::AlreadyMember(id));
             }
@@ -236,6 +259,12 @@ impl Membership {
         }
         Ok(())
     }
+}
+
+/// An entry that says nothing: its place. `None` while nothing is taken, as when leadership moves.
+fn mark(core: &mut Core) -> Option<u64> {
+    let place = core.is_leader().then(|| core.propose(vec![Vec::new()]))?;
+    place.ok().map(|(index, _)| index)
 }
 
 /// Voters change by way of a joint configuration, which raft-rs leaves by itself.

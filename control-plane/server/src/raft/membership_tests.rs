@@ -1,8 +1,9 @@
 use postern_state::Success;
+use raft::eraftpb::{Message, MessageType};
 
 use super::*;
-use crate::raft::NodeConfig;
-use crate::raft::testing::{Group, config, init, keys};
+use crate::raft::testing::{Group, Slot, config, init, keys};
+use crate::raft::{DriverError, NodeConfig, ProposeError, ReadError};
 
 use MembershipChange::{AddLearner, Promote, Remove};
 
@@ -63,7 +64,7 @@ fn changes_that_make_no_sense_are_refused() {
     assert_eq!(group.change(Promote(2)), Err(MembershipError::AlreadyMember(2)));
     assert_eq!(group.change(Promote(9)), Err(MembershipError::NotAMember(9)));
     assert_eq!(group.change(Remove(9)), Err(MembershipError::NotAMember(9)));
-    let slot = crate::raft::testing::Slot::default();
+    let slot = Slot::default();
     let follower = leader % 3 + 1;
     group.node(follower).replica.change_membership(Remove(1), false, slot.taker());
     assert_eq!(slot.take(), Some(Err(MembershipError::NotLeader { leader: Some(leader) })));
@@ -130,26 +131,192 @@ fn a_removal_that_is_forced_is_done() {
 }
 
 #[test]
-fn a_removed_node_stops_and_the_group_goes_on() {
+fn a_removed_node_serves_nobody_lingers_and_stops() {
     let mut group = grown();
     let leader = group.leader().unwrap();
     let gone = leader % 3 + 1;
     group.change(Remove(gone)).unwrap();
     assert!(!voters(&group, leader).contains(&gone));
-    // It may have missed that it was: then its peers tell it. Here it was told by the log.
+    assert_eq!(group.start_change(AddLearner(gone), false).take(), Some(Err(MembershipError::Left(gone))));
+    let status = group.status(gone);
+    assert!(status.removed && !status.leading);
+    assert_eq!((status.leader, group.node(gone).ended.is_none()), (0, true));
+    assert_eq!(group.read(gone).take(), Some(Err(ReadError::NotLeader)));
+    let write = group.propose(gone, keys("nobody", "x"));
+    assert_eq!(write.take(), Some(Err(ProposeError::NotLeader { leader: None })));
+    // It comes back as it was, from the same log: it has made no snapshot in which it is no member.
+    for _ in 0..2 {
+        group.restart(&NodeConfig { compact_after: 1, keep_entries: 0, ..config(gone) });
+        group.tick();
+        assert!(group.status(gone).removed);
+    }
+    for _ in 0..120 {
+        group.tick();
+    }
+    assert!(matches!(group.node(gone).ended, Some(DriverError::Removed)));
+    assert_eq!(group.leader(), Some(leader), "a removed node disturbs nobody");
+    group.write(keys("nobody", "x")).unwrap().unwrap_err();
+}
+
+/// Two voters: the one that is removed leads in the middle of it, and takes note of its removal; the other has it in its log, does not know
+/// that it was committed, and loses power. `more`: the one that leads has taken a write meanwhile, which the other will never see.
+fn the_last_but_one_leaves(more: bool) {
+    let mut group = Group::of(&[1]);
+    group.write(init()).unwrap().unwrap();
+    group.add(&config(2));
+    group.change(AddLearner(2)).unwrap();
+    group.until(|group| group.status(1).member(2).is_some_and(|member| member.matched > 0));
+    group.change(Promote(2)).unwrap();
+    let slot = Slot::default();
+    group.node(1).replica.transfer_leader(2, slot.taker());
+    group.until(|group| group.leader() == Some(2));
+    group.agree();
+
+    let core = group.node(2).replica.core_mut();
+    core.node.propose_conf_change(Vec::new(), to_raft(Remove(2))).unwrap();
+    let (term, left) = (core.term(), core.last_index() + 1);
+    // Of the second entry, the one with which the joint configuration is left, nobody is told that it was taken.
+    group.loses = Some(Box::new(move |message| message.from == 1 && message.index >= left));
+    group.until(|group| group.status(1).last_index == left);
+    for id in [1, 2] {
+        assert_eq!(group.status(id).last_index, left);
+        assert_eq!(group.status(id).committed, left - 1);
+    }
+    // What is said from now on, to which the other would answer that it has taken it, is lost.
+    group.loses = Some(Box::new(|_| true));
+    let write = more.then(|| group.propose(2, keys("nobody", "x")));
+    let mut taken = Message { from: 1, to: 2, term, index: left, commit: left - 1, ..Default::default() };
+    taken.set_msg_type(MessageType::MsgAppendResponse);
+    group.node(2).replica.step(taken).unwrap();
+    group.quiet();
+    assert!(group.status(2).removed && !group.status(2).leading);
+    assert_eq!(write.map(|write| write.take()), more.then_some(Some(Err(ProposeError::Unknown))));
+    assert_eq!(group.status(1).committed, left - 1);
+
+    group.restart(&config(1));
+    group.loses = None;
+    group.until(|group| group.leader() == Some(1));
+    assert_eq!(voters(&group, 1), [1]);
+    group.write(keys("nobody", "y")).unwrap().unwrap_err();
+}
+
+#[test]
+fn whoever_stays_alone_goes_on_though_the_leader_was_removed() {
+    the_last_but_one_leaves(false);
+}
+
+#[test]
+fn a_leader_that_is_removed_with_writes_under_way_falls_over_none_of_them() {
+    the_last_but_one_leaves(true);
+}
+
+/// Three stay of four: the leader alone knows that the fourth was removed, and is lost for good.
+#[test]
+fn those_who_stay_go_on_without_a_leader_that_alone_knows_who_left() {
+    let mut group = Group::of(&[1, 2, 3, 4]);
+    group.write(init()).unwrap().unwrap();
+    let leader = group.leader().unwrap();
+    let [stay, gone, behind] = [1, 2, 3].map(|by| (leader + by - 1) % 4 + 1);
+    let left = group.status(leader).last_index + 2;
+    // One has nothing of it; that it was committed, only the one that leaves is told.
+    group.loses = Some(Box::new(move |message| {
+        let news = message.entries.iter().any(|entry| entry.index >= left) || message.commit >= left;
+        news && (message.to == behind || message.to == stay && message.commit >= left)
+    }));
+    let removed = group.start_change(Remove(gone), false);
+    group.until(|group| group.status(gone).removed);
+    assert!(!removed.is_some(), "done before those who stay know it");
+    group.isolate(leader);
+    group.loses = None;
+    group.until(|group| group.leader().is_some_and(|id| id != leader));
+    group.until(|group| voters(group, stay).len() == 3 && voters(group, behind).len() == 3);
+    group.heal();
+    group.until(|_| removed.is_some());
+    assert_eq!(removed.take(), Some(Err(MembershipError::Unknown)));
+    // To ask again is to be told that it is so.
+    group.until(|group| group.leader().is_some());
+    assert_eq!(group.change(Remove(gone)), Err(MembershipError::NotAMember(gone)));
+    group.agree();
+}
+
+#[test]
+fn a_change_is_done_once_a_majority_would_still_know_of_it() {
+    let mut group = grown();
+    let leader = group.leader().unwrap();
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    group.add(&config(4));
+    group.change(AddLearner(4)).unwrap();
+    group.until(|group| group.status(leader).member(4).is_some_and(|member| member.matched > 0));
+    let left = group.status(leader).last_index + 2;
+    group.loses = Some(Box::new(move |message| message.commit >= left));
+    let promoted = group.start_change(Promote(4), false);
     for _ in 0..5 {
         group.tick();
     }
-    let node = group.node(gone);
-    if let Some(ended) = &node.ended {
-        assert!(matches!(ended, crate::raft::DriverError::Removed));
-        assert!(node.replica.status().removed);
+    assert_eq!(voters(&group, leader).len(), 4);
+    assert!(!promoted.is_some());
+    let again = group.start_change(Remove(others[0]), false);
+    assert_eq!(again.take(), Some(Err(MembershipError::InProgress)));
+    group.loses = None;
+    group.until(|_| promoted.is_some());
+    promoted.take().unwrap().unwrap();
+    // The power fails everywhere: all know it who said so.
+    let sure: Vec<u64> = (1..=4).filter(|id| voters(&group, *id).len() == 4).collect();
+    assert!(sure.len() >= 3);
+    for id in 1..=4 {
+        group.restart(&config(id));
     }
-    for _ in 0..200 {
-        group.tick();
+    for id in sure {
+        group.node(id).settle();
+        assert_eq!(voters(&group, id).len(), 4);
     }
-    assert_eq!(group.leader(), Some(leader), "a removed node disturbs nobody");
-    group.write(keys("nobody", "x")).unwrap().unwrap_err();
+}
+
+/// A leader that lets another go must not need it any more, whatever happens next.
+#[test]
+fn nobody_is_told_that_it_left_before_the_disk_knows() {
+    let mut group = Group::of(&[1]);
+    group.write(init()).unwrap().unwrap();
+    group.add(&config(2));
+    group.change(AddLearner(2)).unwrap();
+    group.until(|group| group.status(1).member(2).is_some_and(|member| member.matched > 0));
+    group.change(Promote(2)).unwrap();
+    let left = group.status(1).last_index + 2;
+    group.loses = Some(Box::new(move |message| message.from == 2 && message.index >= left));
+    let removed = group.start_change(Remove(2), false);
+    group.until(|group| group.status(2).last_index == left);
+    let term = group.status(1).term;
+    assert_eq!(group.status(1).committed, left - 1);
+    let mut taken = Message { from: 2, to: 1, term, index: left, commit: left - 1, ..Default::default() };
+    taken.set_msg_type(MessageType::MsgAppendResponse);
+    group.node(1).replica.step(taken).unwrap();
+    group.node(1).log.0.lock().unwrap().fail = true;
+    group.loses = None;
+    group.quiet();
+    assert!(matches!(group.node(1).ended, Some(DriverError::Storage(_))));
+    assert!(!group.status(2).removed, "told before it was durable");
+    drop(removed);
+    group.node(1).log.0.lock().unwrap().fail = false;
+    group.restart(&config(1));
+    group.until(|group| group.leader().is_some() && group.status(2).removed);
+    group.until(|group| voters(group, 1) == [1]);
+}
+
+#[test]
+fn a_follower_that_was_told_who_belongs_knows_it_after_a_loss_of_power() {
+    let mut group = grown();
+    let leader = group.leader().unwrap();
+    let (gone, stay) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let left = group.status(leader).last_index + 2;
+    // Only that it was committed, with no entry after it.
+    group.loses = Some(Box::new(move |message| message.entries.iter().any(|entry| entry.index > left)));
+    let removed = group.start_change(Remove(gone), false);
+    group.quiet();
+    assert_eq!(voters(&group, stay).len(), 2);
+    drop(removed);
+    group.restart(&config(stay));
+    group.node(stay).settle();
+    assert_eq!(voters(&group, stay).len(), 2);
 }
 
 #[test]
@@ -169,7 +336,7 @@ fn a_leader_hands_over_before_it_is_removed() {
 fn leadership_moves_when_asked() {
     let mut group = grown();
     let (old, to) = (group.leader().unwrap(), group.leader().unwrap() % 3 + 1);
-    let slot = crate::raft::testing::Slot::default();
+    let slot = Slot::default();
     group.node(old).replica.transfer_leader(to, slot.taker());
     group.until(|_| slot.is_some());
     assert_eq!(slot.take(), Some(Ok(to)));
@@ -181,7 +348,7 @@ fn leadership_moves_when_asked() {
     group.node(to).replica.transfer_leader(gone, slot.taker());
     let write = group.propose(to, keys("nobody", "y"));
     group.quiet();
-    assert_eq!(write.take(), Some(Err(crate::raft::ProposeError::NotLeader { leader: None })));
+    assert_eq!(write.take(), Some(Err(ProposeError::NotLeader { leader: None })));
     group.until(|_| slot.is_some());
     assert_eq!(slot.take(), Some(Err(MembershipError::NotTransferred)));
     assert_eq!(group.leader(), Some(to));

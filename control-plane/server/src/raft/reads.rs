@@ -91,6 +91,12 @@ impl Reads {
         }
     }
 
+    /// As [`Reads::fail`], where the node goes on.
+    pub(super) fn refuse(&mut self, core: &mut Core, why: ReadError) {
+        self.asked.keys().for_each(|ticket| core.drop_read(*ticket));
+        self.fail(why);
+    }
+
     pub(super) fn fail(&mut self, why: ReadError) {
         let asked = std::mem::take(&mut self.asked).into_values().flat_map(|asked| asked.reads);
         for read in std::mem::take(&mut self.waiting).into_iter().chain(asked) {

@@ -81,6 +81,9 @@ pub struct Replica<L, T, O> {
     membership: Membership,
     ticks: u64,
     election_ticks: u64,
+    /// Since then, in ticks, this node is no member any more and has not heard of one.
+    lingers_since: Option<u64>,
+    linger_ticks: u64,
     /// The deadline for which an expiry was proposed last.
     expiry_proposed: Timestamp,
     /// Writes that were not saved before they were acknowledged.
@@ -148,6 +151,8 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
             membership: Membership::default(),
             ticks: 0,
             election_ticks,
+            lingers_since: None,
+            linger_ticks: config.linger_ticks,
             expiry_proposed: Timestamp::default(),
             #[cfg(feature = "planted-bugs")]
             unsaved: Vec::new(),
@@ -184,6 +189,9 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
 
     /// Reads linearizably, on any node: `read` sees every write that was acknowledged before this call. Called in `settle`.
     pub fn read(&mut self, read: ReadFn, failed: ReadFailed) {
+        if self.core.is_removed() {
+            return failed(ReadError::NotLeader);
+        }
         if self.reads.len() >= READS {
             return failed(ReadError::Overloaded);
         }
@@ -219,6 +227,8 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
     /// When it is a snapshot that this version cannot read: the node stops, its log is as it was.
     pub fn step(&mut self, message: Message) -> Result<(), DriverError> {
         self.membership.heard(message.from, self.ticks);
+        // Whoever knows that this node was removed has nothing to say to it.
+        self.lingers_since = self.lingers_since.map(|_| self.ticks);
         match self.core.step(message) {
             Ok(()) => Ok(()),
             Err(CoreError::Raft(error)) => {
@@ -251,7 +261,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
     /// Persists, sends, applies and answers until there is nothing left to do.
     ///
     /// # Errors
-    /// When the node cannot go on, or is no member any more. It is to be dropped then: what waits is told that the outcome is unknown.
+    /// When the node cannot go on, or is no member any more and not needed by one. It is to be dropped then: what waits is told that the outcome is unknown.
     pub fn settle(&mut self) -> Result<(), DriverError> {
         #[cfg(feature = "planted-bugs")]
         for write in std::mem::take(&mut self.unsaved) {
@@ -273,7 +283,24 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
             self.compacting = true;
             self.job = Some(SnapshotJob { record, state, writer: self.log.snapshot_writer() });
         }
-        if self.core.is_removed() { Err(DriverError::Removed) } else { Ok(()) }
+        self.linger()
+    }
+
+    /// A node that was removed does not stop at once: whoever stays may have its removal in the log and not know that it was committed. If
+    /// the one who knew is lost, they need this node's vote, or to be told by it.
+    fn linger(&mut self) -> Result<(), DriverError> {
+        if !self.core.is_removed() {
+            self.lingers_since = None;
+            return Ok(());
+        }
+        if self.lingers_since.is_none() {
+            tracing::warn!(
+                "this node was removed from the cluster: it serves nobody any more, and stops once the other members say that they know"
+            );
+        }
+        self.reads.refuse(&mut self.core, ReadError::NotLeader);
+        let since = *self.lingers_since.get_or_insert(self.ticks);
+        if self.ticks.saturating_sub(since) < self.linger_ticks { Ok(()) } else { Err(DriverError::Removed) }
     }
 
     /// A snapshot to be made, after `settle`: at most one at a time. Its outcome goes to [`Replica::compacted`].
@@ -343,6 +370,12 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
         self.membership.fail(&MembershipError::Unknown);
     }
 
+    /// For tests that bring about what only a mishap does.
+    #[cfg(test)]
+    pub(super) const fn core_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
     pub(super) const fn observer_mut(&mut self) -> &mut O {
         &mut self.observer
     }
@@ -384,7 +417,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
         }
         send(&mut self.transport, progress.messages);
         for (index, term) in members {
-            self.membership.applied(&self.core, index, term);
+            self.membership.applied(&mut self.core, index, term);
         }
         Ok(true)
     }

@@ -21,7 +21,7 @@ pub struct Status {
     pub snapshot_index: u64,
     /// The members as far as they are applied here, by id.
     pub members: Vec<MemberStatus>,
-    /// Whether this node was removed from the group: it stops.
+    /// Whether this node was removed from the group: it serves nobody, and stops once those who stay know of it.
     pub removed: bool,
 }
 
@@ -131,6 +131,9 @@ pub enum MembershipError {
     /// There is no such member.
     #[error("{0} is not a member, or does not have this role")]
     NotAMember(u64),
+    /// It was a member: its id is not used again.
+    #[error("{0} was removed: it can come back only as a new member")]
+    Left(u64),
     /// It is what it should become.
     #[error("{0} is a member already")]
     AlreadyMember(u64),

@@ -141,6 +141,8 @@ impl Node {
     }
 }
 
+type Loses = Box<dyn Fn(&Message) -> bool>;
+
 /// A group in one thread. Ticks are all at once; messages arrive at once, where no link is cut.
 #[derive(Default)]
 pub(super) struct Group {
@@ -148,6 +150,8 @@ pub(super) struct Group {
     cut: BTreeSet<(u64, u64)>,
     /// Kinds of messages that are lost.
     pub(super) lost: Vec<MessageType>,
+    /// Messages that are lost.
+    pub(super) loses: Option<Loses>,
     pub(super) snapshots_sent: usize,
 }
 
@@ -162,6 +166,7 @@ pub(super) fn config(id: u64) -> NodeConfig {
         heartbeat_ticks: 1,
         election_ticks: ticks,
         max_election_ticks: ticks + 1,
+        linger_ticks: 100,
         ..NodeConfig::new(id)
     }
 }
@@ -230,6 +235,7 @@ impl Group {
     fn deliver(&mut self, mut message: Message) {
         let (from, to, kind) = (message.from, message.to, message.msg_type());
         let arrives = !self.cut.contains(&(from, to)) && !self.lost.contains(&kind);
+        let arrives = arrives && self.loses.as_ref().is_none_or(|loses| !loses(&message));
         let arrives = arrives && self.nodes.get(&to).is_some_and(|node| node.ended.is_none());
         if kind == MessageType::MsgSnapshot {
             let metadata = message.get_snapshot().get_metadata();
@@ -304,17 +310,20 @@ impl Group {
         slot.take().unwrap()
     }
 
+    /// Those that are there and belong.
+    fn members(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.ended.is_none() && !node.replica.status().removed)
+    }
+
     /// Waits until all have applied the same, and says whether they agree.
     pub(super) fn agree(&mut self) {
-        let live = |group: &Self| group.nodes.values().filter(|node| node.ended.is_none()).count();
-        assert!(live(self) > 0);
+        assert!(self.members().count() > 0);
         self.until(|group| {
-            let nodes = group.nodes.values().filter(|node| node.ended.is_none());
-            let at: BTreeSet<u64> = nodes.map(|node| node.replica.status().applied).collect();
+            let at: BTreeSet<u64> = group.members().map(|node| node.replica.status().applied).collect();
             at.len() == 1
         });
-        let nodes = self.nodes.values().filter(|node| node.ended.is_none());
-        let hashes: BTreeSet<_> = nodes.map(|node| format!("{:?}", node.replica.read_local().hash())).collect();
+        let hashes: BTreeSet<_> =
+            self.members().map(|node| format!("{:?}", node.replica.read_local().hash())).collect();
         assert_eq!(hashes.len(), 1, "states differ");
     }
 }
