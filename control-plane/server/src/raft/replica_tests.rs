@@ -1,5 +1,5 @@
 use postern_state::Success;
-use raft::eraftpb::{Entry as LogEntry, MessageType};
+use raft::eraftpb::{Entry as LogEntry, Message, MessageType};
 
 use super::*;
 use crate::raft::testing::{Group, MemoryLog, Node, config, init, keys};
@@ -41,6 +41,31 @@ fn a_write_at_a_follower_names_the_leader() {
     let follower = leader % 3 + 1;
     let slot = group.propose(follower, init());
     assert_eq!(slot.take(), Some(Err(ProposeError::NotLeader { leader: Some(leader) })));
+}
+
+/// With raft-rs' `batch_append`, entries that are sent again are added to an empty append that waits and begins behind them.
+#[test]
+fn a_follower_acknowledges_only_what_it_has() {
+    let mut group = Group::of(&[1, 2]);
+    group.write(init()).unwrap().unwrap();
+    let leader = group.leader().unwrap();
+    let follower = 3 - leader;
+    group.lost = vec![MessageType::MsgAppendResponse];
+    let writes = [1, 2, 3].map(|n| group.propose(leader, keys("nobody", &n.to_string())));
+    group.quiet();
+    let last = group.status(leader).last_index;
+    assert_eq!(group.status(follower).last_index, last);
+    let mut alive = Message { from: follower, to: leader, term: group.status(leader).term, ..Default::default() };
+    alive.set_msg_type(MessageType::MsgHeartbeatResponse);
+    // An append that says no more than what was committed, and then all again, before the first has left.
+    let replica = &mut group.node(leader).replica;
+    replica.step(alive.clone()).unwrap();
+    replica.report_unreachable(follower);
+    replica.step(alive).unwrap();
+    group.lost.clear();
+    group.quiet();
+    assert_eq!(group.status(leader).member(follower).unwrap().matched, last);
+    assert!(writes.iter().all(|write| write.take().is_some_and(|outcome| outcome.is_ok())));
 }
 
 #[test]
