@@ -10,6 +10,9 @@ use serde::Deserialize;
 
 use crate::keys::config::KekConfig;
 
+/// Twice as many members as a cluster should have.
+const MAX_SEEDS: usize = 16;
+
 /// Configuration of a control-plane node.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +31,10 @@ pub struct ControlConfig {
     /// `host:port` by which other members reach `peer_listen`, when it is not the address itself.
     #[serde(default)]
     pub advertise_peer: Option<String>,
+    /// `host:port` of `peer_listen` of other members: where to look for those that are not where they were. Members find each other by
+    /// themselves as long as one that stays up, or comes back where it was, is reached by the others.
+    #[serde(default)]
+    pub peer_seeds: Vec<String>,
     /// `host:port` by which clients and gateways reach `listen`, when it is not the address itself.
     #[serde(default)]
     pub advertise_api: Option<String>,
@@ -81,6 +88,15 @@ impl ControlConfig {
         }
         if self.advertise_peer.is_some() && self.peer_listen.is_none() {
             return Some("advertise_peer: goes with peer_listen".to_owned());
+        }
+        if !self.peer_seeds.is_empty() && self.peer_listen.is_none() {
+            return Some("peer_seeds: goes with peer_listen".to_owned());
+        }
+        if self.peer_seeds.len() > MAX_SEEDS {
+            return Some(format!("peer_seeds: at most {MAX_SEEDS}"));
+        }
+        if let Some(seed) = self.peer_seeds.iter().find(|seed| !is_host_and_port(seed)) {
+            return Some(format!("peer_seeds: {seed:?} is not HOST:PORT"));
         }
         if self.kek.is_some() && self.kek_file.is_some() {
             return Some("kek and kek_file: one of them is enough".to_owned());
@@ -139,6 +155,10 @@ impl ControlConfig {
     }
 }
 
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +182,20 @@ mod tests {
         assert!(config.kek.is_some());
         let shown = format!("{config:?}");
         assert!(!shown.contains("deadbeef") && !shown.contains("100, 101"), "{shown}");
+    }
+
+    #[test]
+    fn seeds_are_addresses_and_go_with_a_listener() {
+        let seeds = |seeds: &[&str]| {
+            let mut config = config("peer_listen", serde_json::json!("127.0.0.1:0"));
+            config.peer_seeds = seeds.iter().map(|seed| (*seed).to_owned()).collect();
+            config.faults()
+        };
+        assert_eq!(seeds(&["c1.example.internal:7481", "10.0.0.2:7481", "[fd00::1]:7481"]), None);
+        for bad in ["c1.example.internal", ":7481", "c1:0", "c1:peers"] {
+            assert!(seeds(&[bad]).unwrap().contains(bad), "{bad}");
+        }
+        assert!(seeds(&["a:1"; MAX_SEEDS + 1]).is_some());
+        assert!(config("peer_seeds", serde_json::json!(["a:1"])).faults().is_some());
     }
 }

@@ -231,6 +231,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
             node_id: file.id,
             name: file.name.clone(),
             address: record.peer_address.clone(),
+            starts: data.count_start()?,
+            seeds: config.peer_seeds.clone(),
             feature_level: FEATURE_LEVEL,
             data_dir: config.data_dir.clone(),
             snapshot_rate: PeersConfig::SNAPSHOT_RATE,

@@ -23,6 +23,8 @@ pub struct Member {
     /// Address and namespace.
     network: Option<(String, String)>,
     ports: [u16; 3],
+    /// Of its configuration, all but where it listens.
+    settings: String,
     config: String,
     environment: Vec<(String, String)>,
     file_limit: Option<u64>,
@@ -48,18 +50,44 @@ impl Member {
             fs::write(kek, "0123456789abcdef".repeat(4))?;
             fs::set_permissions(kek, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         }
-        let host = network.as_ref().map_or("127.0.0.1", |(address, _)| address.as_str());
         let ports = if network.is_some() { FIXED_PORTS } else { [free_port()?, free_port()?, free_port()?] };
-        let [api, peer, ops] = ports;
-        let config = format!(
-            "[control]\nnode_name = \"{name}\"\ndata_dir = \"{}\"\nlisten = \"{host}:{api}\"\npeer_listen = \"{host}:{peer}\"\n\
-             ops_listen = \"{host}:{ops}\"\nkek_file = \"{}\"\nadmin_groups = [\"admins\"]\n{further}\n",
+        let host = network.as_ref().map_or("127.0.0.1", |(address, _)| address.as_str());
+        let settings = format!(
+            "node_name = \"{name}\"\ndata_dir = \"{}\"\nkek_file = \"{}\"\nadmin_groups = [\"admins\"]\n{further}\n",
             folder.join("data").display(),
             kek.display(),
         );
-        fs::write(folder.join("control.toml"), &config)?;
+        let config = written(&folder, host, ports, &settings)?;
         let name = name.to_owned();
-        Ok(Self { name, folder, network, ports, config, environment: Vec::new(), file_limit: None, process: None })
+        let (environment, file_limit, process) = (Vec::new(), None, None);
+        Ok(Self { name, folder, network, ports, settings, config, environment, file_limit, process })
+    }
+
+    /// From its next start on it is at other ports.
+    ///
+    /// # Errors
+    /// When it is in a namespace, there is no port, or its configuration cannot be written.
+    pub fn move_away(&mut self) -> Result<()> {
+        ensure!(self.network.is_none(), "{} has a network of its own", self.name);
+        self.ports = [free_port()?, free_port()?, free_port()?];
+        self.config = written(&self.folder, self.host(), self.ports, &self.settings)?;
+        Ok(())
+    }
+
+    /// From its next start on it looks for other members at `seeds`, until it moves.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn look_at(&mut self, seeds: &[String]) -> Result<()> {
+        let settings = format!("peer_seeds = {seeds:?}\n{}", self.settings);
+        self.config = written(&self.folder, self.host(), self.ports, &settings)?;
+        Ok(())
+    }
+
+    /// Where other members reach it, `host:port`.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        format!("{}:{}", self.host(), self.ports[1])
     }
 
     /// Its name, in its certificate.
@@ -281,4 +309,13 @@ impl Member {
     pub fn lose_disk(&self) -> Result<()> {
         fs::remove_dir_all(self.data_dir()).with_context(|| format!("cannot remove {}", self.data_dir().display()))
     }
+}
+
+/// Writes the configuration of a member that listens there; its text.
+fn written(folder: &Path, host: &str, [api, peer, ops]: [u16; 3], settings: &str) -> Result<String> {
+    let config = format!(
+        "[control]\nlisten = \"{host}:{api}\"\npeer_listen = \"{host}:{peer}\"\nops_listen = \"{host}:{ops}\"\n{settings}"
+    );
+    fs::write(folder.join("control.toml"), &config)?;
+    Ok(config)
 }

@@ -5,6 +5,7 @@ mod die;
 mod disk;
 mod gateway;
 mod members;
+mod moved;
 mod partitions;
 mod stand_still;
 

@@ -7,16 +7,20 @@ use std::path::{Path, PathBuf};
 use postern_core::Name;
 use postern_core::wire::resource::{sealed_from_proto, sealed_to_proto};
 use postern_proto::resource::v1 as resource_pb;
+use postern_runtime::clock;
 use postern_runtime::pki::{NodeCredential, PkiError, create_private_dir, write_private};
 use prost::Message as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::keys::Kek;
 use crate::run::ControlError;
 
 const FILE: &str = "node.json";
 const VERSION: u32 = 1;
+/// How often the node was started. Not in `node.json`, which a former version must be able to read.
+const STARTS_FILE: &str = "starts";
 const CERTIFICATE_FILE: &str = "node.crt";
 const KEY_FILE: &str = "node.key.sealed";
 const CA_FILE: &str = "ca.crt";
@@ -164,6 +168,30 @@ impl DataDir {
         text.push(b'\n');
         Ok(write_private(&path, &text)?)
     }
+
+    /// Counts a start of the node; the first is 1. Only for whoever has the log open.
+    pub(crate) fn count_start(&self) -> Result<u64, IdentityError> {
+        let path = self.0.join(STARTS_FILE);
+        let unreadable = |error: std::io::Error| IdentityError::Unreadable {
+            path: path.display().to_string(),
+            why: error.to_string(),
+        };
+        let former = match std::fs::read(&path) {
+            Ok(text) => {
+                std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_else(|| {
+                    // More than any node was ever started.
+                    let seconds = clock::now().millis() / 1_000;
+                    warn!(path = %path.display(), "is no number of starts: counting on from {seconds}");
+                    seconds
+                })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(unreadable(error)),
+        };
+        let starts = u64::saturating_add(former, 1);
+        write_private(&path, format!("{starts}\n").as_bytes())?;
+        Ok(starts)
+    }
 }
 
 /// The node's own certificate, and its key, which lies on the disk sealed under the key-encryption key (I5).
@@ -249,6 +277,17 @@ mod tests {
         assert!(matches!(data.load(), Err(IdentityError::LogLost { .. })));
         std::fs::write(data.log().join("db"), "x").unwrap();
         assert!(data.load().unwrap().started);
+    }
+
+    #[test]
+    fn every_start_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path());
+        assert_eq!([data.count_start().unwrap(), data.count_start().unwrap()], [1, 2]);
+        std::fs::write(dir.path().join(STARTS_FILE), "many").unwrap();
+        let counted = data.count_start().unwrap();
+        assert!(counted > 1_700_000_000, "{counted}");
+        assert_eq!(data.count_start().unwrap(), counted + 1);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Who the other members are and where they are dialed.
 //!
-//! Three sources, the later word counts: what the node kept from its join or its last run ([`AddressBook::seed`]), what members say of
-//! themselves when they call (a joiner is dialed before it knows anybody), and the replicated state ([`AddressBook::follow`]).
+//! Four sources: what the node kept from its join or its last run ([`AddressBook::seed`]), what members say of themselves when they call
+//! or are called (a joiner is dialed before it knows anybody), what other members pass on of that, and the replicated state
+//! ([`AddressBook::follow`]). A member's own word bears how often it was started: of two, that of the later start counts, and it counts
+//! more than the state, whose record may be of before. Former addresses are kept and tried when the likeliest does not answer, so that a
+//! wrong word costs time alone: who is at an address is proved by its certificate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,26 +16,111 @@ use tokio::sync::watch;
 
 use crate::raft::Observer;
 
-/// One member.
+/// Addresses that are kept of one member: its own word, the state's, where it was reached last, and one more.
+const ADDRESSES: usize = 4;
+
+/// One member, and where to dial it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerEntry {
     /// What its certificate bears.
     pub name: Name,
+    /// `host:port`; empty when none is known.
+    pub address: String,
+}
+
+/// A member's own word of where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
     /// `host:port`.
     pub address: String,
+    /// How often it was started when it said so; 0: it does not tell.
+    pub starts: u64,
+}
+
+/// What is known of one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What its certificate bears.
+    pub name: Name,
+    /// Where it may be: the likeliest first, none twice.
+    addresses: Vec<String>,
+    said: Option<Said>,
+}
+
+impl Known {
+    const fn new(name: Name) -> Self {
+        Self { name, addresses: Vec::new(), said: None }
+    }
+
+    /// To be tried first.
+    fn prefer(&mut self, address: &str) {
+        self.place(0, address);
+    }
+
+    /// To be tried after the first.
+    fn consider(&mut self, address: &str) {
+        if self.addresses.first().is_none_or(|first| first != address) {
+            self.place(1, address);
+        }
+    }
+
+    fn place(&mut self, at: usize, address: &str) {
+        if address.is_empty() {
+            return;
+        }
+        self.addresses.retain(|known| known != address);
+        self.addresses.insert(at.min(self.addresses.len()), address.to_owned());
+        self.addresses.truncate(ADDRESSES);
+    }
+
+    fn starts(&self) -> u64 {
+        self.said.as_ref().map_or(0, |said| said.starts)
+    }
+
+    fn says(&mut self, said: Said) {
+        if self.said.as_ref() != Some(&said) {
+            self.prefer(&said.address);
+            self.said = Some(said);
+        }
+    }
+
+    /// Where to dial it at the given attempt; the first is number 0.
+    fn entry(&self, attempt: usize) -> PeerEntry {
+        let at = attempt.checked_rem(self.addresses.len()).unwrap_or_default();
+        PeerEntry { name: self.name.clone(), address: self.addresses.get(at).cloned().unwrap_or_default() }
+    }
 }
 
 /// All that is known of members, by id. The node itself may be among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
-    /// Where each is.
-    pub members: BTreeMap<u64, PeerEntry>,
+    /// Who they are.
+    pub members: BTreeMap<u64, Known>,
     /// Members that were removed: they are let in no more.
     pub removed: BTreeMap<u64, Name>,
     /// Serials of members' certificates that were revoked.
     pub revoked: BTreeSet<String>,
     /// Members as the replicated state told of them last: only what changes there counts against what they say themselves.
     stated: BTreeMap<u64, PeerEntry>,
+}
+
+impl Book {
+    /// What members said of themselves, as far as it can be passed on.
+    pub(super) fn said(&self) -> impl Iterator<Item = (u64, &Said)> {
+        self.members.iter().filter_map(|(id, known)| Some((*id, known.said.as_ref().filter(|said| said.starts > 0)?)))
+    }
+
+    fn state_says(&mut self, id: u64, entry: &PeerEntry) {
+        let known = self.members.entry(id).or_insert_with(|| Known::new(entry.name.clone()));
+        if known.name != entry.name {
+            *known = Known::new(entry.name.clone());
+        }
+        if known.starts() == 0 {
+            known.prefer(&entry.address);
+        } else {
+            known.consider(&entry.address);
+        }
+    }
 }
 
 /// Shared by all who dial or are called. Cheap to clone.
@@ -58,7 +146,11 @@ impl AddressBook {
         self.change(|book| {
             for (id, entry) in members {
                 if !book.removed.contains_key(&id) {
-                    book.members.entry(id).or_insert(entry);
+                    book.members.entry(id).or_insert_with(|| {
+                        let mut known = Known::new(entry.name);
+                        known.prefer(&entry.address);
+                        known
+                    });
                 }
             }
         });
@@ -84,7 +176,7 @@ impl AddressBook {
         self.change(|book| {
             for (id, entry) in &stated {
                 if book.stated.get(id) != Some(entry) {
-                    book.members.insert(*id, entry.clone());
+                    book.state_says(*id, entry);
                 }
             }
             book.members.retain(|id, _| !removed.contains_key(id));
@@ -94,19 +186,50 @@ impl AddressBook {
         });
     }
 
-    /// What an authenticated member says of itself.
-    pub(super) fn heard(&self, id: u64, entry: PeerEntry) {
+    /// What a member says of itself, over a connection by which it has proved to be it.
+    pub(super) fn heard(&self, id: u64, name: &Name, said: Said) {
         self.change(|book| {
             if !book.removed.contains_key(&id) {
-                book.members.insert(id, entry);
+                let known = book.members.entry(id).or_insert_with(|| Known::new(name.clone()));
+                if known.name == *name {
+                    known.says(said);
+                }
             }
         });
     }
 
-    /// One member.
+    /// What another member passes on of what a member said: of members that are known alone, and only what is newer.
+    pub(super) fn told(&self, id: u64, said: Said) {
+        self.change(|book| {
+            if let Some(known) = book.members.get_mut(&id).filter(|known| known.starts() < said.starts) {
+                known.says(said);
+            }
+        });
+    }
+
+    /// The member has proved to be at this address.
+    pub(super) fn reached(&self, id: u64, entry: &PeerEntry) {
+        self.change(|book| {
+            if let Some(known) = book.members.get_mut(&id).filter(|known| known.name == entry.name) {
+                known.prefer(&entry.address);
+            }
+        });
+    }
+
+    /// The member's id, by its name.
+    pub(super) fn id_of(&self, name: &Name) -> Option<u64> {
+        self.with(|book| book.members.iter().find(|(_, known)| known.name == *name).map(|(id, _)| *id))
+    }
+
+    /// One member, where it most likely is.
     #[must_use]
     pub fn get(&self, id: u64) -> Option<PeerEntry> {
-        self.0.borrow().members.get(&id).cloned()
+        self.attempt(id, 0)
+    }
+
+    /// One member, where to dial it at the given attempt: the first, number 0, goes where it most likely is.
+    pub(super) fn attempt(&self, id: u64, attempt: usize) -> Option<PeerEntry> {
+        self.with(|book| book.members.get(&id).map(|known| known.entry(attempt)))
     }
 
     /// Whether the member's certificate with this serial was revoked.
@@ -159,6 +282,14 @@ mod tests {
         PeerEntry { name: name.parse().unwrap(), address: address.to_owned() }
     }
 
+    fn said(address: &str, starts: u64) -> Said {
+        Said { address: address.to_owned(), starts }
+    }
+
+    fn stated(book: &AddressBook, id: u64, name: &str, address: &str) {
+        book.replace(BTreeMap::from([(id, entry(name, address))]), BTreeMap::new(), BTreeSet::new());
+    }
+
     #[test]
     fn later_word_counts() {
         let book = AddressBook::new();
@@ -169,7 +300,7 @@ mod tests {
         book.replace(stated.clone(), BTreeMap::new(), BTreeSet::new());
         assert_eq!(book.get(2).unwrap().address, "state:1");
         // It moved, and says so before the state can.
-        book.heard(2, entry("b", "moved:1"));
+        book.heard(2, &"b".parse().unwrap(), said("moved:1", 0));
         book.replace(stated, BTreeMap::new(), BTreeSet::new());
         assert_eq!(book.get(2).unwrap().address, "moved:1");
         book.replace(BTreeMap::from([(2, entry("b", "again:1"))]), BTreeMap::new(), BTreeSet::new());
@@ -179,13 +310,13 @@ mod tests {
     #[test]
     fn removed_members_stay_out_and_others_stay_in() {
         let book = AddressBook::new();
-        book.heard(3, entry("c", "c:1"));
+        book.heard(3, &"c".parse().unwrap(), said("c:1", 1));
         book.seed([(4, entry("d", "d:1"))]);
         let removed = BTreeMap::from([(4, "d".parse().unwrap())]);
         book.replace(BTreeMap::new(), removed, BTreeSet::new());
         assert!(book.get(4).is_none());
         assert!(book.get(3).is_some(), "a joiner that the state does not know yet");
-        book.heard(4, entry("d", "d:1"));
+        book.heard(4, &"d".parse().unwrap(), said("d:1", 1));
         book.seed([(4, entry("d", "d:1"))]);
         assert!(book.get(4).is_none());
     }
@@ -193,13 +324,55 @@ mod tests {
     #[test]
     fn what_changes_nothing_wakes_nobody() {
         let book = AddressBook::new();
-        book.heard(3, entry("c", "c:1"));
+        book.heard(3, &"c".parse().unwrap(), said("c:1", 1));
         let mut changes = book.subscribe();
         changes.mark_unchanged();
-        book.heard(3, entry("c", "c:1"));
+        book.heard(3, &"c".parse().unwrap(), said("c:1", 1));
         book.replace(BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         assert!(!changes.has_changed().unwrap());
-        book.heard(3, entry("c", "c:2"));
+        book.heard(3, &"c".parse().unwrap(), said("c:2", 1));
         assert!(changes.has_changed().unwrap());
+    }
+
+    #[test]
+    fn own_word_of_the_last_start_counts() {
+        let (book, name) = (AddressBook::new(), "b".parse().unwrap());
+        book.told(2, said("nobody:1", 9));
+        assert!(book.get(2).is_none(), "nobody is introduced by another");
+        stated(&book, 2, "b", "state:1");
+        book.told(2, said("second:1", 2));
+        assert_eq!(book.get(2).unwrap().address, "second:1");
+        // A log that is read again, and others that have not heard yet.
+        stated(&book, 2, "b", "first:1");
+        book.told(2, said("first:1", 1));
+        book.told(2, said("other:1", 2));
+        assert_eq!(book.get(2).unwrap().address, "second:1");
+        book.heard(2, &name, said("third:1", 3));
+        assert_eq!(book.get(2).unwrap().address, "third:1");
+        book.heard(2, &"thief".parse().unwrap(), said("thief:1", 4));
+        assert_eq!(book.get(2).unwrap().address, "third:1");
+        assert_eq!(
+            book.with(|book| book.said().map(|(_, said)| said.clone()).collect::<Vec<_>>()),
+            [said("third:1", 3)]
+        );
+    }
+
+    #[test]
+    fn every_address_is_tried_in_turn_and_there_are_few() {
+        let (book, name) = (AddressBook::new(), "b".parse().unwrap());
+        stated(&book, 2, "b", "state:1");
+        assert_eq!(book.attempt(2, 7).unwrap().address, "state:1");
+        for starts in 1..10 {
+            book.heard(2, &name, said(&format!("said:{starts}"), starts));
+        }
+        stated(&book, 2, "b", "state:2");
+        let tried: Vec<_> = (0..5).map(|attempt| book.attempt(2, attempt).unwrap().address).collect();
+        assert_eq!(tried, ["said:9", "state:2", "said:8", "said:7", "said:9"]);
+        // Where it answers, it is dialed from then on.
+        book.reached(2, &entry("b", "said:7"));
+        assert_eq!(book.get(2).unwrap().address, "said:7");
+        // A node without a listener for its peers is known, and nowhere.
+        stated(&book, 3, "c", "");
+        assert_eq!(book.get(3).unwrap().address, "");
     }
 }

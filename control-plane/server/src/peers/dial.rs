@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use postern_core::node::{CONTROL_PLANE_NAME, NodeRole};
+use postern_core::Name;
+use postern_core::node::{CONTROL_PLANE_NAME, NodeIdentity, NodeRole};
 use postern_runtime::tls::{TlsError, peer_identity};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -79,12 +80,30 @@ impl Dialer {
             .map_err(|source| DialError::Http { address: address(), source })
     }
 
-    async fn secure(&self, peer: &PeerEntry) -> Result<TlsStream<TcpStream>, DialError> {
-        let address = || peer.address.clone();
-        let config = (self.tls)()?;
-        let tcp = TcpStream::connect(&peer.address)
+    /// Which member is at `address`.
+    pub(super) async fn identify(&self, address: &str) -> Result<Name, DialError> {
+        let (_, found) = tokio::time::timeout(CONNECT_LIMIT, self.handshake(address))
             .await
-            .map_err(|source| DialError::Unreachable { address: address(), source })?;
+            .map_err(|_| DialError::Slow { address: address.to_owned() })??;
+        match found {
+            Some(found) if found.role == NodeRole::Control => Ok(found.name),
+            other => Err(wrong(address, "any", other)),
+        }
+    }
+
+    async fn secure(&self, peer: &PeerEntry) -> Result<TlsStream<TcpStream>, DialError> {
+        match self.handshake(&peer.address).await? {
+            (stream, Some(found)) if found.role == NodeRole::Control && found.name == peer.name => Ok(stream),
+            (_, other) => Err(wrong(&peer.address, peer.name.as_str(), other)),
+        }
+    }
+
+    /// A stream to whoever of the cluster's authority is at `address`, and who that is.
+    async fn handshake(&self, at: &str) -> Result<(TlsStream<TcpStream>, Option<NodeIdentity>), DialError> {
+        let address = || at.to_owned();
+        let config = (self.tls)()?;
+        let tcp =
+            TcpStream::connect(at).await.map_err(|source| DialError::Unreachable { address: address(), source })?;
         // A heartbeat must not wait for more.
         let _ = tcp.set_nodelay(true);
         let name = ServerName::try_from(CONTROL_PLANE_NAME)
@@ -94,14 +113,15 @@ impl Dialer {
             .await
             .map_err(|source| DialError::Tls { address: address(), source })?;
         let found = stream.get_ref().1.peer_certificates().and_then(peer_identity);
-        match found {
-            Some(found) if found.role == NodeRole::Control && found.name == peer.name => Ok(stream),
-            other => Err(DialError::WrongNode {
-                address: address(),
-                expected: peer.name.to_string(),
-                found: other.map_or_else(|| "no member".to_owned(), |other| other.to_string()),
-            }),
-        }
+        Ok((stream, found))
+    }
+}
+
+fn wrong(address: &str, expected: &str, found: Option<NodeIdentity>) -> DialError {
+    DialError::WrongNode {
+        address: address.to_owned(),
+        expected: expected.to_owned(),
+        found: found.map_or_else(|| "no member".to_owned(), |found| found.to_string()),
     }
 }
 

@@ -114,9 +114,14 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, kind: LaneKind) {
     let mut backoff = Backoff::new(RETRY_BASE, RETRY_MAX);
     let mut book = shared.book.subscribe();
     let mut told = false;
+    let (mut attempt, mut likeliest) = (0_usize, None);
     loop {
         book.mark_unchanged();
-        let Some(entry) = shared.book.get(peer.id) else { return };
+        let Some(first) = shared.book.get(peer.id) else { return };
+        if likeliest.as_ref() != Some(&first) {
+            (attempt, likeliest) = (0, Some(first));
+        }
+        let Some(entry) = shared.book.attempt(peer.id, attempt) else { return };
         let mut up = false;
         let end = tokio::select! {
             () = peer.stop.cancelled() => return,
@@ -124,9 +129,10 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, kind: LaneKind) {
         };
         peer.lane(kind).clear();
         shared.unreachable(peer.id);
+        attempt = attempt.wrapping_add(1);
         if up {
             backoff.reset();
-            told = false;
+            (told, likeliest) = (false, None);
         }
         if kind == LaneKind::Urgent {
             shared.link(peer.id, |link| {
@@ -198,6 +204,7 @@ async fn connected(
         return Err(LinkError::Welcome { node_id: welcome.node_id, protocol: welcome.protocol });
     }
     *up = true;
+    shared.book.reached(peer.id, entry);
     if kind == LaneKind::Urgent {
         info!(peer = peer.id, name = %entry.name, "linked with a peer");
         peer.connections.send_modify(|count| *count = count.wrapping_add(1));
@@ -210,11 +217,11 @@ async fn connected(
     loop {
         tokio::select! {
             answer = answers.message() => match answer {
-                Ok(Some(answer)) => {
-                    if let Some(pb::messages_response::Response::Pong(pong)) = answer.response {
-                        pongs(shared, peer, kind, &pings, &pong);
-                    }
-                }
+                Ok(Some(answer)) => match answer.response {
+                    Some(pb::messages_response::Response::Pong(pong)) => pongs(shared, peer, kind, &pings, &pong),
+                    Some(pb::messages_response::Response::KnownMembers(known)) => shared.told(peer.id, entry, known),
+                    _ => {}
+                },
                 Ok(None) => return Err(LinkError::Lost("the stream ended".to_owned())),
                 Err(status) if Reason::of(&status).is_some() => return Err(LinkError::Refused(status)),
                 Err(status) => return Err(LinkError::Lost(status.message().to_owned())),

@@ -3,6 +3,7 @@
 //! | part | does |
 //! | --- | --- |
 //! | [`AddressBook`] | knows who the members are and where they are dialed |
+//! | `known`, `seeds` | how it comes to know when they have moved: from each other, and from the operator |
 //! | [`PeerTransport`] | Raft's way out: two lanes for each peer, one stream each, bounded and never blocking |
 //! | [`PeerForward`] | passes a write to the leader, one hop |
 //! | `ship`, `install` | snapshots: in pieces, checked, resumed where they broke off |
@@ -19,8 +20,10 @@ mod book;
 mod dial;
 mod forward;
 mod install;
+mod known;
 mod lane;
 mod link;
+mod seeds;
 mod service;
 mod ship;
 mod transport;
@@ -41,7 +44,7 @@ use raft::eraftpb::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use book::{AddressBook, Book, PeerEntry};
+pub use book::{AddressBook, Book, Known, PeerEntry, Said};
 pub use dial::{DialError, TlsSource};
 pub use forward::PeerForward;
 pub use link::LinkStatus;
@@ -62,6 +65,10 @@ pub struct PeersConfig {
     pub name: Name,
     /// `host:port` where the other members reach it.
     pub address: String,
+    /// How often the node was started, this time included: of two words of where it is, that of the later start counts.
+    pub starts: u64,
+    /// `host:port` of listeners of other members, where to look for those that are not where they were.
+    pub seeds: Vec<String>,
     /// The highest cluster feature level that it can.
     pub feature_level: u32,
     /// Snapshots on their way in are kept in `incoming` below it.
@@ -169,6 +176,7 @@ impl Shared {
             protocol_min: *wire::PROTOCOL.start(),
             protocol_max: *wire::PROTOCOL.end(),
             feature_level: self.config.feature_level,
+            starts: self.config.starts,
         }
     }
 
@@ -220,6 +228,8 @@ impl Peers {
             stop: stop.clone(),
         });
         let (out, peers) = watch::channel(transport::PeerMap::default());
+        let seeds = shared.config.seeds.clone();
+        supervisor.spawn("peer-seeds", OnEnd::EndPart, seeds::look(Arc::clone(&shared), seeds, stop.clone()));
         supervisor.spawn("peers", OnEnd::StopNode, transport::manage(Arc::clone(&shared), out, stop));
         let transport = PeerTransport::new(Arc::clone(&shared), peers);
         let forward = Arc::new(PeerForward::new(Arc::clone(&shared)));

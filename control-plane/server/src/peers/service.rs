@@ -19,8 +19,9 @@ use tonic::codegen::http::Extensions;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
-use super::book::{Book, PeerEntry};
+use super::book::{Book, Said};
 use super::install::Installs;
+use super::known::MAX_ADDRESS;
 use super::lane::BATCH_MESSAGES;
 use super::wire::{self, PROTOCOL, Reason};
 use super::{RaftSide, Shared, install};
@@ -29,8 +30,6 @@ use crate::serve::PeerInfo;
 
 /// How long a caller may take to say who it is.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
-/// The longest DNS name (RFC 1035, section 2.3.4) and a port.
-const MAX_ADDRESS: usize = 255 + 6;
 /// A refused caller is told of again after this long.
 const NEWS_AFTER: Duration = Duration::from_secs(60);
 /// While the node starts. Members tell by it that nothing was proposed.
@@ -98,8 +97,16 @@ impl Contract for PeerService {
         };
         let mut book = self.shared.book.subscribe();
         book.mark_unchanged();
-        let incoming =
-            Incoming { welcome: Some(welcome), shared: Arc::clone(&self.shared), raft, caller, incoming, book };
+        let incoming = Incoming {
+            welcome: Some(welcome),
+            told: pb::KnownMembers::default(),
+            untold: true,
+            shared: Arc::clone(&self.shared),
+            raft,
+            caller,
+            incoming,
+            book,
+        };
         Ok(Response::new(Box::pin(incoming.answers())))
     }
 
@@ -200,8 +207,8 @@ impl Shared {
             return Err(refused(Reason::ProtocolMismatch, text));
         }
         if (1..=MAX_ADDRESS).contains(&hello.peer_address.len()) && hello.node_id != self.config.node_id {
-            self.book
-                .heard(hello.node_id, PeerEntry { name: caller.name.clone(), address: hello.peer_address.clone() });
+            let said = Said { address: hello.peer_address.clone(), starts: hello.starts };
+            self.book.heard(caller.id, &caller.name, said);
         }
         Ok((caller, highest))
     }
@@ -228,6 +235,9 @@ pub(super) fn check(book: &Book, caller: &Caller) -> Result<(), (Reason, String)
 /// A stream of messages from a peer: read whenever the connection asks for the next answer.
 struct Incoming {
     welcome: Option<pb::Welcome>,
+    /// What the caller was told last of where members are, and whether there may be more to tell.
+    told: pb::KnownMembers,
+    untold: bool,
     shared: Arc<Shared>,
     raft: Arc<dyn RaftSide>,
     caller: Caller,
@@ -254,11 +264,17 @@ impl Incoming {
             return Ok(Some(Response::Welcome(welcome)));
         }
         loop {
+            if std::mem::take(&mut self.untold)
+                && let Some(known) = self.news()
+            {
+                return Ok(Some(Response::KnownMembers(known)));
+            }
             let request = tokio::select! {
                 () = self.shared.stop.cancelled() => return Err(Status::unavailable("this member stops")),
                 changed = self.book.changed() => {
                     changed.map_err(|_| Status::unavailable("this member stops"))?;
                     check(&self.book.borrow_and_update(), &self.caller).map_err(|(reason, text)| reason.status(text))?;
+                    self.untold = true;
                     continue;
                 }
                 request = self.incoming.message() => request?,
@@ -273,6 +289,15 @@ impl Incoming {
                 Some(Request::Hello(_)) => return Err(Status::invalid_argument("one hello is enough")),
             }
         }
+    }
+
+    /// Where members are, when the caller was not yet told.
+    fn news(&mut self) -> Option<pb::KnownMembers> {
+        let known = self.shared.known_members(self.caller.id);
+        (known != self.told).then(|| {
+            self.told = known.clone();
+            known
+        })
     }
 
     fn take(&self, batch: &pb::Batch) -> Result<(), Status> {

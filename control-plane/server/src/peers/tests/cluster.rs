@@ -6,7 +6,8 @@ use postern_core::RequestId;
 use postern_core::secret::Sealed;
 use postern_state::{Cluster, Command, Refusal, commands};
 
-use super::house::{House, LONG, Member};
+use super::super::{PeerEntry, Said};
+use super::house::{House, LONG, Member, until};
 use crate::raft::log_store::DiskLog;
 use crate::raft::{MembershipChange, MembershipError, NodeConfig, ProposeError, RaftHandle, start};
 
@@ -17,7 +18,11 @@ struct Node {
 
 impl Node {
     async fn start(house: &House, config: &NodeConfig, dir: tempfile::TempDir) -> Self {
-        let member = house.bare(config.id, dir).await;
+        Self::start_with(house, config, dir, Vec::new()).await
+    }
+
+    async fn start_with(house: &House, config: &NodeConfig, dir: tempfile::TempDir, seeds: Vec<String>) -> Self {
+        let member = house.bare(config.id, dir, seeds).await;
         let log = DiskLog::open(&member.dir.path().join("raft")).unwrap();
         let transport = member.transport.clone_for_test();
         let (book, forward) = (member.book.clone(), member.forward.clone());
@@ -200,4 +205,96 @@ async fn member_that_is_cut_off_does_not_disturb_and_comes_back() {
     nodes[lone].member.proxy.close(false);
     let index = others[0].raft.read(postern_state::State::index).await.unwrap();
     tokio::time::timeout(LONG, nodes[lone].raft.applied(index)).await.expect("it catches up");
+}
+
+/// What a member that was away knows of the others: where they were.
+async fn back(house: &House, id: u64, dir: tempfile::TempDir, book: &[(u64, PeerEntry)], seeds: Vec<String>) -> Node {
+    // The first of them does not stand for election as long as another does.
+    let config = match id {
+        1 => NodeConfig { election_ticks: 200, max_election_ticks: 201, ..NodeConfig::new(id) },
+        _ => NodeConfig::new(id),
+    };
+    let node = Node::start_with(house, &config, dir, seeds).await;
+    node.member.book.seed(book.iter().cloned());
+    node
+}
+
+fn places(nodes: &[Node]) -> Vec<(u64, PeerEntry)> {
+    nodes.iter().map(|node| (node.id(), node.member.entry(&format!("control-{}", node.id())))).collect()
+}
+
+/// Each is linked with each, and writes go through every one of them.
+async fn together(nodes: &[Node]) {
+    for node in nodes {
+        for other in nodes.iter().filter(|other| other.id() != node.id()) {
+            node.member.linked(other.id()).await;
+        }
+    }
+    for node in nodes {
+        let deadline = Instant::now() + LONG;
+        while !refused(&node.raft.propose(write(10), None).await) {
+            assert!(Instant::now() < deadline, "no write through {}", node.id());
+        }
+    }
+}
+
+/// The one that stayed knows where both others are now; they learn of each other through it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_of_three_move_and_all_find_each_other() {
+    let house = House::new();
+    let mut nodes = three(&house).await;
+    let before = places(&nodes);
+    let mut dirs = Vec::new();
+    for node in std::mem::take(&mut nodes) {
+        dirs.push(node.kill().await);
+    }
+    let mut dirs = dirs.into_iter();
+    let first = back(&house, 1, dirs.next().unwrap(), &before, Vec::new()).await;
+    // It is where the others think that it is.
+    let now: Vec<_> = [&places(std::slice::from_ref(&first))[..], &before[1..]].concat();
+    nodes.push(first);
+    for (id, dir) in (2..).zip(dirs) {
+        nodes.push(back(&house, id, dir, &now, Vec::new()).await);
+    }
+    together(&nodes).await;
+    for node in &nodes {
+        for (id, entry) in places(&nodes) {
+            assert!(id == node.id() || node.member.book.get(id).unwrap() == entry, "{id} at {}", node.id());
+        }
+    }
+}
+
+/// Nobody is where another thinks; one is told by its operator.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_move_and_one_is_told_where_the_others_are() {
+    let house = House::new();
+    let mut nodes = three(&house).await;
+    let before = places(&nodes);
+    let mut dirs = Vec::new();
+    for node in std::mem::take(&mut nodes) {
+        dirs.push(node.kill().await);
+    }
+    let mut seeds = Vec::new();
+    for (id, dir) in (1..).zip(dirs) {
+        let told = if id == 3 { std::mem::take(&mut seeds) } else { Vec::new() };
+        let node = back(&house, id, dir, &before, told).await;
+        seeds.push(node.member.proxy.address.clone());
+        nodes.push(node);
+    }
+    together(&nodes).await;
+}
+
+/// Words of where a member is that are wrong cost time alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_word_is_got_over() {
+    let house = House::new();
+    let members = house.members(2).await;
+    members[0].linked(2).await;
+    let other = house.member(3, "control-3").await;
+    for (starts, address) in [(u64::MAX - 1, "127.0.0.1:1"), (u64::MAX, &other.proxy.address)] {
+        members[0].book.told(2, Said { address: address.to_owned(), starts });
+        members[0].linked(2).await;
+        until("it is found again", || members[0].book.get(2).unwrap().address == members[1].proxy.address).await;
+    }
+    members[0].linked(2).await;
 }

@@ -27,6 +27,9 @@ use crate::{bootstrap, serve};
 
 pub(super) const LONG: Duration = Duration::from_secs(20);
 
+/// No start of any member here is of the same number.
+static STARTS: AtomicU64 = AtomicU64::new(1);
+
 /// What a stand-in for Raft saw.
 #[derive(Clone, Default)]
 pub(super) struct Seen(Arc<SeenInner>);
@@ -271,19 +274,20 @@ impl House {
 
     /// A member that was here before.
     pub(super) async fn member_in(&self, id: u64, name: &str, dir: tempfile::TempDir) -> Member {
-        self.start(id, name, &self.cluster_id, &self.credential(NodeRole::Control, name), dir, true).await
+        self.start(id, name, &self.cluster_id, &self.credential(NodeRole::Control, name), dir, Vec::new(), true).await
     }
 
-    /// A member that waits for its Raft.
-    pub(super) async fn bare(&self, id: u64, dir: tempfile::TempDir) -> Member {
+    /// A member that waits for its Raft, and looks for others at `seeds`.
+    pub(super) async fn bare(&self, id: u64, dir: tempfile::TempDir, seeds: Vec<String>) -> Member {
         let name = format!("control-{id}");
-        self.start(id, &name, &self.cluster_id, &self.credential(NodeRole::Control, &name), dir, false).await
+        self.start(id, &name, &self.cluster_id, &self.credential(NodeRole::Control, &name), dir, seeds, false).await
     }
 
     pub(super) async fn member_of(&self, id: u64, name: &str, cluster: &str, credential: &NodeCredential) -> Member {
-        self.start(id, name, cluster, credential, tempfile::tempdir().unwrap(), true).await
+        self.start(id, name, cluster, credential, tempfile::tempdir().unwrap(), Vec::new(), true).await
     }
 
+    #[allow(clippy::too_many_arguments)] // of one test helper
     async fn start(
         &self,
         id: u64,
@@ -291,6 +295,7 @@ impl House {
         cluster: &str,
         credential: &NodeCredential,
         dir: tempfile::TempDir,
+        seeds: Vec<String>,
         attach: bool,
     ) -> Member {
         let (supervisor, stop) = (Supervisor::new(), CancellationToken::new());
@@ -302,6 +307,8 @@ impl House {
             node_id: id,
             name: name.parse().unwrap(),
             address: proxy.address.clone(),
+            starts: STARTS.fetch_add(1, Ordering::Relaxed),
+            seeds,
             feature_level: 1,
             data_dir: dir.path().to_owned(),
             snapshot_rate: 1 << 30,

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::super::Said;
 use super::house::{House, Member, introduce, message, until};
 use crate::raft::transport::Transport as _;
 
@@ -162,7 +163,8 @@ async fn receiver_that_was_restarted_goes_on() {
     let dir = std::mem::replace(&mut members[1].dir, tempfile::tempdir().unwrap());
     members[1] = house.member_in(2, "control-2", dir).await;
     introduce(&members);
-    members[0].book.heard(2, members[1].entry("control-2"));
+    let said = Said { address: members[1].proxy.address.clone(), starts: 0 };
+    members[0].book.heard(2, &"control-2".parse().unwrap(), said);
     let sender = Sender::new(&members, 10, 1 << 20);
     let (from, end) = sender.send().await;
     assert_eq!((from, end.unwrap()), (512 << 10, true));
