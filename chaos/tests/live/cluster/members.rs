@@ -86,3 +86,20 @@ fn a_removed_member_stops() {
     writes(&cluster, &load);
     agree(&cluster, load);
 }
+
+/// Who is asked for its own removal says truly that it is done: the leader, and one that follows.
+#[test]
+fn a_member_answers_for_its_own_removal() {
+    let mut cluster = cluster();
+    for number in [cluster.leader().unwrap(), cluster.follower().unwrap()] {
+        let name = cluster.member(number).unwrap().name().to_owned();
+        let said = cluster.cli_of(number).unwrap().cli(["cluster", "remove", &name]).unwrap().ok().unwrap();
+        assert_has(&said, &["out for good"]);
+        let member = cluster.member(number).unwrap();
+        assert!(!member.wait_end(Duration::from_secs(30)).unwrap().success());
+        assert_has(&member.log(), &["removed"]);
+        cluster.wait_healthy().unwrap();
+    }
+    let told = cluster.cli().cli(["audit", "list", "--method", "RemoveMember", "-o", "json"]).unwrap().ok().unwrap();
+    assert_eq!(told.matches("RemoveMember").count(), 2, "{told}");
+}

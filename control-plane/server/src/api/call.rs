@@ -97,6 +97,16 @@ impl Call {
         outcome
     }
 
+    /// For an entry that another member writes on behalf of this call.
+    pub(super) fn to_record(&self) -> AuditRecord {
+        self.edit().clone()
+    }
+
+    /// The entry of [`Self::to_record`] is in the log.
+    pub(super) fn mark_recorded(&self) {
+        self.recorded.store(true, Ordering::Release);
+    }
+
     /// What is left to be recorded.
     pub(super) fn unrecorded(&self) -> Option<AuditRecord> {
         (!self.recorded.load(Ordering::Acquire)).then(|| self.edit().clone())

@@ -26,7 +26,7 @@ use super::access::Access;
 use super::{Answers, certificates, status};
 use crate::backup;
 use crate::bootstrap::ClusterKeys;
-use crate::cluster::members::{Change, ChangeError, Members};
+use crate::cluster::members::{Change, ChangeError, Changed, Members};
 use crate::keys::Kek;
 use crate::raft::{MembershipError, RaftHandle};
 
@@ -76,7 +76,7 @@ impl Service {
         known.ok_or_else(|| status::not_found("Member", text))
     }
 
-    async fn change(&self, change: Change) -> Result<u64, Status> {
+    async fn change(&self, change: Change) -> Result<Changed, Status> {
         self.members.change(change).await.map_err(changed)
     }
 
@@ -341,7 +341,11 @@ impl ClusterService for Service {
         let request = request.into_inner();
         let id = self.member(&request.member)?;
         call.about(format_args!("Member/{id}"));
-        self.change(Change::Remove { id, force: request.force, by: call.caller().to_string() }).await?;
+        // In the entry of the removal: it may be this member that is removed, and can write nothing afterwards.
+        let (by, audit) = (call.caller().to_string(), Some(Box::new(call.to_record())));
+        if self.change(Change::Remove { id, force: request.force, by, audit }).await?.recorded {
+            call.mark_recorded();
+        }
         Ok(Response::new(pb::RemoveMemberResponse { id }))
     }
 
@@ -355,7 +359,7 @@ impl ClusterService for Service {
             text => self.member(text)?,
         };
         call.about(format_args!("Member/{to}"));
-        let leader_id = self.change(Change::TransferLeader(to)).await?;
+        let leader_id = self.change(Change::TransferLeader(to)).await?.leader;
         Ok(Response::new(pb::TransferLeaderResponse { leader_id }))
     }
 

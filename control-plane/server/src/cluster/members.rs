@@ -2,11 +2,14 @@
 //!
 //! A change is made by the leader. Asked elsewhere, it goes there over the listener for peers ([`MemberService`]), and again when the
 //! leader changes meanwhile. A removal first leaves the Raft group, while the member can still answer, and is then written into the
-//! replicated state, which revokes its certificates and has every member refuse it.
+//! replicated state, which revokes its certificates and has every member refuse it. That entry bears the audit record of the call: a
+//! member that is asked for its own removal can write nothing afterwards, and answers all the same.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_core::audit::AuditRecord;
+use postern_core::wire::cluster::{audit_from_proto, audit_to_proto};
 use postern_core::wire::timestamp_to_proto;
 use postern_proto::peer::v1 as pb;
 use postern_proto::peer::v1::member_service_client::MemberServiceClient;
@@ -39,9 +42,19 @@ pub(crate) enum Change {
         force: bool,
         /// For the record.
         by: String,
+        /// Of the call that asks for it; a member of an older version sends none.
+        audit: Option<Box<AuditRecord>>,
     },
     /// 0: whoever has caught up best.
     TransferLeader(u64),
+}
+
+/// What came of a change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Changed {
+    pub(crate) leader: u64,
+    /// Whether the audit record that came with it is in the log.
+    pub(crate) recorded: bool,
 }
 
 /// Why it was not.
@@ -120,8 +133,8 @@ impl Members {
         self.raft.status().borrow().id
     }
 
-    /// Makes a change, wherever it is asked; gives the leader's id.
-    pub(crate) async fn change(&self, change: Change) -> Result<u64, ChangeError> {
+    /// Makes a change, wherever it is asked.
+    pub(crate) async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
         let deadline = Instant::now() + CHANGE_LIMIT;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         loop {
@@ -143,16 +156,17 @@ impl Members {
         }
     }
 
-    async fn ask(&self, leader: u64, change: &Change) -> Result<u64, ChangeError> {
+    async fn ask(&self, leader: u64, change: &Change) -> Result<Changed, ChangeError> {
         let request = match change {
             Change::Promote(id) => {
                 pb::ChangeMemberRequest { change: pb::MemberChange::Promote.into(), id: *id, ..Default::default() }
             }
-            Change::Remove { id, force, by } => pb::ChangeMemberRequest {
+            Change::Remove { id, force, by, audit } => pb::ChangeMemberRequest {
                 change: pb::MemberChange::Remove.into(),
                 id: *id,
                 force: *force,
                 by: by.clone(),
+                audit: audit.as_deref().map(audit_to_proto),
             },
             Change::TransferLeader(id) => pb::ChangeMemberRequest {
                 change: pb::MemberChange::TransferLeader.into(),
@@ -164,7 +178,10 @@ impl Members {
         let mut client = MemberServiceClient::new(channel);
         match tokio::time::timeout(CHANGE_LIMIT, client.change_member(request)).await {
             Err(_) => Err(MembershipError::Unknown.into()),
-            Ok(Ok(answer)) => Ok(answer.into_inner().leader),
+            Ok(Ok(answer)) => {
+                let pb::ChangeMemberResponse { leader, recorded } = answer.into_inner();
+                Ok(Changed { leader, recorded })
+            }
             // Whoever was asked says that it does not lead, or that another change is under way.
             Ok(Err(status)) if status.code() == tonic::Code::Aborted => {
                 Err(MembershipError::NotLeader { leader: None }.into())
@@ -172,21 +189,27 @@ impl Members {
             Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
                 Err(ChangeError::Unreachable(status.message().to_owned()))
             }
+            Ok(Err(status)) if status.code() == tonic::Code::Unknown => Err(MembershipError::Unknown.into()),
             Ok(Err(status)) => Err(ChangeError::Leader(status.message().to_owned())),
         }
     }
 
     /// Makes a change on this node, which leads.
-    async fn change_here(&self, change: &Change) -> Result<u64, ChangeError> {
-        match change {
+    async fn change_here(&self, change: &Change) -> Result<Changed, ChangeError> {
+        let mut recorded = false;
+        let leader = match change {
             Change::Promote(id) => {
                 self.raft.change_membership(MembershipChange::Promote(*id), false).await?;
                 info!(member = id, "a learner is a voter now");
-                Ok(self.own_id())
+                self.own_id()
             }
-            Change::Remove { id, force, by } => self.remove(*id, *force, by).await,
-            Change::TransferLeader(id) => Ok(self.raft.transfer_leader(*id).await?),
-        }
+            Change::Remove { id, force, by, audit } => {
+                recorded = self.remove(*id, *force, by, audit.as_deref()).await?;
+                self.own_id()
+            }
+            Change::TransferLeader(id) => self.raft.transfer_leader(*id).await?,
+        };
+        Ok(Changed { leader, recorded })
     }
 
     /// Raft counts who was heard of lately; a link that has just broken tells sooner.
@@ -206,7 +229,8 @@ impl Members {
         Err(MembershipError::WouldLoseQuorum { active, voters, needed })
     }
 
-    async fn remove(&self, id: u64, force: bool, by: &str) -> Result<u64, ChangeError> {
+    /// Whether the audit record is in the log with it.
+    async fn remove(&self, id: u64, force: bool, by: &str, audit: Option<&AuditRecord>) -> Result<bool, ChangeError> {
         let known = self.view().node(id).is_some();
         if !force {
             self.check_quorum_without(id)?;
@@ -215,17 +239,24 @@ impl Members {
             Ok(_) => {}
             // It never came so far, or an earlier try did: its record is left.
             Err(MembershipError::NotAMember(_)) if known => {}
+            // Asked again by a caller whose first answer was lost.
+            Err(MembershipError::NotAMember(_)) if self.was_removed(id).await => return Ok(false),
             Err(error) => return Err(error.into()),
         }
         if known {
             let command = commands::RemoveNode { id, by: by.to_owned() };
-            match self.raft.propose(command, Some(clock::request_id())).await? {
+            let entry = self.raft.propose_audited(command, Some(clock::request_id()), audit.cloned());
+            match entry.await? {
                 Ok(_) | Err(Refusal::NotFound { .. }) => {}
                 Err(refusal) => return Err(ChangeError::Refused(refusal)),
             }
         }
         warn!(member = id, by, force, "a member was removed");
-        Ok(self.own_id())
+        Ok(known && audit.is_some())
+    }
+
+    async fn was_removed(&self, id: u64) -> bool {
+        self.raft.read_local(move |state| state.removed_node(id).is_some()).await.unwrap_or(false)
     }
 }
 
@@ -247,16 +278,25 @@ impl MemberService for Members {
         let request = request.into_inner();
         let change = match request.change() {
             pb::MemberChange::Promote => Change::Promote(request.id),
-            pb::MemberChange::Remove => Change::Remove { id: request.id, force: request.force, by: request.by },
+            pb::MemberChange::Remove => {
+                let audit = request.audit.map(audit_from_proto).transpose();
+                let audit = audit.map_err(|error| Status::invalid_argument(format!("audit.{error}")))?;
+                Change::Remove { id: request.id, force: request.force, by: request.by, audit: audit.map(Box::new) }
+            }
             pb::MemberChange::TransferLeader => Change::TransferLeader(request.id),
             pb::MemberChange::Unspecified => return Err(Status::invalid_argument("change is missing")),
         };
         match self.change_here(&change).await {
-            Ok(leader) => Ok(Response::new(pb::ChangeMemberResponse { leader })),
+            Ok(Changed { leader, recorded }) => Ok(Response::new(pb::ChangeMemberResponse { leader, recorded })),
             // The caller looks for the leader, or waits, and asks again.
             Err(ChangeError::Members(error @ (MembershipError::NotLeader { .. } | MembershipError::InProgress))) => {
                 Err(Status::aborted(error.to_string()))
             }
+            // Nobody may take this for a refusal.
+            Err(
+                error @ (ChangeError::Members(MembershipError::Unknown | MembershipError::Stopped)
+                | ChangeError::Propose(_)),
+            ) => Err(Status::unknown(error.to_string())),
             Err(error) => Err(Status::failed_precondition(error.to_string())),
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postern_core::node::CONTROL_PLANE_NAME;
 use postern_proto::admin::v1 as pb;
+use postern_proto::admin::v1::audit_service_client::AuditServiceClient;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::resource::v1::NodeRole;
@@ -207,16 +208,19 @@ async fn leadership_moves_and_members_leave() {
     house.cluster(other).await.transfer_leader(request).await.unwrap();
     eventually("the new leader", async || (house.leader().await == other).then_some(())).await;
 
-    // The leader itself is removed: it hands over, stops, and says why.
-    let at = (1..=3).find(|n| *n != other).unwrap();
+    // The leader itself is asked to go: it hands over, answers, stops, and says why.
     let request = pb::RemoveMemberRequest { member: format!("c{other}"), ..Default::default() };
-    house.cluster(at).await.remove_member(request).await.unwrap();
+    house.cluster(other).await.remove_member(request).await.unwrap();
     let gone = house.members[other - 1].take().unwrap();
     tokio::time::timeout(Duration::from_secs(30), gone.supervisor.until_shutdown()).await.unwrap();
     let why = gone.supervisor.failure().unwrap();
     assert!(why.contains("removed from the cluster"), "{why}");
     assert!(gone.supervisor.drain(Duration::from_secs(20)).await.all_ended);
     house.voters(2).await;
+    let at = house.channel(house.running(), Some(&house.admin)).await;
+    let removals = pb::ListAuditRecordsRequest { method: "RemoveMember".into(), ..Default::default() };
+    let told = AuditServiceClient::new(at).list_audit_records(removals).await.unwrap().into_inner().records;
+    assert!(matches!(&told[..], [one] if one.code == "OK" && one.objects.len() == 1), "{told:?}");
 
     // It does not come back as it was.
     let supervisor = Supervisor::new();
