@@ -203,6 +203,7 @@ impl CertificateService for Service {
         Ok(Response::new(pb::GetAuthorityResponse {
             ca_pem: self.keys.authority.ca_pem().to_owned(),
             cluster_id: self.keys.cluster.id.clone(),
+            now: Some(timestamp_to_proto(clock::now())),
         }))
     }
 }

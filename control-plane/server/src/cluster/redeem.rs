@@ -1,7 +1,8 @@
 //! Showing a join token: the first call to a cluster, by somebody who knows nothing of it but what the token says.
 //!
 //! The token pins the cluster's authority. The authority's certificate is fetched without trust and compared with the pin; only over a
-//! second connection, verified by that authority, is the secret shown.
+//! second connection, verified by that authority, is the secret shown. Clocks are compared before that: to one that is off, certificates
+//! are not valid yet, or not any more, and TLS does not say by how much.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
+use postern_core::Timestamp;
 use postern_core::node::CONTROL_PLANE_NAME;
 use postern_core::wire::cluster::role_from_proto;
 use postern_core::wire::timestamp_from_proto;
@@ -111,7 +113,7 @@ pub async fn redeem(
     };
     let before = clock::now();
     let shown = client.redeem_token(request.clone()).await.map_err(|status| refused(&status))?.into_inner();
-    clocks_agree(before, &shown)?;
+    clocks_agree(before, shown.now.as_ref())?;
     check(&shown).map_err(RedeemError::Refused)?;
 
     let role = role_from_proto(shown.role).map_err(|error| RedeemError::Refused(error.to_string()))?;
@@ -127,7 +129,11 @@ async fn authority(addresses: &[String], token: &JoinTokenText) -> Result<(Strin
     let mut failures = String::new();
     for address in addresses {
         match fetch_authority(address).await {
-            Ok(ca_pem) if token.pins(&ca_pem) => return Ok((address.clone(), ca_pem)),
+            Ok((asked, answer)) if token.pins(&answer.ca_pem) => {
+                // Whoever is in between can keep the node out by it, as it can by silence.
+                clocks_agree(asked, answer.now.as_ref())?;
+                return Ok((address.clone(), answer.ca_pem));
+            }
             Ok(_) => return Err(RedeemError::WrongAuthority { address: address.clone() }),
             Err(error) => failures.push_str(&format!("\n  {address}: {error}")),
         }
@@ -135,19 +141,22 @@ async fn authority(addresses: &[String], token: &JoinTokenText) -> Result<(Strin
     Err(RedeemError::Unreachable(failures))
 }
 
-async fn fetch_authority(address: &str) -> Result<String, String> {
+/// With the time at which it was asked for.
+async fn fetch_authority(address: &str) -> Result<(Timestamp, pb::GetAuthorityResponse), String> {
     let unverified = tls::client_unverified(&[b"h2"]).map_err(|error| error.to_string())?;
     let channel = connect(address, Arc::new(unverified)).await?;
+    let asked = clock::now();
     let answer = CertificateServiceClient::new(channel).get_authority(pb::GetAuthorityRequest {}).await;
-    Ok(answer.map_err(|status| status.message().to_owned())?.into_inner().ca_pem)
+    Ok((asked, answer.map_err(|status| status.message().to_owned())?.into_inner()))
 }
 
 fn refused(status: &tonic::Status) -> RedeemError {
     RedeemError::Refused(status.message().to_owned())
 }
 
-fn clocks_agree(before: postern_core::Timestamp, answer: &pb::RedeemTokenResponse) -> Result<(), RedeemError> {
-    let Some(theirs) = answer.now.as_ref().map(timestamp_from_proto) else { return Ok(()) };
+/// `theirs` came in answer to what was asked at `before`; a member of an older version does not tell.
+fn clocks_agree(before: Timestamp, theirs: Option<&prost_types::Timestamp>) -> Result<(), RedeemError> {
+    let Some(theirs) = theirs.map(timestamp_from_proto) else { return Ok(()) };
     let after = clock::now();
     // `since` is zero when it would be negative.
     let (behind, ahead) = (theirs.since(after), before.since(theirs));
@@ -217,19 +226,19 @@ impl Service<Uri> for Dial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_core::Timestamp;
     use postern_core::wire::timestamp_to_proto;
 
     #[test]
     fn a_clock_two_hours_off_is_told_and_a_small_skew_is_none() {
         let now = clock::now();
-        let answer = |now| pb::RedeemTokenResponse { now: Some(timestamp_to_proto(now)), ..Default::default() };
+        let agree = |theirs| clocks_agree(now, Some(&timestamp_to_proto(theirs)));
         for near in [now, now.plus(Duration::from_secs(200)), Timestamp::from_millis(now.millis() - 200_000)] {
-            clocks_agree(now, &answer(near)).unwrap();
+            agree(near).unwrap();
         }
-        let ahead = clocks_agree(now, &answer(Timestamp::from_millis(now.millis() - 7_200_000))).unwrap_err();
+        clocks_agree(now, None).unwrap();
+        let ahead = agree(Timestamp::from_millis(now.millis() - 7_200_000)).unwrap_err();
         assert!(ahead.to_string().contains("7200 seconds ahead of the cluster's"), "{ahead}");
-        let behind = clocks_agree(now, &answer(now.plus(Duration::from_secs(7_205)))).unwrap_err();
+        let behind = agree(now.plus(Duration::from_secs(7_205))).unwrap_err();
         assert!(behind.to_string().contains("seconds behind the cluster's"), "{behind}");
     }
 }
