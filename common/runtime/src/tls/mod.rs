@@ -18,7 +18,9 @@ use secrecy::SecretString;
 use x509_parser::extensions::GeneralName;
 
 use crate::pki::{Compatible, NodeCredential, PkiError, Revocations, RotatingCredential, certificates, private_key};
-use verify::{AnyServer, UnrevokedClient, UnrevokedServer};
+use verify::{UnrevokedClient, UnrevokedServer};
+
+pub use verify::AnyServer;
 
 const ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 const FROM_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];

@@ -28,7 +28,7 @@ mod slog_bridge;
 mod snapshot_file;
 mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod transport;
 mod wal;
 mod witness;

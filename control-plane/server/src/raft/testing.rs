@@ -72,8 +72,13 @@ fn sealed() -> Sealed {
 }
 
 pub(super) fn init() -> Command {
+    init_as("c")
+}
+
+/// The first entry of a cluster of that id.
+pub(crate) fn init_as(id: &str) -> Command {
     let cluster = Cluster {
-        id: "c".into(),
+        id: id.into(),
         ca_pem: "ca".into(),
         ca_key: sealed(),
         session_token_jwks: "{}".into(),

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use postern_core::target::{TargetTls, TlsMode};
-use postern_runtime::tls::provider;
+use postern_runtime::tls::{AnyServer, provider};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
@@ -43,7 +42,7 @@ pub(crate) fn client(
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
     let config = match tls.mode {
         TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider()))).with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)).with_no_client_auth()
         }
         TlsMode::VerifyCa => {
             let roots = Arc::new(roots(tls)?);
@@ -77,45 +76,6 @@ fn roots(tls: &TargetTls) -> Result<RootCertStore, UpstreamTlsError> {
         }
     }
     if roots.is_empty() { Err(UpstreamTlsError::NoAuthority) } else { Ok(roots) }
-}
-
-/// Takes any certificate, as `sslmode=require` does; the peer must still hold its key.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Verifies the chain and not the name, as `sslmode=verify-ca` does.

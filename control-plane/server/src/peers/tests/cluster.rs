@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use postern_core::RequestId;
-use postern_core::secret::Sealed;
-use postern_state::{Cluster, Command, Refusal, commands};
+use postern_state::{Command, Refusal, commands};
 
 use super::super::{PeerEntry, Said};
 use super::house::{House, LONG, Member, until};
 use crate::raft::log_store::DiskLog;
+use crate::raft::testing::init_as;
 use crate::raft::{MembershipChange, MembershipError, NodeConfig, ProposeError, RaftHandle, start};
 
 struct Node {
@@ -49,20 +49,6 @@ impl Node {
         supervisor.drain(Duration::from_secs(10)).await;
         dir
     }
-}
-
-fn init() -> Command {
-    let sealed = || Sealed { kek_id: "k".into(), wrapped_key: vec![1], nonce: vec![2], ciphertext: vec![3] };
-    let cluster = Cluster {
-        id: "cluster-a".into(),
-        ca_pem: "ca".into(),
-        ca_key: sealed(),
-        session_token_jwks: "{}".into(),
-        session_token_key: sealed(),
-        mask_key: sealed(),
-        incarnation: "i".into(),
-    };
-    commands::InitCluster(cluster).into()
 }
 
 /// A write that the state refuses, which is an outcome like any other and takes the whole way.
@@ -113,7 +99,7 @@ async fn three_with(house: &House, tune: impl Fn(NodeConfig) -> NodeConfig) -> V
         changed(&nodes, MembershipChange::AddLearner(id)).await;
         changed(&nodes, MembershipChange::Promote(id)).await;
     }
-    nodes[0].raft.propose(init(), None).await.unwrap().unwrap();
+    nodes[0].raft.propose(init_as("cluster-a"), None).await.unwrap().unwrap();
     // What the founder does when it lets nodes in is not this test's.
     let entries: Vec<_> =
         nodes.iter().map(|node| (node.id(), node.member.entry(&format!("control-{}", node.id())))).collect();
