@@ -324,7 +324,8 @@ async fn cluster_keys(
     config: &ControlConfig,
 ) -> Result<ClusterKeys, ControlError> {
     let mut view = members.view.clone();
-    if view.borrow().cluster.is_none() {
+    // One that was here before has it in its log, and only waits for a leader.
+    if view.borrow().cluster.is_none() && members.raft.status().borrow().members.is_empty() {
         info!("waiting for the cluster to bring this new member up to date");
     }
     let known = view.wait_for(|view| view.cluster.is_some()).await.map(|view| view.cluster.clone());
