@@ -51,7 +51,7 @@ pub(super) async fn start(
     settings.dev = true;
     let control = postern_server::run(settings, supervisors.control.clone()).await.map_err(cannot_start)?;
 
-    let credential = node_credential(&control, NodeRole::Gateway, &layout.gateway_credential())?;
+    let credential = node_credential(&control, NodeRole::Gateway, &layout.gateway_credential()).await?;
     let gateway = postern_gateway::run(
         config(json!({
             "postgres_listen": endpoints.postgres, "tunnel_listen": endpoints.tunnel,
@@ -70,7 +70,7 @@ pub(super) async fn start(
         })?;
         allow.push(json!({"hosts": [host], "ports": [if port == "*" { "1-65535" } else { port }]}));
     }
-    let credential = node_credential(&control, NodeRole::Agent, &layout.agent_credential())?;
+    let credential = node_credential(&control, NodeRole::Agent, &layout.agent_credential()).await?;
     let agent = postern_agent::run(
         config(json!({"gateways": [endpoints.tunnel.to_string()], "allow": allow}))?,
         credential,
@@ -109,7 +109,7 @@ async fn serve_ops(endpoints: &Endpoints, nodes: &Nodes, supervisors: &Superviso
 }
 
 /// The node's certificate from an earlier start while it is good for long, else a new one.
-fn node_credential(control: &ControlHandle, role: NodeRole, dir: &Path) -> Result<NodeCredential, Failure> {
+async fn node_credential(control: &ControlHandle, role: NodeRole, dir: &Path) -> Result<NodeCredential, Failure> {
     let wrong = |error: PkiError| Failure::failed(format!("credential {}: {error}", dir.display()));
     if NodeCredential::exists(dir) {
         let credential = NodeCredential::load(dir).map_err(wrong)?;
@@ -123,6 +123,7 @@ fn node_credential(control: &ControlHandle, role: NodeRole, dir: &Path) -> Resul
     let identity = NodeIdentity { role, name, pool };
     let credential = control
         .issue_node_credential(&identity, &[])
+        .await
         .map_err(|error| Failure::failed(format!("cannot issue a certificate for {identity}: {error}")))?;
     credential.save(dir).map_err(wrong)?;
     Ok(credential)

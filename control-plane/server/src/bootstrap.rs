@@ -8,12 +8,16 @@ use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::secret::SecretBytes;
 use postern_runtime::clock;
 use postern_runtime::jwt::SessionSigner;
-use postern_runtime::pki::{Authority, KeyRequest, NodeCredential, PkiError};
+use postern_runtime::pki::{Authority, KeyRequest, NodeCredential};
 use postern_state::Cluster;
+use postern_state::commands::RecordCertificate;
 use secrecy::{ExposeSecret as _, SecretString};
 use tracing::info;
 
+use crate::api::sign_for;
+use crate::cluster::init::write;
 use crate::keys::Kek;
+use crate::raft::RaftHandle;
 use crate::run::ControlError;
 
 /// How long certificates are good for that this process gives to nodes in it.
@@ -76,19 +80,22 @@ pub(crate) fn incarnation() -> String {
     format!("{:016x}", clock::random_u128() >> 64)
 }
 
-/// A new key and its certificate, for a node in this process.
-pub(crate) fn issue(
-    authority: &Authority,
+/// A new key and its certificate, for a node in this process. It is in the replicated state before it is handed out.
+pub(crate) async fn issue(
+    keys: &ClusterKeys,
+    raft: &RaftHandle,
     identity: &NodeIdentity,
     alt_names: &[String],
-) -> Result<NodeCredential, PkiError> {
+) -> Result<NodeCredential, ControlError> {
     let request = KeyRequest::generate_for(identity.role)?;
-    let certificate_pem = authority.issue(identity, &request.csr_der, alt_names, clock::now(), DEV_LIFETIME)?;
-    Ok(NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() })
+    let signed = sign_for(keys, identity, &request.csr_der, alt_names, DEV_LIFETIME)?;
+    write(raft, RecordCertificate { certificate: signed.record }).await?;
+    let ca_pem = keys.authority.ca_pem().to_owned();
+    Ok(NodeCredential { certificate_pem: signed.certificate_pem, key_pem: request.key_pem, ca_pem })
 }
 
 /// The administrator's credential: made at the first start, renewed when less than a quarter of its life is left.
-pub(crate) fn admin_credential(authority: &Authority, dir: &Path) -> Result<(), ControlError> {
+pub(crate) async fn admin_credential(keys: &ClusterKeys, raft: &RaftHandle, dir: &Path) -> Result<(), ControlError> {
     if NodeCredential::exists(dir) {
         let left = NodeCredential::load(dir)?.expires_at()?.since(clock::now());
         if left > DEV_LIFETIME / 4 {
@@ -97,7 +104,7 @@ pub(crate) fn admin_credential(authority: &Authority, dir: &Path) -> Result<(), 
     }
     let name = "admin".parse().map_err(|_| ControlError::NoCluster)?;
     let identity = NodeIdentity { role: NodeRole::Admin, name, pool: None };
-    issue(authority, &identity, &[])?.save(dir)?;
+    issue(keys, raft, &identity, &[]).await?.save(dir)?;
     info!(dir = %dir.display(), "wrote an administrator's credential");
     Ok(())
 }

@@ -147,19 +147,20 @@ pub struct ControlHandle {
     /// What is ready.
     pub readiness: Readiness,
     keys: Arc<ClusterKeys>,
+    raft: RaftHandle,
 }
 
 impl ControlHandle {
     /// A new key and certificate for a node that runs in this process.
     ///
     /// # Errors
-    /// When a name may not stand in a certificate.
-    pub fn issue_node_credential(
+    /// When a name may not stand in a certificate, or the certificate cannot be recorded: nobody has it then.
+    pub async fn issue_node_credential(
         &self,
         identity: &NodeIdentity,
         alt_names: &[String],
-    ) -> Result<NodeCredential, PkiError> {
-        bootstrap::issue(&self.keys.authority, identity, alt_names)
+    ) -> Result<NodeCredential, ControlError> {
+        bootstrap::issue(&self.keys, &self.raft, identity, alt_names).await
     }
 }
 
@@ -265,14 +266,13 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         keys = cluster_keys(&members, &kek, &file, &config) => Arc::new(keys?),
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     };
-    if config.dev {
-        bootstrap::admin_credential(&keys.authority, &data.admin())?;
-    }
-
     let (feed, published) = tokio::select! {
         started = start_feed(&members, &hub, &kek, &keys) => started?,
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     };
+    if config.dev {
+        bootstrap::admin_credential(&keys, &raft, &data.admin()).await?;
+    }
     let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
 
     let shown = serving::compatible(&members.credential, &keys, &raft, &supervisor)?;
@@ -313,6 +313,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         admin_credential_dir: data.admin(),
         readiness,
         keys,
+        raft: members.raft,
     })
 }
 

@@ -49,12 +49,23 @@ pub(crate) fn sign(
     csr: &[u8],
     alt_names: &[String],
 ) -> Result<Signed, PkiError> {
-    let now = clock::now();
     let lifetime = match identity.role {
         NodeRole::Control | NodeRole::Gateway => keys.certificate_lifetime,
         // Nobody renews these but people.
         NodeRole::Agent | NodeRole::Admin => keys.certificate_lifetime.max(LONG),
     };
+    sign_for(keys, identity, csr, alt_names, lifetime)
+}
+
+/// As [`sign`], good for `lifetime`.
+pub(crate) fn sign_for(
+    keys: &ClusterKeys,
+    identity: &NodeIdentity,
+    csr: &[u8],
+    alt_names: &[String],
+    lifetime: Duration,
+) -> Result<Signed, PkiError> {
+    let now = clock::now();
     let certificate_pem = keys.authority.issue(identity, csr, alt_names, now, lifetime)?;
     let record = NodeCertificate {
         serial: pki::serial_of_pem(&certificate_pem)?,

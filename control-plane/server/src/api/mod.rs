@@ -49,7 +49,7 @@ use tracing::error;
 
 pub(crate) use access::Access;
 pub(crate) use audit_log::AuditLog;
-pub(crate) use certificates::sign;
+pub(crate) use certificates::{sign, sign_for};
 
 use crate::bootstrap::ClusterKeys;
 use crate::feed::Published;

@@ -71,14 +71,14 @@ impl Node {
         self.connect(Some(NodeCredential::load(&self.control.admin_credential_dir).unwrap())).await
     }
 
-    pub(crate) fn credential(&self, role: NodeRole, name: &str) -> NodeCredential {
+    pub(crate) async fn credential(&self, role: NodeRole, name: &str) -> NodeCredential {
         let pool = (role == NodeRole::Agent).then(|| "lab".parse().unwrap());
         let identity = NodeIdentity { role, name: name.parse().unwrap(), pool };
-        self.control.issue_node_credential(&identity, &[]).unwrap()
+        self.control.issue_node_credential(&identity, &[]).await.unwrap()
     }
 
     pub(crate) async fn as_node(&self, role: NodeRole, name: &str) -> Channel {
-        self.connect(Some(self.credential(role, name))).await
+        self.connect(Some(self.credential(role, name).await)).await
     }
 }
 

@@ -12,6 +12,7 @@ use postern_proto::gateway::v1::watch_response::Policy as Answer;
 use postern_proto::gateway::v1::{Delta, Snapshot as SnapshotProto, WatchRequest, WatchResponse};
 use postern_proto::resource::v1::Kind;
 use postern_runtime::clock;
+use postern_runtime::pki::NodeCredential;
 use prost::Message as _;
 use tonic::transport::Channel;
 
@@ -31,7 +32,7 @@ impl Follower {
         let mut client = PolicyFeedServiceClient::new(channel.clone());
         let request = WatchRequest { known_revision: known.revision, incarnation: known.incarnation.clone() };
         let stream = client.watch(request).await.unwrap().into_inner();
-        Self { stream, ca: node.credential(NodeRole::Gateway, "g").ca_der() }
+        Self { stream, ca: NodeCredential::load(&node.control.admin_credential_dir).unwrap().ca_der() }
     }
 
     async fn next(&mut self) -> WatchResponse {
@@ -189,7 +190,7 @@ async fn a_long_policy_comes_in_parts() {
         put(&mut admin, objects.collect()).await;
     }
     let gateway = node.as_node(NodeRole::Gateway, "g1").await;
-    let ca = node.credential(NodeRole::Gateway, "g").ca_der();
+    let ca = NodeCredential::load(&node.control.admin_credential_dir).unwrap().ca_der();
     // The feed follows what is acknowledged. Until it has caught up with ten changes, it tells whoever takes an old whole to come again, or gives
     // one of a moment before.
     loop {

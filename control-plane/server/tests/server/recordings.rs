@@ -87,7 +87,7 @@ async fn export(client: &mut SessionServiceClient<Channel>, session: SessionId) 
 async fn uploaded_exported_and_verified_across_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).await;
-    let credential = node.credential(NodeRole::Gateway, "g1");
+    let credential = node.credential(NodeRole::Gateway, "g1").await;
     let session = clock::session_id();
     let all = recording(&node, &credential, session);
     let gateway = node.as_node(NodeRole::Gateway, "g1").await;
@@ -136,7 +136,7 @@ async fn uploaded_exported_and_verified_across_a_restart() {
 async fn a_gateway_writes_its_own_sessions_only_and_only_whole_chains() {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).await;
-    let credential = node.credential(NodeRole::Gateway, "g1");
+    let credential = node.credential(NodeRole::Gateway, "g1").await;
     let session = clock::session_id();
     let all = recording(&node, &credential, session);
     let other = node.as_node(NodeRole::Gateway, "g2").await;

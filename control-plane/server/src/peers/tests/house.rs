@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use postern_core::node::{NodeIdentity, NodeRole};
-use postern_runtime::pki::{Authority, NodeCredential};
+use postern_runtime::clock;
+use postern_runtime::pki::{Authority, KeyRequest, NodeCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::tls;
 use postern_state::{Outcome, Success};
@@ -23,7 +24,7 @@ use tonic::service::Routes;
 use super::super::{AddressBook, PeerEntry, PeerForward, PeerTransport, Peers, PeersConfig, PeersHandle, RaftSide};
 use crate::raft::log_store::StorageError;
 use crate::raft::{ForwardedProposal, ProposeError};
-use crate::{bootstrap, serve};
+use crate::serve;
 
 pub(super) const LONG: Duration = Duration::from_secs(20);
 
@@ -264,7 +265,10 @@ impl House {
 
     pub(super) fn credential(&self, role: NodeRole, name: &str) -> NodeCredential {
         let identity = NodeIdentity { role, name: name.parse().unwrap(), pool: None };
-        bootstrap::issue(&self.authority, &identity, &["localhost".to_owned()]).unwrap()
+        let request = KeyRequest::generate_for(role).unwrap();
+        let (names, now, day) = (["localhost".to_owned()], clock::now(), Duration::from_secs(86_400));
+        let certificate_pem = self.authority.issue(&identity, &request.csr_der, &names, now, day).unwrap();
+        NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: self.authority.ca_pem().to_owned() }
     }
 
     /// A member with its own idea of who it is.
