@@ -87,6 +87,10 @@ pub(crate) fn upload_failed() {
     counter!("postern_gateway_upload_failures_total").increment(1);
 }
 
+pub(crate) fn upload_stalled() {
+    counter!("postern_gateway_upload_stalled_total").increment(1);
+}
+
 pub(crate) fn upload_refused() {
     counter!("postern_gateway_upload_refused_total").increment(1);
 }

@@ -60,7 +60,7 @@ fn recording(node: &Node, credential: &NodeCredential, session: SessionId) -> Ve
 }
 
 fn upload(session: SessionId, first_seq: u64, frames: &[Vec<u8>]) -> UploadRequest {
-    UploadRequest { session: session.to_string(), first_seq, frames: frames.concat() }
+    UploadRequest { session: session.to_string(), first_seq, frames: frames.concat(), held_from: 0 }
 }
 
 async fn send(channel: Channel, requests: Vec<UploadRequest>) -> Vec<UploadResponse> {

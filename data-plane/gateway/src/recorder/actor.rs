@@ -14,7 +14,7 @@ use postern_runtime::clock;
 use postern_runtime::pki::SealSigner;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::spool::{Append, Spool, SpoolError};
+use super::spool::{Append, SessionState, Spool, SpoolError};
 use super::{Frames, RecordError, RecorderConfig, seal};
 use crate::metrics;
 
@@ -33,10 +33,21 @@ pub(super) enum Msg {
     Abandoned { session: SessionId },
     /// The control plane has all before `next_seq`.
     Acknowledged { session: SessionId, next_seq: u64 },
+    /// Another member of the control plane has of these only what comes before the number: the rest is sent again.
+    Rewind { sessions: Vec<(SessionId, u64)>, done: oneshot::Sender<()> },
     /// Time passes: try again what failed.
     Tick,
     /// Everything that records has ended.
     Stop,
+}
+
+/// What the uploader knows of a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// The control plane has all before this.
+    pub(super) acked: u64,
+    /// The spool has all from this on.
+    pub(super) from: u64,
 }
 
 /// What others may know of the spool.
@@ -44,8 +55,9 @@ pub(super) enum Msg {
 pub(super) struct View {
     /// Durable length of each segment.
     pub(super) segments: BTreeMap<u64, u64>,
-    /// What the control plane has, by session.
-    pub(super) acked: BTreeMap<SessionId, u64>,
+    pub(super) sessions: BTreeMap<SessionId, Held>,
+    /// How many segments are gone.
+    deleted: u64,
     /// New sessions can be recorded.
     pub(super) ready: bool,
     /// All is sealed and acknowledged.
@@ -76,7 +88,7 @@ impl Actor {
         mailbox: mpsc::Receiver<Msg>,
     ) -> Result<(Self, watch::Receiver<View>), SpoolError> {
         let segment_size = (config.max_bytes / 16).clamp(64 << 10, 8 << 20);
-        let spool = Spool::open(&config.dir, segment_size)?;
+        let spool = Spool::open(&config.dir, segment_size)?.keeping(config.max_bytes / 8);
         let (view, watcher) = watch::channel(View::default());
         let mut actor =
             Self { spool, signer, max_bytes: config.max_bytes, mailbox, view, broken: BTreeMap::new(), failed: false };
@@ -149,7 +161,7 @@ impl Actor {
             }
             Msg::Acknowledged { session, next_seq } => {
                 self.view.send_if_modified(|view| {
-                    view.acked.insert(session, next_seq);
+                    view.sessions.entry(session).or_default().acked = next_seq;
                     false
                 });
                 if let Err(error) = self.spool.acknowledged(session, next_seq) {
@@ -157,9 +169,24 @@ impl Actor {
                 }
                 None
             }
+            Msg::Rewind { sessions, done } => {
+                self.spool.rewind(&sessions);
+                self.view.send_if_modified(|view| {
+                    for (session, next_seq) in sessions {
+                        let held = view.sessions.entry(session).or_default();
+                        held.acked = held.acked.min(next_seq);
+                    }
+                    false
+                });
+                // The uploader is gone with the node.
+                let _ = done.send(());
+                None
+            }
             Msg::Tick => {
                 if self.failed {
                     self.recover();
+                } else if let Err(error) = self.spool.delete_unneeded() {
+                    self.fail(&error);
                 }
                 None
             }
@@ -285,9 +312,12 @@ impl Actor {
         self.view.send_if_modified(|view| {
             let (active, len) = spool.active();
             let mut changed = view.segments.insert(active, len) != Some(len);
-            if view.segments.len() != spool.segment_count() {
+            if (view.segments.len(), view.deleted) != (spool.segment_count(), spool.deleted()) {
                 view.segments = spool.segment_lengths().collect();
-                view.acked = spool.acked().collect();
+                let held =
+                    |(session, state): (_, SessionState)| (session, Held { acked: state.acked, from: state.from });
+                view.sessions = spool.sessions().map(held).collect();
+                view.deleted = spool.deleted();
                 changed = true;
             }
             changed |= (view.ready, view.settled) != (ready, spool.is_settled());

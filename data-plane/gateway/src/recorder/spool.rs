@@ -48,6 +48,8 @@ pub(super) struct SessionState {
     pub(super) sealed: bool,
     /// The control plane has all before this.
     pub(super) acked: u64,
+    /// The spool has all from this on.
+    pub(super) from: u64,
 }
 
 /// Frames to write.
@@ -71,6 +73,8 @@ pub(super) struct Spool {
     dir_handle: File,
     _lock: File,
     segment_size: u64,
+    /// Bytes up to which acknowledged events of sessions that go on are kept.
+    keep: u64,
     active: u64,
     file: File,
     segments: BTreeMap<u64, Segment>,
@@ -78,6 +82,8 @@ pub(super) struct Spool {
     /// Sessions that are open, or not wholly acknowledged.
     unsettled: BTreeSet<SessionId>,
     bytes: u64,
+    /// Segments that were deleted.
+    deleted: u64,
     poisoned: bool,
 }
 
@@ -127,16 +133,26 @@ impl Spool {
             dir_handle,
             _lock: lock,
             segment_size,
+            keep: 0,
             active,
             file,
             segments,
             sessions,
             unsettled,
             bytes,
+            deleted: 0,
             poisoned: false,
         };
         spool.begun(active);
         Ok(spool)
+    }
+
+    /// Keeps what is acknowledged of sessions that go on, up to that many bytes of spool: the member of the control plane that has it may
+    /// be lost before the session ends, and another then takes it from the beginning.
+    #[must_use]
+    pub(super) const fn keeping(mut self, bytes: u64) -> Self {
+        self.keep = bytes;
+        self
     }
 
     /// Writes `appends` and makes them durable with one flush. All or none: after an error nothing of them is there.
@@ -150,8 +166,9 @@ impl Spool {
         for append in appends {
             let next_seq = append.first_seq.saturating_add(u64::from(append.count));
             let head = append.frames.last_chunk::<32>().copied().unwrap_or_default();
-            let acked = self.sessions.get(&append.session).map_or(0, |state| state.acked);
-            let state = SessionState { next_seq, head, segment: self.active, sealed: append.seals, acked };
+            let (acked, from) =
+                self.sessions.get(&append.session).map_or((0, append.first_seq), |state| (state.acked, state.from));
+            let state = SessionState { next_seq, head, segment: self.active, sealed: append.seals, acked, from };
             self.sessions.insert(append.session, state);
             self.unsettled.insert(append.session);
             if let Some(segment) = self.segments.get_mut(&self.active) {
@@ -172,7 +189,18 @@ impl Spool {
             }
             _ => return Ok(()),
         }
-        self.delete_unneeded()
+        // Looking costs more than one acknowledgement is worth, unless there is need: a new segment and each tick look as well.
+        if self.bytes > self.keep || self.unsettled.is_empty() { self.delete_unneeded() } else { Ok(()) }
+    }
+
+    /// Another member of the control plane takes the uploads now, and has of these sessions only what comes before the number.
+    pub(super) fn rewind(&mut self, sessions: &[(SessionId, u64)]) {
+        for (session, next_seq) in sessions {
+            if let Some(state) = self.sessions.get_mut(session) {
+                state.acked = state.acked.min(*next_seq);
+                self.unsettled.insert(*session);
+            }
+        }
     }
 
     /// Tries whether writing works again after a failure: a new segment must be made and flushed.
@@ -208,9 +236,14 @@ impl Spool {
         self.segments.iter().map(|(number, segment)| (*number, segment.len))
     }
 
-    /// What the control plane has, by session.
-    pub(super) fn acked(&self) -> impl Iterator<Item = (SessionId, u64)> + '_ {
-        self.sessions.iter().map(|(session, state)| (*session, state.acked))
+    /// Every session that has something in the spool.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = (SessionId, SessionState)> + '_ {
+        self.sessions.iter().map(|(session, state)| (*session, *state))
+    }
+
+    /// How many segments were deleted since the start.
+    pub(super) const fn deleted(&self) -> u64 {
+        self.deleted
     }
 
     /// Whether the control plane has everything, and every session is sealed.
@@ -274,16 +307,17 @@ impl Spool {
         self.segments.insert(number, Segment { len, needs: BTreeMap::new() });
     }
 
-    fn delete_unneeded(&mut self) -> io::Result<()> {
-        let acked =
-            |session: &SessionId, needs: &u64| self.sessions.get(session).is_none_or(|state| state.acked >= *needs);
-        let numbers: Vec<u64> = self
-            .segments
-            .iter()
-            .filter(|(number, segment)| **number != self.active && segment.needs.iter().all(|(s, n)| acked(s, n)))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in numbers {
+    /// Oldest first, and no further than to what is still needed: what is left of a session is whole from some event on.
+    pub(super) fn delete_unneeded(&mut self) -> io::Result<()> {
+        while let Some((&number, segment)) =
+            self.segments.first_key_value().filter(|(number, _)| **number != self.active)
+        {
+            let acked =
+                |(session, n): (&SessionId, &u64)| self.sessions.get(session).is_none_or(|state| state.acked >= *n);
+            let goes_on = segment.needs.keys().any(|session| self.unsettled.contains(session));
+            if !segment.needs.iter().all(acked) || (goes_on && self.bytes <= self.keep) {
+                return Ok(());
+            }
             // An open session must stay known: a restart after a crash has to close it.
             let carried: Vec<SessionId> = self
                 .sessions
@@ -309,6 +343,12 @@ impl Spool {
             self.dir_handle.sync_all()?;
             if let Some(gone) = self.segments.remove(&number) {
                 self.bytes = self.bytes.saturating_sub(gone.len);
+                self.deleted = self.deleted.saturating_add(1);
+                for (session, next_seq) in gone.needs {
+                    if let Some(state) = self.sessions.get_mut(&session) {
+                        state.from = state.from.max(next_seq);
+                    }
+                }
             }
             self.sessions.retain(|_, state| state.segment != number);
         }
@@ -394,17 +434,17 @@ fn note(
     sessions: &mut BTreeMap<SessionId, SessionState>,
     needs: &mut BTreeMap<SessionId, u64>,
 ) {
-    let (session, next_seq, head, sealed, had) = match record {
+    let (session, next_seq, head, sealed, had, first) = match record {
         Record::Frames { session, first_seq, count, seals, frames } => {
             let next_seq = first_seq.saturating_add(u64::from(count));
             needs.insert(session, next_seq);
-            (session, next_seq, frames.last_chunk::<32>().copied().unwrap_or_default(), seals, 0)
+            (session, next_seq, frames.last_chunk::<32>().copied().unwrap_or_default(), seals, 0, first_seq)
         }
         // Written only when all before it had been acknowledged.
-        Record::Head { session, next_seq, head } => (session, next_seq, head, false, next_seq),
+        Record::Head { session, next_seq, head } => (session, next_seq, head, false, next_seq, next_seq),
     };
-    let acked = sessions.get(&session).map_or(0, |state| state.acked).max(had);
-    sessions.insert(session, SessionState { next_seq, head, segment: number, sealed, acked });
+    let (acked, from) = sessions.get(&session).map_or((0, first), |state| (state.acked, state.from));
+    sessions.insert(session, SessionState { next_seq, head, segment: number, sealed, acked: acked.max(had), from });
 }
 
 #[cfg(test)]

@@ -121,3 +121,56 @@ fn one_process_at_a_time() {
     let _spool = Spool::open(dir.path(), 1 << 20).unwrap();
     assert!(matches!(Spool::open(dir.path(), 1 << 20), Err(SpoolError::InUse(_))));
 }
+
+fn from(spool: &Spool, of: SessionId) -> u64 {
+    spool.session(of).unwrap().from
+}
+
+#[test]
+fn acknowledged_events_of_open_sessions_are_kept_up_to_a_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 1024).unwrap().keeping(4096);
+    let (long, short) = (session(1), session(2));
+    for seq in 0..20 {
+        spool.commit(&[append(long, seq, &frame(1))]).unwrap();
+    }
+    spool.acknowledged(long, 20).unwrap();
+    spool.delete_unneeded().unwrap();
+    assert_eq!(from(&spool, long), 0, "the member that has them may be lost");
+    // Past the bound the oldest go.
+    for seq in 20..100 {
+        spool.commit(&[append(long, seq, &frame(1))]).unwrap();
+        spool.acknowledged(long, seq + 1).unwrap();
+    }
+    assert!(spool.bytes() <= 4096 + 1024 + 200, "{}", spool.bytes());
+    let had = from(&spool, long);
+    assert!(had > 20, "{had}");
+    // What another member lacks must stay until it has it.
+    spool.rewind(&[(long, had)]);
+    for seq in 0..60 {
+        spool.commit(&[append(short, seq, &frame(2))]).unwrap();
+        spool.acknowledged(short, seq + 1).unwrap();
+    }
+    assert_eq!((from(&spool, long), spool.session(long).unwrap().acked), (had, had));
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), 1024).unwrap();
+    assert_eq!((from(&spool, long), spool.session(long).unwrap().next_seq), (had, 100));
+    spool.acknowledged(long, 100).unwrap();
+    spool.acknowledged(short, 60).unwrap();
+    // Only where its chain stands is known now.
+    assert_eq!((from(&spool, long), spool.segment_count()), (100, 1));
+    drop(spool);
+    let spool = Spool::open(dir.path(), 1024).unwrap();
+    assert_eq!((from(&spool, long), spool.session(long).unwrap().next_seq), (100, 100));
+}
+
+#[test]
+fn a_session_that_is_over_holds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 1024).unwrap().keeping(1 << 20);
+    for seq in 0..40 {
+        spool.commit(&[Append { seals: seq == 39, ..append(session(1), seq, &frame(1)) }]).unwrap();
+    }
+    spool.acknowledged(session(1), 40).unwrap();
+    assert_eq!(spool.segment_count(), 1);
+}

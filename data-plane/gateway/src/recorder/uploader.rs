@@ -2,8 +2,12 @@
 //!
 //! It reads what the recorder's thread has flushed, sends it, and passes acknowledgements back; the thread deletes. A lost connection,
 //! or a restart, begins again at the oldest segment and skips what is acknowledged: the store takes what it already has without harm.
+//!
+//! Each member of the control plane has files of its own. When another takes over, it says that it lacks what the one before it had
+//! acknowledged. What of it the spool still has is sent again; what it has not, the new member gets from the one before it. Until it can,
+//! that session waits in the spool and the others go on.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::SeekFrom;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,11 +17,12 @@ use postern_proto::gateway::v1::recording_service_client::RecordingServiceClient
 use postern_proto::gateway::v1::{UploadRequest, UploadResponse};
 use postern_runtime::backoff::Backoff;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::actor::{Msg, View};
+use super::actor::{Held, Msg, View};
 use super::record::{HEADER, MAGIC, MAX_PAYLOAD, Next, Record, next};
 use super::spool::segment_path;
 use crate::control::Failover;
@@ -34,6 +39,8 @@ const BATCH: usize = 512 << 10;
 /// An acknowledgement that takes longer means that the connection, or its other end, hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(1);
+/// When a session is tried again whose earlier events are at a member that does not answer.
+const STALLED_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 enum UploadError {
@@ -53,6 +60,8 @@ enum UploadError {
     Recorder,
     #[error("the control plane answered with something else than a session: {0}")]
     Answer(String),
+    #[error("it begins again")]
+    Again,
 }
 
 /// The uploading task.
@@ -61,6 +70,8 @@ pub(crate) struct Uploader {
     dir: PathBuf,
     view: watch::Receiver<View>,
     to: mpsc::Sender<Msg>,
+    /// Sessions that were told of because they wait.
+    told: BTreeSet<SessionId>,
 }
 
 /// Where the next record is.
@@ -68,6 +79,35 @@ pub(crate) struct Uploader {
 struct Cursor {
     segment: u64,
     offset: u64,
+}
+
+/// Sessions of which the member at the other end lacks what another had.
+#[derive(Debug, Default)]
+struct Behind {
+    /// To be sent again, from there on.
+    rewound: BTreeMap<SessionId, u64>,
+    /// The spool does not have it any more either.
+    stalled: BTreeSet<SessionId>,
+    retry: Option<Instant>,
+}
+
+impl Behind {
+    fn has(&self, session: &SessionId) -> bool {
+        self.rewound.contains_key(session) || self.stalled.contains(session)
+    }
+
+    /// Whether the stream is to begin again, with what is not acknowledged then.
+    fn begins_anew(&self) -> bool {
+        !self.rewound.is_empty() || self.retry.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Ends when stalled sessions are due.
+    async fn due(&self) {
+        match self.retry {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// A request that is sent and not acknowledged.
@@ -79,7 +119,7 @@ struct Sent {
 
 impl Uploader {
     pub(super) const fn new(dir: PathBuf, view: watch::Receiver<View>, to: mpsc::Sender<Msg>) -> Self {
-        Self { dir, view, to }
+        Self { dir, view, to, told: BTreeSet::new() }
     }
 
     /// Uploads until `stop`, then until all is acknowledged or `flush_limit` is over.
@@ -112,6 +152,10 @@ impl Uploader {
             match self.connected(&mut client, &mut progress).await {
                 Ok(never) => match never {},
                 Err(UploadError::Recorder) => return,
+                Err(UploadError::Again) => {
+                    backoff.reset();
+                    continue;
+                }
                 Err(error) => {
                     if progress {
                         backoff.reset();
@@ -154,7 +198,8 @@ impl Uploader {
     ) -> Result<std::convert::Infallible, UploadError> {
         let (requests, outgoing) = mpsc::channel::<UploadRequest>(4);
         let mut cursor = Cursor::default();
-        let mut pending = self.read(&mut cursor).await?;
+        let mut behind = Behind::default();
+        let mut pending = self.read(&mut cursor, &behind.stalled).await?;
         // The first request may have to be there before the server answers at all.
         let mut sent: VecDeque<Sent> = VecDeque::new();
         if let Some(request) = pending.take() {
@@ -163,16 +208,22 @@ impl Uploader {
         let answer = tokio::time::timeout(ANSWER_LIMIT, client.upload(ReceiverStream::new(outgoing)));
         let mut answers = answer.await.map_err(|_| UploadError::Silent)??.into_inner();
         loop {
-            if pending.is_none() {
-                pending = self.read(&mut cursor).await?;
+            let anew = behind.begins_anew();
+            if anew {
+                // First all answers, so that none of them is taken for one to what is sent again.
+                pending = None;
+                if sent.is_empty() {
+                    return self.rewind(behind.rewound).await;
+                }
+            } else if pending.is_none() {
+                pending = self.read(&mut cursor, &behind.stalled).await?;
             }
             let unacknowledged: usize = sent.iter().map(|sent| sent.size).sum();
             let room = sent.len() < WINDOW && unacknowledged < WINDOW_BYTES;
             tokio::select! {
                 answer = answers.message() => {
                     let answer = answer?.ok_or(UploadError::Ended)?;
-                    self.take(answer, &mut sent).await?;
-                    *progress = true;
+                    *progress |= self.take(answer, &mut sent, &mut behind).await?;
                 }
                 permit = requests.reserve(), if room && pending.is_some() => {
                     let permit = permit.map_err(|_| UploadError::Ended)?;
@@ -181,7 +232,8 @@ impl Uploader {
                         sent.push_back(place);
                     }
                 }
-                changed = self.view.changed(), if pending.is_none() => changed.map_err(|_| UploadError::Recorder)?,
+                changed = self.view.changed(), if pending.is_none() && !anew => changed.map_err(|_| UploadError::Recorder)?,
+                () = behind.due(), if !anew => {}
                 () = tokio::time::sleep(ANSWER_LIMIT), if !sent.is_empty() => return Err(UploadError::Silent),
                 () = tokio::time::sleep(TICK), if sent.is_empty() => {
                     self.to.send(Msg::Tick).await.map_err(|_| UploadError::Recorder)?;
@@ -190,21 +242,54 @@ impl Uploader {
         }
     }
 
-    /// Takes an answer in.
-    async fn take(&mut self, answer: UploadResponse, sent: &mut VecDeque<Sent>) -> Result<(), UploadError> {
+    /// Has what a new member lacks sent again, on a new stream.
+    async fn rewind(&self, sessions: BTreeMap<SessionId, u64>) -> Result<std::convert::Infallible, UploadError> {
+        if sessions.is_empty() {
+            return Err(UploadError::Again);
+        }
+        tracing::info!(
+            sessions = sessions.len(),
+            "another member of the control plane takes recordings: sending again what it lacks"
+        );
+        let (done, rewound) = oneshot::channel();
+        let message = Msg::Rewind { sessions: sessions.into_iter().collect(), done };
+        self.to.send(message).await.map_err(|_| UploadError::Recorder)?;
+        rewound.await.map_err(|_| UploadError::Recorder)?;
+        Err(UploadError::Again)
+    }
+
+    /// Takes an answer in; whether it brought a session forward.
+    async fn take(
+        &mut self,
+        answer: UploadResponse,
+        sent: &mut VecDeque<Sent>,
+        behind: &mut Behind,
+    ) -> Result<bool, UploadError> {
         let session: SessionId =
             answer.session.parse().map_err(|_| UploadError::Answer(answer.session.chars().take(64).collect()))?;
-        let known = self.view.borrow().acked.get(&session).copied().unwrap_or(0);
+        let Held { acked: known, from } = self.view.borrow().sessions.get(&session).copied().unwrap_or_default();
         let mut next_seq = answer.next_seq;
         if !answer.refused.is_empty() {
             tracing::error!(%session, reason = answer.refused, "the control plane refuses this session's recording");
             metrics::upload_refused();
             next_seq = u64::MAX;
-        } else if next_seq < known {
-            // What it acknowledged may be deleted here: sending the rest would only grow a gap.
-            tracing::error!(%session, next_seq, known, "the control plane lost events that it had acknowledged");
-            metrics::upload_refused();
-            next_seq = u64::MAX;
+        } else if behind.has(&session) {
+            // To a request that was under way when this came to light.
+            return Ok(false);
+        } else if next_seq < known.max(from) {
+            // Another member has them, on its own disk.
+            if next_seq >= from {
+                behind.rewound.insert(session, next_seq);
+            } else {
+                if self.told.insert(session) {
+                    tracing::warn!(%session, next_seq, from, "a recording waits for the member of the control plane that has its beginning");
+                }
+                metrics::upload_stalled();
+                behind.stalled.insert(session);
+                behind.retry.get_or_insert_with(|| Instant::now() + STALLED_FOR);
+            }
+            sent.retain(|sent| sent.session != session);
+            return Ok(false);
         } else if sent.iter().find(|sent| sent.session == session).is_some_and(|first| next_seq < first.next_seq)
             && next_seq == known
         {
@@ -212,13 +297,18 @@ impl Uploader {
         }
         sent.retain(|sent| sent.session != session || sent.next_seq > next_seq);
         if next_seq > known {
+            self.told.remove(&session);
             self.to.send(Msg::Acknowledged { session, next_seq }).await.map_err(|_| UploadError::Recorder)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The next request from the spool, when one is there. Skips what is acknowledged.
-    async fn read(&mut self, cursor: &mut Cursor) -> Result<Option<(UploadRequest, Sent)>, UploadError> {
+    async fn read(
+        &mut self,
+        cursor: &mut Cursor,
+        skip: &BTreeSet<SessionId>,
+    ) -> Result<Option<(UploadRequest, Sent)>, UploadError> {
         loop {
             let (found, len) = {
                 let view = self.view.borrow_and_update();
@@ -249,7 +339,7 @@ impl Uploader {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let (request, taken) = self.gather(&bytes);
+            let (request, taken) = self.gather(&bytes, skip);
             if taken == 0 {
                 return Err(UploadError::Damaged { segment: found, offset: cursor.offset });
             }
@@ -278,16 +368,16 @@ impl Uploader {
     }
 
     /// One request of what follows at the beginning of `bytes`, and how many bytes were looked at.
-    fn gather(&self, bytes: &[u8]) -> (Option<(UploadRequest, Sent)>, usize) {
+    fn gather(&self, bytes: &[u8], skip: &BTreeSet<SessionId>) -> (Option<(UploadRequest, Sent)>, usize) {
         let view = self.view.borrow();
         let mut taken = 0_usize;
         let mut gathered: Option<(SessionId, u64, u64, Vec<u8>)> = None;
         while let Next::Record { record, size } = next(bytes.get(taken..).unwrap_or_default()) {
             if let Record::Frames { session, first_seq, count, frames, .. } = record {
                 let next_seq = first_seq.saturating_add(u64::from(count));
-                let acked = view.acked.get(&session).is_some_and(|acked| *acked >= next_seq);
+                let acked = view.sessions.get(&session).is_some_and(|held| held.acked >= next_seq);
                 match &mut gathered {
-                    _ if acked => {}
+                    _ if acked || skip.contains(&session) => {}
                     None => gathered = Some((session, first_seq, next_seq, frames.to_vec())),
                     Some((of, _, until, all))
                         if *of == session && *until == first_seq && all.len().saturating_add(frames.len()) <= BATCH =>
@@ -302,7 +392,8 @@ impl Uploader {
         }
         let request = gathered.map(|(session, first_seq, next_seq, frames)| {
             let size = frames.len();
-            let request = UploadRequest { session: session.to_string(), first_seq, frames };
+            let held_from = view.sessions.get(&session).map_or(0, |held| held.from);
+            let request = UploadRequest { session: session.to_string(), first_seq, frames, held_from };
             (request, Sent { session, next_seq, size })
         });
         (request, taken)

@@ -32,13 +32,18 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct Control {
     pub(crate) policy: watch::Sender<Option<Arc<Snapshot>>>,
     pub(crate) approvals: watch::Sender<BTreeMap<String, pb::Approval>>,
+    /// Takes no recordings while it is set.
+    pub(crate) away: watch::Sender<bool>,
     recordings: Arc<Mutex<BTreeMap<SessionId, Stored>>>,
     signer: Option<SealSigner>,
 }
 
+#[derive(Clone)]
 struct Stored {
     chain: Chain,
     file: Vec<u8>,
+    /// What the gateway said last that it still has.
+    held_from: u64,
 }
 
 impl Control {
@@ -46,8 +51,31 @@ impl Control {
         Self {
             policy: watch::Sender::new(None),
             approvals: watch::Sender::default(),
+            away: watch::Sender::new(false),
             recordings: Arc::default(),
             signer: None,
+        }
+    }
+
+    /// Another member: the same policy, and a disk of its own.
+    pub(crate) fn other(&self) -> Self {
+        Self { away: watch::Sender::new(false), recordings: Arc::default(), ..self.clone() }
+    }
+
+    /// How many events of the only session it has, and from which on the gateway said that it still has them.
+    pub(crate) fn has(&self) -> (u64, u64) {
+        let all = self.recordings.lock().unwrap();
+        all.values().next().map_or((0, 0), |stored| (stored.chain.next_seq(), stored.held_from))
+    }
+
+    /// Gets from another member what that one has more.
+    pub(crate) fn fetch(&self, from: &Self) {
+        let theirs = from.recordings.lock().unwrap().clone();
+        let mut own = self.recordings.lock().unwrap();
+        for (session, stored) in theirs {
+            if own.get(&session).is_none_or(|own| own.chain.next_seq() < stored.chain.next_seq()) {
+                own.insert(session, stored);
+            }
         }
     }
 
@@ -207,12 +235,21 @@ impl RecordingService for Control {
 
     async fn upload(&self, request: Request<Streaming<UploadRequest>>) -> Result<Response<Self::UploadStream>, Status> {
         let recordings = Arc::clone(&self.recordings);
+        if *self.away.borrow() {
+            return Err(Status::unavailable("away"));
+        }
+        let mut away = self.away.subscribe();
+        let goes = async move { drop(away.wait_for(|away| *away).await) };
         let answers = request.into_inner().map(move |request| {
             let request = request?;
             let session: SessionId = request.session.parse().unwrap();
             let mut all = recordings.lock().unwrap();
-            let stored =
-                all.entry(session).or_insert_with(|| Stored { chain: Chain::start(session), file: MAGIC.to_vec() });
+            let stored = all.entry(session).or_insert_with(|| Stored {
+                chain: Chain::start(session),
+                file: MAGIC.to_vec(),
+                held_from: 0,
+            });
+            stored.held_from = request.held_from;
             for (frame, seq) in frames(&request.frames).zip(request.first_seq..) {
                 let frame = frame.unwrap();
                 if seq == stored.chain.next_seq() {
@@ -225,6 +262,7 @@ impl RecordingService for Control {
             }
             Ok(UploadResponse { session: request.session, next_seq: stored.chain.next_seq(), refused: String::new() })
         });
-        Ok(Response::new(answers.boxed()))
+        let end = futures::stream::once(std::future::ready(Err(Status::unavailable("away"))));
+        Ok(Response::new(answers.take_until(goes).chain(end).boxed()))
     }
 }

@@ -33,6 +33,8 @@ pub(crate) const CLUSTER: &str = "test-cluster";
 
 pub(crate) struct House {
     pub(crate) control: Control,
+    /// The other member of the control plane, when there are two.
+    pub(crate) other: Option<Control>,
     pub(crate) gateway: GatewayHandle,
     pub(crate) target: Target,
     pub(crate) supervisor: Supervisor,
@@ -90,15 +92,20 @@ impl House {
     }
 
     pub(crate) async fn with(sql: &str, adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
-        Self::around(sql, None, adjust).await
+        Self::around(sql, None, false, adjust).await
+    }
+
+    /// With a control plane of two members.
+    pub(crate) async fn with_two(adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::around("", None, true, adjust).await
     }
 
     /// With a target that speaks TLS by this certificate and key.
     pub(crate) async fn with_tls(certificate: &str, key: &str) -> Self {
-        Self::around("", Some((certificate, key)), |_| {}).await
+        Self::around("", Some((certificate, key)), false, |_| {}).await
     }
 
-    async fn around(sql: &str, tls: Option<(&str, &str)>, adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
+    async fn around(sql: &str, tls: Option<(&str, &str)>, two: bool, adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
         let sql = format!(
             "CREATE TABLE public.items (id int PRIMARY KEY, name text);
              INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 20) n;
@@ -109,14 +116,18 @@ impl House {
         let target = Target::start(&sql, tls).await;
         let authority = Authority::create(CLUSTER).unwrap();
         let control = Control::new();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        spawn(control.clone().serve(listener, credential(&authority, NodeRole::Control, None)));
+        let other = two.then(|| control.other());
+        let mut addresses = Vec::new();
+        for control in [Some(&control), other.as_ref()].into_iter().flatten() {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap().to_string());
+            spawn(control.clone().serve(listener, credential(&authority, NodeRole::Control, None)));
+        }
 
         let dir = tempfile::tempdir().unwrap();
         let mut config: GatewayConfig = serde_json::from_value(serde_json::json!({
             "postgres_listen": "127.0.0.1:0",
-            "control_plane": address.to_string(),
+            "control_plane": addresses,
             "spool_dir": dir.path().join("spool"),
             "drain_limit": "500ms",
         }))
@@ -126,7 +137,7 @@ impl House {
         let supervisor = Supervisor::new();
         let gateway = postern_gateway::run(config, credential.clone(), supervisor.clone()).await.unwrap();
         let signer = SessionSigner::generate().unwrap();
-        let house = Self { control, gateway, target, supervisor, credential, signer, authority, _dir: dir };
+        let house = Self { control, other, gateway, target, supervisor, credential, signer, authority, _dir: dir };
         house.apply(|_| {});
         house.ready().await;
         house
