@@ -15,6 +15,7 @@ const FILES: &[&str] = &[
     "postern/admin/v1/secrets.proto",
     "postern/peer/v1/member.proto",
     "postern/peer/v1/peer.proto",
+    "postern/peer/v1/recording.proto",
     "postern/gateway/v1/gateway.proto",
     "postern/state/v1/state.proto",
     "postern/tunnel/v1/tunnel.proto",

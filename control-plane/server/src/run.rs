@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postern_core::node::NodeIdentity;
 use postern_proto::peer::v1::member_service_server::MemberServiceServer;
+use postern_proto::peer::v1::recording_service_server::RecordingServiceServer;
 use postern_runtime::ops::{self, Readiness};
 use postern_runtime::pki::{NodeCredential, PkiError, Revocations, RotatingCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
@@ -35,6 +36,7 @@ use crate::peers::{AddressBook, PeerEntry, Peers, PeersConfig};
 use crate::raft::log_store::{DiskLog, StorageError};
 use crate::raft::{DriverError, NodeConfig, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
+use crate::recordings::copies::Copies;
 use crate::watch::WatchHub;
 use crate::{serve, serving};
 
@@ -249,11 +251,15 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let (stop_raft, stop_peers) = (raft_stop.clone().drop_guard(), peers_stop.clone().drop_guard());
     peers.attach(raft.clone());
     let members = Members { raft: raft.clone(), view: views.view.clone(), peers: peers.clone(), credential };
+    let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
+    let copies = Copies::new(recordings.clone(), members.clone());
     if let Some(listener) = peer_listener {
         // TLS would only say no. The services tell a member that was removed, whose certificate is revoked as well, that it was.
         let told_by_services = Revocations::none();
         let tls = tls::server_mtls_rotating(&members.credential, told_by_services.clone(), &[b"h2"])?;
-        let routes = Routes::new(peers.service()).add_service(MemberServiceServer::new(members.clone()));
+        let routes = Routes::new(peers.service())
+            .add_service(MemberServiceServer::new(members.clone()))
+            .add_service(RecordingServiceServer::new(copies.clone()));
         let (own, until) = (supervisor.clone(), peers_stop);
         supervisor.spawn("peer-listener", OnEnd::StopNode, async move {
             serve::serve(listener, tls, told_by_services, routes, &own, until).await;
@@ -270,11 +276,6 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         started = start_feed(&members, &hub, &kek, &keys) => started?,
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     };
-    if config.dev {
-        bootstrap::admin_credential(&keys, &raft, &data.admin()).await?;
-    }
-    let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
-
     let shown = serving::compatible(&members.credential, &keys, &raft, &supervisor)?;
     let tls = tls::server_optional_client_rotating(&shown, revocations.clone(), &[b"h2"])?;
     let stop = supervisor.sessions_ended_token();
@@ -289,7 +290,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let audit = AuditLog::start(raft.clone(), &supervisor);
     let access = Access::new(published.policy.clone(), &config, raft.clone(), audit);
     let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access);
-    let routes = api::routes(&raft, &hub, &kek, &keys, &access, &published, &recordings, cluster_api, &stop);
+    let routes = api::routes(&raft, &hub, &kek, &keys, &access, &published, (&recordings, &copies), cluster_api, &stop);
     let (ready, sessions) = (readiness.clone(), supervisor.clone());
     supervisor.spawn("grpc", OnEnd::StopNode, async move {
         serve::serve(listener, tls, revocations, routes, &sessions, stop).await;

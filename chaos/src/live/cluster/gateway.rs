@@ -30,6 +30,14 @@ impl Gateway {
     /// # Errors
     /// When it does not come up, or something is refused.
     pub fn start(cluster: &LiveCluster, postgres: &Postgres) -> Result<Self> {
+        Self::start_with(cluster, postgres, "")
+    }
+
+    /// The same, with further lines of its `[gateway]` section.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn start_with(cluster: &LiveCluster, postgres: &Postgres, further: &str) -> Result<Self> {
         let folder = cluster.folder().join("gateway");
         fs::create_dir_all(&folder)?;
         let (token, credential) = (folder.join("token"), folder.join("credential").display().to_string());
@@ -43,7 +51,7 @@ impl Gateway {
             &config,
             format!(
                 "[gateway]\ncredential_dir = \"{credential}\"\npostgres_listen = \"127.0.0.1:{port}\"\n\
-                 tunnel_listen = \"127.0.0.1:{tunnel}\"\nops_listen = \"127.0.0.1:{ops}\"\ncontrol_plane = {:?}\nspool_dir = \"{}\"\n",
+                 tunnel_listen = \"127.0.0.1:{tunnel}\"\nops_listen = \"127.0.0.1:{ops}\"\ncontrol_plane = {:?}\nspool_dir = \"{}\"\n{further}\n",
                 cluster.addresses(),
                 folder.join("spool").display(),
             ),

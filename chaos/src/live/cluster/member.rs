@@ -118,6 +118,19 @@ impl Member {
         self.folder.join("data")
     }
 
+    /// The recordings that it has on its disk, each with its size: `ses_….rec`.
+    #[must_use]
+    pub fn recordings(&self) -> Vec<(String, u64)> {
+        let mut found = Vec::new();
+        for month in fs::read_dir(self.data_dir().join("recordings")).into_iter().flatten().flatten() {
+            for file in fs::read_dir(month.path()).into_iter().flatten().flatten() {
+                let name = file.file_name().to_string_lossy().trim_end_matches(".rec").to_owned();
+                found.push((name, file.metadata().map_or(0, |metadata| metadata.len())));
+            }
+        }
+        found
+    }
+
     /// Its configuration, as text.
     #[must_use]
     pub fn config(&self) -> &str {

@@ -7,6 +7,7 @@ mod gateway;
 mod members;
 mod moved;
 mod partitions;
+mod recordings;
 mod stand_still;
 
 use std::time::Duration;

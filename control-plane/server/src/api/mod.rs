@@ -56,6 +56,7 @@ use crate::feed::Published;
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
+use crate::recordings::copies::Copies;
 use crate::watch::WatchHub;
 
 use watching::Watches;
@@ -84,7 +85,7 @@ pub(crate) fn routes(
     keys: &Arc<ClusterKeys>,
     access: &Access,
     published: &Published,
-    recordings: &Recordings,
+    (recordings, copies): (&Recordings, &Copies),
     cluster: ClusterServiceServer<cluster::Service>,
     stop: &CancellationToken,
 ) -> Routes {
@@ -97,14 +98,18 @@ pub(crate) fn routes(
         contended: Arc::default(),
     };
     let approvals = approvals::Service { raft: raft.clone(), access: access.clone(), watches: watches.clone() };
-    let sessions =
-        sessions::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone(), watches };
+    let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), copies: copies.clone(), watches };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { keys: Arc::clone(keys), access: access.clone() };
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
-    let uploads = recordings::Service { raft: raft.clone(), access: access.clone(), recordings: recordings.clone() };
+    let uploads = recordings::Service {
+        raft: raft.clone(),
+        access: access.clone(),
+        recordings: recordings.clone(),
+        copies: copies.clone(),
+    };
     let secrets =
         secrets::Service { raft: raft.clone(), kek: Arc::clone(kek), access: access.clone(), alone: Arc::default() };
     let (health, health_service) = tonic_health::server::health_reporter();

@@ -7,11 +7,12 @@ use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::recording_service_server::RecordingService;
 use postern_state::{Refusal, commands};
 use tonic::{Request, Response, Status, Streaming};
-use tracing::info;
+use tracing::{error, info};
 
 use super::access::Access;
 use super::{Answers, status};
 use crate::raft::RaftHandle;
+use crate::recordings::copies::{Copies, Fetched};
 use crate::recordings::{Append, Appending, Recordings, Stored};
 
 /// Requests of one stream that may be under way: what shares an fsync.
@@ -21,12 +22,15 @@ pub(super) struct Service {
     pub(super) raft: RaftHandle,
     pub(super) access: Access,
     pub(super) recordings: Recordings,
+    pub(super) copies: Copies,
 }
 
 /// A request that was handed to the store.
 struct Pending {
+    gateway: Name,
     session: SessionId,
     opens: bool,
+    held_from: u64,
     appending: Appending,
 }
 
@@ -49,17 +53,31 @@ impl Drop for Stream {
 async fn hand_over(recordings: Recordings, gateway: Name, request: pb::UploadRequest) -> Result<Pending, Status> {
     let session: SessionId = status::parse("session", &request.session)?;
     let opens = request.first_seq == 0;
-    let append = Append { gateway, session, first_seq: request.first_seq, frames: request.frames };
+    let held_from = request.held_from;
+    let append = Append { gateway: gateway.clone(), session, first_seq: request.first_seq, frames: request.frames };
     let appending = recordings.append(append).await.map_err(status::store)?;
-    Ok(Pending { session, opens, appending })
+    Ok(Pending { gateway, session, opens, held_from, appending })
 }
 
 /// Answers once the events are durable and the index knows of the session's beginning and end.
-async fn finish(raft: RaftHandle, pending: Pending) -> Result<pb::UploadResponse, Status> {
-    let Stored { next_seq, mut refused, session } = pending.appending.done().await.map_err(status::store)?;
+async fn finish(raft: RaftHandle, copies: Copies, pending: Pending) -> Result<pb::UploadResponse, Status> {
+    let Pending { gateway, session: id, opens, held_from, appending } = pending;
+    let mut stored = appending.done().await.map_err(status::store)?;
+    if stored.refused.is_none() && stored.next_seq < held_from {
+        // Another member had it until now, and the gateway has it no more.
+        match copies.fetch(&gateway, id, held_from).await.map_err(status::store)? {
+            Fetched::Stored(fetched) => stored = fetched,
+            Fetched::Lost => {
+                error!(session = %id, %gateway, has = stored.next_seq, gateway_has_from = held_from,
+                    "no member of the control plane has a part of a recording that its gateway has deleted");
+                stored.refused = Some(format!("no member of the control plane has the events before {held_from}"));
+            }
+        }
+    }
+    let Stored { next_seq, mut refused, session } = stored;
     if let Some(session) = session
         && refused.is_none()
-        && (pending.opens || session.end.is_some())
+        && (opens || session.end.is_some())
     {
         match index(&raft, &session).await? {
             Ok(()) => {}
@@ -67,7 +85,7 @@ async fn finish(raft: RaftHandle, pending: Pending) -> Result<pb::UploadResponse
             Err(refusal) => refused = Some(refusal.to_string()),
         }
     }
-    Ok(pb::UploadResponse { session: pending.session.to_string(), next_seq, refused: refused.unwrap_or_default() })
+    Ok(pb::UploadResponse { session: id.to_string(), next_seq, refused: refused.unwrap_or_default() })
 }
 
 /// Idempotent: a gateway that had no answer sends again.
@@ -96,14 +114,15 @@ impl RecordingService for Service {
         request: Request<Streaming<pb::UploadRequest>>,
     ) -> Result<Response<Self::UploadStream>, Status> {
         let gateway = self.access.gateway(&request)?;
-        let (recordings, raft, stream) = (self.recordings.clone(), self.raft.clone(), Stream::new());
+        let (recordings, copies) = (self.recordings.clone(), self.copies.clone());
+        let (raft, stream) = (self.raft.clone(), Stream::new());
         let answers = request
             .into_inner()
             // One after the other, so that a session's events come to the store in their order.
             .and_then(move |request| hand_over(recordings.clone(), gateway.clone(), request))
             .map(move |pending| {
-                let (raft, _counted) = (raft.clone(), &stream);
-                async move { finish(raft, pending?).await }
+                let (raft, copies, _counted) = (raft.clone(), copies.clone(), &stream);
+                async move { finish(raft, copies, pending?).await }
             })
             .buffered(PIPELINE);
         Ok(Response::new(answers.boxed()))

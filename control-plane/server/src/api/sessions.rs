@@ -1,9 +1,8 @@
 //! The index of sessions, and their recordings.
 
-use std::io::SeekFrom;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use postern_core::session::Session;
 use postern_core::wire::identity::session_to_proto;
 use postern_core::wire::timestamp_from_proto;
@@ -14,7 +13,6 @@ use postern_proto::resource::v1 as resource_pb;
 use postern_proto::resource::v1::SessionState;
 use postern_state::ObjectKey;
 use prost::Message as _;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
 
@@ -24,17 +22,16 @@ use super::page::{Key, Page, Sizes, order};
 use super::watching::{Watched, Watches};
 use super::{Answers, status};
 use crate::raft::RaftHandle;
-use crate::recordings::Recordings;
+use crate::recordings::chunks;
+use crate::recordings::copies::{Copies, Copy};
 use crate::watch::{Change, ChangeSet, Value};
 
 const SIZES: Sizes = Sizes { default: 100, most: 1_000 };
-/// Bytes of an export in one message.
-const CHUNK: u64 = 64 << 10;
 
 pub(super) struct Service {
     pub(super) raft: RaftHandle,
     pub(super) access: Access,
-    pub(super) recordings: Recordings,
+    pub(super) copies: Copies,
     pub(super) watches: Watches,
 }
 
@@ -152,38 +149,28 @@ impl SessionService for Service {
         let gone = || status::not_found("recording", id);
         let may_export = caller.may(Object::Recordings, Verb::Export);
         // An old session may have left the index; its recording stays, for auditors.
-        match self.find(&caller, id).await {
-            Err(status) if status.code() == tonic::Code::NotFound && may_export => {}
+        let events = match self.find(&caller, id).await {
+            Err(status) if status.code() == tonic::Code::NotFound && may_export => None,
             other => {
                 let session = other?;
                 if !may_export && !caller.is(&session.principal) {
                     caller.must(Object::Recordings, Verb::Export)?;
                 }
+                session.end.as_ref().map(|end| end.events)
             }
-        }
-        let (path, length) = self.recordings.locate(id).await.map_err(status::store)?.ok_or_else(gone)?;
-        let unreadable = move |error: std::io::Error| {
-            error!(session = %id, %error, "a recording cannot be read");
-            Status::data_loss("the recording cannot be read")
         };
-        let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-        file.seek(SeekFrom::Start(0)).await.map_err(unreadable)?;
+        let data = match self.copies.whole(id, events).await?.ok_or_else(gone)? {
+            Copy::Own(located) => chunks(located, 0)
+                .map_err(move |error| {
+                    error!(session = %id, %error, "a recording cannot be read");
+                    Status::data_loss("the recording cannot be read")
+                })
+                .boxed(),
+            Copy::Other(copy) => copy.data().boxed(),
+        };
         info!(%caller, session = %id, "exported a recording");
-        let chunks = futures::stream::unfold((file, length), move |(mut file, left)| async move {
-            if left == 0 {
-                return None;
-            }
-            let mut data = Vec::new();
-            match (&mut file).take(left.min(CHUNK)).read_to_end(&mut data).await {
-                Ok(0) => Some((Err(Status::data_loss("the recording is shorter than it was")), (file, 0))),
-                Ok(read) => {
-                    let left = left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
-                    Some((Ok(pb::ExportSessionResponse { data }), (file, left)))
-                }
-                Err(error) => Some((Err(unreadable(error)), (file, 0))),
-            }
-        });
-        Ok(Response::new(chunks.boxed()))
+        let answers = data.map_ok(|data| pb::ExportSessionResponse { data });
+        Ok(Response::new(answers.boxed()))
     }
 }
 

@@ -304,7 +304,7 @@ impl MemberService for Members {
 
 impl Members {
     /// Members alone, and only those that are still. The listener has verified the certificate, but not whether it was revoked.
-    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    pub(crate) fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let peer = request.extensions().get::<crate::serve::PeerInfo>();
         let identity = peer.and_then(|peer| peer.identity.as_ref());
         let view = self.view();

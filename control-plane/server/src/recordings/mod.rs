@@ -4,6 +4,7 @@
 //! then the answers. What waits in the mailbox is bounded by number and by bytes (I11): a full one makes callers wait, and through
 //! them, by HTTP/2's flow control, gateways.
 
+pub(crate) mod copies;
 mod file;
 mod store;
 
@@ -11,9 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::Stream;
 use postern_core::session::Session;
 use postern_core::{Name, SessionId};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use store::Store;
@@ -42,6 +45,16 @@ pub(crate) struct Stored {
     pub(crate) session: Option<Arc<Session>>,
 }
 
+/// Where a recording lies, and how far it goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Located {
+    path: PathBuf,
+    /// Bytes of it that are durable.
+    pub(crate) length: u64,
+    /// All events before it are durable.
+    pub(crate) next_seq: u64,
+}
+
 /// The store cannot take or find a recording now.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -55,7 +68,7 @@ pub(crate) enum StoreError {
 
 enum Msg {
     Append { append: Append, reply: oneshot::Sender<Result<Stored, StoreError>>, _room: OwnedSemaphorePermit },
-    Locate { session: SessionId, reply: oneshot::Sender<Result<Option<(PathBuf, u64)>, StoreError>> },
+    Locate { session: SessionId, reply: oneshot::Sender<Result<Option<Located>, StoreError>> },
     Stop,
 }
 
@@ -88,8 +101,8 @@ impl Recordings {
         Ok(Appending(answer))
     }
 
-    /// Where a session's recording lies, and how many bytes of it are durable.
-    pub(crate) async fn locate(&self, session: SessionId) -> Result<Option<(PathBuf, u64)>, StoreError> {
+    /// What this member has of a session's recording.
+    pub(crate) async fn locate(&self, session: SessionId) -> Result<Option<Located>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.to.send(Msg::Locate { session, reply }).await.map_err(|_| StoreError::Stopped)?;
         answer.await.unwrap_or(Err(StoreError::Stopped))
@@ -100,6 +113,37 @@ impl Recordings {
         // It may have ended already.
         let _ = self.to.send(Msg::Stop).await;
     }
+}
+
+/// Bytes of a recording in one piece.
+const CHUNK: u64 = 64 << 10;
+
+/// What is durable of a recording, from an offset on.
+pub(crate) fn chunks(located: Located, offset: u64) -> impl Stream<Item = io::Result<Vec<u8>>> + Send {
+    let left = located.length.saturating_sub(offset);
+    futures::stream::try_unfold((None, left), move |(file, left)| {
+        let path = located.path.clone();
+        async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let mut file = match file {
+                Some(file) => file,
+                None => {
+                    let mut file = tokio::fs::File::open(path).await?;
+                    file.seek(io::SeekFrom::Start(offset)).await?;
+                    file
+                }
+            };
+            let mut data = Vec::new();
+            let read = (&mut file).take(left.min(CHUNK)).read_to_end(&mut data).await?;
+            if read == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the recording is shorter than it was"));
+            }
+            let left = left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
+            Ok(Some((data, (Some(file), left))))
+        }
+    })
 }
 
 impl Appending {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use super::file::{Recording, Taken};
-use super::{Append, Msg, StoreError, Stored};
+use super::{Append, Located, Msg, StoreError, Stored};
 
 /// Messages taken before one round of fsyncs.
 const BATCH: usize = 64;
@@ -119,9 +119,13 @@ impl Store {
         Ok((Stored { next_seq: recording.next_seq(), refused, session: recording.session().cloned() }, written))
     }
 
-    fn locate(&mut self, session: SessionId) -> io::Result<Option<(PathBuf, u64)>> {
+    fn locate(&mut self, session: SessionId) -> io::Result<Option<Located>> {
         let recording = self.recording(session)?;
-        let found = (recording.length > 0).then(|| (recording.path.clone(), recording.length));
+        let found = (recording.length > 0).then(|| Located {
+            path: recording.path.clone(),
+            length: recording.length,
+            next_seq: recording.next_seq(),
+        });
         if found.is_none() && recording.damaged.is_none() {
             self.open.remove(&session);
         }

@@ -107,6 +107,14 @@ async fn uploaded_exported_and_verified_across_a_restart() {
     let answers = send(gateway, rest).await;
     assert_eq!(answers.iter().map(|answer| answer.next_seq).collect::<Vec<_>>(), [3, 3, 6]);
     assert!(answers.iter().all(|answer| answer.refused.is_empty()), "{answers:?}");
+    // What a gateway has no more and no member has is lost: it is told, and keeps the rest no longer.
+    let gone = clock::session_id();
+    let late = recording(&node, &credential, gone);
+    let gateway = node.as_node(NodeRole::Gateway, "g1").await;
+    let request = UploadRequest { held_from: 3, ..upload(gone, 3, &late[3..]) };
+    let answers = send(gateway, vec![request]).await;
+    assert_eq!(answers[0].next_seq, 0);
+    assert!(answers[0].refused.contains("events before 3"), "{answers:?}");
 
     let mut admin = SessionServiceClient::new(node.admin().await);
     let file = export(&mut admin, session).await;

@@ -1,0 +1,172 @@
+//! Recordings of sessions whose members of the control plane die.
+
+use std::time::Duration;
+
+use postern_chaos::live::cluster::{Gateway, LiveCluster};
+use postern_chaos::live::wire::Wire;
+use postern_chaos::live::{Postgres, PostgresOptions, wait_until};
+
+use super::cluster;
+use crate::assert_has;
+
+/// A gateway's link to a member that is gone has to fail first.
+const SOON: Duration = Duration::from_secs(60);
+
+struct Scene {
+    _postgres: Postgres,
+    cluster: LiveCluster,
+    gateway: Gateway,
+    session: Option<Wire>,
+    id: String,
+}
+
+impl Scene {
+    fn new(gateway: &str) -> Self {
+        let postgres = Postgres::start(PostgresOptions::default()).unwrap();
+        let mut cluster = cluster();
+        let gateway = Gateway::start_with(&cluster, &postgres, gateway).unwrap();
+        let before = ids(&mut cluster);
+        let mut session = Wire::connect(&gateway.address()).unwrap();
+        session.login("shop-direct", "shop", &gateway.token("dora", &["dba"]).unwrap()).unwrap();
+        let mut id = None;
+        wait_until(SOON, "the session's recording", || {
+            id = ids(&mut cluster).into_iter().find(|id| !before.contains(id));
+            Ok(id.is_some())
+        })
+        .unwrap();
+        Self { _postgres: postgres, cluster, gateway, session: Some(session), id: id.unwrap() }
+    }
+
+    fn query(&mut self, sql: &str) {
+        let answer = self.session.as_mut().unwrap().query(sql).unwrap();
+        assert_eq!(answer.first().map(|message| message.kind), Some('T'), "{answer:?}");
+    }
+
+    /// How many bytes of the recording each member has.
+    fn sizes(&mut self) -> Vec<u64> {
+        let of = |number| {
+            let all = self.cluster.member(number).unwrap().recordings();
+            all.iter().find(|(id, _)| *id == self.id).map_or(0, |(_, size)| *size)
+        };
+        (0..3).map(of).collect()
+    }
+
+    /// The member that gets what the session does, once it has `sql`'s.
+    fn taker(&mut self, sql: &str) -> usize {
+        let before = self.sizes();
+        self.query(sql);
+        let mut taker = None;
+        let found = wait_until(SOON, "the upload", || {
+            let now = self.sizes();
+            let most = now.iter().max().copied().unwrap_or_default();
+            let grown = |number: &usize| now[*number] > before[*number] && now[*number] == most;
+            taker = (0..3).find(grown);
+            Ok(taker.is_some())
+        });
+        found.unwrap_or_else(|error| panic!("{error:#} {before:?}\n{}\n{}", self.gateway.log(), self.cluster.logs()));
+        taker.unwrap()
+    }
+
+    fn kill(&mut self, number: usize) {
+        self.cluster.member(number).unwrap().kill9().unwrap();
+    }
+
+    fn start(&mut self, number: usize) {
+        self.cluster.member(number).unwrap().start().unwrap();
+        self.cluster.wait_healthy().unwrap();
+    }
+
+    /// Waits until the index says that the session is over, and that its recording is whole at every member that runs.
+    fn whole(&mut self, statements: &[&str]) {
+        let id = self.id.clone();
+        let mut last = String::new();
+        let sealed = wait_until(SOON, "the recording to be verified", || {
+            let run = self.cluster.cli().cli(["sessions", "verify", &id])?;
+            last = format!("{run:?}");
+            Ok(run.status.success())
+        });
+        sealed.unwrap_or_else(|error| {
+            panic!("{error:#} {last}\n{:?}\n{}\n{}", self.sizes(), self.gateway.log(), self.cluster.logs())
+        });
+        for number in 0..3 {
+            if self.cluster.member(number).unwrap().is_started() {
+                let cli = self.cluster.cli_of(number).unwrap();
+                assert_has(&cli.cli(["sessions", "verify", &id]).unwrap().ok().unwrap(), &["verified", &id]);
+                assert_has(&cli.cli(["sessions", "replay", &id]).unwrap().ok().unwrap(), statements);
+                let shown = cli.cli(["sessions", "show", &id]).unwrap().ok().unwrap();
+                assert_has(&shown, &["ended"]);
+            }
+        }
+    }
+}
+
+fn ids(cluster: &mut LiveCluster) -> Vec<String> {
+    let of = |number| cluster.member(number).unwrap().recordings().into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    (0..3).flat_map(of).collect()
+}
+
+/// Twice, the member that gets the recording and the leader die under the session; the last of them is not back when it ends.
+#[test]
+fn outlive_the_members_that_took_them() {
+    let mut scene = Scene::new("");
+    let statements = ["SELECT 100", "SELECT 101", "SELECT 200", "SELECT 201", "SELECT 300", "SELECT 301"];
+    for two in statements[..4].chunks(2) {
+        let taker = scene.taker(two[0]);
+        scene.kill(taker);
+        let next = scene.taker(two[1]);
+        assert_ne!(next, taker);
+        let leader = scene.cluster.leader().unwrap();
+        scene.start(taker);
+        scene.kill(leader);
+        scene.query("SELECT 1");
+        scene.start(leader);
+    }
+    let taker = scene.taker(statements[4]);
+    scene.kill(taker);
+    scene.query(statements[5]);
+    scene.session = None;
+    scene.whole(&statements);
+    // Whoever has all of it: without them the others say who it is that does not answer.
+    scene.start(taker);
+    scene.whole(&statements);
+    let sizes = scene.sizes();
+    let most = sizes.iter().max().copied().unwrap();
+    let holders: Vec<usize> = (0..3).filter(|number| sizes[*number] == most).collect();
+    if let [holder] = holders[..] {
+        let name = scene.cluster.member(holder).unwrap().name().to_owned();
+        scene.kill(holder);
+        let id = scene.id.clone();
+        wait_until(SOON, "another leader", || Ok(scene.cluster.cli().cli(["sessions", "show", &id])?.status.success()))
+            .unwrap();
+        let said = scene.cluster.cli().cli(["sessions", "verify", &id]).unwrap().fails().unwrap();
+        assert_has(&said, &["no member that answers has the whole recording", &name]);
+    }
+}
+
+/// What the gateway has no more, as its spool is small, a new member gets from the one that has it, as soon as that is back.
+#[test]
+fn outlive_them_when_the_spool_is_small() {
+    let mut scene = Scene::new("spool_max = \"4MiB\"");
+    let taker = scene.taker("SELECT 100");
+    // Some 3 MB: more than what the gateway keeps of what is acknowledged.
+    for _ in 0..30 {
+        scene.taker("SELECT repeat('x', 100000)");
+    }
+    scene.kill(taker);
+    scene.query("SELECT 200");
+    scene.session = None;
+    let gateway = &scene.gateway;
+    wait_until(SOON, "the recording to wait", || Ok(gateway.log().contains("waits for the member"))).unwrap();
+    // Another session does not wait.
+    let before = ids(&mut scene.cluster);
+    gateway.connection("dora", &["dba"]).unwrap().run("SELECT 1").unwrap().ok().unwrap();
+    let cluster = &mut scene.cluster;
+    let mut other = String::new();
+    wait_until(SOON, "the recording of another session", || {
+        other = ids(cluster).into_iter().find(|id| !before.contains(id)).unwrap_or_default();
+        Ok(!other.is_empty() && cluster.cli().cli(["sessions", "verify", &other])?.status.success())
+    })
+    .unwrap();
+    scene.start(taker);
+    scene.whole(&["SELECT 100", "SELECT 200"]);
+}
