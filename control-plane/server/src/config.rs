@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use postern_core::Name;
-use postern_runtime::config::HumanDuration;
+use postern_runtime::config::{ByteSize, HumanDuration};
 use serde::Deserialize;
 
 use crate::keys::config::KekConfig;
+use crate::raft::NodeConfig;
 
 /// Twice as many members as a cluster should have.
 const MAX_SEEDS: usize = 16;
@@ -50,6 +51,12 @@ pub struct ControlConfig {
     /// Holds the cluster's feature level back, so that a version can still be taken back. Absent: it is raised once every member can.
     #[serde(default)]
     pub max_feature_level: Option<u32>,
+    /// Writes after which the log is compacted into a snapshot. More of them cost disk, and time at the start.
+    #[serde(default = "compact_after")]
+    pub compact_after: u64,
+    /// Bytes of writes after which it is compacted at the latest.
+    #[serde(default = "compact_bytes")]
+    pub compact_bytes: ByteSize,
     /// Members of any of these may do everything.
     #[serde(default)]
     pub admin_groups: Vec<String>,
@@ -73,7 +80,23 @@ const fn certificate_lifetime() -> HumanDuration {
     HumanDuration(Duration::from_secs(30 * 86_400))
 }
 
+fn compact_after() -> u64 {
+    NodeConfig::new(0).compact_after
+}
+
+fn compact_bytes() -> ByteSize {
+    ByteSize(NodeConfig::new(0).compact_bytes)
+}
+
 impl ControlConfig {
+    /// Who the node is to Raft.
+    pub(crate) fn raft(&self, id: u64) -> NodeConfig {
+        let default = NodeConfig::new(id);
+        // What is kept for those that lag a little stays well below what is compacted.
+        let keep_entries = default.keep_entries.min(self.compact_after / 4);
+        NodeConfig { compact_after: self.compact_after, compact_bytes: self.compact_bytes.0, keep_entries, ..default }
+    }
+
     /// Faults that the form alone does not show.
     pub(crate) fn faults(&self) -> Option<String> {
         for (field, groups) in [("admin_groups", &self.admin_groups), ("auditor_groups", &self.auditor_groups)] {
@@ -85,6 +108,9 @@ impl ControlConfig {
         let lifetime = self.certificate_lifetime.0;
         if lifetime < Duration::from_secs(60) || lifetime > Duration::from_secs(5 * 366 * 86_400) {
             return Some("certificate_lifetime: must be from 1m to five years".to_owned());
+        }
+        if self.compact_after < 100 || self.compact_bytes.0 < 1 << 20 {
+            return Some("compact_after, compact_bytes: must be at least 100 and 1MiB".to_owned());
         }
         if self.advertise_peer.is_some() && self.peer_listen.is_none() {
             return Some("advertise_peer: goes with peer_listen".to_owned());

@@ -34,7 +34,7 @@ use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
 use crate::peers::{AddressBook, PeerEntry, Peers, PeersConfig};
 use crate::raft::log_store::{DiskLog, StorageError};
-use crate::raft::{DriverError, NodeConfig, ProposeError, RaftHandle, ReadError, start};
+use crate::raft::{DriverError, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
 use crate::recordings::copies::Copies;
 use crate::watch::WatchHub;
@@ -246,7 +246,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         peers_stop.clone(),
     );
     let observers = Observers { first: hub_writer, view: view_writer, book: peers.book().clone() };
-    let node = NodeConfig::new(file.id);
+    let node = config.raft(file.id);
     let raft = start(&node, log, transport, observers, forward, &supervisor, raft_stop.clone())?;
     let (stop_raft, stop_peers) = (raft_stop.clone().drop_guard(), peers_stop.clone().drop_guard());
     peers.attach(raft.clone());

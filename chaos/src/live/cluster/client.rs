@@ -231,6 +231,24 @@ impl ClusterClient {
         }
     }
 
+    /// Writes `count` objects of some 4 KB each, in one: state that takes time to send.
+    ///
+    /// # Errors
+    /// When it was refused, or nobody can tell.
+    pub async fn fill(&self, prefix: &str, count: usize) -> Result<(), Failure> {
+        let filling = "x".repeat(4_000);
+        let resources: Vec<_> = (0..count).map(|number| register(&format!("{prefix}-{number}"), &filling, 0)).collect();
+        let request =
+            pb::ApplyRequest { resources, request_id: format!("{:032x}", fastrand::u128(..)), ..Default::default() };
+        self.members
+            .ask(|channel| {
+                let request = request.clone();
+                async move { ResourceServiceClient::new(channel).apply(request).await }
+            })
+            .await
+            .map(drop)
+    }
+
     /// The value and revision of the object `name`, as of now.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod members;
 mod moved;
 mod partitions;
 mod recordings;
+mod snapshots;
 mod stand_still;
 
 use std::time::Duration;
