@@ -12,6 +12,8 @@ use super::super::postern::{STOP_LIMIT, http_get, postern_binary};
 use super::super::process::{Finished, Process, free_port, run, wait_until};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Debian's libfaketime.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 /// A namespace is the member's alone.
 const FIXED_PORTS: [u16; 3] = [7480, 7481, 7482];
 
@@ -140,6 +142,32 @@ impl Member {
     /// Another environment from its next start on.
     pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
         self.environment = environment;
+    }
+
+    /// A clock of its own from its next start on, which is right until it is set.
+    ///
+    /// # Errors
+    /// When libfaketime is not installed.
+    pub fn own_clock(&mut self) -> Result<()> {
+        ensure!(Path::new(FAKETIME).exists(), "libfaketime is not installed: run `scripts/bootstrap.sh test`");
+        self.set_clock("+0")?;
+        let file = self.folder.join("clock").display().to_string();
+        // Time that passes is not what is wrong.
+        let fixed = [("LD_PRELOAD", FAKETIME), ("FAKETIME_CACHE_DURATION", "1"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        self.environment = fixed.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        self.environment.push(("FAKETIME_TIMESTAMP_FILE".to_owned(), file));
+        Ok(())
+    }
+
+    /// Sets its clock off by so much, `+2h` or `-90`, within a second and while it runs.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn set_clock(&self, offset: &str) -> Result<()> {
+        let (file, new) = (self.folder.join("clock"), self.folder.join("clock.new"));
+        fs::write(&new, offset)?;
+        fs::rename(new, file)?;
+        Ok(())
     }
 
     /// From its next start on, no file may grow past `limit` bytes: to it, the disk is then full.

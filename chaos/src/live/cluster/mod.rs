@@ -42,11 +42,13 @@ pub struct ClusterOptions {
     pub namespaces: bool,
     /// Further lines of each member's `[control]` section.
     pub control: String,
+    /// Each member with a clock of its own, to be set by [`Member::set_clock`]. Needs libfaketime.
+    pub clocks: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { members: 3, namespaces: false, control: String::new() }
+        Self { members: 3, namespaces: false, control: String::new(), clocks: false }
     }
 }
 
@@ -114,13 +116,12 @@ impl LiveCluster {
     pub fn new_member(&self, place: usize, suffix: &str) -> Result<Member> {
         let number = place + 1;
         let network = self.network.as_ref().map(|network| (network.address(place), network.namespace(place)));
-        Member::new(
-            &format!("control-{number}{suffix}"),
-            self.folder.path(),
-            network,
-            &self.kek(),
-            &self.options.control,
-        )
+        let name = format!("control-{number}{suffix}");
+        let mut member = Member::new(&name, self.folder.path(), network, &self.kek(), &self.options.control)?;
+        if self.options.clocks {
+            member.own_clock()?;
+        }
+        Ok(member)
     }
 
     /// The text of a new join token.

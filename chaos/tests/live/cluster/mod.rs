@@ -1,6 +1,7 @@
 //! The control plane as a cluster of processes, and what may befall it. What clients were told must fit together afterwards (I8).
 
 mod alone;
+mod clocks;
 mod die;
 mod disk;
 mod gateway;

@@ -51,6 +51,8 @@ struct Door {
     cluster: Arc<Cluster>,
     feature_level: u32,
     now: postern_core::Timestamp,
+    /// What the members' clocks agree on.
+    clock: postern_core::Timestamp,
 }
 
 impl Service {
@@ -104,14 +106,15 @@ impl Service {
                 "the join token is unknown: it was never made here, or taken back",
             ));
         };
-        let now = now.max(clock::now());
+        let clock = self.raft.stamps().now();
+        let now = now.max(clock);
         if token.expires_at <= now {
             return Err(refused_token("TOKEN_EXPIRED", format!("the join token expired at {}", token.expires_at)));
         }
         if token.uses_left == 0 {
             return Err(refused_token("TOKEN_USED", "the join token is used up"));
         }
-        Ok(Door { token, cluster, feature_level, now })
+        Ok(Door { token, cluster, feature_level, now, clock })
     }
 }
 
@@ -144,7 +147,7 @@ impl Door {
             ca_pem: self.cluster.ca_pem.clone(),
             cluster_id: self.cluster.id.clone(),
             incarnation: self.cluster.incarnation.clone(),
-            now: Some(timestamp_to_proto(clock::now())),
+            now: Some(timestamp_to_proto(self.clock)),
             kek_ids: vec![self.cluster.ca_key.kek_id.clone()],
             feature_level: self.feature_level,
             role: role_to_proto(self.token.role).into(),
@@ -257,7 +260,7 @@ impl ClusterService for Service {
         }
         let text = JoinTokenText::generate(&self.keys.cluster.id, self.keys.authority.ca_pem())
             .map_err(|error| Status::internal(error.to_string()))?;
-        let now = clock::now();
+        let now = self.raft.stamps().now();
         let token = token_from_proto(resource_pb::JoinToken {
             id: text.id.clone(),
             role: request.role,

@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use super::members::Members;
 use super::view::ClusterView;
-use crate::raft::{MembershipChange, MembershipError};
+use crate::raft::{MembershipChange, MembershipError, Verdict};
 
 /// Between looks while something is to be done.
 const BUSY: Duration = Duration::from_millis(200);
@@ -131,7 +131,12 @@ pub(crate) async fn watch_clock(members: Members, stop: CancellationToken) {
     let mut told = false;
     let mut links = members.peers.links();
     loop {
-        let ahead: Vec<i64> = links.borrow_and_update().values().filter_map(|link| link.clock_ahead_millis).collect();
+        let ahead: Vec<i64> = {
+            let links = links.borrow_and_update();
+            // What was known of one that is gone may be of another time.
+            links.values().filter(|link| link.connected).filter_map(|link| link.clock_ahead_millis).collect()
+        };
+        members.raft.stamps().judge(verdict(&ahead));
         if let Some(off) = off_by(&ahead) {
             #[allow(clippy::cast_precision_loss)] // milliseconds
             metrics::gauge!("postern_control_clock_offset_seconds").set(off as f64 / 1_000.0);
@@ -166,6 +171,17 @@ fn off_by(others_ahead: &[i64]) -> Option<i64> {
     all.get(all.len() / 2).map(|median| median.saturating_neg())
 }
 
+/// What that means for the time that entries bear.
+fn verdict(others_ahead: &[i64]) -> Verdict {
+    match (off_by(others_ahead), others_ahead) {
+        (Some(off), _) if off.abs() > SKEW_LEADS_NOT => Verdict::Off(off),
+        (Some(_), _) => Verdict::Right,
+        (None, []) => Verdict::Alone,
+        (None, others) if others.iter().all(|ahead| ahead.abs() <= SKEW_LEADS_NOT) => Verdict::Right,
+        (None, _) => Verdict::Divided,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +195,11 @@ mod tests {
         // One other is wrong.
         assert_eq!(off_by(&[7_200_000, 10]), Some(-10));
         assert_eq!(off_by(&[-7_200_000, 3, 5, 7]), Some(-3));
+        assert_eq!(verdict(&[]), Verdict::Alone);
+        assert_eq!(verdict(&[40]), Verdict::Right);
+        assert_eq!(verdict(&[-7_200_000]), Verdict::Divided);
+        assert_eq!(verdict(&[-7_200_000, -7_199_990]), Verdict::Off(7_199_990));
+        assert_eq!(verdict(&[7_200_000, 10]), Verdict::Right);
     }
 
     #[test]

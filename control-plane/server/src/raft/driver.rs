@@ -27,6 +27,7 @@ use super::membership::MembershipReply;
 use super::observer::Observer;
 use super::reads::{ReadFailed, ReadFn};
 use super::replica::{DriverError, ProposeReply, Replica, SnapshotJob};
+use super::stamp::StampClock;
 use super::status::{Changes, MembershipChange, Status};
 use super::transport::{SnapshotSource, Transport};
 
@@ -76,10 +77,12 @@ pub fn start(
     let (changes_out, changes) = watch::channel(loaded);
     let (status_out, status) = watch::channel(replica.status());
     let late_reports = LateReports::default();
+    let stamps = StampClock::default();
     let driver = Driver {
         replica,
         inbox,
         late_reports: Arc::clone(&late_reports),
+        stamps: stamps.clone(),
         compactions: mailbox.clone(),
         supervisor: supervisor.clone(),
         tick: config.tick,
@@ -88,13 +91,14 @@ pub fn start(
         status: status_out,
     };
     supervisor.spawn_blocking_thread("raft", OnEnd::StopNode, move || driver.run());
-    Ok(RaftHandle::new(mailbox, changes, status, forward, snapshots, late_reports))
+    Ok(RaftHandle::new(mailbox, changes, status, forward, snapshots, late_reports, stamps))
 }
 
 struct Driver<L, T, O> {
     replica: Replica<Timed<L>, T, Tee<O>>,
     inbox: Receiver<Msg>,
     late_reports: LateReports,
+    stamps: StampClock,
     /// For the outcome of snapshots.
     compactions: SyncSender<Msg>,
     supervisor: Supervisor,
@@ -141,7 +145,7 @@ impl<L: LogStore, T: Transport, O: Observer> Driver<L, T, O> {
                 late.into_iter().for_each(|(id, ok)| self.replica.report_snapshot(id, ok));
                 for _ in 0..CATCH_UP {
                     if now >= next_tick {
-                        self.replica.tick(clock::now());
+                        self.replica.tick(self.stamps.now());
                         next_tick += self.tick;
                     }
                 }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::driver::Msg;
 use super::forward::{Forward, ForwardError, ForwardedProposal};
 use super::replica::ENTRY_BYTES;
+use super::stamp::StampClock;
 use super::status::{Changes, MembershipChange, MembershipError, ProposeError, ReadError, Status};
 use super::transport::SnapshotSource;
 
@@ -44,6 +45,7 @@ pub struct RaftHandle {
     forward: Arc<dyn Forward>,
     snapshots: Arc<dyn SnapshotSource>,
     late_reports: LateReports,
+    stamps: StampClock,
     writes: Arc<Semaphore>,
     write_units: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -58,6 +60,7 @@ impl RaftHandle {
         forward: Arc<dyn Forward>,
         snapshots: Arc<dyn SnapshotSource>,
         late_reports: LateReports,
+        stamps: StampClock,
     ) -> Self {
         Self {
             mailbox,
@@ -66,11 +69,17 @@ impl RaftHandle {
             forward,
             snapshots,
             late_reports,
+            stamps,
             writes: Arc::new(Semaphore::new(WRITES)),
             write_units: Arc::new(Semaphore::new(WRITE_UNITS)),
             reads: Arc::new(Semaphore::new(READS)),
             propose_limit: PROPOSE_LIMIT,
         }
+    }
+
+    /// The time that entries bear.
+    pub(crate) const fn stamps(&self) -> &StampClock {
+        &self.stamps
     }
 
     /// Writes: returns once the command is durable on a majority and applied by the leader. On a node that does not lead it is passed on,
@@ -96,7 +105,7 @@ impl RaftHandle {
         request_id: Option<RequestId>,
         audit: Option<AuditRecord>,
     ) -> Result<Outcome, ProposeError> {
-        let mut entry = Entry { proposed_at: clock::now(), request_id, command: command.into(), audit };
+        let mut entry = Entry { proposed_at: self.stamps.now(), request_id, command: command.into(), audit };
         metrics::counter!("postern_control_proposals_total", "command" => entry.command.name()).increment(1);
         let (started, mut backoff) = (Instant::now(), Backoff::new(RETRY_BASE, RETRY_MAX));
         let deadline = started + self.propose_limit;
@@ -144,7 +153,7 @@ impl RaftHandle {
     /// See [`ProposeError`].
     pub async fn propose_here(&self, proposal: ForwardedProposal) -> Result<Outcome, ProposeError> {
         let ForwardedProposal { command, request_id, audit } = proposal;
-        let mut entry = Entry { proposed_at: clock::now(), request_id: Some(request_id), command, audit };
+        let mut entry = Entry { proposed_at: self.stamps.now(), request_id: Some(request_id), command, audit };
         self.propose_to_driver(&mut entry).await
     }
 
@@ -168,7 +177,7 @@ impl RaftHandle {
     }
 
     async fn propose_to_driver(&self, entry: &mut Entry) -> Result<Outcome, ProposeError> {
-        entry.proposed_at = clock::now();
+        entry.proposed_at = self.stamps.now();
         let encoded = entry.encode();
         let bytes = encoded.len();
         if bytes > ENTRY_BYTES {

@@ -36,7 +36,15 @@ fn follower(leader: u64, script: &Arc<Script>) -> (RaftHandle, watch::Sender<Sta
     let (status_out, status) = watch::channel(Status { id: 1, leader, ..Status::default() });
     let snapshots = LogStore::snapshots(&MemoryLog::default());
     (
-        RaftHandle::new(mailbox, changes, status, Arc::<Script>::clone(script), snapshots, LateReports::default()),
+        RaftHandle::new(
+            mailbox,
+            changes,
+            status,
+            Arc::<Script>::clone(script),
+            snapshots,
+            LateReports::default(),
+            StampClock::default(),
+        ),
         status_out,
     )
 }

@@ -26,6 +26,7 @@ mod reads;
 mod replica;
 mod slog_bridge;
 mod snapshot_file;
+mod stamp;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -44,4 +45,5 @@ pub use membership::MembershipReply;
 pub use observer::Observer;
 pub use reads::{ReadFailed, ReadFn};
 pub use replica::{DriverError, ENTRY_BYTES, Proposal, ProposeReply, Replica, SnapshotJob};
+pub(crate) use stamp::Verdict;
 pub use status::{Changes, MemberStatus, MembershipChange, MembershipError, ProposeError, ReadError, Status};
