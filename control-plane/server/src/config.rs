@@ -75,6 +75,9 @@ pub struct ControlConfig {
     pub dev: bool,
 }
 
+/// Each renewal is a write, and has to be done in the last third.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(10);
+
 /// A month: a node that is away longer is let in anew.
 const fn certificate_lifetime() -> HumanDuration {
     HumanDuration(Duration::from_secs(30 * 86_400))
@@ -106,8 +109,8 @@ impl ControlConfig {
             }
         }
         let lifetime = self.certificate_lifetime.0;
-        if lifetime < Duration::from_secs(60) || lifetime > Duration::from_secs(5 * 366 * 86_400) {
-            return Some("certificate_lifetime: must be from 1m to five years".to_owned());
+        if lifetime < SHORTEST_LIFETIME || lifetime > Duration::from_secs(5 * 366 * 86_400) {
+            return Some("certificate_lifetime: must be from 10s to five years".to_owned());
         }
         if self.compact_after < 100 || self.compact_bytes.0 < 1 << 20 {
             return Some("compact_after, compact_bytes: must be at least 100 and 1MiB".to_owned());

@@ -7,6 +7,7 @@ use postern_core::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::authority::SKEW_SECS;
 use super::{KeyRequest, NodeCredential, RotatingCredential};
 use crate::backoff::Backoff;
 use crate::clock;
@@ -15,14 +16,26 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(600);
 /// A clock that jumps is noticed this soon.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Between two renewals, whatever the certificates say: each is a write of the cluster's.
+const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
 /// When a certificate that is good from `not_before` until `not_after` is renewed: after two thirds of its life, give or take a
-/// twentieth, so that nodes that came together do not renew together. `jitter` is from 0 to 1.
+/// twentieth, so that nodes that came together do not renew together. `jitter` is from 0 to 1. Its life begins when it was issued,
+/// some minutes after `not_before`.
 #[must_use]
 pub fn renew_at(not_before: Timestamp, not_after: Timestamp, jitter: f64) -> Timestamp {
-    let life = not_after.since(not_before);
+    let issued = issued_at(not_before);
     let share = (jitter.clamp(0.0, 1.0) - 0.5).mul_add(0.1, 2.0 / 3.0);
-    not_before.plus(life.mul_f64(share))
+    issued.plus(not_after.since(issued).mul_f64(share))
+}
+
+fn issued_at(not_before: Timestamp) -> Timestamp {
+    not_before.plus(Duration::from_secs(SKEW_SECS))
+}
+
+/// Of a certificate that is good for `life`: there is time for some tries before it ends.
+fn retries(life: Duration) -> Backoff {
+    Backoff::new(FIRST_RETRY.min(life / 20), LAST_RETRY.min(life / 10))
 }
 
 /// Keeps `credential` fresh until `stop`: asks `renew` for a certificate of the same key, saves it in `dir` when there is one, and shows
@@ -36,7 +49,8 @@ pub async fn keep_fresh<F, E>(
     F: Future<Output = Result<String, E>> + Send,
     E: std::fmt::Display + Send,
 {
-    let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+    let life = |(from, until): (Timestamp, Timestamp)| until.since(issued_at(from));
+    let mut backoff = retries(credential.current().validity().map(life).unwrap_or_default());
     let mut jitter = fastrand::f64();
     loop {
         let current = credential.current();
@@ -58,10 +72,14 @@ pub async fn keep_fresh<F, E>(
         }
         match once(&credential, dir.as_ref(), &renew).await {
             Ok(until) => {
-                backoff.reset();
+                backoff = retries(credential.current().validity().map(life).unwrap_or_default());
                 jitter = fastrand::f64();
                 metrics::counter!("postern_node_certificate_renewals_total", "outcome" => "renewed").increment(1);
                 info!(%until, "the node's certificate was renewed");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(AT_MOST_EVERY) => {}
+                }
             }
             Err(error) => {
                 metrics::counter!("postern_node_certificate_renewals_total", "outcome" => "failed").increment(1);
@@ -104,11 +122,26 @@ mod tests {
 
     #[test]
     fn due_after_two_thirds_give_or_take() {
-        let at = |jitter| renew_at(Timestamp::from_secs(1_000), Timestamp::from_secs(4_000), jitter).secs();
-        assert!((2_990..=3_010).contains(&at(0.5)), "{}", at(0.5));
+        let issued = 1_000 + SKEW_SECS;
+        let at = |jitter| renew_at(Timestamp::from_secs(1_000), Timestamp::from_secs(issued + 3_000), jitter).secs();
+        assert!((issued + 1_990..=issued + 2_010).contains(&at(0.5)), "{}", at(0.5));
         assert!(at(0.0) < at(1.0));
-        assert!((2_800..=3_200).contains(&at(0.0)) && (2_800..=3_200).contains(&at(1.0)));
+        assert!(at(0.0) >= issued + 1_800 && at(1.0) <= issued + 2_200);
         assert_eq!(at(7.0), at(1.0));
+    }
+
+    /// Certificates are good from some minutes before they were made: those that live for less must not be due at once, for ever.
+    #[test]
+    fn a_short_life_is_not_over_when_it_begins() {
+        let (issued, life) = (Timestamp::from_secs(10_000), 60);
+        let not_before = Timestamp::from_secs(issued.secs() - SKEW_SECS);
+        for jitter in [0.0, 0.5, 1.0] {
+            let due = renew_at(not_before, Timestamp::from_secs(issued.secs() + life), jitter);
+            let after = due.since(issued).as_secs();
+            assert!((30..=50).contains(&after), "{after} s after it was issued");
+        }
+        let mut backoff = retries(Duration::from_secs(life));
+        assert!((0..50).all(|_| backoff.next_delay() <= Duration::from_secs(6)));
     }
 
     #[tokio::test]
