@@ -147,8 +147,12 @@ impl Feed {
 
     async fn follow(&mut self) {
         let mut again = tokio::time::interval(OPEN_AGAIN);
+        let mut renewed = self.credential.changes();
+        renewed.mark_changed();
         loop {
             tokio::select! {
+                // The credential outlives the feed, which holds it.
+                _ = renewed.changed() => self.sign_anew(),
                 next = self.changes.next() => match next {
                     Ok(set) => self.take(&set).await,
                     Err(Lost::Compacted { .. }) => self.reload().await,
@@ -212,6 +216,16 @@ impl Feed {
         *self.since.write().unwrap_or_else(PoisonError::into_inner) = Since::new(self.view.snapshot.revision);
         self.steps.reset(self.view.snapshot.revision);
         self.publish(true);
+    }
+
+    /// The node's certificate is another now. What was signed under the former one is no longer good when that ends, and policy may stay as it
+    /// is for longer: the whole is signed anew, and steps are made anew from here on.
+    fn sign_anew(&mut self) {
+        if self.policy.borrow().signed_by(&self.credential.current().certificate_der()) {
+            return;
+        }
+        self.steps.reset(self.view.snapshot.revision);
+        self.publish(false);
     }
 
     /// Makes the view the newest policy.
