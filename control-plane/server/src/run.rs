@@ -272,20 +272,25 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         keys = cluster_keys(&members, &kek, &file, &config) => Arc::new(keys?),
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     };
+    if config.dev {
+        bootstrap::admin_credential(&keys.authority, &data.admin())?;
+    }
+    let stop = supervisor.sessions_ended_token();
+    // Before there is a leader: with a certificate that has ended there would never be one.
+    let renewal = certificate::keep_own(members.clone(), Arc::clone(&keys), data.clone(), &config, stop.clone());
+    supervisor.spawn("certificate", OnEnd::StopNode, renewal);
+
     let (feed, published) = tokio::select! {
         started = start_feed(&members, &hub, &kek, &keys) => started?,
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     };
     let shown = serving::compatible(&members.credential, &keys, &raft, &supervisor)?;
     let tls = tls::server_optional_client_rotating(&shown, revocations.clone(), &[b"h2"])?;
-    let stop = supervisor.sessions_ended_token();
     supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(stop.clone()));
     supervisor.spawn("issuer-keys", OnEnd::StopNode, IssuerKeysLoop::new(raft.clone()).run(stop.clone()));
     supervisor.spawn("leader", OnEnd::StopNode, duties::lead(members.clone(), config.max_feature_level, stop.clone()));
     supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));
     supervisor.spawn("clock", OnEnd::StopNode, duties::watch_clock(members.clone(), stop.clone()));
-    let renewal = certificate::keep_own(members.clone(), Arc::clone(&keys), data.clone(), &config, stop.clone());
-    supervisor.spawn("certificate", OnEnd::StopNode, renewal);
     supervisor.spawn("readiness", OnEnd::StopNode, tell_readiness(raft.clone(), readiness.clone(), stop.clone()));
     let audit = AuditLog::start(raft.clone(), &supervisor);
     let access = Access::new(published.policy.clone(), &config, raft.clone(), audit);
