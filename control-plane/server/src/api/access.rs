@@ -5,11 +5,12 @@
 //! services find what it learned as the request's [`Call`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::{Name, Principal};
 use postern_runtime::clock;
-use postern_runtime::jwt::Verified;
+use postern_runtime::jwt::{TokenError, Verified};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 use tracing::debug;
@@ -18,7 +19,7 @@ use super::audit_log::AuditLog;
 use super::call::Call;
 use super::grants::{BuiltIn, Grants, Object, Verb};
 use super::permissions::{Needs, any_kind};
-use super::roles::Roles;
+use super::roles::{Bound, Roles};
 use super::status;
 use crate::config::ControlConfig;
 use crate::raft::RaftHandle;
@@ -74,8 +75,25 @@ impl Access {
         Ok(Caller { node, principal, targets, grants: Grants::default(), roles: Vec::new() })
     }
 
-    /// Looks up what the caller may do: linearizably, so that a role that was taken away is gone.
+    /// Looks up what the caller may do: linearizably, so that a role that was taken away is gone, and so is an issuer.
     pub(super) async fn look_up(&self, caller: &mut Caller) -> Result<(), Status> {
+        let bound = if caller.principal.is_some() { Some(self.roles.now().await?) } else { None };
+        self.grant(caller, bound.as_deref())
+    }
+
+    /// As [`Self::look_up`], for one who was admitted before: by what was so at most `age` ago.
+    pub(super) async fn look_up_lately(&self, caller: &mut Caller, age: Duration) -> Result<(), Status> {
+        let bound = if caller.principal.is_some() { Some(self.roles.lately(age).await?) } else { None };
+        self.grant(caller, bound.as_deref())
+    }
+
+    /// As [`Self::look_up`], for one who was admitted before: by what this node has applied, `revision` at least.
+    pub(super) async fn look_up_since(&self, caller: &mut Caller, revision: u64) -> Result<(), Status> {
+        let bound = if caller.principal.is_some() { Some(self.roles.since(revision).await?) } else { None };
+        self.grant(caller, bound.as_deref())
+    }
+
+    fn grant(&self, caller: &mut Caller, bound: Option<&Bound>) -> Result<(), Status> {
         (caller.grants, caller.roles) = (Grants::default(), Vec::new());
         let mut hold = |role: BuiltIn, name: &str| {
             caller.grants.union(&role.grants());
@@ -84,21 +102,28 @@ impl Access {
         if caller.node.as_ref().is_some_and(|node| node.role == NodeRole::Admin) {
             hold(BuiltIn::Admin, "admin");
         }
+        let (Some(principal), Some(bound)) = (&caller.principal, bound) else { return Ok(()) };
+        trusted(bound, principal)?;
         // A token narrowed to targets is handed on to do work there, not to rule.
-        let Some(principal) = caller.principal.as_ref().filter(|_| caller.targets.is_empty()) else { return Ok(()) };
+        if !caller.targets.is_empty() {
+            return Ok(());
+        }
         if principal.in_any(&self.groups.admin) {
             hold(BuiltIn::Admin, "admin");
         } else if principal.in_any(&self.groups.auditor) {
             hold(BuiltIn::Auditor, "auditor");
         }
-        if caller.grants != Grants::ALL {
-            let (grants, roles) = self.roles.of(principal).await?;
-            caller.grants.union(&grants);
-            caller.roles.extend(roles);
-        }
+        let (grants, roles) = bound.of(principal);
+        caller.grants.union(&grants);
+        caller.roles.extend(roles);
         caller.roles.sort();
         caller.roles.dedup();
         Ok(())
+    }
+
+    /// Refuses a principal whose issuer is trusted no more, linearizably: the verifier here may be a moment behind.
+    pub(super) async fn still_trusted(&self, principal: &Principal) -> Result<(), Status> {
+        trusted(&*self.roles.now().await?, principal)
     }
 
     /// What a token says, if it is to be believed.
@@ -114,7 +139,7 @@ impl Access {
             let address = peer.map(|peer| peer.address.to_string());
             // The details are for the operator; who holds a bad token learns only its code.
             debug!(%error, address, "a token was refused");
-            status::with_reason(Status::unauthenticated(code), &code.to_ascii_uppercase().replace('-', "_"))
+            refused_token(code)
         })
     }
 
@@ -252,6 +277,19 @@ impl std::fmt::Display for Caller {
             (None, None) => f.write_str("nobody"),
         }
     }
+}
+
+fn trusted(bound: &Bound, principal: &Principal) -> Result<(), Status> {
+    if bound.trusts(principal) {
+        return Ok(());
+    }
+    let code = TokenError::Issuer.code().as_str();
+    metrics::counter!("postern_control_auth_failures_total", "code" => code).increment(1);
+    Err(refused_token(code))
+}
+
+fn refused_token(code: &str) -> Status {
+    status::with_reason(Status::unauthenticated(code), &code.to_ascii_uppercase().replace('-', "_"))
 }
 
 fn forbidden(why: &str) -> Status {

@@ -1,75 +1,131 @@
-//! Which roles are bound to whom, read from replicated state and kept until it changes.
+//! Which roles are bound to whom and which issuers are trusted, read from replicated state and kept until it changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use postern_core::resource::{Kind, Resource, Spec};
 use postern_core::role::RoleBinding;
 use postern_core::{Name, Principal};
 use postern_state::State;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::grants::{BuiltIn, Grants};
 use super::status;
-use crate::raft::RaftHandle;
+use crate::raft::{RaftHandle, ReadError};
+
+/// What decides about rights.
+const KINDS: [Kind; 3] = [Kind::Role, Kind::RoleBinding, Kind::Issuer];
 
 /// Looks roles up. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Roles {
     raft: RaftHandle,
-    bound: Arc<Mutex<Arc<Bound>>>,
+    kept: Arc<Mutex<Kept>>,
+    /// Of many who ask at once for what need not be of this very moment, one reads.
+    alone: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Every binding with what its role grants.
+/// What was read last.
+#[derive(Clone, Default)]
+struct Kept {
+    bound: Arc<Bound>,
+    /// The index of the state that it was read from.
+    index: u64,
+    /// When the newest linearizable read of it was asked for.
+    asked: Option<Instant>,
+}
+
+/// Every binding with what its role grants, and the issuers.
 #[derive(Default)]
-struct Bound {
+pub(super) struct Bound {
     of: Option<Stamp>,
     bindings: Vec<(Arc<Resource>, Grants)>,
+    issuers: BTreeSet<Name>,
 }
 
-/// Tells one set of roles and bindings from another: a change raises the newest revision, a deletion lowers the count.
+/// Tells one set of objects from another: a change raises the newest revision, a deletion lowers the count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     count: usize,
     newest: u64,
 }
 
+/// What a read gives: where it was read, and all, when that is not as it was.
+type Read = (u64, Option<(Stamp, Vec<Arc<Resource>>)>);
+
+/// Whether objects of this kind decide about rights.
+pub(super) fn concerns(kind: Kind) -> bool {
+    KINDS.contains(&kind)
+}
+
 impl Roles {
     pub(super) fn new(raft: RaftHandle) -> Self {
-        Self { raft, bound: Arc::default() }
+        Self { raft, kept: Arc::default(), alone: Arc::default() }
     }
 
-    /// What `principal` may do by roles, and which they are. Linearizable.
-    pub(super) async fn of(&self, principal: &Principal) -> Result<(Grants, Vec<String>), Status> {
-        let known = self.kept();
-        let of = known.of;
-        let read = self.raft.read(move |state| {
-            let stamp = stamp(state);
-            (of != Some(stamp)).then(|| {
-                let all = |kind| state.resources(kind).cloned().collect::<Vec<Arc<Resource>>>();
-                (stamp, all(Kind::Role), all(Kind::RoleBinding))
-            })
-        });
-        let bound = match read.await.map_err(status::read)? {
-            None => known,
-            Some((stamp, roles, bindings)) => {
-                let bound = Arc::new(Bound { of: Some(stamp), bindings: resolve(&roles, bindings) });
-                *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&bound);
-                bound
-            }
-        };
+    /// As it is now. Linearizable.
+    pub(super) async fn now(&self) -> Result<Arc<Bound>, Status> {
+        let (asked, of) = (Instant::now(), self.kept().bound.of);
+        let read = self.raft.read(move |state| read(state, of)).await;
+        self.keep(read, Some(asked))
+    }
+
+    /// As it was at most `age` ago.
+    pub(super) async fn lately(&self, age: Duration) -> Result<Arc<Bound>, Status> {
+        let fresh = |kept: &Kept| kept.asked.is_some_and(|asked| asked.elapsed() <= age);
+        let _alone = self.alone.lock().await;
+        let kept = self.kept();
+        if fresh(&kept) { Ok(kept.bound) } else { self.now().await }
+    }
+
+    /// As this node has it, which has applied `revision`: for whoever was told that it changed there.
+    pub(super) async fn since(&self, revision: u64) -> Result<Arc<Bound>, Status> {
+        let _alone = self.alone.lock().await;
+        let kept = self.kept();
+        if kept.index >= revision {
+            return Ok(kept.bound);
+        }
+        let of = kept.bound.of;
+        let read = self.raft.read_local(move |state| read(state, of)).await;
+        self.keep(read, None)
+    }
+
+    fn keep(&self, read: Result<Read, ReadError>, asked: Option<Instant>) -> Result<Arc<Bound>, Status> {
+        let (index, changed) = read.map_err(status::read)?;
+        let changed = changed.map(|(stamp, objects)| Arc::new(resolve(stamp, objects)));
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another may have read meanwhile: the later state stays, but each has what it read itself.
+        let own = changed.unwrap_or_else(|| Arc::clone(&kept.bound));
+        if index >= kept.index {
+            (kept.bound, kept.index) = (Arc::clone(&own), index);
+            kept.asked = kept.asked.max(asked);
+        }
+        Ok(own)
+    }
+
+    fn kept(&self) -> Kept {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Bound {
+    /// What `principal` may do by roles, and which they are.
+    pub(super) fn of(&self, principal: &Principal) -> (Grants, Vec<String>) {
         let (mut grants, mut names) = (Grants::default(), Vec::new());
-        for (binding, granted) in &bound.bindings {
+        for (binding, granted) in &self.bindings {
             if let Some(binding) = held(binding).filter(|binding| binding.holds(principal)) {
                 grants.union(granted);
                 names.push(binding.role.clone());
             }
         }
-        Ok((grants, names))
+        (grants, names)
     }
 
-    fn kept(&self) -> Arc<Bound> {
-        Arc::clone(&self.bound.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Whether who vouched for `principal` is still trusted.
+    pub(super) fn trusts(&self, principal: &Principal) -> bool {
+        self.issuers.contains(&principal.id.issuer)
     }
 }
 
@@ -81,28 +137,31 @@ pub(super) fn granted_by(role: &str, declared: impl FnOnce(&Name) -> Option<Gran
     }
 }
 
-fn stamp(state: &State) -> Stamp {
+fn read(state: &State, known: Option<Stamp>) -> Read {
+    let objects = || KINDS.into_iter().flat_map(|kind| state.resources(kind));
     let mut stamp = Stamp { count: 0, newest: 0 };
-    for object in [Kind::Role, Kind::RoleBinding].into_iter().flat_map(|kind| state.resources(kind)) {
+    for object in objects() {
         stamp.count = stamp.count.saturating_add(1);
         stamp.newest = stamp.newest.max(object.metadata.revision);
     }
-    stamp
+    (state.index(), (known != Some(stamp)).then(|| (stamp, objects().cloned().collect())))
 }
 
-fn resolve(roles: &[Arc<Resource>], bindings: Vec<Arc<Resource>>) -> Vec<(Arc<Resource>, Grants)> {
-    let declared: BTreeMap<&Name, Grants> = roles
+fn resolve(stamp: Stamp, objects: Vec<Arc<Resource>>) -> Bound {
+    let declared: BTreeMap<Name, Grants> = objects
         .iter()
-        .filter_map(|role| match &role.spec {
-            Spec::Role(spec) => Some((&role.metadata.name, Grants::from(spec))),
+        .filter_map(|object| match &object.spec {
+            Spec::Role(role) => Some((object.metadata.name.clone(), Grants::from(role))),
             _ => None,
         })
         .collect();
-    let resolved = bindings.into_iter().map(|binding| {
-        let granted = held(&binding).and_then(|one| granted_by(&one.role, |name| declared.get(name).copied()));
-        (binding, granted.unwrap_or_default())
+    let issuers = objects.iter().filter(|object| object.spec.kind() == Kind::Issuer);
+    let issuers = issuers.map(|object| object.metadata.name.clone()).collect();
+    let bindings = objects.into_iter().filter_map(|object| {
+        let granted = granted_by(&held(&object)?.role, |name| declared.get(name).copied());
+        Some((object, granted.unwrap_or_default()))
     });
-    resolved.collect()
+    Bound { of: Some(stamp), bindings: bindings.collect(), issuers }
 }
 
 fn held(binding: &Resource) -> Option<&RoleBinding> {

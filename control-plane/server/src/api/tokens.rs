@@ -36,6 +36,7 @@ impl TokenService for Service {
         token.zeroize();
         let verified = verified?;
         call.identified(&verified.principal);
+        self.access.still_trusted(&verified.principal).await?;
         let request = request.into_inner();
         let targets = request.targets.iter().map(|name| status::parse::<Name>("targets", name));
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
