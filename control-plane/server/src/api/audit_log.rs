@@ -4,7 +4,8 @@
 //! long as the node serves. A full mailbox refuses the call: what cannot be recorded is not done.
 //!
 //! Nobody can fill the log: what one caller repeats is counted after a few, and told as one record with its number at the end of a
-//! window. Of callers that show no identity only few are told apart.
+//! window. Of callers that show no identity only few are told apart. The first of each kind is durable before its answer leaves; what is
+//! counted is lost with a node that is killed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -95,16 +96,11 @@ async fn run(raft: RaftHandle, mut inbox: mpsc::Receiver<Msg>, stop: Cancellatio
         let (mut records, mut waiting) = (counts.over(Instant::now()), Vec::new());
         for Msg { record, done } in messages {
             match counts.take(record, Instant::now()) {
-                Taken::Tell(record) => {
+                Some(record) => {
                     records.push(record);
                     waiting.push(done);
                 }
-                Taken::TellLater => drop(done.send(Ok(()))),
-                // Who shows no identity does not make anybody wait for a write.
-                Taken::TellUnasked(record) => {
-                    records.push(record);
-                    let _ = done.send(Ok(()));
-                }
+                None => drop(done.send(Ok(()))),
             }
         }
         let written = write(&raft, records).await;
@@ -144,14 +140,6 @@ async fn write(raft: &RaftHandle, mut records: Vec<AuditRecord>) -> Result<(), S
     Ok(())
 }
 
-/// What is to be done with a record.
-#[derive(Debug, PartialEq)]
-enum Taken {
-    Tell(AuditRecord),
-    TellUnasked(AuditRecord),
-    TellLater,
-}
-
 /// Calls that are alike: by one caller, for one thing, with one end. Of what is refused the objects do not count: a caller could go
 /// through names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,13 +167,14 @@ struct Counts {
 }
 
 impl Counts {
-    fn take(&mut self, record: AuditRecord, now: Instant) -> Taken {
+    /// The record, if it is to be told now; else it is counted.
+    fn take(&mut self, record: AuditRecord, now: Instant) -> Option<AuditRecord> {
         let open = record.principal.is_none() && record.certificate.is_empty();
         let mut key = key(&record, open);
         let known = self.counts.contains_key(&key);
         if !known && (self.counts.len() >= KEYS || (open && self.open >= OPEN_KEYS)) {
             if !open {
-                return Taken::Tell(record);
+                return Some(record);
             }
             key = Key { caller: String::new(), method: String::new(), code: String::new(), objects: Vec::new() };
         }
@@ -198,9 +187,9 @@ impl Counts {
         self.sweep_at.get_or_insert(now + SWEEP);
         let count = self.counts.entry(key).or_insert(Count { ends, told: 0, counted: None });
         let burst = if open { 1 } else { BURST };
-        if count.told < burst && !elsewhere {
+        if count.told < burst {
             count.told = count.told.saturating_add(1);
-            return if open { Taken::TellUnasked(record) } else { Taken::Tell(record) };
+            return Some(record);
         }
         let counted = count.counted.as_ref().map_or(0, |counted| counted.count).saturating_add(1);
         let mut record = AuditRecord { count: counted, ..record };
@@ -208,7 +197,7 @@ impl Counts {
             record.client_address = "many".to_owned();
         }
         count.counted = Some(record);
-        Taken::TellLater
+        None
     }
 
     /// When windows are to be looked at.
@@ -279,14 +268,14 @@ mod tests {
         let (mut counts, now) = (Counts::default(), Instant::now());
         for n in 0..BURST {
             let taken = counts.take(record(Some("a"), "", "x", "OK"), now);
-            assert!(matches!(taken, Taken::Tell(_)), "{n}: {taken:?}");
+            assert!(taken.is_some(), "{n}");
         }
         for _ in 0..5 {
-            assert_eq!(counts.take(record(Some("a"), "", "x", "OK"), now), Taken::TellLater);
+            assert_eq!(counts.take(record(Some("a"), "", "x", "OK"), now), None);
         }
         // Another object is another read; another caller another one's.
-        assert!(matches!(counts.take(record(Some("a"), "", "y", "OK"), now), Taken::Tell(_)));
-        assert!(matches!(counts.take(record(Some("b"), "", "x", "OK"), now), Taken::Tell(_)));
+        assert!(counts.take(record(Some("a"), "", "y", "OK"), now).is_some());
+        assert!(counts.take(record(Some("b"), "", "x", "OK"), now).is_some());
         assert!(counts.over(now).is_empty());
         let told = counts.over(now + WINDOW);
         assert_eq!(told.iter().map(|record| record.count).collect::<Vec<_>>(), [5]);
@@ -299,16 +288,15 @@ mod tests {
         let mut told = 0;
         for n in 0..100_000_u32 {
             let flood = record(None, &format!("10.0.{}.{}", n % 250, n % 199), &n.to_string(), "UNAUTHENTICATED");
-            told += u32::from(counts.take(flood, now) != Taken::TellLater);
+            told += u32::from(counts.take(flood, now).is_some());
         }
         let later = counts.over(now + OPEN_WINDOW);
         let counted: u32 = later.iter().map(|record| record.count).sum();
         assert_eq!(told + counted, 100_000);
-        assert!(usize::try_from(told).unwrap() + later.len() <= 2 * OPEN_KEYS + 1, "{told} {}", later.len());
+        assert!(usize::try_from(told).unwrap() + later.len() <= 2 * (OPEN_KEYS + 1), "{told} {}", later.len());
         // A known caller that goes through names is counted too.
-        let told = (0..1_000_u32).filter(|n| {
-            counts.take(record(Some("a"), "", &n.to_string(), "PERMISSION_DENIED"), now) != Taken::TellLater
-        });
+        let told = (0..1_000_u32)
+            .filter(|n| counts.take(record(Some("a"), "", &n.to_string(), "PERMISSION_DENIED"), now).is_some());
         assert_eq!(u32::try_from(told.count()).unwrap(), BURST);
     }
 }

@@ -163,8 +163,24 @@ async fn recorded(access: &Access, rule: Rule, call: &Call, status: Option<&Stat
     record.reason = reason.to_owned();
     let kept = access.audit.record(record).await;
     match (kept, status) {
-        (Err(unrecorded), None) => Err(unrecorded),
-        // A refusal tells nothing; its own reason helps more.
-        (Err(_), Some(_)) | (Ok(()), _) => Ok(()),
+        // That something failed tells nothing of what the caller may.
+        (Err(_), Some(status)) if is_failure(status.code()) => Ok(()),
+        (Err(unrecorded), _) => Err(unrecorded),
+        (Ok(()), _) => Ok(()),
     }
+}
+
+/// Whether a status tells of the cluster and not of the caller.
+const fn is_failure(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Aborted
+            | Code::Unknown
+            | Code::Internal
+            | Code::DataLoss
+    )
 }
