@@ -37,6 +37,14 @@ fn may_see(caller: &Caller, approval: &Approval) -> bool {
                 || caller.maybe_principal().is_some_and(|own| own.in_any(&approval.requirement.groups))))
 }
 
+/// Of one that is gone: whoever could see it.
+fn could_see(caller: &Caller, was: Option<&Value>) -> bool {
+    match was {
+        Some(Value::Approval(approval)) => may_see(caller, approval),
+        _ => caller.may(Object::Approvals, Verb::Get),
+    }
+}
+
 pub(super) async fn find(raft: &RaftHandle, id: ApprovalId) -> Result<Arc<Approval>, Status> {
     let found = raft.read(move |state| state.approval(id).cloned()).await.map_err(status::read)?;
     found.ok_or_else(|| not_found(id))
@@ -149,8 +157,7 @@ impl Watched for Approvals {
                 let new = approval.state == ApprovalState::Pending && approval.reviews.is_empty();
                 told(approval, if new { pb::WatchEvent::Added } else { pb::WatchEvent::Modified }, set.revision)
             }),
-            // Who it was for is no longer known: only those are told who see all.
-            (ObjectKey::Approval(id), None) => caller.may(Object::Approvals, Verb::Get).then(|| {
+            (ObjectKey::Approval(id), None) => could_see(caller, change.was.as_ref()).then(|| {
                 let approval = Some(resource_pb::Approval { id: id.to_string(), ..Default::default() });
                 pb::WatchApprovalsResponse { event: pb::WatchEvent::Deleted.into(), approval, revision: set.revision }
             }),

@@ -39,6 +39,14 @@ fn may_see(caller: &Caller, session: &Session) -> bool {
     caller.may(Object::Sessions, Verb::Get) || (caller.reaches(&session.target) && caller.is(&session.principal))
 }
 
+/// Of one that is gone: whoever could see it.
+fn could_see(caller: &Caller, was: Option<&Value>) -> bool {
+    match was {
+        Some(Value::Session(session)) => may_see(caller, session),
+        _ => caller.may(Object::Sessions, Verb::Get),
+    }
+}
+
 /// What a list asks for beside texts that are compared as they are.
 struct Filter {
     state: i32,
@@ -183,8 +191,7 @@ impl Watched for Sessions {
     fn changed(&mut self, caller: &Caller, set: &ChangeSet) -> Vec<Self::Answer> {
         let seen = set.changes.iter().filter_map(|change| match (&change.key, &change.value) {
             (_, Some(Value::Session(session))) => may_see(caller, session).then(|| told(session, set.revision)),
-            // Whose it was is no longer known: only those are told who see all.
-            (ObjectKey::Session(id), None) => caller.may(Object::Sessions, Verb::Get).then(|| {
+            (ObjectKey::Session(id), None) => could_see(caller, change.was.as_ref()).then(|| {
                 let session = Some(resource_pb::Session { id: id.to_string(), ..Default::default() });
                 pb::WatchSessionsResponse { event: pb::WatchEvent::Deleted.into(), session, revision: set.revision }
             }),

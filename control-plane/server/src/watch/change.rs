@@ -1,5 +1,6 @@
 //! What changed at one revision.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postern_core::approval::Approval;
@@ -7,6 +8,7 @@ use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, GatewayNode, JoinToken, NodeCertificate};
 use postern_core::resource::{Resource, Spec};
 use postern_core::session::Session;
+use postern_core::{ApprovalId, SessionId};
 use postern_state::{Cluster, Effect, IssuerKeys, ObjectKey, State};
 
 use super::ring::Held;
@@ -32,6 +34,36 @@ pub struct Change {
     pub key: ObjectKey,
     /// As it was right after the entry; `None`: gone.
     pub value: Option<Value>,
+    /// Of an approval or session that is gone: as it was last, for whoever could see it.
+    pub was: Option<Value>,
+}
+
+/// Approvals and sessions as they were told of last, shared with the state: it forgets the oldest, and does not say whose they were.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    approvals: BTreeMap<ApprovalId, Arc<Approval>>,
+    sessions: BTreeMap<SessionId, Arc<Session>>,
+}
+
+impl Known {
+    pub(super) fn of(state: &State) -> Self {
+        Self {
+            approvals: state.approvals().map(|approval| (approval.id, Arc::clone(approval))).collect(),
+            sessions: state.sessions().map(|session| (session.id, Arc::clone(session))).collect(),
+        }
+    }
+
+    /// Takes in what an object is now; what it was, when it is gone.
+    fn take(&mut self, key: &ObjectKey, value: Option<&Value>) -> Option<Value> {
+        match (key, value) {
+            (_, Some(Value::Approval(approval))) => drop(self.approvals.insert(approval.id, Arc::clone(approval))),
+            (_, Some(Value::Session(session))) => drop(self.sessions.insert(session.id, Arc::clone(session))),
+            (ObjectKey::Approval(id), None) => return self.approvals.remove(id).map(Value::Approval),
+            (ObjectKey::Session(id), None) => return self.sessions.remove(id).map(Value::Session),
+            _ => {}
+        }
+        None
+    }
 }
 
 /// An object, shared with the state.
@@ -62,13 +94,21 @@ pub enum Value {
 impl ChangeSet {
     /// What `effects` tell of `state`, which has just applied the entry at `revision`; `None` when nothing changed. Audit records are
     /// new when they come after `audit_from`.
-    pub(super) fn new(state: &State, revision: u64, effects: &[Effect], audit_from: u64) -> Option<Self> {
+    pub(super) fn new(
+        state: &State,
+        revision: u64,
+        effects: &[Effect],
+        audit_from: u64,
+        known: &mut Known,
+    ) -> Option<Self> {
         let mut changes = Vec::new();
         let mut policy = false;
         for effect in effects {
             match effect {
                 Effect::Changed(key) => {
-                    changes.push(Change { value: value(state, key, audit_from), key: key.clone() });
+                    let value = value(state, key, audit_from);
+                    let was = known.take(key, value.as_ref());
+                    changes.push(Change { key: key.clone(), value, was });
                 }
                 Effect::PolicyChanged => policy = true,
                 Effect::IssuersChanged | Effect::ApprovalsChanged => {}
@@ -104,8 +144,11 @@ impl Held for ChangeSet {
     }
 
     fn weight(&self) -> usize {
-        let changes =
-            self.changes.iter().map(|change| change.value.as_ref().map_or(0, Value::weight).saturating_add(BASE));
+        let values = |change: &Change| {
+            let both = [&change.value, &change.was].into_iter().flatten().map(Value::weight);
+            both.fold(BASE, usize::saturating_add)
+        };
+        let changes = self.changes.iter().map(values);
         changes.fold(BASE, usize::saturating_add)
     }
 }

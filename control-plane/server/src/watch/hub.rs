@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use postern_state::{Effect, State};
 
-use super::change::{Change, ChangeSet};
+use super::change::{Change, ChangeSet, Known};
 use super::ring::{Bounds, Lost, Ring, RingReader};
 use crate::raft::Observer;
 
@@ -23,6 +23,7 @@ pub struct HubWriter {
     fresh: bool,
     /// The last audit record that was told of.
     audit: u64,
+    known: Known,
 }
 
 /// Where changes are followed. Cheap to clone.
@@ -53,7 +54,7 @@ impl WatchHub {
     #[cfg(test)]
     pub(crate) fn bounded(bounds: Bounds) -> (HubWriter, Self) {
         let (ring, reader) = Ring::new(0, bounds);
-        (HubWriter { ring, fresh: true, audit: 0 }, Self { ring: reader })
+        (HubWriter { ring, fresh: true, audit: 0, known: Known::default() }, Self { ring: reader })
     }
 
     /// Follows all that changes after `revision`: usually the index of the state that the caller has just read.
@@ -133,8 +134,9 @@ impl Observer for HubWriter {
             // What came before was not seen here.
             self.ring.reset(index.saturating_sub(1));
             self.audit = state.audit_head().0.saturating_sub(1);
+            self.known = Known::of(state);
         }
-        let set = ChangeSet::new(state, index, effects, self.audit);
+        let set = ChangeSet::new(state, index, effects, self.audit, &mut self.known);
         self.audit = state.audit_head().0;
         if let Some(set) = set {
             self.ring.push(Arc::new(set));
@@ -144,6 +146,7 @@ impl Observer for HubWriter {
     fn restored(&mut self, state: &State) {
         self.fresh = false;
         self.audit = state.audit_head().0;
+        self.known = Known::of(state);
         self.ring.reset(state.index());
     }
 }

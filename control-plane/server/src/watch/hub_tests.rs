@@ -1,5 +1,10 @@
+use std::collections::BTreeSet;
+
+use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState};
+use postern_core::operation::Digest;
+use postern_core::principal::{Principal, PrincipalId};
 use postern_core::resource::Kind;
-use postern_core::{Name, Timestamp};
+use postern_core::{ApprovalId, Name, OperationId, SessionId, Timestamp, Ttl};
 use postern_state::{Command, Entry, ObjectKey, commands};
 
 use super::*;
@@ -102,4 +107,65 @@ async fn a_restored_state_begins_anew_and_a_stopped_driver_is_told() {
     let mut following = rig.hub.subscribe(other.state.index());
     drop(rig.writer);
     assert_eq!(following.next().await.unwrap_err(), Lost::Stopped);
+}
+
+fn held(number: u128, bytes: usize) -> commands::RequestApproval {
+    let approval = Approval {
+        id: ApprovalId::from_bytes(number.to_be_bytes()),
+        state: ApprovalState::Pending,
+        requester: Principal {
+            id: PrincipalId { issuer: name("corp"), subject: "alice".into() },
+            groups: BTreeSet::new(),
+            token_id: None,
+            expires_at: None,
+            chain: Vec::new(),
+        },
+        target: name("db"),
+        session: SessionId::from_bytes(number.to_be_bytes()),
+        operation: OperationId::from_bytes(number.to_be_bytes()),
+        digest: Digest([7; 32]),
+        text: "x".repeat(bytes),
+        parameters: Vec::new(),
+        actions: Vec::new(),
+        policies: Vec::new(),
+        reason: String::new(),
+        requirement: ApprovalRequirement { groups: vec!["dba".into()], count: 1, expires: Ttl(60) },
+        reviews: Vec::new(),
+        requested_at: Timestamp::default(),
+        expires_at: Timestamp::default(),
+        revision: 0,
+        withdrawn_because: String::new(),
+    };
+    commands::RequestApproval { approval, expires: Ttl(60) }
+}
+
+/// The state forgets the oldest approvals that are over. Whose they were is told with it, so that they learn of it too, whatever was told by
+/// whom: also by a hub that began after the approval was asked for.
+#[tokio::test]
+async fn what_is_gone_is_told_with_what_it_was() {
+    // Large ones: of those, the state keeps fewer.
+    let mut rig = Rig::new(Bounds { count: 1_000, bytes: 1 << 30 });
+    let finish = |rig: &mut Rig, number: u128| {
+        rig.apply(held(number, 1_000_000));
+        let id = ApprovalId::from_bytes(number.to_be_bytes());
+        rig.apply(commands::WithdrawApproval { id, because: "the client went away".into() })
+    };
+    finish(&mut rig, 1);
+    let state = rig.state.clone();
+    rig.writer.restored(&state);
+    let mut following = rig.hub.subscribe(rig.state.index());
+    for number in 2..=80 {
+        finish(&mut rig, number);
+    }
+    let gone = loop {
+        let set = following.next().await.unwrap();
+        if let Some(change) = set.changes.iter().find(|change| change.value.is_none()) {
+            break change.clone();
+        }
+    };
+    let first = ApprovalId::from_bytes(1_u128.to_be_bytes());
+    assert_eq!(gone.key, ObjectKey::Approval(first));
+    assert!(
+        matches!(&gone.was, Some(Value::Approval(was)) if was.id == first && &*was.requester.id.subject == "alice")
+    );
 }
