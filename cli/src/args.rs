@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
-    /// The control plane, https://HOST:PORT.
+    /// The control plane, https://HOST:PORT; or several members with commas between: the first that answers is asked.
     #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
     /// The cluster's certificate authority, a PEM file.

@@ -23,6 +23,8 @@ use crate::args::ConnectionArgs;
 use crate::failure::Failure;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon a server that is gone without a word is noticed, twice over.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Until an answer begins; a stream may then go on.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A list of a thousand objects fits many times over.
@@ -55,9 +57,24 @@ pub(crate) async fn connect(args: &ConnectionArgs) -> Result<Client, Failure> {
 }
 
 impl Client {
+    /// To the first server that can be reached.
     pub(crate) async fn connect(settings: &Settings) -> Result<Self, Failure> {
-        if !settings.server.starts_with("https://") {
-            return Err(Failure::usage(format!("the server must be https://HOST:PORT, not {:?}", settings.server)));
+        let mut failures = Vec::new();
+        for place in 0..settings.servers().len() {
+            match Self::connect_to(settings, place).await {
+                Err(Failure::Failed(why)) => failures.push(why),
+                other => return other,
+            }
+        }
+        Err(if failures.len() == 1 { Failure::Failed(failures.concat()) } else { Failure::Many(failures) })
+    }
+
+    /// To one of the servers; after the last comes the first again.
+    pub(crate) async fn connect_to(settings: &Settings, place: usize) -> Result<Self, Failure> {
+        let servers = settings.servers();
+        let server = place.checked_rem(servers.len()).and_then(|place| servers.get(place).copied()).unwrap_or_default();
+        if !server.starts_with("https://") {
+            return Err(Failure::usage(format!("the server must be https://HOST:PORT, not {server:?}")));
         }
         // Whatever address it is reached by, it must be the cluster's control plane.
         let mut tls = ClientTlsConfig::new()
@@ -66,10 +83,12 @@ impl Client {
         if let Some(credential) = &settings.credential {
             tls = tls.identity(Identity::from_pem(&credential.certificate_pem, credential.key_pem.expose_secret()));
         }
-        let cannot = |why: String| Failure::failed(format!("cannot reach {}: {why}", settings.server));
-        let endpoint = Endpoint::from_shared(settings.server.clone())
-            .map_err(|error| Failure::usage(format!("{:?} is no address of a server: {error}", settings.server)))?
+        let cannot = |why: String| Failure::failed(format!("cannot reach {server}: {why}"));
+        let endpoint = Endpoint::from_shared(server.to_owned())
+            .map_err(|error| Failure::usage(format!("{server:?} is no address of a server: {error}")))?
             .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
             .timeout(ANSWER_TIMEOUT)
             .tls_config(tls)
             .map_err(|error| cannot(root_cause(&error)))?;

@@ -29,6 +29,7 @@ pub(crate) struct Profile {
 /// All that a connection needs.
 #[derive(Debug)]
 pub(crate) struct Settings {
+    /// `https://HOST:PORT`, or several with commas between.
     pub(crate) server: String,
     pub(crate) ca_pem: String,
     /// A token goes before a certificate: who has one means to act by it.
@@ -52,6 +53,11 @@ impl Profile {
 }
 
 impl Settings {
+    /// Where the control plane is: any of these.
+    pub(crate) fn servers(&self) -> Vec<&str> {
+        servers(&self.server)
+    }
+
     /// Arguments and environment go before the profile.
     pub(crate) fn resolve(args: &ConnectionArgs) -> Result<Self, Failure> {
         let profile = Located::find(args)?;
@@ -72,6 +78,12 @@ impl Settings {
         };
         Ok(Self { server, ca_pem: authority_of(args, profile.as_ref())?, token, credential })
     }
+}
+
+/// The addresses in a list with commas between: one at least.
+pub(crate) fn servers(list: &str) -> Vec<&str> {
+    let all: Vec<&str> = list.split(',').map(str::trim).filter(|server| !server.is_empty()).collect();
+    if all.is_empty() { vec![list] } else { all }
 }
 
 /// A profile and the folder that its paths are relative to.
@@ -168,6 +180,13 @@ mod tests {
         // The folder admin/ is not even there.
         assert!(settings.credential.is_none());
         assert!(!format!("{settings:?}").contains("a-token"));
+    }
+
+    #[test]
+    fn one_server_or_several() {
+        assert_eq!(servers("https://a:1"), ["https://a:1"]);
+        assert_eq!(servers("https://a:1, https://b:2,"), ["https://a:1", "https://b:2"]);
+        assert_eq!(servers(""), [""]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::certs::node_role;
 use super::{cluster_status, control, when};
 use crate::args::{ConnectionArgs, Format};
-use crate::client::{connect, refused};
+use crate::client::{connect, refused, servers};
 use crate::cluster_args::{ClusterCommand, CreateTokenArgs, TokenCommand};
 use crate::failure::Failure;
 use crate::output;
@@ -145,10 +145,11 @@ async fn redeem_token(
     let Some(server) = &connection.server else {
         return Err(Failure::usage("which control plane? give --server https://HOST:PORT"));
     };
-    let address = server.trim_start_matches("https://").trim_end_matches('/').to_owned();
+    let address = |server: &str| server.trim_start_matches("https://").trim_end_matches('/').to_owned();
+    let addresses: Vec<String> = servers(server).into_iter().map(address).collect();
     let applicant = Applicant { name: name.to_owned(), alt_names: alt_names.to_vec(), node: None };
     let admitted =
-        redeem(&[address], &token, applicant, |_| Ok(())).await.map_err(|error| Failure::failed(error.to_string()))?;
+        redeem(&addresses, &token, applicant, |_| Ok(())).await.map_err(|error| Failure::failed(error.to_string()))?;
     admitted.credential.save(out).map_err(|error| Failure::failed(format!("{}: {error}", out.display())))?;
     let identity = admitted.credential.identity().map(|identity| identity.to_string()).unwrap_or_default();
     let until = when(admitted.answer.not_after.as_ref());

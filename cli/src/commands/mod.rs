@@ -12,6 +12,7 @@ pub(crate) mod secrets;
 pub(crate) mod sessions;
 mod summary;
 pub(crate) mod tokens;
+mod watch;
 
 use postern_core::Timestamp;
 use postern_core::wire::timestamp_from_proto;

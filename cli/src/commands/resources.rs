@@ -2,10 +2,10 @@
 
 use postern_core::resource::Kind;
 use postern_core::wire::resource::kind_to_proto;
-use postern_proto::admin::v1::{DeleteRequest, GetRequest, ListRequest, WatchEvent, WatchRequest};
+use postern_proto::admin::v1::{DeleteRequest, GetRequest, ListRequest};
 use postern_proto::resource::v1 as pb;
-use serde_json::json;
 
+use super::watch::watch;
 use super::{summary, when};
 use crate::args::{ConnectionArgs, Format, ListArgs};
 use crate::client::{connect, refused};
@@ -20,10 +20,10 @@ pub(crate) async fn get(
     format: Option<Format>,
     connection: &ConnectionArgs,
 ) -> Result<(), Failure> {
-    let client = connect(connection).await?;
     if list.watch {
-        return watch(&client, kind, name.unwrap_or(""), &list.selector, format).await;
+        return watch(connection, kind, name.unwrap_or(""), &list.selector, format.unwrap_or_default()).await;
     }
+    let client = connect(connection).await?;
     let (resources, alone) = match name {
         Some(name) => (vec![fetch(&client, kind, name).await?], true),
         None => {
@@ -76,53 +76,6 @@ pub(crate) async fn delete(
     };
     client.resources().delete(request).await.map_err(refused)?;
     output::line(format!("{}/{name} deleted", kind.as_str().to_ascii_lowercase()))
-}
-
-/// One line, or one document, for each change.
-async fn watch(
-    client: &crate::client::Client,
-    kind: Kind,
-    name: &str,
-    selector: &str,
-    format: Option<Format>,
-) -> Result<(), Failure> {
-    let request = WatchRequest {
-        kind: kind_to_proto(kind).into(),
-        name: name.to_owned(),
-        label_selector: selector.to_owned(),
-        from_revision: 0,
-    };
-    let mut changes = client.resources().watch(request).await.map_err(refused)?.into_inner();
-    while let Some(change) = changes.message().await.map_err(refused)? {
-        let event = match change.event() {
-            WatchEvent::Added => "added",
-            WatchEvent::Modified => "modified",
-            WatchEvent::Deleted => "deleted",
-            WatchEvent::Bookmark | WatchEvent::Unspecified => continue,
-        };
-        let object = change.resource.unwrap_or_default();
-        let name = object.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
-        let shown = match event {
-            "deleted" => json!({"kind": kind.as_str(), "metadata": {"name": name}}),
-            _ => render(&object),
-        };
-        match format.unwrap_or_default() {
-            Format::Table => {
-                let cells = output::printable(&summary::cells(&object).join("  "));
-                let cells = if event == "deleted" { "" } else { &cells };
-                output::line(format!("{:<10} {event:<9} {name:<24} {cells}", change.revision).trim_end())?;
-            }
-            // One line each, for programs.
-            Format::Json => {
-                output::line(json!({"event": event, "revision": change.revision, "object": shown}).to_string())?
-            }
-            Format::Yaml => {
-                output::line("---")?;
-                output::yaml(&[json!({"event": event, "revision": change.revision, "object": shown})])?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Every page of a list.
