@@ -1,13 +1,14 @@
 //! The `postern` command line, as an administrator or as the bearer of a token.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use super::postern::postern_binary;
-use super::process::{Finished, run, wait_until};
+use super::process::{Finished, Process, run, wait_until};
 
 /// Runs `postern` against one cluster.
 #[derive(Clone, Debug)]
@@ -53,6 +54,15 @@ impl Cli {
             command.env("POSTERN_TOKEN", token);
         }
         run(command, input, Duration::from_secs(60))
+    }
+
+    /// Starts `postern` as the administrator and lets it run; its output goes to `NAME.out` and `NAME.err` in `folder`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self, name: &str, arguments: &[&str], folder: &Path) -> Result<Process> {
+        let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+        Process::start(name, &postern_binary()?, &arguments, &self.environment, None, folder)
     }
 
     /// `postern apply -f -`.

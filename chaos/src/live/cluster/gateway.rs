@@ -1,7 +1,7 @@
 //! A gateway that knows every member of a cluster.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,6 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub struct Gateway {
     issuer: Issuer,
     port: u16,
+    ops: String,
     process: Process,
     folder: PathBuf,
 }
@@ -56,25 +57,47 @@ impl Gateway {
                 folder.join("spool").display(),
             ),
         )?;
-        let arguments = ["gateway".to_owned(), "--config".to_owned(), config.display().to_string()];
-        let mut process = Process::start("gateway", &postern_binary()?, &arguments, &[], None, &folder)?;
+        let process = spawn(&folder)?;
         let issuer = Issuer::start()?;
         cluster.cli().apply(&(issuer.object("test") + &shop_objects(postgres)))?;
+        let mut this = Self { issuer, port, ops: format!("127.0.0.1:{ops}"), process, folder };
+        this.wait_for_login()?;
+        Ok(this)
+    }
+
+    /// Kills it and starts it again, with nothing in memory; returns once a client can log in.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.kill9()?;
+        self.process = spawn(&self.folder)?;
+        self.wait_for_login()
+    }
+
+    fn wait_for_login(&mut self) -> Result<()> {
+        let (process, ops) = (&mut self.process, &self.ops);
         wait_until(START_LIMIT, "the gateway to be ready", || {
             ensure!(process.is_running(), "the gateway ended");
-            Ok(http_get(&format!("127.0.0.1:{ops}"), "/readyz").is_ok())
+            Ok(http_get(ops, "/readyz").is_ok())
         })
         .with_context(|| process.stderr())?;
-        let this = Self { issuer, port, process, folder };
-        let connection = this.connection("start", &["dba"])?;
+        let connection = self.connection("start", &["dba"])?;
         let mut last = String::new();
         wait_until(START_LIMIT, "a first login", || {
             let run = connection.run("SELECT 1")?;
             last = run.stderr;
             Ok(run.status.success())
         })
-        .with_context(|| format!("{last}\n{}", this.log()))?;
-        Ok(this)
+        .with_context(|| format!("{last}\n{}", self.log()))
+    }
+
+    /// Its metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        http_get(&self.ops, "/metrics")
     }
 
     /// Where clients connect.
@@ -116,4 +139,10 @@ impl Gateway {
     pub fn log(&self) -> String {
         fs::read(self.folder.join("gateway.err")).map(|bytes| super::super::process::text(&bytes)).unwrap_or_default()
     }
+}
+
+fn spawn(folder: &Path) -> Result<Process> {
+    let config = folder.join("gateway.toml").display().to_string();
+    let arguments = ["gateway".to_owned(), "--config".to_owned(), config];
+    Process::start("gateway", &postern_binary()?, &arguments, &[], None, folder)
 }

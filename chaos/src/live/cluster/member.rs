@@ -139,6 +139,16 @@ impl Member {
         &self.config
     }
 
+    /// Another configuration from its next start on: `change` makes it of the present one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&str) -> String) -> Result<()> {
+        self.config = change(&self.config);
+        fs::write(self.folder.join("control.toml"), &self.config)?;
+        Ok(())
+    }
+
     /// Another environment from its next start on.
     pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
         self.environment = environment;

@@ -1,11 +1,13 @@
 //! A cluster of control-plane processes on real disks, formed as an operator forms it, and what may befall it.
 
+mod caller;
 mod client;
 mod gateway;
 mod history;
 mod load;
 mod member;
 mod net;
+mod recovery;
 mod watcher;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use tokio::runtime::Runtime;
 use super::cli::Cli;
 use super::process::wait_until;
 
+pub use caller::Caller;
 pub use client::{ClientOptions, ClusterClient, Failure, Members, channels, tls_of};
 pub use gateway::Gateway;
 pub use history::{Answer, Asked, Operation, Violation, check};
@@ -234,6 +237,16 @@ impl LiveCluster {
     /// When there is none of that number.
     pub fn cli_of(&self, number: usize) -> Result<Cli> {
         Ok(self.cli_at(self.members.get(number).with_context(|| format!("no member {number}"))?.api()))
+    }
+
+    /// The command line as the administrator, to these members, the first one first.
+    ///
+    /// # Errors
+    /// When there is none of such a number.
+    pub fn cli_of_all(&self, numbers: &[usize]) -> Result<Cli> {
+        let api = |number: &usize| self.members.get(*number).map(Member::api);
+        let all: Option<Vec<String>> = numbers.iter().map(api).collect();
+        Ok(self.cli_at(all.context("a member of that number")?.join(",https://")))
     }
 
     fn cli_at(&self, api: String) -> Cli {

@@ -1,16 +1,19 @@
 //! The control plane as a cluster of processes, and what may befall it. What clients were told must fit together afterwards (I8).
 
+mod administration;
 mod alone;
-mod clocks;
+mod certificates;
 mod die;
 mod disk;
 mod gateway;
+mod kek;
 mod members;
 mod moved;
 mod partitions;
 mod recordings;
 mod snapshots;
 mod stand_still;
+mod tokens;
 
 use std::time::Duration;
 
