@@ -49,6 +49,9 @@ pub(crate) enum ControlCommand {
     },
     /// Saves the whole replicated state of a running cluster, encrypted under its key-encryption key. Recordings are not in it.
     Backup {
+        /// A majority is lost for good: saves what lies on the disk of this member, which must not run. Its configuration, TOML.
+        #[arg(long, value_name = "FILE")]
+        from_disk: Option<PathBuf>,
         /// The file.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,

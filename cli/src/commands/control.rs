@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use postern_proto::admin::v1::BackupRequest;
 use postern_runtime::pki::{JoinTokenText, write_private};
@@ -25,7 +25,8 @@ pub(crate) async fn run(args: &ControlArgs, connection: &ConnectionArgs) -> Resu
             init(config, *token_ttl, token_out.as_deref()).await
         }
         (Some(ControlCommand::Join { config, peers }), _) => join(config, peers, connection).await,
-        (Some(ControlCommand::Backup { out }), _) => backup(out, connection).await,
+        (Some(ControlCommand::Backup { out, from_disk: None }), _) => backup(out, connection).await,
+        (Some(ControlCommand::Backup { out, from_disk: Some(config) }), _) => salvage(config, out).await,
         (Some(ControlCommand::Restore { config, input, token_ttl, token_out }), _) => {
             restore(config, input, *token_ttl, token_out.as_deref()).await
         }
@@ -89,34 +90,77 @@ async fn join(config: &Path, peers: &[String], connection: &ConnectionArgs) -> R
     ))
 }
 
-/// Writes to a file beside `out`, and puts it there when it is whole.
+/// A file that is written beside its place, and put there when it is whole.
+struct Saving<'a> {
+    out: &'a Path,
+    part: PathBuf,
+    file: File,
+    written: u64,
+}
+
+impl<'a> Saving<'a> {
+    fn begin(out: &'a Path) -> Result<Self, Failure> {
+        let mut name =
+            out.file_name().map(std::ffi::OsStr::to_owned).ok_or_else(|| Failure::usage("--out takes a file"))?;
+        name.push(".part");
+        let part = out.with_file_name(name);
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part);
+        let file = file.map_err(|error| cannot_write(out, &error))?;
+        Ok(Self { out, part, file, written: 0 })
+    }
+
+    fn take(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        self.file.write_all(piece).map_err(|error| cannot_write(self.out, &error))?;
+        self.written = self.written.saturating_add(u64::try_from(piece.len()).unwrap_or_default());
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Failure> {
+        let done = self.file.sync_all().and_then(|()| std::fs::rename(&self.part, self.out));
+        done.map_err(|error| cannot_write(self.out, &error))?;
+        output::line(format!(
+            "{}: {} bytes. It opens only with the cluster's key-encryption key: keep that too, elsewhere. Recordings are not in it.",
+            self.out.display(),
+            self.written
+        ))
+    }
+}
+
+impl Drop for Saving<'_> {
+    fn drop(&mut self) {
+        // Not there any more when it was put in its place.
+        let _ = std::fs::remove_file(&self.part);
+    }
+}
+
+fn cannot_write(out: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("{}: {error}", out.display()))
+}
+
 async fn backup(out: &Path, connection: &ConnectionArgs) -> Result<(), Failure> {
-    let cannot = |error: std::io::Error| Failure::failed(format!("{}: {error}", out.display()));
-    let mut name =
-        out.file_name().map(std::ffi::OsStr::to_owned).ok_or_else(|| Failure::usage("--out takes a file"))?;
-    name.push(".part");
-    let part = out.with_file_name(name);
     let client = connect(connection).await?;
     let mut pieces = client.cluster().backup(BackupRequest {}).await.map_err(refused)?.into_inner();
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(cannot)?;
-    let mut written = 0_u64;
-    let done = async {
-        while let Some(piece) = pieces.message().await.map_err(refused)? {
-            file.write_all(&piece.data).map_err(cannot)?;
-            written = written.saturating_add(u64::try_from(piece.data.len()).unwrap_or_default());
-        }
-        file.sync_all().map_err(cannot)?;
-        std::fs::rename(&part, out).map_err(cannot)
-    };
-    let done = done.await;
-    if done.is_err() {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_file(&part);
+    let mut saving = Saving::begin(out)?;
+    while let Some(piece) = pieces.message().await.map_err(refused)? {
+        saving.take(&piece.data)?;
     }
-    done?;
+    saving.end()
+}
+
+/// What the disk of a member holds that does not run.
+async fn salvage(config: &Path, out: &Path) -> Result<(), Failure> {
+    let config = roles::control_config(config)?;
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
+    let salvaged = postern_server::backup::salvage(&config).await.map_err(|error| failed(&error))?;
+    let (index, uncertain) = (salvaged.index, salvaged.uncertain);
+    let mut saving = Saving::begin(out)?;
+    for piece in salvaged {
+        saving.take(&piece.map_err(|error| failed(&error))?)?;
+    }
+    saving.end()?;
     output::line(format!(
-        "{}: {written} bytes. It opens only with the cluster's key-encryption key: keep that too, elsewhere. Recordings are not in it.",
-        out.display()
+        "It is as this member had it, up to index {index}; the last {uncertain} entries it did not know to be acknowledged. What only members \
+         had that are lost is lost: of several that are left, take the one with the highest index."
     ))
 }
 

@@ -10,8 +10,7 @@ mod kek;
 mod members;
 mod moved;
 mod partitions;
-mod recordings;
-mod snapshots;
+mod recovery;
 mod stand_still;
 mod tokens;
 

@@ -14,6 +14,7 @@
 //! the SHA-256 of the header and whether it is the last: pieces that are left out, moved, or of another file do not open.
 
 mod restore;
+mod salvage;
 
 use std::collections::VecDeque;
 
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 pub use restore::{Restored, restore};
+pub use salvage::{Salvaged, salvage};
 
 use crate::cluster::init::hex;
 use crate::keys::{Kek, KeyError};
@@ -68,6 +70,9 @@ pub enum BackupError {
     /// The state in it cannot be read.
     #[error("the state in the backup: {0}")]
     State(#[from] postern_state::RestoreError),
+    /// An entry of the log cannot be applied.
+    #[error(transparent)]
+    Log(#[from] postern_state::Halt),
     /// The file cannot be read.
     #[error("{path}: {source}")]
     File {
