@@ -272,9 +272,6 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         keys = cluster_keys(&members, &kek, &file, &config) => Arc::new(keys?),
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     };
-    if config.dev {
-        bootstrap::admin_credential(&keys.authority, &data.admin())?;
-    }
     let stop = supervisor.sessions_ended_token();
     // Before there is a leader: with a certificate that has ended there would never be one.
     let renewal = certificate::keep_own(members.clone(), Arc::clone(&keys), data.clone(), &config, stop.clone());
@@ -284,6 +281,9 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         started = start_feed(&members, &hub, &kek, &keys) => started?,
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     };
+    if config.dev {
+        bootstrap::admin_credential(&keys, &raft, &data.admin()).await?;
+    }
     let shown = serving::compatible(&members.credential, &keys, &raft, &supervisor)?;
     let tls = tls::server_optional_client_rotating(&shown, revocations.clone(), &[b"h2"])?;
     supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(stop.clone()));

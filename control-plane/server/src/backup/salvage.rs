@@ -8,7 +8,7 @@ use raft::eraftpb::EntryType;
 use super::{Backup, BackupError};
 use crate::cluster::identity::DataDir;
 use crate::config::ControlConfig;
-use crate::raft::log_store::{Loaded, LogStore as _, DiskLog, StorageError, check_whole};
+use crate::raft::log_store::{DiskLog, Loaded, LogStore as _, StorageError, check_whole};
 use crate::run::{ControlError, kek};
 
 /// What a member's disk holds, as a backup.

@@ -225,7 +225,8 @@ impl Feed {
             return;
         }
         self.steps.reset(self.view.snapshot.revision);
-        self.publish(false);
+        // Told by the epoch from what was signed before at this revision.
+        self.publish(true);
     }
 
     /// Makes the view the newest policy.

@@ -105,26 +105,14 @@ impl Policy {
     pub(crate) const fn revision(&self) -> u64 {
         self.snapshot.revision
     }
-}
-
-    /// The whole policy, signed: made when the first gateway needs it.
-    pub(crate) fn whole(&self) -> &pb::Signed {
-        self.whole.get_or_init(|| {
-            metrics::counter!("postern_control_policy_builds_total").increment(1);
-            sign(&self.signer, Purpose::Snapshot, to_proto(&self.snapshot).encode_to_vec())
-        })
-    }
 
     /// Whether it is, or will be, signed under this certificate.
     pub(crate) fn signed_by(&self, certificate_der: &[u8]) -> bool {
         *self.signer.certificate_der() == *certificate_der
     }
+}
 
-    /// Whether somebody has needed it whole.
-    pub(crate) fn was_sent_whole(&self) -> bool {
-        self.whole.get().is_some()
-    }
-
+impl Secrets {
     /// Every credential of the targets that `gateway` serves.
     pub(crate) fn credentials_of(&self, gateway: &Name) -> pb::Credentials {
         let served = self.opened.iter().filter(|(target, opened)| self.serves(gateway, target, opened));

@@ -47,7 +47,7 @@ impl WatchHub {
     /// many follow.
     pub fn new() -> (HubWriter, Self, impl Future<Output = ()> + Send + 'static) {
         let (ring, reader, relay) = Ring::relayed(0, BOUNDS);
-        (HubWriter { ring, fresh: true, audit: 0 }, Self { ring: reader }, relay)
+        (HubWriter { ring, fresh: true, audit: 0, known: Known::default() }, Self { ring: reader }, relay)
     }
 
     /// With nothing between them, holding as much as `bounds` allow.
