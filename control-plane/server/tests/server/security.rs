@@ -7,7 +7,7 @@ use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
 use postern_proto::gateway::v1::policy_feed_service_client::PolicyFeedServiceClient;
 use postern_proto::gateway::v1::{WatchRequest, hold_service_client::HoldServiceClient};
-use postern_proto::resource::v1::Kind;
+use postern_proto::resource::v1::{Kind, NodeRole as Role};
 use postern_runtime::pki::KeyRequest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
@@ -184,4 +184,21 @@ async fn a_damaged_log_or_a_lost_key_does_not_start() {
     }
     let Err((error, _)) = try_start(dir.path()).await else { panic!("started from a damaged log") };
     assert!(error.to_string().contains("is not as it was written"), "{error}");
+}
+
+/// Certificates that are made for nodes in the same process, and the administrator's, are known and can be revoked like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_certificate_is_without_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    node.credential(NodeRole::Gateway, "g1").await;
+    let mut certificates = CertificateServiceClient::new(node.admin().await);
+    for (role, name) in [(Role::Admin, "admin"), (Role::Gateway, "g1"), (Role::Control, "control-1")] {
+        let request = pb::ListCertificatesRequest { role: role.into(), name: name.into(), ..Default::default() };
+        let listed = certificates.list_certificates(request).await.unwrap().into_inner().certificates;
+        assert!(!listed.is_empty(), "{name}");
+    }
+    let request = pb::RevokeCertificatesRequest { role: Role::Gateway.into(), name: "g1".into(), ..Default::default() };
+    assert_eq!(certificates.revoke_certificates(request).await.unwrap().into_inner().revoked, 1);
+    node.end().await;
 }
