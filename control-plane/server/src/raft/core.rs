@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use postern_state::{Applied, Halt, RestoreError, State};
 use raft::eraftpb::{
-    ConfChange, ConfChangeV2, ConfState, Entry as LogEntry, EntryType, HardState, Message, MessageType,
+    ConfChange, ConfChangeType, ConfChangeV2, ConfState, Entry as LogEntry, EntryType, HardState, Message, MessageType,
 };
 use raft::{RawNode, SnapshotStatus, StateRole};
 use raft_prost::Message as _;
 
+use super::accept::{self, Refusal};
 use super::config::NodeConfig;
 use super::log_store::{Cut, Loaded, SnapshotRecord, Write};
 use super::memory::{LogMemory, size};
@@ -39,6 +40,20 @@ pub enum CoreError {
     /// The state machine cannot read a snapshot.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// A peer's message makes no sense; nothing was done with it.
+    #[error("a peer's message was refused: {0}")]
+    Malformed(&'static str),
+    /// What this node has acknowledged is no longer in its log.
+    #[error(
+        "the leader counts on this node's entries up to {known}, and its log ends at {last}: what it had acknowledged is lost. It must not go \
+         on with that; remove it from the cluster and join the machine as a new member with an empty data directory"
+    )]
+    Lost {
+        /// What the leader counts on.
+        known: u64,
+        /// The last entry here.
+        last: u64,
+    },
     /// A membership entry cannot be read.
     #[error("membership change at entry {index} cannot be decoded")]
     Membership {
@@ -225,9 +240,10 @@ impl Core {
 
     /// A message from a peer. What makes no sense is refused and does no harm.
     pub(super) fn step(&mut self, mut message: Message) -> Result<(), CoreError> {
-        if !is_acceptable(&message) {
-            return Err(raft::Error::StepLocalMsg.into());
-        }
+        accept::check(&self.node, &message).map_err(|refusal| match refusal {
+            Refusal::Malformed(why) => CoreError::Malformed(why),
+            Refusal::Lost { known, last } => CoreError::Lost { known, last },
+        })?;
         if message.msg_type() != MessageType::MsgSnapshot {
             return Ok(self.node.step(message)?);
         }
@@ -239,6 +255,9 @@ impl Core {
         // Read before Raft takes it: a node that cannot read it stops with its own log as it was.
         let data = Bytes::from(std::mem::take(&mut message.mut_snapshot().data));
         let state = State::restore(&data)?;
+        if state.index() > index {
+            return Err(CoreError::Malformed("a snapshot's state is newer than it says"));
+        }
         self.node.step(message)?;
         let taken = self.node.snap().map(|snapshot| snapshot.get_metadata());
         if taken.is_some_and(|taken| (taken.index, taken.term) == (index, term)) {
@@ -418,13 +437,16 @@ impl Core {
                 EntryType::EntryConfChange => {
                     let change = ConfChange::decode(entry.data.as_slice());
                     let change = change.map_err(|_| CoreError::Membership { index })?;
+                    if !ConfChangeType::is_valid(change.change_type) {
+                        return Err(CoreError::Membership { index });
+                    }
                     let members = self.node.apply_conf_change(&change)?;
                     self.set_members(members);
                     each(AppliedEntry::Members { index, term });
                 }
                 EntryType::EntryConfChangeV2 => {
                     let change = ConfChangeV2::decode(entry.data.as_slice());
-                    let change = change.map_err(|_| CoreError::Membership { index })?;
+                    let change = change.ok().filter(accept::is_known).ok_or(CoreError::Membership { index })?;
                     let members = self.node.apply_conf_change(&change)?;
                     self.set_members(members);
                     each(AppliedEntry::Members { index, term });
@@ -477,17 +499,5 @@ impl Ready {
     /// What may be sent before it is durable.
     pub(super) fn take_messages(&mut self) -> Vec<Message> {
         if self.hold { Vec::new() } else { self.inner.take_messages() }
-    }
-}
-
-/// Whether raft-rs can be given it: it takes some messages for its own, and falls over others, when they come without what they should have.
-fn is_acceptable(message: &Message) -> bool {
-    match message.msg_type() {
-        // Writes and changes of the leader come another way.
-        MessageType::MsgPropose | MessageType::MsgTransferLeader => false,
-        MessageType::MsgReadIndex => message.entries.len() == 1,
-        // Of no term means to raft-rs: from within.
-        MessageType::MsgSnapshot => message.term != 0 && message.get_snapshot().get_metadata().index != 0,
-        _ => message.term != 0,
     }
 }

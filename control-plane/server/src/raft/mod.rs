@@ -10,6 +10,7 @@
 //!
 //! Nothing is acknowledged before it is flushed. What cannot be read or understood stops the node: it is never skipped.
 
+mod accept;
 mod config;
 mod core;
 mod disk_log;

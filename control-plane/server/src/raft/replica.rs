@@ -226,13 +226,18 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
     /// # Errors
     /// When it is a snapshot that this version cannot read: the node stops, its log is as it was.
     pub fn step(&mut self, message: Message) -> Result<(), DriverError> {
-        self.membership.heard(message.from, self.ticks);
+        let peer = message.from;
+        self.membership.heard(peer, self.ticks);
         // Whoever knows that this node was removed has nothing to say to it.
         self.lingers_since = self.lingers_since.map(|_| self.ticks);
         match self.core.step(message) {
             Ok(()) => Ok(()),
             Err(CoreError::Raft(error)) => {
                 tracing::debug!(%error, "a peer's message was refused");
+                Ok(())
+            }
+            Err(error @ CoreError::Malformed(_)) => {
+                tracing::warn!(%error, peer, "a member sends what makes no sense");
                 Ok(())
             }
             Err(error) => Err(error.into()),
