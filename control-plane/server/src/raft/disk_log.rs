@@ -128,6 +128,7 @@ impl DiskLog {
         let pointer = wal.pointer();
         self.tree.apply_batch(batch).map_err(storage)?;
         self.flush()?;
+        self.witness.flush().map_err(io_error)?;
         if let Some(wal) = &mut self.wal {
             wal.begin_at(start);
         }
@@ -155,6 +156,9 @@ impl LogStore for DiskLog {
             let what = format!("its end is missing: {acknowledged} writes were acknowledged, {there} are there");
             return Err(StorageError::Corrupt { what });
         }
+        // All that was found was flushed when it was opened.
+        self.witness.write(wal.number()).map_err(io_error)?;
+        self.witness.flush().map_err(io_error)?;
         if let Some(pointer) = newest {
             loaded.snapshot = Some(self.snapshots.load(pointer)?);
         }

@@ -202,6 +202,29 @@ fn a_log_whose_end_is_gone_is_refused() {
     });
 }
 
+/// The file is not flushed with each write: it may be as it was some writes ago, or empty, or gone.
+#[test]
+fn a_witness_that_the_power_failed_refuses_nothing_and_vouches_again() {
+    for left in [Some(&b""[..]), Some(&[0; 24]), None] {
+        with_log(|dir| {
+            let witness = dir.join("witness");
+            match left {
+                Some(left) => fs::write(&witness, left).unwrap(),
+                None => fs::remove_file(&witness).unwrap(),
+            }
+            assert_eq!(indices(&reload(dir).unwrap()), [1, 2, 3, 4, 5]);
+            {
+                let database = open_database(dir).unwrap();
+                let tree = database.open_tree("raft").unwrap();
+                tree.insert(NUMBER, seal_record(NUMBER, &0_u64.to_be_bytes())).unwrap();
+                database.flush().unwrap();
+            }
+            let error = reload(dir).unwrap_err().to_string();
+            assert!(error.contains("its end is missing: 1 writes were acknowledged, 0 are there"), "{error}");
+        });
+    }
+}
+
 #[test]
 fn a_leaders_snapshot_begins_the_log_anew() {
     with_log(|dir| {
