@@ -1,6 +1,6 @@
 # The only commands a contributor must know. Each installs first what the machine lacks, and says so before it does.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos fmt
+.PHONY: help demo test check bench chaos fuzz fmt
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ bench: ## Loads beside pgbouncer and etcd; writes docs/benchmarks.md; ONLY=part 
 chaos: ## Simulates clusters that go wrong; SEEDS=n runs so many, FROM=k from there on, SEED=k replays one, TRACE=1 shows all of it
 	@scripts/bootstrap.sh chaos
 	@scripts/chaos.sh
+
+fuzz: ## Looks for bytes that something falls over, by coverage; SECONDS=n for each target, TARGET=name for one
+	@scripts/bootstrap.sh fuzz
+	@FUZZ_SECONDS=$(SECONDS) FUZZ_TARGET=$(TARGET) scripts/fuzz.sh
 
 fmt: ## Formats the code
 	cargo fmt --all

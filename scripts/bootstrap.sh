@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs what a Debian machine with Rust lacks for `make demo|test|check|bench|chaos`: says what and why, then does it.
+# Installs what a Debian machine with Rust lacks for `make demo|test|check|bench|chaos|fuzz`: says what and why, then does it.
 # A re-run finds nothing missing, asks nobody and changes nothing.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 purpose=${1:-test}
-case $purpose in demo | test | check | bench | chaos) ;; *) echo "usage: $0 demo|test|check|bench|chaos" >&2; exit 2 ;; esac
+case $purpose in demo | test | check | bench | chaos | fuzz) ;; *) echo "usage: $0 demo|test|check|bench|chaos|fuzz" >&2; exit 2 ;; esac
 
 packages=()
 reasons=()
@@ -44,6 +44,7 @@ test)
     have python3 && python3 -c 'import ensurepip' 2>/dev/null || lack python3-venv "holds the generated Python client's libraries"
     [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import psycopg' 2>/dev/null || lack python3-psycopg "a stock driver, for the driver test"
     ;;
+fuzz) have c++ || lack g++ "builds libFuzzer" ;;
 check)
     have python3 || lack python3 "runs scripts/check_deps.py and scripts/check_proto.py"
     have git || lack git "lists the files to look at"

@@ -1,4 +1,5 @@
 //! What breaks Postern on purpose, and the harness of real parts that tests drive it with.
 
+pub mod fuzz;
 pub mod live;
 pub mod sim;

@@ -143,7 +143,7 @@ impl SealedKey {
 }
 
 /// A backup as it is made: the file, piece by piece.
-pub(crate) struct Backup {
+pub struct Backup {
     key: LessSafeKey,
     header_hash: [u8; 32],
     clear: Zeroizing<Vec<u8>>,
@@ -155,7 +155,11 @@ pub(crate) struct Backup {
 }
 
 impl Backup {
-    pub(crate) async fn begin(state: &State, kek: &Kek) -> Result<Self, BackupError> {
+    /// Of `state`, under a key of its own that is sealed under `kek`.
+    ///
+    /// # Errors
+    /// There is no cluster yet, or nothing can be sealed.
+    pub async fn begin(state: &State, kek: &Kek) -> Result<Self, BackupError> {
         let cluster = state.cluster().ok_or(BackupError::NoCluster)?;
         let clear = Zeroizing::new(state.snapshot());
         let mut data_key = Zeroizing::new([0; KEY]);
@@ -228,8 +232,11 @@ impl Iterator for Backup {
     }
 }
 
-/// Reads a backup, wholly and strictly.
-pub(crate) async fn open(file: &[u8], kek: &Kek) -> Result<(Header, Zeroizing<Vec<u8>>), BackupError> {
+/// Reads a backup, wholly and strictly: what it says of itself, and the state's bytes.
+///
+/// # Errors
+/// It is not whole, was changed, or `kek` is another key.
+pub async fn open(file: &[u8], kek: &Kek) -> Result<(Header, Zeroizing<Vec<u8>>), BackupError> {
     let rest = file.strip_prefix(MAGIC).ok_or(BackupError::NotABackup)?;
     let (length, rest) = take_length(rest)?;
     let length = usize::try_from(length).map_err(|_| BackupError::NotABackup)?;

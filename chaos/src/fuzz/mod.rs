@@ -1,0 +1,60 @@
+//! What must not fall over whatever it is given: bytes from peers, from disks and from files, and entries of the log.
+//!
+//! Each target takes any bytes, and panics where something is wrong. `fuzz/` at the root drives them by coverage; `chaos/tests/fuzz` replays what was
+//! once found, and throws some bytes of its own at them.
+
+mod bytes;
+mod entries;
+mod files;
+mod messages;
+mod policy;
+mod seeds;
+
+pub use bytes::Bytes;
+pub use seeds::seeds;
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Entries of the log, applied one after the other: they are applied, refused or halt, on every node alike.
+    Entries,
+    /// A snapshot of the state: it is restored, or refused.
+    Restore,
+    /// What peers send to a member, whatever part it plays.
+    Messages,
+    /// Files of snapshots and of backups.
+    Files,
+    /// What a gateway is sent of policy.
+    Policy,
+}
+
+impl Target {
+    /// Every target.
+    pub const ALL: [Self; 5] = [Self::Entries, Self::Restore, Self::Messages, Self::Files, Self::Policy];
+
+    /// Also of its folders.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Entries => "entries",
+            Self::Restore => "restore",
+            Self::Messages => "messages",
+            Self::Files => "files",
+            Self::Policy => "policy",
+        }
+    }
+
+    /// Gives it `data`.
+    ///
+    /// # Panics
+    /// Something is wrong.
+    pub fn run(self, data: &[u8]) {
+        match self {
+            Self::Entries => entries::run(data),
+            Self::Restore => entries::restore(data),
+            Self::Messages => messages::run(data),
+            Self::Files => files::run(data),
+            Self::Policy => policy::run(data),
+        }
+    }
+}

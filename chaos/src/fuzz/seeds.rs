@@ -1,0 +1,371 @@
+//! What the targets begin with: all that is right, for them to make it wrong.
+
+#![allow(clippy::expect_used)] // a target panics where something is wrong
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
+use postern_core::audit::AuditRecord;
+use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
+use postern_core::issuer::{Algorithm, Issuer};
+use postern_core::masking::{MaskFunction, MaskingRule};
+use postern_core::node::NodeRole;
+use postern_core::operation::Digest;
+use postern_core::policy::{Pattern, PrincipalSelector};
+use postern_core::principal::PrincipalId;
+use postern_core::resource::{ANY_REVISION, Kind, Metadata, Resource, Spec};
+use postern_core::role::{Grant, Role, RoleBinding};
+use postern_core::secret::Sealed;
+use postern_core::session::{Session, SessionEnd};
+use postern_core::snapshot::Snapshot;
+use postern_core::target::{
+    CredentialRef, CredentialSource, Protocol, Route, Target as Server, TargetSelector, TargetTls, TlsMode,
+};
+use postern_core::time::Ttl;
+use postern_core::wire::snapshot::{delta_to_proto, to_proto};
+use postern_core::{ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
+use postern_proto::gateway::v1 as pb;
+use postern_state::{Cluster, Command, Entry, commands};
+use prost::Message as _;
+
+use super::{Target, entries, files};
+
+/// Something for `target` to begin with.
+#[must_use]
+pub fn seeds(target: Target) -> Vec<Vec<u8>> {
+    match target {
+        Target::Entries => logs(),
+        Target::Restore => {
+            let entry = log().pop().unwrap_or_default();
+            let mut state = entries::founded();
+            let mut out = vec![[prefixed(&entry), state.snapshot()].concat()];
+            for entry in log() {
+                let _ = state.apply(state.index() + 1, &entry);
+                out.push([prefixed(&entry), state.snapshot()].concat());
+            }
+            out
+        }
+        // Bytes that say what happens: any do.
+        Target::Messages => {
+            let scripts = [[0_u8, 15].repeat(4), [2, 0, 0].repeat(40), [1, 4, 0, 0].repeat(8), [8; 120].to_vec()];
+            let elected = [&[0][..], &[0, 15], &[2, 0, 0, 2, 1, 0, 2, 0, 0, 2, 1, 0]].concat();
+            let all: Vec<u8> = scripts.concat();
+            scripts.into_iter().map(|script| [&elected[..], &script].concat()).chain([all]).collect()
+        }
+        Target::Files => files::seeds(),
+        Target::Policy => policies(),
+    }
+}
+
+fn prefixed(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    [&length.to_be_bytes()[..], bytes].concat()
+}
+
+/// Each entry alone, and all in one.
+fn logs() -> Vec<Vec<u8>> {
+    let log = log();
+    let whole = |leave: u8| {
+        let entries: Vec<u8> = log.iter().flat_map(|entry| prefixed(entry)).collect();
+        [&[leave][..], &entries].concat()
+    };
+    let alone = log.iter().map(|entry| [&[0][..], &prefixed(entry)].concat());
+    alone.chain([whole(0), whole(9), whole(255)]).collect()
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+fn sealed() -> Sealed {
+    Sealed { kek_id: "k".into(), wrapped_key: vec![1], nonce: vec![2], ciphertext: vec![3] }
+}
+
+/// The first command of a cluster.
+pub(super) fn founding() -> commands::InitCluster {
+    commands::InitCluster(Cluster {
+        id: "c".into(),
+        incarnation: "i".into(),
+        ca_pem: "pem".into(),
+        ca_key: sealed(),
+        session_token_jwks: "{}".into(),
+        session_token_key: sealed(),
+        mask_key: sealed(),
+    })
+}
+
+fn principal(subject: &str) -> Principal {
+    Principal {
+        id: PrincipalId { issuer: name("corp"), subject: subject.into() },
+        groups: BTreeSet::from(["dba".into()]),
+        token_id: None,
+        expires_at: None,
+        chain: Vec::new(),
+    }
+}
+
+fn resource(of: &str, spec: Spec) -> Resource {
+    let (created_at, updated_at) = (Timestamp::default(), Timestamp::default());
+    let labels = BTreeMap::from([("env".to_owned(), "test".to_owned())]);
+    Resource { metadata: Metadata { name: name(of), labels, revision: ANY_REVISION, created_at, updated_at }, spec }
+}
+
+fn issuer() -> Resource {
+    let issuer = Issuer {
+        url: "https://corp".into(),
+        audiences: vec!["postern".into()],
+        groups_claim: "groups".into(),
+        groups_prefix: String::new(),
+        algorithms: vec![Algorithm::EdDsa],
+        leeway: std::time::Duration::from_secs(30),
+        max_age: None,
+        ca_pem: None,
+    };
+    resource("corp", Spec::Issuer(issuer))
+}
+
+fn target() -> Resource {
+    let target = Server {
+        protocol: Protocol::Postgres,
+        address: "db:5432".parse().expect("an address"),
+        tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
+        credential: CredentialRef { username: "app".into(), source: CredentialSource::Secret(name("pw")) },
+        route: Route::Direct,
+        databases: vec!["shop".into()],
+        disabled: false,
+    };
+    resource("db", Spec::Target(target))
+}
+
+fn rule() -> Resource {
+    let rule = MaskingRule {
+        targets: TargetSelector { names: vec!["*".into()], ..Default::default() },
+        columns: vec![Pattern::parse("public.people.email").expect("a pattern")],
+        mask: MaskFunction::Null,
+        exempt_groups: vec!["dba".into()],
+    };
+    resource("mask", Spec::MaskingRule(rule))
+}
+
+fn approval(n: u8) -> Approval {
+    Approval {
+        id: ApprovalId::from_bytes([n; 16]),
+        state: ApprovalState::Pending,
+        requester: principal("alice"),
+        target: name("db"),
+        session: SessionId::from_bytes([1; 16]),
+        operation: OperationId::from_bytes([n; 16]),
+        digest: Digest([7; 32]),
+        text: "delete from t".into(),
+        parameters: vec!["1".into()],
+        actions: vec!["sql:delete on shop.public.t".into()],
+        policies: vec!["hold".into()],
+        reason: "why".into(),
+        requirement: ApprovalRequirement { groups: vec!["dba".into()], count: 1, expires: Ttl(60) },
+        reviews: Vec::new(),
+        requested_at: Timestamp::default(),
+        expires_at: Timestamp::default(),
+        revision: 0,
+        withdrawn_because: String::new(),
+    }
+}
+
+fn node(id: u64, of: &str) -> ControlNode {
+    ControlNode {
+        id,
+        name: name(of),
+        peer_address: "c1:1".into(),
+        api_address: "c1:2".into(),
+        feature_level: 1,
+        kek_ids: vec!["k".into()],
+        version: "0.1.0".into(),
+        joined_at: Timestamp::default(),
+        revision: 0,
+        learner: false,
+    }
+}
+
+fn certificate(serial: &str, role: NodeRole) -> NodeCertificate {
+    NodeCertificate {
+        serial: serial.into(),
+        role,
+        name: name("c1"),
+        agent_pool: None,
+        issued_at: Timestamp::default(),
+        not_after: Timestamp::from_millis(90_000_000),
+        revoked: None,
+        revision: 0,
+    }
+}
+
+fn audit() -> AuditRecord {
+    AuditRecord {
+        sequence: 0,
+        at: Timestamp::default(),
+        principal: Some(principal("alice")),
+        certificate: String::new(),
+        client_address: "127.0.0.1:1".into(),
+        node: "c1".into(),
+        method: "m".into(),
+        objects: vec!["Target/db".into()],
+        code: String::new(),
+        reason: String::new(),
+        request_id: String::new(),
+        dry_run: false,
+        count: 1,
+        hash: [0; 32],
+    }
+}
+
+/// Every command, in an order in which most are not refused.
+fn log() -> Vec<Vec<u8>> {
+    use commands as c;
+    let session = Session {
+        id: SessionId::from_bytes([1; 16]),
+        principal: principal("alice"),
+        target: name("db"),
+        gateway: "g1".into(),
+        client_address: "127.0.0.1:1".into(),
+        database: "shop".into(),
+        started_at: Timestamp::from_millis(5),
+        end: None,
+        revision: 0,
+    };
+    let end = SessionEnd {
+        interrupted: true,
+        at: Timestamp::from_millis(9),
+        reason: "r".into(),
+        events: 3,
+        head: Digest([1; 32]),
+    };
+    let role = Role {
+        grants: vec![Grant { objects: vec!["targets".into()], verbs: vec!["get".into()] }],
+        description: "d".into(),
+    };
+    let subjects = PrincipalSelector { groups: vec!["dev".into()], subjects: Vec::new() };
+    let token = JoinToken {
+        id: "t".into(),
+        role: NodeRole::Control,
+        secret_sha256: Digest([7; 32]),
+        uses_left: 2,
+        expires_at: Timestamp::from_millis(3_600_000),
+        created_at: Timestamp::default(),
+        created_by: "alice".into(),
+        agent_pool: None,
+        serves: None,
+        name: None,
+        learner: false,
+        revision: 0,
+    };
+    let rewrap = c::RewrapItem {
+        of: c::SealedOf::Secret(name("pw")),
+        expected_kek_id: "k".into(),
+        expected_wrapped_key: vec![1],
+        kek_id: "k2".into(),
+        wrapped_key: vec![9],
+    };
+    let resources = vec![
+        resource("pw", Spec::Secret(sealed())),
+        issuer(),
+        target(),
+        rule(),
+        resource("reader", Spec::Role(role)),
+        resource("devs", Spec::RoleBinding(RoleBinding { role: "reader".into(), subjects })),
+    ];
+    let asked = |n| c::RequestApproval { approval: approval(n), expires: Ttl(60) };
+    let review = |n, verdict| c::ReviewApproval {
+        id: ApprovalId::from_bytes([n; 16]),
+        reviewer: principal("rita"),
+        verdict,
+        comment: "ok".into(),
+    };
+    let (id, session_id) = (ApprovalId::from_bytes([1; 16]), session.id);
+    let redeem = |serial: &str, of: &str| c::RedeemJoinToken {
+        id: "t".into(),
+        secret_sha256: Digest([7; 32]),
+        certificate: NodeCertificate { name: name(of), ..certificate(serial, NodeRole::Control) },
+        node: Some(node(0, of)),
+    };
+    let list: Vec<Command> = vec![
+        c::PutResources { resources }.into(),
+        c::SetIssuerKeys { issuer: name("corp"), jwks: r#"{"keys":[]}"#.into(), url: "https://corp".into() }.into(),
+        asked(1).into(),
+        asked(2).into(),
+        asked(3).into(),
+        review(1, ReviewVerdict::Approve).into(),
+        review(2, ReviewVerdict::Deny).into(),
+        c::ConsumeApproval { id, session: session_id, digest: Digest([7; 32]) }.into(),
+        c::WithdrawApproval { id: ApprovalId::from_bytes([3; 16]), because: "x".into() }.into(),
+        c::OpenSession { session }.into(),
+        c::SealSession { id: session_id, end }.into(),
+        c::CreateJoinToken { token: token.clone() }.into(),
+        c::CreateJoinToken { token: JoinToken { id: "u".into(), role: NodeRole::Gateway, ..token } }.into(),
+        redeem("1a", "c1").into(),
+        redeem("1b", "c2").into(),
+        c::UpdateNode { node: node(1, "c1") }.into(),
+        c::RecordCertificate { certificate: certificate("1c", NodeRole::Gateway) }.into(),
+        c::RevokeCertificates {
+            serials: vec!["1c".into()],
+            node: Some((NodeRole::Control, name("c2"))),
+            by: "alice".into(),
+            because: "lost".into(),
+        }
+        .into(),
+        c::RemoveNode { id: 2, by: "alice".into() }.into(),
+        c::RaiseFeatureLevel { level: 1 }.into(),
+        c::RewrapSecrets { items: vec![rewrap] }.into(),
+        c::RecordAudit { records: vec![audit(), audit()] }.into(),
+        c::DeleteJoinToken { id: "u".into() }.into(),
+        c::DeleteResource { kind: Kind::MaskingRule, name: name("mask"), expected_revision: 0 }.into(),
+        c::ExpireApprovals.into(),
+        founding().into(),
+    ];
+    let entries = list.into_iter().zip(0_u8..).map(|(command, n)| {
+        let request_id = (n & 1 == 0).then(|| RequestId::from_bytes([n; 16]));
+        let proposed_at = Timestamp::from_millis(1_000 * u64::from(n));
+        Entry { proposed_at, request_id, command, audit: (n % 3 == 0).then(audit) }.encode()
+    });
+    entries.collect()
+}
+
+fn policies() -> Vec<Vec<u8>> {
+    let mut snapshot = Snapshot { revision: 5, ..Snapshot::empty("c", "i") };
+    for object in [issuer(), target(), rule()] {
+        snapshot.put(object).expect("it is for gateways");
+    }
+    snapshot.set_keys(&name("corp"), Some("{}".into()));
+    let delta = postern_core::delta::Delta {
+        incarnation: "i".into(),
+        from_revision: 5,
+        revision: 6,
+        upserts: vec![target(), issuer()],
+        deletes: vec![(Kind::MaskingRule, name("mask"))],
+        issuer_keys: vec![(name("corp"), None)],
+        session_token_jwks: Some("{}".into()),
+        revoked: vec!["1a".into()],
+    };
+    let credential = pb::Credential { target: "db".into(), username: "u".into(), password: b"p".to_vec() };
+    let credentials = pb::Credentials {
+        whole: true,
+        credentials: vec![credential],
+        removed: vec!["x".into()],
+        mask_key: vec![7; 32],
+    };
+    let whole = prefixed(&to_proto(&snapshot).encode_to_vec());
+    let delta = prefixed(&delta_to_proto(&delta).encode_to_vec());
+    let credentials = prefixed(&credentials.encode_to_vec());
+    vec![
+        [&[0][..], &whole].concat(),
+        [&[0][..], &whole, &delta, &credentials].concat(),
+        [&[255][..], &[0; 64]].concat(),
+    ]
+}
+
+/// Most of the log's commands are taken: else little would be reached.
+#[cfg(test)]
+#[test]
+fn hardly_anything_is_refused() {
+    let mut state = entries::founded();
+    let taken = log().iter().filter(|entry| state.apply(state.index() + 1, entry).unwrap().outcome.is_ok()).count();
+    assert!(taken + 3 >= log().len(), "{taken} of {}", log().len());
+}
