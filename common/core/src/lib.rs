@@ -5,6 +5,7 @@
 pub mod action;
 pub mod approval;
 pub mod audit;
+mod certified;
 pub mod cluster;
 pub mod code;
 pub mod delta;

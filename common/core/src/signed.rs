@@ -1,7 +1,8 @@
 //! Policy that is signed by a node of the control plane: whoever holds the cluster's authority can verify it, wherever it was kept.
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 
+use crate::certified::{CertificateFault, certified};
 use crate::node::{NodeIdentity, NodeRole};
 use crate::recording::Authority;
 use crate::time::Timestamp;
@@ -57,25 +58,17 @@ pub fn verify(
     payload: &[u8],
     signature: &[u8],
     certificate: &[u8],
-    Authority(ca): Authority<'_>,
+    authority: Authority<'_>,
     at: Timestamp,
 ) -> Result<NodeIdentity, SignatureFault> {
-    let (ca, certificate) = (CertificateDer::from(ca), CertificateDer::from(certificate));
-    let anchor = webpki::anchor_from_trusted_cert(&ca).map_err(|error| SignatureFault::Authority(error.to_string()))?;
-    let signer = webpki::EndEntityCert::try_from(&certificate)
-        .map_err(|error| SignatureFault::Certificate(error.to_string()))?;
-    let when = UnixTime::since_unix_epoch(std::time::Duration::from_millis(at.millis()));
-    signer
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &[anchor],
-            &[],
-            when,
-            webpki::KeyUsage::server_auth(),
-            None,
-            None,
-        )
-        .map_err(|error| SignatureFault::Certificate(error.to_string()))?;
+    let certificate = CertificateDer::from(certificate);
+    let signer =
+        certified(&certificate, authority, webpki::KeyUsage::server_auth(), at).map_err(|fault| match fault {
+            CertificateFault::Authority(error) => SignatureFault::Authority(error.to_string()),
+            CertificateFault::Unreadable(error) | CertificateFault::NotCertified(error) => {
+                SignatureFault::Certificate(error.to_string())
+            }
+        })?;
     let node = signer.valid_dns_names().find_map(NodeIdentity::from_dns_name);
     let node = node.filter(|node| node.role == NodeRole::Control).ok_or(SignatureFault::Role)?;
     signer

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 
 use super::chain::{Chain, ChainFault, seal_message};
 use super::event::{Event, Started};
 use super::format::{FrameFault, MAGIC, frames};
+use crate::certified::{CertificateFault, certified};
 use crate::id::SessionId;
 use crate::node::{NodeIdentity, NodeRole};
 use crate::operation::Digest;
@@ -190,30 +191,20 @@ fn check_seal(
     (events, head): (u64, Digest),
     signature: &str,
     certificate: &str,
-    Authority(ca): Authority<'_>,
+    authority: Authority<'_>,
 ) -> Result<(), String> {
     use base64::Engine as _;
     let base64 = base64::engine::general_purpose::STANDARD;
     let started = started.ok_or("no opening to seal")?;
     let signature = base64.decode(signature).map_err(|_| "its signature is not base64")?;
     let certificate = base64.decode(certificate).map_err(|_| "its certificate is not base64")?;
-    let (ca, certificate) = (CertificateDer::from(ca), CertificateDer::from(certificate));
-
-    let anchor =
-        webpki::anchor_from_trusted_cert(&ca).map_err(|error| format!("the authority is unreadable: {error}"))?;
-    let signer = webpki::EndEntityCert::try_from(&certificate).map_err(|error| format!("its certificate: {error}"))?;
-    let when = UnixTime::since_unix_epoch(std::time::Duration::from_millis(at.millis()));
-    signer
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &[anchor],
-            &[],
-            when,
-            webpki::KeyUsage::client_auth(),
-            None,
-            None,
-        )
-        .map_err(|error| format!("its certificate is not of this cluster: {error}"))?;
+    let certificate = CertificateDer::from(certificate);
+    let signer =
+        certified(&certificate, authority, webpki::KeyUsage::client_auth(), at).map_err(|fault| match fault {
+            CertificateFault::Authority(error) => format!("the authority is unreadable: {error}"),
+            CertificateFault::Unreadable(error) => format!("its certificate: {error}"),
+            CertificateFault::NotCertified(error) => format!("its certificate is not of this cluster: {error}"),
+        })?;
     // Only the gateway that the recording names may seal it.
     let is_gateway = |name: &str| {
         NodeIdentity::from_dns_name(name)
