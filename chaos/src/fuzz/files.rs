@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use postern_server::backup;
 use postern_server::keys::Keyring;
-use postern_server::raft::log_store::{LogStore as _, SledLog, SnapshotRecord, Write};
+use postern_server::raft::log_store::{DiskLog, LogStore as _, SnapshotRecord, Write};
 use postern_server::raft::transport::SnapshotSource;
 use postern_state::State;
 use raft::eraftpb::{ConfState, HardState};
@@ -32,7 +32,8 @@ fn house() -> std::sync::MutexGuard<'static, House> {
     static HOUSE: OnceLock<Mutex<House>> = OnceLock::new();
     let build = || {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut log = SledLog::open(&dir.path().join("log")).expect("a log");
+        let mut log = DiskLog::open(&dir.path().join("log")).expect("a log");
+        log.load().expect("nothing yet");
         let snapshot = SnapshotRecord {
             index: PLACE.0,
             term: PLACE.1,

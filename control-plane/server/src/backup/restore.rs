@@ -81,6 +81,7 @@ pub async fn restore(config: &ControlConfig, file: &Path, token_ttl: Duration) -
 fn write_log(dir: &Path, node_id: u64, state: &State) -> Result<(), ControlError> {
     let fault = |source| ControlError::Log { dir: dir.display().to_string(), source };
     let mut log = DiskLog::open(dir).map_err(fault)?;
+    log.load().map_err(fault)?;
     let index = state.index();
     let snapshot = SnapshotRecord {
         index,

@@ -1,7 +1,7 @@
-//! What was acknowledged last, beside sled's files: so that what sled drops when it recovers does not go unnoticed.
+//! What was acknowledged last, beside the write-ahead log: so that an end that is gone does not go unnoticed.
 //!
-//! sled takes whatever it cannot read at the end of its log for a write that was never finished, and goes on without it. That is right
-//! after a crash, and wrong when the end is damaged: then writes are gone that peers and clients rely on. Each write has a number, in sled
+//! What is not whole at the end of the log is taken for a write that was never finished. That is right after a crash, and wrong when the
+//! last write is damaged, or the last file lost: then writes are gone that peers and clients rely on. Each write has a number, in the log
 //! with it; here stands the number of the last one that was flushed.
 //!
 //! It never refuses wrongly. A number is written only after the flush of the write that has it, so whatever the system makes of this file,
