@@ -26,7 +26,7 @@ use super::log_store::{Loaded, LogStore, SnapshotRecord, SnapshotWriter, Storage
 use super::membership::MembershipReply;
 use super::observer::Observer;
 use super::reads::{ReadFailed, ReadFn};
-use super::replica::{DriverError, ProposeReply, Replica, SnapshotJob};
+use super::replica::{DriverError, ProposeReply, ROUND_BYTES, Replica, SnapshotJob};
 use super::stamp::StampClock;
 use super::status::{Changes, MembershipChange, Status};
 use super::transport::{SnapshotSource, Transport};
@@ -94,6 +94,14 @@ pub fn start(
     Ok(RaftHandle::new(mailbox, changes, status, forward, snapshots, late_reports, stamps))
 }
 
+/// What a peer's message will have flushed.
+fn entry_bytes(message: &Msg) -> usize {
+    match message {
+        Msg::Step(message) => message.entries.iter().map(|entry| entry.data.len()).sum(),
+        _ => 0,
+    }
+}
+
 struct Driver<L, T, O> {
     replica: Replica<Timed<L>, T, Tee<O>>,
     inbox: Receiver<Msg>,
@@ -124,14 +132,18 @@ impl<L: LogStore, T: Transport, O: Observer> Driver<L, T, O> {
         let mut next_tick = Instant::now() + self.tick;
         self.settle(true)?;
         while !self.stop.is_cancelled() {
-            match self.inbox.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+            let patience = next_tick.saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(if self.replica.has_queue() { Duration::ZERO } else { patience }) {
                 Ok(message) => {
+                    let mut bytes = entry_bytes(&message);
                     self.take(message)?;
                     for _ in 1..BATCH {
-                        match self.inbox.try_recv() {
-                            Ok(message) => self.take(message)?,
-                            Err(_) => break,
+                        if bytes >= ROUND_BYTES {
+                            break;
                         }
+                        let Ok(message) = self.inbox.try_recv() else { break };
+                        bytes = bytes.saturating_add(entry_bytes(&message));
+                        self.take(message)?;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}

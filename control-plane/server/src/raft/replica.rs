@@ -29,6 +29,9 @@ pub const ENTRY_BYTES: usize = 8 << 20;
 const IN_FLIGHT: usize = 16_384;
 /// Their bytes.
 const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// Bytes of entries that one flush takes, unless a single one is larger. Heartbeats wait as long as a flush takes, and an election comes
+/// after half a second without them.
+pub(super) const ROUND_BYTES: usize = 4 << 20;
 /// Reads that wait.
 const READS: usize = 16_384;
 /// Of ticks, in election timeouts: how long a read waits for a leader and its answer. 5 seconds as a node is run in earnest.
@@ -272,8 +275,8 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
         for write in std::mem::take(&mut self.unsaved) {
             self.log.save(write.borrow())?;
         }
+        self.propose_queue();
         loop {
-            self.propose_queue();
             self.reads.ask(&mut self.core, self.ticks);
             if !self.turn()? {
                 break;
@@ -306,6 +309,11 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
         self.reads.refuse(&mut self.core, ReadError::NotLeader);
         let since = *self.lingers_since.get_or_insert(self.ticks);
         if self.ticks.saturating_sub(since) < self.linger_ticks { Ok(()) } else { Err(DriverError::Removed) }
+    }
+
+    /// Whether there are writes left that `settle` did not get to: it is to be called again soon.
+    pub(super) const fn has_queue(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     /// A snapshot to be made, after `settle`: at most one at a time. Its outcome goes to [`Replica::compacted`].
@@ -431,7 +439,14 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
         if self.queue.is_empty() {
             return;
         }
-        let (entries, replies): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().unzip();
+        let mut bytes = 0_usize;
+        let fits = |(entry, _): &&(Vec<u8>, ProposeReply)| {
+            let first = bytes == 0;
+            bytes = bytes.saturating_add(entry.len());
+            first || bytes <= ROUND_BYTES
+        };
+        let count = self.queue.iter().take_while(fits).count();
+        let (entries, replies): (Vec<_>, Vec<_>) = self.queue.drain(..count).unzip();
         let sizes: Vec<usize> = entries.iter().map(Vec::len).collect();
         let waiting = sizes.into_iter().zip(replies);
         match self.core.propose(entries) {

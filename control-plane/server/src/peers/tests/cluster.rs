@@ -1,5 +1,6 @@
 //! Real Raft on real disks over these links.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_core::RequestId;
@@ -7,8 +8,9 @@ use postern_state::{Command, Refusal, commands};
 
 use super::super::{PeerEntry, Said};
 use super::house::{House, LONG, Member, until};
-use crate::raft::log_store::DiskLog;
+use crate::raft::log_store::{DiskLog, Loaded, LogStore, StorageError, Write};
 use crate::raft::testing::init_as;
+use crate::raft::transport::SnapshotSource;
 use crate::raft::{MembershipChange, MembershipError, NodeConfig, ProposeError, RaftHandle, start};
 
 struct Node {
@@ -22,8 +24,18 @@ impl Node {
     }
 
     async fn start_with(house: &House, config: &NodeConfig, dir: tempfile::TempDir, seeds: Vec<String>) -> Self {
+        Self::on(house, config, dir, seeds, &|log| log).await
+    }
+
+    async fn on<L: LogStore>(
+        house: &House,
+        config: &NodeConfig,
+        dir: tempfile::TempDir,
+        seeds: Vec<String>,
+        disk: &impl Fn(DiskLog) -> L,
+    ) -> Self {
         let member = house.bare(config.id, dir, seeds).await;
-        let log = DiskLog::open(&member.dir.path().join("raft")).unwrap();
+        let log = disk(DiskLog::open(&member.dir.path().join("raft")).unwrap());
         let transport = member.transport.clone_for_test();
         let (book, forward) = (member.book.clone(), member.forward.clone());
         let raft = start(config, log, transport, book, forward, &member.supervisor, member.stop.clone()).unwrap();
@@ -90,9 +102,18 @@ async fn three(house: &House) -> Vec<Node> {
 }
 
 async fn three_with(house: &House, tune: impl Fn(NodeConfig) -> NodeConfig) -> Vec<Node> {
-    let mut nodes = vec![Node::start(house, &tune(NodeConfig::founder(1)), tempfile::tempdir().unwrap()).await];
+    three_on(house, tune, |log| log).await
+}
+
+async fn three_on<L: LogStore>(
+    house: &House,
+    tune: impl Fn(NodeConfig) -> NodeConfig,
+    disk: impl Fn(DiskLog) -> L,
+) -> Vec<Node> {
+    let mut nodes =
+        vec![Node::on(house, &tune(NodeConfig::founder(1)), tempfile::tempdir().unwrap(), Vec::new(), &disk).await];
     for id in 2..=3 {
-        let joiner = Node::start(house, &tune(NodeConfig::new(id)), tempfile::tempdir().unwrap()).await;
+        let joiner = Node::on(house, &tune(NodeConfig::new(id)), tempfile::tempdir().unwrap(), Vec::new(), &disk).await;
         // All that a joiner knows is whom it asked; they learn of it as it calls.
         joiner.member.book.seed([(1, nodes[0].member.entry("control-1"))]);
         nodes.push(joiner);
@@ -107,6 +128,44 @@ async fn three_with(house: &House, tune: impl Fn(NodeConfig) -> NodeConfig) -> V
         node.member.book.seed(entries.clone());
     }
     nodes
+}
+
+/// A disk that writes 33 MB a second.
+struct Slow(DiskLog);
+
+impl LogStore for Slow {
+    fn load(&mut self) -> Result<Loaded, StorageError> {
+        self.0.load()
+    }
+
+    fn save(&mut self, write: Write<'_>) -> Result<(), StorageError> {
+        let bytes: usize = write.entries.iter().map(|entry| entry.data.len()).sum();
+        let until = Instant::now() + Duration::from_micros(u64::try_from(bytes / 33).unwrap());
+        self.0.save(write)?;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            std::thread::park_timeout(left);
+        }
+        Ok(())
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotSource> {
+        self.0.snapshots()
+    }
+}
+
+/// Many large writes at once: heartbeats do not wait for all of them to be on the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_writes_cost_no_leader_its_office() {
+    let house = House::new();
+    let nodes = three_on(&house, |config| config, Slow).await;
+    let term = nodes[0].raft.status().borrow().term;
+    let writes = (0..4).map(|_| nodes[0].raft.propose(write(7 << 20), None));
+    let began = Instant::now();
+    let outcomes = futures::future::join_all(writes).await;
+    let standing: Vec<_> = nodes.iter().map(|node| node.raft.status().borrow().clone()).collect();
+    let told = || format!("{:?} {standing:?}", began.elapsed());
+    assert!(outcomes.iter().all(refused), "{outcomes:?} {}", told());
+    assert!(standing.iter().all(|status| (status.term, status.leader) == (term, 1)), "{}", told());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
