@@ -434,20 +434,16 @@ impl Core {
                     let applied = self.state.apply(index, &entry.data)?;
                     each(AppliedEntry::Command { index, term, state: &self.state, applied });
                 }
-                EntryType::EntryConfChange => {
-                    let change = ConfChange::decode(entry.data.as_slice());
-                    let change = change.map_err(|_| CoreError::Membership { index })?;
-                    if !ConfChangeType::is_valid(change.change_type) {
-                        return Err(CoreError::Membership { index });
-                    }
-                    let members = self.node.apply_conf_change(&change)?;
-                    self.set_members(members);
-                    each(AppliedEntry::Members { index, term });
-                }
-                EntryType::EntryConfChangeV2 => {
-                    let change = ConfChangeV2::decode(entry.data.as_slice());
-                    let change = change.ok().filter(accept::is_known).ok_or(CoreError::Membership { index })?;
-                    let members = self.node.apply_conf_change(&change)?;
+                kind => {
+                    let unknown = CoreError::Membership { index };
+                    let members = if kind == EntryType::EntryConfChange {
+                        let change = ConfChange::decode(entry.data.as_slice()).ok();
+                        let change = change.filter(|change| ConfChangeType::is_valid(change.change_type));
+                        self.node.apply_conf_change(&change.ok_or(unknown)?)?
+                    } else {
+                        let change = ConfChangeV2::decode(entry.data.as_slice()).ok();
+                        self.node.apply_conf_change(&change.filter(accept::is_known).ok_or(unknown)?)?
+                    };
                     self.set_members(members);
                     each(AppliedEntry::Members { index, term });
                 }

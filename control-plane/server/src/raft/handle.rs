@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::driver::Msg;
 use super::forward::{Forward, ForwardError, ForwardedProposal};
-use super::replica::ENTRY_BYTES;
+use super::proposals::ENTRY_BYTES;
 use super::stamp::StampClock;
 use super::status::{Changes, MembershipChange, MembershipError, ProposeError, ReadError, Status};
 use super::transport::SnapshotSource;

@@ -23,6 +23,7 @@ mod memory;
 mod observer;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod proposals;
 mod reads;
 mod replica;
 mod slog_bridge;
@@ -44,7 +45,8 @@ pub use forward::{Forward, ForwardError, ForwardedProposal, NoForward};
 pub use handle::RaftHandle;
 pub use membership::MembershipReply;
 pub use observer::Observer;
+pub use proposals::{ENTRY_BYTES, Proposal, ProposeReply};
 pub use reads::{ReadFailed, ReadFn};
-pub use replica::{DriverError, ENTRY_BYTES, Proposal, ProposeReply, Replica, SnapshotJob};
+pub use replica::{DriverError, Replica, SnapshotJob};
 pub(crate) use stamp::Verdict;
 pub use status::{Changes, MemberStatus, MembershipChange, MembershipError, ProposeError, ReadError, Status};

@@ -7,11 +7,8 @@
 //!
 //! Whoever drives it calls [`Replica::settle`] after each batch of calls: only then is anything persisted, sent or answered.
 
-use std::collections::BTreeMap;
-
-use postern_core::audit::AuditRecord;
-use postern_core::{RequestId, Timestamp};
-use postern_state::{Command, Entry, Outcome, State, commands};
+use postern_core::Timestamp;
+use postern_state::{Entry, State, commands};
 use raft::eraftpb::{ConfState, HardState, Message};
 
 use super::config::NodeConfig;
@@ -19,37 +16,15 @@ use super::core::{AppliedEntry, Core, CoreError};
 use super::log_store::{Loaded, LogStore, SnapshotRecord, SnapshotWriter, StorageError, Write};
 use super::membership::{Clock, Membership, MembershipReply};
 use super::observer::Observer;
+use super::proposals::{Proposal, Proposals, ProposeReply};
 use super::reads::{ReadFailed, ReadFn, Reads};
-use super::status::{MemberStatus, MembershipChange, MembershipError, ProposeError, ReadError, Status};
+use super::status::{MemberStatus, MembershipChange, MembershipError, ReadError, Status};
 use super::transport::Transport;
 
-/// An entry's size at the most.
-pub const ENTRY_BYTES: usize = 8 << 20;
-/// Writes that wait for their outcome.
-const IN_FLIGHT: usize = 16_384;
-/// Their bytes.
-const IN_FLIGHT_BYTES: usize = 64 << 20;
-/// Bytes of entries that one flush takes, unless a single one is larger. Heartbeats wait as long as a flush takes, and an election comes
-/// after half a second without them.
-pub(super) const ROUND_BYTES: usize = 4 << 20;
 /// Reads that wait.
 const READS: usize = 16_384;
 /// Of ticks, in election timeouts: how long a read waits for a leader and its answer. 5 seconds as a node is run in earnest.
 const READ_PATIENCE: u64 = 10;
-
-/// Told what came of a write.
-pub type ProposeReply = Box<dyn FnOnce(Result<Outcome, ProposeError>) + Send>;
-
-/// A write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proposal {
-    /// What to do.
-    pub command: Command,
-    /// For de-duplication of retries.
-    pub request_id: Option<RequestId>,
-    /// Of the call behind it.
-    pub audit: Option<AuditRecord>,
-}
 
 /// The node cannot start, or go on.
 #[derive(Debug, thiserror::Error)]
@@ -74,12 +49,7 @@ pub struct Replica<L, T, O> {
     log: L,
     transport: T,
     observer: O,
-    /// Proposed in the next turn, together.
-    queue: Vec<(Vec<u8>, ProposeReply)>,
-    /// By index.
-    proposals: BTreeMap<u64, Waiting>,
-    /// Of both.
-    in_flight_bytes: usize,
+    proposals: Proposals,
     reads: Reads,
     membership: Membership,
     ticks: u64,
@@ -96,13 +66,6 @@ pub struct Replica<L, T, O> {
     config: NodeConfig,
     job: Option<SnapshotJob>,
     compacting: bool,
-}
-
-struct Waiting {
-    /// The term that it was proposed in.
-    term: u64,
-    bytes: usize,
-    reply: ProposeReply,
 }
 
 /// A snapshot to be made, where blocking is allowed and while the replica goes on.
@@ -147,9 +110,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
             log,
             transport,
             observer,
-            queue: Vec::new(),
-            proposals: BTreeMap::new(),
-            in_flight_bytes: 0,
+            proposals: Proposals::default(),
             reads: Reads::new(election_ticks, election_ticks.saturating_mul(READ_PATIENCE)),
             membership: Membership::default(),
             ticks: 0,
@@ -175,19 +136,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
 
     /// Writes an entry as [`Entry::encode`] gave it.
     pub fn propose_encoded(&mut self, entry: Vec<u8>, reply: ProposeReply) {
-        let bytes = entry.len();
-        if bytes > ENTRY_BYTES {
-            return reply(Err(ProposeError::TooLarge { limit: ENTRY_BYTES }));
-        }
-        if !self.core.is_leader() {
-            return reply(Err(ProposeError::NotLeader { leader: self.core.leader() }));
-        }
-        let count = self.proposals.len().saturating_add(self.queue.len());
-        if count >= IN_FLIGHT || self.in_flight_bytes.saturating_add(bytes) > IN_FLIGHT_BYTES {
-            return reply(Err(ProposeError::Overloaded));
-        }
-        self.in_flight_bytes = self.in_flight_bytes.saturating_add(bytes);
-        self.queue.push((entry, reply));
+        self.proposals.push(&self.core, entry, reply);
     }
 
     /// Reads linearizably, on any node: `read` sees every write that was acknowledged before this call. Called in `settle`.
@@ -275,7 +224,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
         for write in std::mem::take(&mut self.unsaved) {
             self.log.save(write.borrow())?;
         }
-        self.propose_queue();
+        self.proposals.propose(&mut self.core);
         loop {
             self.reads.ask(&mut self.core, self.ticks);
             if !self.turn()? {
@@ -283,7 +232,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
             }
         }
         self.reads.answer(&mut self.core);
-        self.proposals_of_former_terms();
+        self.proposals.settled(&self.core);
         self.membership.settled(&self.core, self.ticks);
         if !self.compacting
             && let Some((record, state)) = self.core.compaction()
@@ -312,8 +261,8 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
     }
 
     /// Whether there are writes left that `settle` did not get to: it is to be called again soon.
-    pub(super) const fn has_queue(&self) -> bool {
-        !self.queue.is_empty()
+    pub(super) fn has_queue(&self) -> bool {
+        self.proposals.has_queue()
     }
 
     /// A snapshot to be made, after `settle`: at most one at a time. Its outcome goes to [`Replica::compacted`].
@@ -371,14 +320,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
 
     /// Tells all that waits that there will be no answer.
     pub fn abandon(&mut self) {
-        let waiting = std::mem::take(&mut self.proposals).into_values().map(|waiting| waiting.reply);
-        for reply in waiting {
-            reply(Err(ProposeError::Unknown));
-        }
-        for (_, reply) in std::mem::take(&mut self.queue) {
-            reply(Err(ProposeError::Stopped));
-        }
-        self.in_flight_bytes = 0;
+        self.proposals.abandon();
         self.reads.fail(ReadError::Stopped);
         self.membership.fail(&MembershipError::Unknown);
     }
@@ -411,16 +353,12 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
                 self.log.save(write)?;
             }
         }
-        let (observer, proposals, bytes) = (&mut self.observer, &mut self.proposals, &mut self.in_flight_bytes);
+        let (observer, proposals) = (&mut self.observer, &mut self.proposals);
         let mut members = Vec::new();
         let progress = self.core.persisted(ready, |entry| match entry {
             AppliedEntry::Command { index, term, state, applied } => {
                 observer.applied(state, index, &applied.effects);
-                let Some(waiting) = proposals.remove(&index) else { return };
-                *bytes = bytes.saturating_sub(waiting.bytes);
-                // Another leader's entry stands where ours would have: ours may yet be elsewhere, under its request id.
-                let outcome = if term == waiting.term { Ok(applied.outcome) } else { Err(ProposeError::Unknown) };
-                (waiting.reply)(outcome);
+                proposals.applied(index, term, applied.outcome);
             }
             AppliedEntry::Members { index, term } => members.push((index, term)),
             AppliedEntry::Restored { state } => observer.restored(state),
@@ -433,52 +371,6 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
             self.membership.applied(&mut self.core, index, term);
         }
         Ok(true)
-    }
-
-    fn propose_queue(&mut self) {
-        if self.queue.is_empty() {
-            return;
-        }
-        let mut bytes = 0_usize;
-        let fits = |(entry, _): &&(Vec<u8>, ProposeReply)| {
-            let first = bytes == 0;
-            bytes = bytes.saturating_add(entry.len());
-            first || bytes <= ROUND_BYTES
-        };
-        let count = self.queue.iter().take_while(fits).count();
-        let (entries, replies): (Vec<_>, Vec<_>) = self.queue.drain(..count).unzip();
-        let sizes: Vec<usize> = entries.iter().map(Vec::len).collect();
-        let waiting = sizes.into_iter().zip(replies);
-        match self.core.propose(entries) {
-            Ok((first, term)) => {
-                let places = first..;
-                for (index, (bytes, reply)) in places.zip(waiting) {
-                    self.proposals.insert(index, Waiting { term, bytes, reply });
-                }
-            }
-            Err(_) => {
-                // Nobody takes writes while leadership moves.
-                let refusal = if self.core.is_leader() && self.core.node.raft.lead_transferee.is_none() {
-                    ProposeError::Overloaded
-                } else {
-                    ProposeError::NotLeader { leader: self.core.leader().filter(|_| !self.core.is_leader()) }
-                };
-                for (bytes, reply) in waiting {
-                    self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
-                    reply(Err(refusal.clone()));
-                }
-            }
-        }
-    }
-
-    /// What was proposed by a leader that leads no more may or may not come to pass.
-    fn proposals_of_former_terms(&mut self) {
-        let (leads, term) = (self.core.is_leader(), self.core.term());
-        let former = |_: &u64, waiting: &mut Waiting| !leads || waiting.term != term;
-        for (_, waiting) in self.proposals.extract_if(.., former) {
-            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(waiting.bytes);
-            (waiting.reply)(Err(ProposeError::Unknown));
-        }
     }
 
     /// Lets approvals lapse on time, even when nothing else is written.
@@ -494,14 +386,6 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
     const fn clock(&self) -> Clock {
         let silence = self.election_ticks;
         Clock { now: self.ticks, silence, transfer: silence.saturating_mul(2) }
-    }
-}
-
-impl Proposal {
-    /// A write that no call of the API stands behind.
-    #[must_use]
-    pub fn new(command: impl Into<Command>, request_id: Option<RequestId>) -> Self {
-        Self { command: command.into(), request_id, audit: None }
     }
 }
 

@@ -1,6 +1,8 @@
-use postern_state::Success;
+use postern_state::{Command, Success};
 use raft::eraftpb::{Entry as LogEntry, Message, MessageType};
 
+use super::super::proposals::ENTRY_BYTES;
+use super::super::status::ProposeError;
 use super::*;
 use crate::raft::testing::{Group, MemoryLog, Node, config, init, keys};
 
