@@ -17,7 +17,7 @@ use tracing::info;
 use crate::api::sign_for;
 use crate::cluster::init::write;
 use crate::keys::Kek;
-use crate::raft::RaftHandle;
+use crate::raft::{RaftHandle, StampClock};
 use crate::run::ControlError;
 
 /// How long certificates are good for that this process gives to nodes in it.
@@ -35,6 +35,8 @@ pub(crate) struct ClusterKeys {
     pub(crate) mask_key: SecretBytes,
     /// How long certificates are good for that are made by them.
     pub(crate) certificate_lifetime: Duration,
+    /// What they are signed by: this node's own may be wrong.
+    pub(crate) clock: StampClock,
 }
 
 /// Opens the keys of `cluster`.
@@ -55,6 +57,7 @@ pub(crate) async fn open_keys(
         mask_key: kek.open_waiting(MASK_KEY, &cluster.mask_key).await?,
         cluster,
         certificate_lifetime,
+        clock: StampClock::default(),
     })
 }
 

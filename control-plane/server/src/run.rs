@@ -269,7 +269,9 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
 
     // A new member waits here until the leader has brought it up to date.
     let keys = tokio::select! {
-        keys = cluster_keys(&members, &kek, &file, &config) => Arc::new(keys?),
+        keys = cluster_keys(&members, &kek, &file, &config) => {
+            Arc::new(ClusterKeys { clock: raft.stamps().clone(), ..keys? })
+        }
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
     };
     let stop = supervisor.sessions_ended_token();

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::{Name, Principal};
-use postern_runtime::clock;
 use postern_runtime::jwt::{TokenError, Verified};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
@@ -22,7 +21,7 @@ use super::permissions::{Needs, any_kind};
 use super::roles::{Bound, Roles};
 use super::status;
 use crate::config::ControlConfig;
-use crate::raft::RaftHandle;
+use crate::raft::{RaftHandle, StampClock};
 use crate::run::PolicyWatch;
 use crate::serve::PeerInfo;
 
@@ -33,6 +32,8 @@ pub(crate) struct Access {
     groups: Arc<Groups>,
     roles: Roles,
     pub(super) audit: AuditLog,
+    /// What tokens end by: this node's own clock may be wrong.
+    pub(super) clock: StampClock,
     /// This node's name, for the audit log.
     pub(super) node: Arc<str>,
 }
@@ -58,7 +59,8 @@ impl Access {
     pub(crate) fn new(policy: PolicyWatch, config: &ControlConfig, raft: RaftHandle, audit: AuditLog) -> Self {
         let groups = Groups { admin: config.admin_groups.clone(), auditor: config.auditor_groups.clone() };
         let node = config.node_name.as_ref().map_or("control-1", Name::as_str).into();
-        Self { policy, groups: Arc::new(groups), roles: Roles::new(raft), audit, node }
+        let clock = raft.stamps().clone();
+        Self { policy, groups: Arc::new(groups), roles: Roles::new(raft), audit, clock, node }
     }
 
     /// Who calls; nobody in particular is a caller too. Their permissions are still to be looked up.
@@ -133,7 +135,7 @@ impl Access {
 
     fn verified(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
         let policy = Arc::clone(&self.policy.borrow());
-        policy.verifier.verify(token, clock::now()).map_err(|error| {
+        policy.verifier.verify(token, self.clock.now()).map_err(|error| {
             let code = error.code().as_str();
             metrics::counter!("postern_control_auth_failures_total", "code" => code).increment(1);
             let address = peer.map(|peer| peer.address.to_string());

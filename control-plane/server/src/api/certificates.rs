@@ -65,7 +65,7 @@ pub(crate) fn sign_for(
     alt_names: &[String],
     lifetime: Duration,
 ) -> Result<Signed, PkiError> {
-    let now = clock::now();
+    let now = keys.clock.now();
     let certificate_pem = keys.authority.issue(identity, csr, alt_names, now, lifetime)?;
     let record = NodeCertificate {
         serial: pki::serial_of_pem(&certificate_pem)?,
@@ -214,7 +214,7 @@ impl CertificateService for Service {
         Ok(Response::new(pb::GetAuthorityResponse {
             ca_pem: self.keys.authority.ca_pem().to_owned(),
             cluster_id: self.keys.cluster.id.clone(),
-            now: Some(timestamp_to_proto(clock::now())),
+            now: Some(timestamp_to_proto(self.keys.clock.now())),
         }))
     }
 }

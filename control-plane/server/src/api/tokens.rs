@@ -9,7 +9,6 @@ use postern_core::wire::timestamp_to_proto;
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::token_service_server::TokenService;
 use postern_proto::resource::v1 as resource_pb;
-use postern_runtime::clock;
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
 use zeroize::Zeroize as _;
@@ -44,9 +43,15 @@ impl TokenService for Service {
             call.about(format_args!("Target/{target}"));
         }
         let principal = verified.principal.id.clone();
-        let minted =
-            exchange(&self.keys.signer, &self.keys.cluster.id, verified, targets, request.ttl_seconds, clock::now())
-                .map_err(refused)?;
+        let minted = exchange(
+            &self.keys.signer,
+            &self.keys.cluster.id,
+            verified,
+            targets,
+            request.ttl_seconds,
+            self.keys.clock.now(),
+        )
+        .map_err(refused)?;
         metrics::counter!("postern_control_tokens_minted_total").increment(1);
         info!(%principal, token_id = minted.id, expires_at = %minted.expires_at, "a session token was made");
         Ok(Response::new(pb::ExchangeTokenResponse {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use postern_core::Timestamp;
-use postern_runtime::clock;
 use postern_state::ObjectKey;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -196,12 +195,12 @@ impl<W: Watched> Watching<W> {
     /// How long the token is still good, but not longer than until the caller's rights are looked at anyway.
     fn token_left(&self) -> Duration {
         // Times are in milliseconds: at the end it is over, not about to be.
-        let left = |end: Timestamp| end.since(clock::now()).saturating_add(Duration::from_millis(1));
+        let left = |end: Timestamp| end.since(self.watches.access.clock.now()).saturating_add(Duration::from_millis(1));
         self.token_end().map_or(CONFIRM, left).min(CONFIRM)
     }
 
     fn in_time(&self) -> Result<(), Status> {
-        if self.token_end().is_some_and(|ends| ends <= clock::now()) {
+        if self.token_end().is_some_and(|ends| ends <= self.watches.access.clock.now()) {
             return Err(status::with_reason(Status::unauthenticated("token-expired"), "TOKEN_EXPIRED"));
         }
         Ok(())

@@ -48,5 +48,5 @@ pub use observer::Observer;
 pub use proposals::{ENTRY_BYTES, Proposal, ProposeReply};
 pub use reads::{ReadFailed, ReadFn};
 pub use replica::{DriverError, Replica, SnapshotJob};
-pub(crate) use stamp::Verdict;
+pub(crate) use stamp::{StampClock, Verdict};
 pub use status::{Changes, MemberStatus, MembershipChange, MembershipError, ProposeError, ReadError, Status};
