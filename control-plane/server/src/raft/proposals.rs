@@ -77,6 +77,12 @@ impl Proposals {
         self.queue.push_back((entry, reply));
     }
 
+    /// Of all that wait.
+    #[cfg(test)]
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether some are not proposed yet.
     pub(super) fn has_queue(&self) -> bool {
         !self.queue.is_empty()

@@ -139,7 +139,7 @@ fn too_much_is_shed_and_too_large_is_refused() {
     assert!((4..12).contains(&shed), "{shed}");
     group.heal();
     group.until(|_| slots.iter().filter(|slot| slot.is_some()).count() == 12 - shed);
-    assert_eq!(group.node(leader).replica.in_flight_bytes, 0);
+    assert_eq!(group.node(leader).replica.proposals.bytes(), 0);
     group.write(init()).unwrap().unwrap();
 }
 
