@@ -16,7 +16,7 @@ fn full() {
     let follower = cluster.follower().unwrap();
     let member = cluster.member(follower).unwrap();
     member.stop().unwrap();
-    let largest = files(&member.data_dir()).iter().map(|file| file.metadata().unwrap().len()).max().unwrap();
+    let largest = files(&member.data_dir()).iter().map(|file| used(file)).max().unwrap();
     member.set_file_limit(Some(largest.max(64 << 10) + (16 << 10)));
     member.spawn().unwrap();
     let status = member.wait_end(Duration::from_secs(60)).unwrap();
@@ -38,11 +38,10 @@ fn torn() {
     let member = cluster.member(follower).unwrap();
     member.kill9().unwrap();
     let newest = files(&member.data_dir().join("raft/wal")).into_iter().max().unwrap();
-    let bytes = fs::read(&newest).unwrap();
-    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let end = used(&newest).next_multiple_of(8);
     // Nothing is acknowledged that lies in a write which never ended.
     let file = File::options().write(true).open(&newest).unwrap();
-    file.write_all_at(&[0xa5; 700], u64::try_from(end.next_multiple_of(8)).unwrap()).unwrap();
+    file.write_all_at(&[0xa5; 700], end).unwrap();
     member.start().unwrap();
     writes(&cluster, &load);
     agree(&cluster, load);
@@ -66,6 +65,12 @@ fn lost() {
     cluster.add_member_as(follower, "").unwrap();
     cluster.wait_healthy().unwrap();
     agree(&cluster, load);
+}
+
+/// Up to where there is more than room made ahead.
+fn used(file: &Path) -> u64 {
+    let end = fs::read(file).unwrap().iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    u64::try_from(end).unwrap()
 }
 
 /// Regular files below `folder`.

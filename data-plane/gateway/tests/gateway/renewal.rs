@@ -73,11 +73,11 @@ async fn a_certificate_that_ends_soon_is_renewed_and_saved() {
         let server = Server::builder().tls_config(tls).unwrap().add_service(CertificateServiceServer::new(certifier));
         server.serve_with_incoming(incoming).await.unwrap();
     });
-    // One minute is left of six: two thirds of its life are over.
+    // It is renewed when two thirds of its life are over.
     let dir = tempfile::tempdir().unwrap();
     let request = KeyRequest::generate().unwrap();
     let short = NodeCredential {
-        certificate_pem: issue(&authority, &request.csr_der, Duration::from_secs(60)),
+        certificate_pem: issue(&authority, &request.csr_der, Duration::from_secs(12)),
         key_pem: request.key_pem,
         ca_pem: authority.ca_pem().to_owned(),
     };
