@@ -38,7 +38,7 @@ fn torn() {
     let member = cluster.member(follower).unwrap();
     member.kill9().unwrap();
     let newest = files(&member.data_dir().join("raft/wal")).into_iter().max().unwrap();
-    let end = used(&newest).next_multiple_of(8);
+    let end = end_of_writes(&newest);
     // Nothing is acknowledged that lies in a write which never ended.
     let file = File::options().write(true).open(&newest).unwrap();
     file.write_all_at(&[0xa5; 700], end).unwrap();
@@ -71,6 +71,18 @@ fn lost() {
 fn used(file: &Path) -> u64 {
     let end = fs::read(file).unwrap().iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     u64::try_from(end).unwrap()
+}
+
+/// Behind the last write in a segment of the write-ahead log: each has a header of 24 bytes, with the length of what follows, and fills up
+/// to a multiple of eight.
+fn end_of_writes(file: &Path) -> u64 {
+    let (bytes, mut at) = (fs::read(file).unwrap(), 0);
+    while bytes[at..].starts_with(b"pWAL") {
+        let length = u32::from_be_bytes(bytes[at + 4..at + 8].try_into().unwrap());
+        at += (24 + usize::try_from(length).unwrap()).next_multiple_of(8);
+    }
+    assert!(at > 0);
+    u64::try_from(at).unwrap()
 }
 
 /// Regular files below `folder`.
