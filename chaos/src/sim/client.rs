@@ -11,6 +11,7 @@ use postern_server::raft::{ProposeError, ReadError};
 use postern_state::commands::{DeleteResource, InitCluster, PutResources};
 use postern_state::{Change, Cluster, Command, Outcome, Refusal, Success};
 
+use super::approvals::{Approvals, Ask};
 use super::checker::{Action, Answer, Operation};
 use super::rng::{chance, pick, stream};
 use super::{MS, SECOND, Time, Violation, broken};
@@ -54,13 +55,22 @@ pub enum Reply {
     Read(Result<Option<(u64, u64)>, ReadError>),
 }
 
+/// What a question is about.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    /// The cluster's birth.
+    Birth,
+    /// A register; and where in its history this stands.
+    Register { key: u64, place: usize, action: Action },
+    /// An approval.
+    Approval(Ask),
+}
+
 /// What a client waits for.
 #[derive(Clone, Debug)]
 struct Waiting {
     question: u64,
-    /// `None`: the cluster's birth.
-    subject: Option<(u64, usize)>,
-    action: Action,
+    subject: Subject,
     request: Request,
     since: Time,
     attempts: u64,
@@ -103,6 +113,8 @@ pub struct History {
     pub registers: BTreeMap<u64, Vec<Operation>>,
     /// Writes that were acknowledged as done.
     pub acknowledged: Vec<Acknowledged>,
+    /// And approvals.
+    pub approvals: Approvals,
     next_value: u64,
 }
 
@@ -194,7 +206,8 @@ impl History {
     #[must_use]
     pub fn answers(&self) -> usize {
         let known = |operation: &&Operation| operation.answer != Answer::Unknown;
-        self.registers.values().map(|operations| operations.iter().filter(known).count()).sum()
+        let registers: usize = self.registers.values().map(|operations| operations.iter().filter(known).count()).sum();
+        registers.saturating_add(self.approvals.answers)
     }
 }
 
@@ -217,12 +230,18 @@ impl Client {
     /// Asks for the cluster to be born.
     pub fn found(&mut self, nodes: &[u64], now: Time) -> Step {
         let request = Request::Write { command: birth().encode(), request_id: self.request_id() };
-        self.wait(None, Action::Write(0), request, now);
+        self.wait(Subject::Birth, request, now);
         self.attempt(nodes, 0)
     }
 
     /// Asks for something.
     pub fn begin(&mut self, nodes: &[u64], history: &mut History, now: Time) -> Step {
+        if chance(&mut self.rng, 250) {
+            let (ask, command) = history.approvals.ask(self.id, &mut self.rng);
+            let request = Request::Write { command: command.encode(), request_id: self.request_id() };
+            self.wait(Subject::Approval(ask), request, now);
+            return self.attempt(nodes, 0);
+        }
         let key = self.rng.u64(0..self.keys.max(1));
         let seen = self.seen.get(&key).copied();
         history.next_value = history.next_value.saturating_add(1);
@@ -246,14 +265,14 @@ impl Client {
             None => Request::Read { key },
         };
         let place = history.call(self.id, key, action);
-        self.wait(Some((key, place)), action, request, now);
+        self.wait(Subject::Register { key, place, action }, request, now);
         self.attempt(nodes, 0)
     }
 
     /// Asks what `key` holds.
     pub fn read(&mut self, key: u64, nodes: &[u64], history: &mut History, now: Time) -> Step {
         let place = history.call(self.id, key, Action::Read);
-        self.wait(Some((key, place)), Action::Read, Request::Read { key }, now);
+        self.wait(Subject::Register { key, place, action: Action::Read }, Request::Read { key }, now);
         self.attempt(nodes, 0)
     }
 
@@ -284,7 +303,15 @@ impl Client {
             return Ok(Step::Nothing);
         };
         let answer = match reply {
-            Reply::Write(Ok(outcome)) => self.outcome(waiting, outcome)?,
+            Reply::Write(Ok(outcome)) => match waiting.subject {
+                Subject::Approval(ask) => {
+                    history.approvals.answered(ask, outcome)?;
+                    (Answer::Refused, None)
+                }
+                Subject::Birth if *outcome == Ok(Success::Done) => (Answer::Refused, None),
+                Subject::Birth => return broken("a cluster is born once", format!("{outcome:?}")),
+                Subject::Register { action, .. } => register(action, outcome)?,
+            },
             Reply::Read(Ok(seen)) => (Answer::Saw(seen.map(|seen| seen.0)), *seen),
             Reply::Write(Err(ProposeError::NotLeader { leader })) => {
                 self.leader = *leader;
@@ -302,7 +329,7 @@ impl Client {
         if let (Answer::Done, Some((_, revision)), Request::Write { request_id, .. }) = (answer, seen, request) {
             history.acknowledged.push(Acknowledged { request_id, revision });
         }
-        if let Some((key, place)) = subject {
+        if let Subject::Register { key, place, .. } = subject {
             history.answered(key, place, answer);
             match answer {
                 Answer::Refused => {}
@@ -313,38 +340,19 @@ impl Client {
         Ok(Step::Rest(self.rng.u64(0..most)))
     }
 
-    /// What an outcome answers, and what the register holds after it. A revision without a value (a deletion's) has the value `u64::MAX`.
-    fn outcome(&self, waiting: &Waiting, outcome: &Outcome) -> Result<(Answer, Option<(u64, u64)>), Violation> {
-        let written = match waiting.action {
-            Action::Write(value) | Action::Cas { value, .. } => value,
-            Action::Read | Action::Delete => u64::MAX,
-        };
-        match (waiting.action, outcome) {
-            (Action::Write(_), Ok(Success::Done)) if waiting.subject.is_none() => Ok((Answer::Done, None)),
-            (Action::Write(_) | Action::Cas { .. }, Ok(Success::Put(puts))) => match puts.as_slice() {
-                [put] if put.change != Change::Unchanged => Ok((Answer::Done, Some((written, put.revision)))),
-                _ => broken("values are unique", format!("{puts:?}")),
-            },
-            (Action::Delete, Ok(Success::Deleted { revision })) => Ok((Answer::Done, Some((written, *revision)))),
-            (Action::Cas { .. }, Err(Refusal::Stale { .. } | Refusal::AlreadyExists { .. }))
-            | (Action::Delete, Err(Refusal::NotFound { .. })) => Ok((Answer::Refused, None)),
-            (action, outcome) => broken("an outcome is one that the command has", format!("{action:?} -> {outcome:?}")),
-        }
-    }
-
     fn request_id(&mut self) -> RequestId {
         RequestId::from_bytes(self.rng.u128(..).to_be_bytes())
     }
 
-    fn wait(&mut self, subject: Option<(u64, usize)>, action: Action, request: Request, since: Time) {
+    fn wait(&mut self, subject: Subject, request: Request, since: Time) {
         self.asked = self.asked.saturating_add(1);
-        self.waiting = Some(Waiting { question: self.asked, subject, action, request, since, attempts: 0 });
+        self.waiting = Some(Waiting { question: self.asked, subject, request, since, attempts: 0 });
     }
 
     fn again(&mut self, nodes: &[u64], now: Time) -> Step {
         let Some(waiting) = &self.waiting else { return Step::Nothing };
         // The cluster's birth is waited for, and so is the last look at it.
-        let bound = waiting.subject.is_some() && self.pinned.is_none();
+        let bound = !matches!(waiting.subject, Subject::Birth) && self.pinned.is_none();
         if bound && now.saturating_sub(waiting.since) > self.patience {
             self.waiting = None;
             return Step::Rest(self.rng.u64(0..100 * MS));
@@ -369,6 +377,24 @@ impl Client {
     #[must_use]
     pub fn attempts(&self) -> u64 {
         self.waiting.as_ref().map_or(0, |waiting| waiting.attempts)
+    }
+}
+
+/// What an outcome answers, and what the register holds after it. A revision without a value (a deletion's) has the value `u64::MAX`.
+fn register(action: Action, outcome: &Outcome) -> Result<(Answer, Option<(u64, u64)>), Violation> {
+    let written = match action {
+        Action::Write(value) | Action::Cas { value, .. } => value,
+        Action::Read | Action::Delete => u64::MAX,
+    };
+    match (action, outcome) {
+        (Action::Write(_) | Action::Cas { .. }, Ok(Success::Put(puts))) => match puts.as_slice() {
+            [put] if put.change != Change::Unchanged => Ok((Answer::Done, Some((written, put.revision)))),
+            _ => broken("values are unique", format!("{puts:?}")),
+        },
+        (Action::Delete, Ok(Success::Deleted { revision })) => Ok((Answer::Done, Some((written, *revision)))),
+        (Action::Cas { .. }, Err(Refusal::Stale { .. } | Refusal::AlreadyExists { .. }))
+        | (Action::Delete, Err(Refusal::NotFound { .. })) => Ok((Answer::Refused, None)),
+        (action, outcome) => broken("an outcome is one that the command has", format!("{action:?} -> {outcome:?}")),
     }
 }
 

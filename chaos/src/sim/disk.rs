@@ -35,6 +35,8 @@ pub struct Disk {
     view: Image,
     /// Nothing more can be written.
     pub full: bool,
+    /// A record is not as it was written: which. The real log finds it by its checksum.
+    pub damaged: Option<String>,
 }
 
 impl Image {
@@ -117,6 +119,25 @@ impl Disk {
         self.view.write(pending());
         self.unflushed.push(pending());
         Ok(())
+    }
+
+    /// What a node finds when it starts.
+    ///
+    /// # Errors
+    /// When something is missing, or not as it was written.
+    pub fn load(&self) -> Result<Loaded, StorageError> {
+        match &self.damaged {
+            Some(what) => Err(StorageError::Corrupt { what: what.clone() }),
+            None => self.view.load(),
+        }
+    }
+
+    /// A bit of a record flips.
+    pub fn damage(&mut self, rng: &mut Rng) {
+        let at = rng.usize(0..=self.view.entries.len());
+        let what =
+            self.view.entries.keys().nth(at).map_or_else(|| "hard state".to_owned(), |index| format!("entry {index}"));
+        self.damaged = Some(what);
     }
 
     /// What was flushed by `now` is durable.

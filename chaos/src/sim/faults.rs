@@ -6,7 +6,7 @@ use super::plan::Fault;
 use super::rng::{chance, pick};
 use super::settle::Phase;
 use super::world::{Event, World};
-use super::{MS, SECOND, Time};
+use super::{MS, SECOND, Time, Violation};
 
 const HOUR: u64 = 3_600_000;
 
@@ -22,13 +22,16 @@ pub enum Undo {
 
 impl World {
     /// Something goes wrong.
-    pub(super) fn trouble(&mut self) {
+    ///
+    /// # Errors
+    /// When it breaks a law at once.
+    pub(super) fn trouble(&mut self) -> Result<(), Violation> {
         if self.phase != Phase::Trouble {
-            return;
+            return Ok(());
         }
         let next = self.faults.u64(10 * MS..self.plan.calm.saturating_mul(2).max(20 * MS));
         self.at(next, Event::Trouble);
-        let Some(fault) = pick(&mut self.faults, &self.plan.faults) else { return };
+        let Some(fault) = pick(&mut self.faults, &self.plan.faults) else { return Ok(()) };
         match fault {
             Fault::Crash => self.crash_one(),
             Fault::Blackout => self.blackout(),
@@ -43,8 +46,10 @@ impl World {
             Fault::Join => self.join(),
             Fault::Leave => self.leave(),
             Fault::LoseDisk => self.lose_disk(),
+            Fault::Damage => self.damage()?,
             Fault::Transfer => self.transfer(),
         }
+        Ok(())
     }
 
     /// A fault ends.

@@ -181,7 +181,7 @@ impl SimLog {
 
 impl LogStore for SimLog {
     fn load(&mut self) -> Result<Loaded, StorageError> {
-        let simulated = self.io.get().disk.view().load()?;
+        let simulated = self.io.get().disk.load()?;
         let Some(files) = &mut self.files else { return Ok(simulated) };
         let loaded = files.load()?;
         if loaded != simulated {
@@ -192,7 +192,7 @@ impl LogStore for SimLog {
                 simulated.entries.len(),
                 simulated.hard_state.commit
             );
-            return Err(StorageError::Corrupt { what });
+            return Err(StorageError::Io(what));
         }
         Ok(loaded)
     }

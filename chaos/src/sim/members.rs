@@ -1,13 +1,16 @@
 //! Who joins and who leaves: one change after the other, asked of whoever leads until it is so.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
 
-use postern_server::raft::{MembershipChange, MembershipError};
+use fastrand::Rng;
+use postern_server::raft::log_store::StorageError;
+use postern_server::raft::{DriverError, MembershipChange, MembershipError};
 
 use super::node::{Fate, Input, Node};
 use super::rng::pick;
 use super::world::{Event, World};
-use super::{MS, Time, Violation};
+use super::{MS, Time, Violation, broken};
 
 /// Members that there are at most.
 const MOST: usize = 6;
@@ -73,11 +76,11 @@ impl World {
         self.want(&[MembershipChange::Remove(id)]);
     }
 
-    /// Only where the others are a quorum, whatever changes are under way.
-    pub(super) fn lose_disk(&mut self) {
+    /// A voter that the others, whatever changes are under way, are a quorum without.
+    fn expendable(&mut self) -> Option<u64> {
         let lost = self.nodes.values().any(|node| node.fate == Fate::Lost && self.admin.voters.contains(&node.id));
         if lost || self.admin.unsure || !self.admin.wanted.is_empty() || self.admin.voters.len() < 3 {
-            return;
+            return None;
         }
         // A minority of those who belong is no minority to who does not yet know that they do.
         let voters: Vec<u64> = self.admin.voters.iter().copied().collect();
@@ -86,17 +89,55 @@ impl World {
             members.iter().filter(|member| member.voter).map(|member| member.id).eq(voters.iter().copied())
         };
         if !voters.iter().all(known) {
-            return;
+            return None;
         }
-        let Some(id) = pick(&mut self.faults, &voters) else { return };
-        self.crash(id, true, Fate::Lost);
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        node.fate = Fate::Lost;
-        node.io.get().disk.replace();
+        pick(&mut self.faults, &voters)
+    }
+
+    /// A node is gone for good: another takes its place.
+    fn replace(&mut self, id: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.fate = Fate::Lost;
+        }
         self.admin.voters.remove(&id);
-        self.note(&format!("node {id} has lost its disk"));
         let new = self.new_id();
         self.want(&[MembershipChange::Remove(id), MembershipChange::AddLearner(new), MembershipChange::Promote(new)]);
+    }
+
+    pub(super) fn lose_disk(&mut self) {
+        let Some(id) = self.expendable() else { return };
+        self.crash(id, true, Fate::Lost);
+        if let Some(node) = self.nodes.get(&id) {
+            node.io.get().disk.replace();
+        }
+        self.note(&format!("node {id} has lost its disk"));
+        self.replace(id);
+    }
+
+    /// Real files may be damaged where nothing is any more: then the node is as it was.
+    pub(super) fn damage(&mut self) -> Result<(), Violation> {
+        let Some(id) = self.expendable() else { return Ok(()) };
+        self.crash(id, true, Fate::Down);
+        self.lives = self.lives.saturating_add(1);
+        let (now, config) = (self.now, self.plan.node(id, self.lives, 0));
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        match &node.files {
+            Some(files) => flip_a_bit(files, &mut self.faults),
+            None => node.io.get().disk.damage(&mut self.faults),
+        }
+        let started = node.try_start(&config, now);
+        let harmless = node.files.is_some();
+        node.stop(Fate::Down);
+        match started {
+            Err(DriverError::Storage(error @ StorageError::Corrupt { .. })) => {
+                self.note(&format!("node {id} does not start: {error}"));
+                self.replace(id);
+            }
+            Ok(()) if harmless => self.at(100 * MS, Event::Start(id)),
+            Ok(()) => return broken("a damaged node does not start", format!("node {id} does")),
+            Err(error) => return broken("a damaged node says so", format!("node {id}: {error}")),
+        }
+        Ok(())
     }
 
     pub(super) fn transfer(&mut self) {
@@ -168,6 +209,24 @@ impl World {
             self.at(TOLD, Event::Tell(id));
         }
     }
+}
+
+/// In what is written of one of the log's files.
+fn flip_a_bit(folder: &Path, rng: &mut Rng) {
+    let mut paths = vec![folder.join("db")];
+    if let Ok(segments) = std::fs::read_dir(folder.join("wal")) {
+        paths.extend(segments.flatten().map(|segment| segment.path()));
+    }
+    paths.sort();
+    let Some(path) = paths.get(rng.usize(0..paths.len())) else { return };
+    let Ok(mut bytes) = std::fs::read(path) else { return };
+    // Most of a file is room that is made ahead.
+    let written: Vec<usize> = bytes.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
+    if let Some(byte) = pick(rng, &written).and_then(|at| bytes.get_mut(at)) {
+        *byte ^= 1 << rng.u32(0..8);
+    }
+    // What cannot be written is not damaged.
+    let _ = std::fs::write(path, bytes);
 }
 
 /// Whether the group stands on the configuration that was wanted, and on no other any more: a leader in the middle says `InProgress`.

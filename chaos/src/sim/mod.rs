@@ -6,10 +6,12 @@
 //! - [`net`], [`disk`], [`clock`]: what nodes stand on, and how it fails.
 //! - [`node`]: one real replica and the io around it. Time passes inside a node too: a flush takes a while, and a crash may fall into it.
 //! - [`client`]: clients that write, compare-and-set, delete and read, and retry what has no answer under the same request id.
+//! - [`approvals`]: what they ask for, grant and take.
 //! - [`faults`], [`members`]: what goes wrong, and who joins and leaves.
 //! - [`laws`]: what must hold at every step; [`checker`]: whether what clients saw is linearizable.
 //! - [`world`]: the queue of events that all of this hangs on.
 
+pub mod approvals;
 pub mod checker;
 pub mod client;
 pub mod clock;

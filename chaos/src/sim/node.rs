@@ -119,6 +119,17 @@ impl Node {
     /// # Errors
     /// When it refuses to.
     pub fn start(&mut self, config: &NodeConfig, now: Time) -> Result<(), Violation> {
+        match self.try_start(config, now) {
+            Ok(()) => Ok(()),
+            Err(error) => broken("a node starts from its own disk", format!("node {}: {error}", self.id)),
+        }
+    }
+
+    /// Starts it, where it may refuse to.
+    ///
+    /// # Errors
+    /// Why it does.
+    pub fn try_start(&mut self, config: &NodeConfig, now: Time) -> Result<(), DriverError> {
         self.life = config.nonce;
         self.fate = Fate::Up;
         (self.paused_until, self.busy_until, self.awake) = (0, 0, false);
@@ -128,14 +139,11 @@ impl Node {
             (io.now, io.elapsed) = (now, 0);
             io.outputs.clear();
         }
-        let replica = SimLog::open(self.io.clone(), self.files.as_ref()).map_err(DriverError::from).and_then(|log| {
-            let transport = SimTransport { io: self.io.clone(), snapshots: log.snapshots() };
-            Replica::new(config, log, transport, SimObserver(self.io.clone()))
-        });
-        let replica = match replica {
-            Ok(replica) => replica,
-            Err(error) => return broken("a node starts from its own disk", format!("node {}: {error}", self.id)),
-        };
+        let replica =
+            SimLog::open(self.io.clone(), self.files.as_ref()).map_err(DriverError::from).and_then(|log| {
+                let transport = SimTransport { io: self.io.clone(), snapshots: log.snapshots() };
+                Replica::new(config, log, transport, SimObserver(self.io.clone()))
+            })?;
         self.status = replica.status();
         self.replica = Some(replica);
         Ok(())

@@ -36,12 +36,14 @@ pub enum Fault {
     Leave,
     /// A node loses its disk, is removed, and another takes its place.
     LoseDisk,
+    /// A bit flips on the disk of a node that is down: it must not start, and another takes its place.
+    Damage,
     /// Another is to lead.
     Transfer,
 }
 
 impl Fault {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Crash,
         Self::Blackout,
         Self::Pause,
@@ -55,6 +57,7 @@ impl Fault {
         Self::Join,
         Self::Leave,
         Self::LoseDisk,
+        Self::Damage,
         Self::Transfer,
     ];
 }

@@ -163,6 +163,7 @@ impl World {
             }
         }
         self.laws.at_the_end(&self.history.acknowledged)?;
+        self.history.approvals.at_the_end(self.laws.reference())?;
         for (key, operations) in &self.history.registers {
             // A read without an answer says nothing.
             let said = |operation: &&Operation| {

@@ -249,7 +249,7 @@ impl World {
                 self.do_step(client.saturating_sub(1), step);
             }
             Event::Rested(client) => self.rested(client),
-            Event::Trouble => self.trouble(),
+            Event::Trouble => self.trouble()?,
             Event::Undo(undo) => self.undo(undo),
             Event::Administer => self.administer()?,
             Event::Tell(id) => self.tell(id),
