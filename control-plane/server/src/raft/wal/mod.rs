@@ -74,7 +74,7 @@ impl Wal {
         before: u64,
         mut each: impl FnMut(Record),
     ) -> Result<Self, StorageError> {
-        fs::create_dir_all(&dir).map_err(|error| fault(&dir, &error))?;
+        create_folder(&dir).map_err(|error| fault(&dir, &error))?;
         let files = segments_in(&dir, start.map_or(0, |start| start.segment))?;
         let mut segments = VecDeque::new();
         let mut number = start.map_or(before, |start| start.write.saturating_sub(1));
@@ -163,32 +163,20 @@ impl Wal {
 
     /// Appends one write. Durable when it returns.
     pub(super) fn append(&mut self, parts: &Parts<'_>) -> Result<(), StorageError> {
+        let mut number = self.encode(parts)?;
+        if self.end > 0 && self.end.saturating_add(long(self.buffer.len())) > self.segment_bytes {
+            self.begin_segment()?;
+            number = self.encode(parts)?;
+        }
+        let until = self.end.saturating_add(long(self.buffer.len()));
+        self.make_room(until)?;
+        self.file.write_all_at(&self.buffer, self.end).map_err(|error| fault(&self.path, &error))?;
+        self.file.sync_data().map_err(|error| fault(&self.path, &error))?;
+        (self.end, self.number) = (until, number);
+        self.pointer = parts.pointer.or(self.pointer);
         if let Some(hard_state) = parts.hard_state {
             self.hard_state = hard_state.clone();
         }
-        self.pointer = parts.pointer.or(self.pointer);
-        let mut number = self.number.saturating_add(1);
-        self.buffer.clear();
-        let segment = self.segments.back().map_or(1, |segment| segment.number);
-        if self.end == 0 {
-            self.encode_head(segment, &mut number)?;
-        }
-        frame::encode(&mut self.buffer, segment, number, parts)?;
-        if self.end > 0 && self.end.saturating_add(long(self.buffer.len())) > self.segment_bytes {
-            number = self.number.saturating_add(1);
-            self.begin_segment(segment.saturating_add(1))?;
-            self.buffer.clear();
-            self.encode_head(segment.saturating_add(1), &mut number)?;
-            frame::encode(&mut self.buffer, segment.saturating_add(1), number, parts)?;
-        }
-        let until = self.end.saturating_add(long(self.buffer.len()));
-        if until > self.room {
-            self.make_room(until)?;
-        }
-        self.file.write_all_at(&self.buffer, self.end).map_err(|error| fault(&self.path, &error))?;
-        self.file.sync_data().map_err(|error| fault(&self.path, &error))?;
-        self.end = until;
-        self.number = number;
         if let (Some(segment), Some(last)) = (self.segments.back_mut(), parts.entries.last()) {
             segment.last_entry = segment.last_entry.max(last.index);
         }
@@ -225,15 +213,24 @@ impl Wal {
         }
     }
 
-    /// A segment's first write: with what is needed of those before it.
-    fn encode_head(&mut self, segment: u64, number: &mut u64) -> Result<(), StorageError> {
-        let head = Parts { pointer: self.pointer, hard_state: Some(&self.hard_state), ..Parts::default() };
-        frame::encode(&mut self.buffer, segment, *number, &head)?;
-        *number = number.saturating_add(1);
-        Ok(())
+    /// Fills the buffer with a write; its number. A segment's first one comes behind what is needed of those before it: as it was, since the
+    /// new one may be broken off.
+    fn encode(&mut self, parts: &Parts<'_>) -> Result<u64, StorageError> {
+        let segment = self.segments.back().map_or(1, |segment| segment.number);
+        let mut number = self.number.saturating_add(1);
+        self.buffer.clear();
+        if self.end == 0 {
+            let hard_state = Some(&self.hard_state).filter(|known| **known != HardState::default());
+            let head = Parts { pointer: self.pointer, hard_state, ..Parts::default() };
+            frame::encode(&mut self.buffer, segment, number, &head)?;
+            number = number.saturating_add(1);
+        }
+        frame::encode(&mut self.buffer, segment, number, parts)?;
+        Ok(number)
     }
 
-    fn begin_segment(&mut self, number: u64) -> Result<(), StorageError> {
+    fn begin_segment(&mut self) -> Result<(), StorageError> {
+        let number = self.segments.back().map_or(1, |segment| segment.number.saturating_add(1));
         (self.file, self.path) = create(&self.dir, number)?;
         (self.end, self.room) = (0, 0);
         let first_write = self.number.saturating_add(1);
@@ -276,6 +273,12 @@ fn segments_in(dir: &Path, first: u64) -> Result<Vec<(u64, PathBuf)>, StorageErr
     }
     found.sort();
     Ok(found)
+}
+
+/// Durable when it returns: what is in it is no use without it.
+fn create_folder(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 fn create(dir: &Path, number: u64) -> Result<(File, PathBuf), StorageError> {

@@ -150,6 +150,33 @@ fn a_segment_that_was_broken_off_is_dropped() {
     }
 }
 
+/// A segment's first write is two frames: whatever is there of them, the log is as before, or has the write.
+#[test]
+fn a_first_write_that_was_broken_off_leaves_what_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (start, before) = filled(dir.path());
+    let (mut wal, _) = open(dir.path(), Some(start)).unwrap();
+    wal.segment_bytes = wal.end;
+    let (hard_state, entries) = (hard_state(2, 12), [entry(11, 2, 100), entry(12, 2, 100)]);
+    let pointer = Pointer { index: 9, term: 1, length: 5 };
+    let write = Parts { pointer: Some(pointer), hard_state: Some(&hard_state), entries: &entries, ..Parts::default() };
+    wal.append(&write).unwrap();
+    let end = usize::try_from(wal.end).unwrap();
+    drop(wal);
+    let path = files(dir.path()).pop().unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let same = |found: &Model| Model { writes: 0, ..found.clone() };
+    for kept in 0..end {
+        std::fs::write(&path, &whole[..kept]).unwrap();
+        let (_, found) = open(dir.path(), Some(start)).unwrap();
+        let written = found.entries.len() > before.entries.len();
+        assert!(same(&found) == same(&before) || (written && kept + 8 > end), "{kept}: {found:?}");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    let (_, found) = open(dir.path(), Some(start)).unwrap();
+    assert_eq!((found.entries.len(), found.hard_state, found.pointer), (12, hard_state, Some(pointer)));
+}
+
 #[test]
 fn damage_is_never_taken_for_the_end() {
     let dir = tempfile::tempdir().unwrap();
