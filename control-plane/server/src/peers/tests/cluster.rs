@@ -268,6 +268,17 @@ fn places(nodes: &[Node]) -> Vec<(u64, PeerEntry)> {
     nodes.iter().map(|node| (node.id(), node.member.entry(&format!("control-{}", node.id())))).collect()
 }
 
+/// Where three members were that are gone, and their folders.
+async fn three_killed(house: &House) -> (Vec<(u64, PeerEntry)>, Vec<tempfile::TempDir>) {
+    let nodes = three(house).await;
+    let before = places(&nodes);
+    let mut dirs = Vec::new();
+    for node in nodes {
+        dirs.push(node.kill().await);
+    }
+    (before, dirs)
+}
+
 /// Each is linked with each, and writes go through every one of them.
 async fn together(nodes: &[Node]) {
     for node in nodes {
@@ -287,12 +298,8 @@ async fn together(nodes: &[Node]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_three_move_and_all_find_each_other() {
     let house = House::new();
-    let mut nodes = three(&house).await;
-    let before = places(&nodes);
-    let mut dirs = Vec::new();
-    for node in std::mem::take(&mut nodes) {
-        dirs.push(node.kill().await);
-    }
+    let (before, dirs) = three_killed(&house).await;
+    let mut nodes = Vec::new();
     let mut dirs = dirs.into_iter();
     let first = back(&house, 1, dirs.next().unwrap(), &before, Vec::new()).await;
     // It is where the others think that it is.
@@ -313,12 +320,8 @@ async fn two_of_three_move_and_all_find_each_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_move_and_one_is_told_where_the_others_are() {
     let house = House::new();
-    let mut nodes = three(&house).await;
-    let before = places(&nodes);
-    let mut dirs = Vec::new();
-    for node in std::mem::take(&mut nodes) {
-        dirs.push(node.kill().await);
-    }
+    let (before, dirs) = three_killed(&house).await;
+    let mut nodes = Vec::new();
     let mut seeds = Vec::new();
     for (id, dir) in (1..).zip(dirs) {
         let told = if id == 3 { std::mem::take(&mut seeds) } else { Vec::new() };
