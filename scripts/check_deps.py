@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Proves the house's rules that neither the compiler nor cargo-deny checks: who may import whom, purity, sizes, words.
+"""Proves the house's rules that neither the compiler nor cargo-deny checks: who may import whom, purity, sizes, words, and that every file is compiled.
 
 Prints every fault, not the first. Exits 1 when there is one. Needs cargo and Python 3.9; no network.
 """
@@ -125,16 +125,36 @@ def sizes_and_words() -> None:
                 faults.append(f"{path}:{number}: names a machine's path, a registry's host or an issue: {found.group(0)!r}")
 
 
+MODULE = re.compile(r'(?:#\[path = "([^"]+)"\]\s*(?:#\[[^\]]*\]\s*)*)?^\s*(?:pub(?:\([^)]*\))? )?mod (\w+);', re.M)
+
+
+def modules() -> None:
+    """Every source file is compiled: a merge that loses a `mod` line loses the tests in it without a word."""
+    files = {path for path in text_files() if path.suffix == ".rs" and path.parts[0] != "fuzz"}
+    roots = [path for path in files if path.name in ("lib.rs", "main.rs", "build.rs") or path.parent.name == "bin"]
+    named, waiting = set(roots), list(roots)
+    while waiting:
+        path = waiting.pop()
+        inside = path.parent if path in roots or path.name == "mod.rs" else path.with_suffix("")
+        for place, name in MODULE.findall(path.read_text()):
+            candidates = [path.parent / place] if place else [inside / f"{name}.rs", inside / name / "mod.rs"]
+            found = {Path(os.path.normpath(candidate)) for candidate in candidates} & files - named
+            named |= found
+            waiting += found
+    faults.extend(f"{path}: no `mod` names it, so it is never compiled" for path in sorted(files - named))
+
+
 def main() -> None:
     meta = metadata()
     imports(meta)
     purity()
     sizes_and_words()
+    modules()
     for fault in faults:
         print(f"check_deps: {fault}", file=sys.stderr)
     if faults:
         sys.exit(f"check_deps: {len(faults)} faults")
-    print("check_deps: import rules, purity, sizes and words are as they should be")
+    print("check_deps: import rules, purity, sizes, words and modules are as they should be")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 mod administration;
 mod alone;
 mod certificates;
+mod clocks;
 mod die;
 mod disk;
 mod gateway;
@@ -10,7 +11,9 @@ mod kek;
 mod members;
 mod moved;
 mod partitions;
+mod recordings;
 mod recovery;
+mod snapshots;
 mod stand_still;
 mod tokens;
 
