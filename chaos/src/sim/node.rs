@@ -203,6 +203,14 @@ impl Node {
             Some(error) => Some(error),
             None => replica.settle().err(),
         };
+        // Some lives tell at once what is committed, others leave it to the next write or tick.
+        let ended = match ended {
+            None if self.life.is_multiple_of(2) => {
+                replica.tell_commit();
+                replica.settle().err()
+            }
+            ended => ended,
+        };
         self.status = replica.status();
         let job = replica.take_compaction();
         self.busy_until = now.saturating_add(self.io.get().elapsed);

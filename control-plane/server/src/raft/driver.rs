@@ -36,6 +36,9 @@ use super::transport::{SnapshotSource, Transport};
 const MAILBOX: usize = 16_384;
 /// Messages taken before one flush: what groups commits.
 const BATCH: usize = 4_096;
+/// How long followers wait at the most to be told what is committed. A client that writes one after the other is back sooner, and its next
+/// write tells them: that saves half the messages, and half the wake-ups.
+const TELL_AFTER: Duration = Duration::from_millis(1);
 /// Ticks that are caught up with after a pause; those before are lost, as time is for a node that was stopped.
 const CATCH_UP: u32 = 3;
 
@@ -131,9 +134,10 @@ impl<L: LogStore, T: Transport, O: Observer> Driver<L, T, O> {
 
     fn turn(&mut self) -> Result<(), DriverError> {
         let mut next_tick = Instant::now() + self.tick;
+        let mut tell_at = None;
         self.settle(true)?;
         while !self.stop.is_cancelled() {
-            let patience = next_tick.saturating_duration_since(Instant::now());
+            let patience = tell_at.unwrap_or(next_tick).min(next_tick).saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(if self.replica.has_queue() { Duration::ZERO } else { patience }) {
                 Ok(message) => {
                     let mut bytes = entry_bytes(&message);
@@ -164,7 +168,14 @@ impl<L: LogStore, T: Transport, O: Observer> Driver<L, T, O> {
                 }
                 next_tick = next_tick.max(now);
             }
+            if tell_at.take_if(|at| now >= *at).is_some() {
+                self.replica.tell_commit();
+            }
             self.settle(ticked)?;
+            tell_at = match self.replica.has_untold_commit() {
+                true => tell_at.or_else(|| Some(Instant::now() + TELL_AFTER)),
+                false => None,
+            };
         }
         Ok(())
     }

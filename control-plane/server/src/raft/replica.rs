@@ -210,6 +210,7 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
     pub fn tick(&mut self, now: Timestamp) {
         self.ticks = self.ticks.saturating_add(1);
         self.core.node.tick();
+        self.core.tell_commit();
         self.expire_approvals(now);
         self.reads.tick(&mut self.core, self.ticks);
         self.membership.tick(&mut self.core);
@@ -263,6 +264,17 @@ impl<L: LogStore, T: Transport, O: Observer> Replica<L, T, O> {
     /// Whether there are writes left that `settle` did not get to: it is to be called again soon.
     pub(super) fn has_queue(&self) -> bool {
         self.proposals.has_queue()
+    }
+
+    /// Whether followers have not been told of what is committed. The next write tells them; without one, [`Replica::tell_commit`] does, or
+    /// the next tick.
+    pub(super) fn has_untold_commit(&self) -> bool {
+        self.core.has_untold_commit()
+    }
+
+    /// Tells followers what is committed, for when no write does.
+    pub fn tell_commit(&mut self) {
+        self.core.tell_commit();
     }
 
     /// A snapshot to be made, after `settle`: at most one at a time. Its outcome goes to [`Replica::compacted`].

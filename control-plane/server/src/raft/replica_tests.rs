@@ -45,6 +45,35 @@ fn a_write_at_a_follower_names_the_leader() {
     assert_eq!(slot.take(), Some(Err(ProposeError::NotLeader { leader: Some(leader) })));
 }
 
+/// What is committed rides on the next append; without one, it is told by itself.
+#[test]
+fn followers_learn_what_is_committed_with_the_next_write_or_tick() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.write(init()).unwrap().unwrap();
+    group.agree();
+    let leader = group.leader().unwrap();
+    let follower = leader % 3 + 1;
+    group.node(leader).tells_late = true;
+    let write = |group: &mut Group, name: &str| {
+        let slot = group.propose(leader, keys("nobody", name));
+        group.quiet();
+        slot.take().unwrap().unwrap().unwrap_err();
+        (group.status(leader).committed, group.status(follower).committed)
+    };
+    let (first, known) = write(&mut group, "1");
+    assert_eq!(known, first - 1);
+    assert!(group.node(leader).replica.has_untold_commit());
+    let (second, known) = write(&mut group, "2");
+    assert_eq!((second, known), (first + 1, first), "with the next write");
+    let read = group.read(follower);
+    group.quiet();
+    assert_eq!(read.take(), Some(Ok(second)), "a read does not wait for it");
+    let (third, _) = write(&mut group, "3");
+    group.tick();
+    assert_eq!(group.status(follower).applied, third, "with a tick");
+    assert!(!group.node(leader).replica.has_untold_commit());
+}
+
 /// With raft-rs' `batch_append`, entries that are sent again are added to an empty append that waits and begins behind them.
 #[test]
 fn a_follower_acknowledges_only_what_it_has() {

@@ -122,6 +122,8 @@ pub(super) struct Node {
     pub(super) log: MemoryLog,
     pub(super) seen: Seen,
     outbox: Outbox,
+    /// Leaves it to the next write or tick to tell followers what is committed.
+    pub(super) tells_late: bool,
     /// What stopped it.
     pub(super) ended: Option<DriverError>,
 }
@@ -130,7 +132,7 @@ impl Node {
     pub(super) fn new(config: &NodeConfig, log: MemoryLog) -> Self {
         let (outbox, seen) = (Outbox::default(), Seen::default());
         let replica = Replica::new(config, log.clone(), outbox.clone(), seen.clone()).unwrap();
-        Self { replica, log, seen, outbox, ended: None }
+        Self { replica, log, seen, outbox, tells_late: false, ended: None }
     }
 
     /// Settles, and makes snapshots at once.
@@ -139,6 +141,11 @@ impl Node {
             return;
         }
         let mut settled = self.replica.settle();
+        // At once, as the driver does before long.
+        if !self.tells_late && settled.is_ok() {
+            self.replica.tell_commit();
+            settled = self.replica.settle();
+        }
         if let Some(job) = self.replica.take_compaction() {
             settled = settled.and(self.replica.compacted(job.run()));
         }

@@ -1,6 +1,8 @@
 //! Raft and the state machine together, without I/O: messages, ticks and proposals go in; what has to be persisted, sent and answered
 //! comes out. [`Replica`](super::Replica) does it.
 
+mod compaction;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -76,6 +78,8 @@ pub(super) struct Core {
     saved: HardState,
     /// A leader's snapshot that Raft has taken and that is not yet durable.
     incoming: Option<Incoming>,
+    /// How far this leader's appends say that entries count.
+    told_commit: u64,
     nonce: u64,
     next_read: u64,
     reads: BTreeMap<ReadTicket, Option<u64>>,
@@ -148,6 +152,8 @@ impl Core {
             max_size_per_msg: MESSAGE_BYTES,
             max_inflight_msgs: IN_FLIGHT,
             check_quorum: true,
+            // Under load it rides on the next append; see `Core::tell_commit`.
+            skip_bcast_commit: true,
             pre_vote: true,
             // raft-rs 0.7 would add entries that it sends again to an empty append that waits and begins behind them: the follower takes
             // them for later ones, and acknowledges an entry that it does not have.
@@ -169,6 +175,7 @@ impl Core {
             keep_entries: config.keep_entries,
             saved,
             incoming: None,
+            told_commit: 0,
             nonce: config.nonce,
             next_read: 0,
             reads: BTreeMap::new(),
@@ -273,7 +280,21 @@ impl Core {
         message.set_msg_type(MessageType::MsgPropose);
         message.entries = entries.into_iter().map(|data| LogEntry { data, ..Default::default() }).collect();
         self.node.raft.step(message)?;
+        self.told_commit = self.committed();
         Ok((first, self.term()))
+    }
+
+    /// Whether more is committed than this leader's appends say.
+    pub(super) fn has_untold_commit(&self) -> bool {
+        self.is_leader() && self.told_commit < self.committed()
+    }
+
+    /// Has the followers know what is committed, with an append of its own.
+    pub(super) fn tell_commit(&mut self) {
+        if self.has_untold_commit() {
+            self.told_commit = self.committed();
+            self.node.raft.bcast_append();
+        }
     }
 
     /// Asks for a linearizable read (ReadIndex); see [`Core::take_reads`].
@@ -376,43 +397,6 @@ impl Core {
             progress.hard_state = Some(now);
         }
         Ok(progress)
-    }
-
-    /// Where a snapshot has to be made now, when enough was applied since the last one, or a member waits for one.
-    pub(super) fn compaction(&self) -> Option<(SnapshotRecord, State)> {
-        // It would know of its removal no more when it is started again.
-        if self.removed {
-            return None;
-        }
-        let (applied, covered) = (self.applied(), self.snapshot_index());
-        let since = applied.saturating_sub(covered);
-        let first = covered == 0 && applied > 0 && !self.members().voters.is_empty();
-        let due = since >= self.compact_after
-            || self.applied_bytes >= self.compact_bytes
-            || self.node.store().snapshot_wanted()
-            || first;
-        (due && since > 0).then(|| {
-            let members = self.members().clone();
-            let record = SnapshotRecord { index: applied, term: self.applied_term, members, data: Bytes::new() };
-            (record, self.state.clone())
-        })
-    }
-
-    /// What has to be saved of `snapshot`; `None` when a newer one has come meanwhile. After it is durable, [`Core::compacted`].
-    pub(super) fn compaction_write<'a>(&self, snapshot: &'a SnapshotRecord) -> Option<Write<'a>> {
-        let keep_bytes = self.compact_bytes.wrapping_shr(1);
-        let store = self.node.store();
-        (snapshot.index > store.snapshot_index()).then(|| Write {
-            snapshot: Some(snapshot),
-            cut: Cut::UpTo(store.cut_for(snapshot.index, self.keep_entries, keep_bytes)),
-            ..Write::default()
-        })
-    }
-
-    /// Forgets what `snapshot`, now durable, covers.
-    pub(super) fn compacted(&mut self, snapshot: SnapshotRecord, cut: u64) {
-        self.node.mut_store().compact(snapshot, cut);
-        self.applied_bytes = 0;
     }
 
     fn ticket(&self, context: &[u8]) -> Option<ReadTicket> {
