@@ -4,6 +4,7 @@
 
 mod cli;
 pub mod cluster;
+pub mod fleet;
 mod issuer;
 mod postern;
 mod postgres;

@@ -8,6 +8,7 @@ mod bad_tokens;
 mod clients;
 mod cluster;
 mod decide;
+mod fleet;
 mod harness;
 mod hold;
 mod interrupted;

@@ -1,0 +1,173 @@
+//! A fleet as processes: a control plane of one or more members, gateways, agents of one pool, and a PostgreSQL behind them.
+
+mod node;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::cluster::{ClusterOptions, LiveCluster};
+use super::issuer::Issuer;
+use super::postern::shop_objects;
+use super::postgres::Postgres;
+use super::process::wait_until;
+use super::psql::Connection;
+
+pub use node::Node;
+
+/// How long until a client can log in.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// The agents' pool, and the target that is reached through it.
+const POOL: &str = "dev";
+
+/// How a fleet is set up.
+#[derive(Clone, Debug)]
+pub struct FleetOptions {
+    /// The control plane.
+    pub cluster: ClusterOptions,
+    /// Gateways, named `gateway-1` and so on.
+    pub gateways: usize,
+    /// Agents, named `agent-1` and so on; each knows every gateway.
+    pub agents: usize,
+    /// Further lines of each gateway's `[gateway]` section.
+    pub gateway: String,
+    /// Further lines of each agent's `[agent]` section.
+    pub agent: String,
+}
+
+impl Default for FleetOptions {
+    fn default() -> Self {
+        let cluster = ClusterOptions { members: 1, ..Default::default() };
+        Self { cluster, gateways: 3, agents: 1, gateway: String::new(), agent: String::new() }
+    }
+}
+
+/// A running fleet. Dropping it kills all of it.
+#[derive(Debug)]
+pub struct Fleet {
+    gateways: Vec<Node>,
+    agents: Vec<Node>,
+    issuer: Issuer,
+    options: FleetOptions,
+    /// The control plane; its folder is everybody's.
+    pub cluster: LiveCluster,
+}
+
+impl Fleet {
+    /// Starts it: every node is let in by a join token. Returns once a client can log in at each gateway, through an agent where there are
+    /// some.
+    ///
+    /// # Errors
+    /// When a part does not come up, or something is refused.
+    pub fn start(postgres: &Postgres, options: FleetOptions) -> Result<Self> {
+        let cluster = LiveCluster::start(options.cluster.clone())?;
+        let issuer = Issuer::start()?;
+        let (gateways, agents) = (options.gateways, options.agents);
+        let mut this = Self { gateways: Vec::new(), agents: Vec::new(), issuer, options, cluster };
+        this.cluster.cli().apply(&(this.issuer.object("test") + &shop_objects(postgres)))?;
+        for _ in 0..gateways {
+            this.add_gateway()?;
+        }
+        for _ in 0..agents {
+            this.add_agent()?;
+        }
+        for number in 0..gateways {
+            this.wait_for_login(number)?;
+        }
+        Ok(this)
+    }
+
+    /// A further gateway, started; its number.
+    ///
+    /// # Errors
+    /// When it is not let in, or does not come up.
+    pub fn add_gateway(&mut self) -> Result<usize> {
+        let number = self.gateways.len();
+        let node = Node::gateway(&self.cluster, number, &self.options.gateway)?;
+        self.gateways.push(node);
+        self.gateway(number)?.start()?;
+        Ok(number)
+    }
+
+    /// A further agent, started, with a tunnel to every gateway that there is; its number.
+    ///
+    /// # Errors
+    /// When it is not let in, or does not come up.
+    pub fn add_agent(&mut self) -> Result<usize> {
+        let tunnels: Vec<String> = self.gateways.iter().map(Node::tunnel).collect();
+        self.add_agent_of(&tunnels)
+    }
+
+    /// The same, told of these gateways alone.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn add_agent_of(&mut self, tunnels: &[String]) -> Result<usize> {
+        let number = self.agents.len();
+        let node = Node::agent(&self.cluster, number, POOL, tunnels, &self.options.agent)?;
+        self.agents.push(node);
+        self.agent(number)?.start()?;
+        Ok(number)
+    }
+
+    /// A gateway.
+    ///
+    /// # Errors
+    /// When there is none of that number.
+    pub fn gateway(&mut self, number: usize) -> Result<&mut Node> {
+        self.gateways.get_mut(number).with_context(|| format!("no gateway {number}"))
+    }
+
+    /// An agent.
+    ///
+    /// # Errors
+    /// When there is none of that number.
+    pub fn agent(&mut self, number: usize) -> Result<&mut Node> {
+        self.agents.get_mut(number).with_context(|| format!("no agent {number}"))
+    }
+
+    /// The issuer of its tokens.
+    #[must_use]
+    pub const fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// A stock client's connection to `target` at a gateway: `shop` through an agent, `shop-direct` dialed by the gateway itself.
+    ///
+    /// # Errors
+    /// When there is no such gateway, or no token can be had.
+    pub fn connection(&self, gateway: usize, target: &str, subject: &str, groups: &[&str]) -> Result<Connection> {
+        let node = self.gateways.get(gateway).with_context(|| format!("no gateway {gateway}"))?;
+        Ok(Connection {
+            host: node.host().to_owned(),
+            port: node.postgres_port(),
+            user: target.to_owned(),
+            database: "shop".to_owned(),
+            password: self.issuer.token(subject, groups)?,
+            sslmode: "prefer",
+        })
+    }
+
+    /// Waits until a client can log in at a gateway.
+    ///
+    /// # Errors
+    /// When it cannot in time; with what the client was told and the logs.
+    pub fn wait_for_login(&self, gateway: usize) -> Result<()> {
+        let target = if self.agents.is_empty() { "shop-direct" } else { "shop" };
+        let connection = self.connection(gateway, target, "start", &["dba"])?;
+        let mut last = String::new();
+        wait_until(START_LIMIT, "a first login", || {
+            let run = connection.run("SELECT 1")?;
+            last = run.stderr;
+            Ok(run.status.success())
+        })
+        .with_context(|| format!("{last}\n{}", self.logs()))
+    }
+
+    /// All that gateways and agents logged.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let nodes = self.gateways.iter().chain(&self.agents);
+        nodes.map(|node| format!("== {}\n{}\n", node.name(), node.log())).collect()
+    }
+}

@@ -1,0 +1,3 @@
+//! Many gateways and agents: any client reaches any target through any gateway, and a node that is lost is nothing special.
+
+mod basics;
