@@ -38,6 +38,7 @@ esac
 case $purpose in
 test)
     have ip || lack iproute2 "gives each member of a cluster a network namespace, to cut it off"
+    have conntrack || lack conntrack "has a router forget its connections, as when a NAT rebinds"
     have nft || lack nftables "drops the packets between members that are cut off from each other"
     any '/usr/lib/*/faketime/libfaketime.so.1' || lack libfaketime "sets the clock of one member two hours off"
     [ -x /usr/bin/python3 ] || lack python3 "runs the driver test"

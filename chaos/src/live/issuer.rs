@@ -1,6 +1,6 @@
 //! An OIDC issuer of the tests' own: discovery and keys over HTTP on loopback, and whatever token one asks for.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,8 @@ const KEY_ID: &str = "chaos-1";
 #[derive(Debug)]
 pub struct Issuer {
     address: SocketAddr,
+    /// Of its certificate; none on loopback, where it speaks plain HTTP.
+    ca_pem: Option<String>,
     key: EcdsaKeyPair,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -31,10 +33,24 @@ impl Issuer {
     /// # Errors
     /// When it cannot listen.
     pub fn start() -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same, at this address: with a certificate for it when it is not loopback.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub fn start_at(address: Ipv4Addr) -> Result<Self> {
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| anyhow!("cannot make a key"))?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let listener = TcpListener::bind((address, 0))?;
         let address = listener.local_addr()?;
-        let url = format!("http://{address}");
+        let (tls, ca_pem) = if address.ip().is_loopback() {
+            (None, None)
+        } else {
+            let (tls, ca_pem) = certified(address)?;
+            (Some(tls), Some(ca_pem))
+        };
+        let url = url_of(address, ca_pem.is_some());
         let discovery = json!({
             "issuer": url, "jwks_uri": format!("{url}/jwks"), "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
@@ -54,23 +70,24 @@ impl Issuer {
                     return;
                 }
                 // A client that goes away is its own business.
-                let _ = stream.map_err(Into::into).and_then(|stream| answer(stream, &discovery, &keys));
+                let _ = stream.map_err(Into::into).and_then(|stream| serve(stream, tls.as_ref(), &discovery, &keys));
             }
         });
-        Ok(Self { address, key, stop, thread: Some(thread) })
+        Ok(Self { address, ca_pem, key, stop, thread: Some(thread) })
     }
 
     /// Its `iss`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        url_of(self.address, self.ca_pem.is_some())
     }
 
     /// The Issuer object that trusts it under `name`.
     #[must_use]
     pub fn object(&self, name: &str) -> String {
+        let ca_pem = self.ca_pem.as_ref().map(|pem| format!(", ca: {pem:?}")).unwrap_or_default();
         format!(
-            "apiVersion: postern/v1\nkind: Issuer\nmetadata: {{name: {name}}}\nspec: {{url: \"{}\", audiences: [postern]}}\n---\n",
+            "apiVersion: postern/v1\nkind: Issuer\nmetadata: {{name: {name}}}\nspec: {{url: \"{}\", audiences: [postern]{ca_pem}}}\n---\n",
             self.url()
         )
     }
@@ -113,11 +130,46 @@ impl Drop for Issuer {
     }
 }
 
-fn answer(mut stream: TcpStream, discovery: &Value, keys: &Value) -> Result<()> {
+fn url_of(address: SocketAddr, tls: bool) -> String {
+    format!("{}://{address}", if tls { "https" } else { "http" })
+}
+
+/// What it shows, and whom to trust for it, PEM.
+fn certified(address: SocketAddr) -> Result<(Arc<rustls::ServerConfig>, String)> {
+    let made = rcgen::generate_simple_self_signed(vec![address.ip().to_string()])?;
+    let key =
+        rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(|why| anyhow!(why))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)?;
+    Ok((Arc::new(config), made.cert.pem()))
+}
+
+fn serve(
+    mut stream: TcpStream,
+    tls: Option<&Arc<rustls::ServerConfig>>,
+    discovery: &Value,
+    keys: &Value,
+) -> Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    match tls {
+        None => answer(&mut stream, discovery, keys),
+        Some(tls) => {
+            let mut connection = rustls::ServerConnection::new(Arc::clone(tls))?;
+            let mut secured = rustls::Stream::new(&mut connection, &mut stream);
+            answer(&mut secured, discovery, keys)?;
+            connection.send_close_notify();
+            Ok(connection.write_tls(&mut stream).map(drop)?)
+        }
+    }
+}
+
+fn answer(stream: &mut (impl Read + Write), discovery: &Value, keys: &Value) -> Result<()> {
+    let mut lines = BufReader::new(&mut *stream).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
-    for line in lines {
+    for line in lines.by_ref() {
         if line?.is_empty() {
             break;
         }

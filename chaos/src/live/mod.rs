@@ -6,6 +6,7 @@ mod cli;
 pub mod cluster;
 pub mod fleet;
 mod issuer;
+pub mod net;
 mod postern;
 mod postgres;
 mod process;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
+use super::net::Place;
 use super::process::{Process, free_port, run, wait_until};
 
 /// The sample database.
@@ -24,6 +25,8 @@ pub struct Postgres {
     folder: TempDir,
     binaries: PathBuf,
     port: u16,
+    /// Where it runs, when not on this machine's own network.
+    place: Option<Place>,
     server: Option<Process>,
     ca_pem: Option<String>,
 }
@@ -72,10 +75,22 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL is not installed, or does not start.
     pub fn start(options: PostgresOptions) -> Result<Self> {
+        Self::make(options, None)
+    }
+
+    /// The same on a host of its own.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn start_at(options: PostgresOptions, place: &Place) -> Result<Self> {
+        Self::make(options, Some(place.clone()))
+    }
+
+    fn make(options: PostgresOptions, place: Option<Place>) -> Result<Self> {
         let binaries = find_binaries()?;
         let folder = tempfile::Builder::new().prefix("postern-pg-").tempdir()?;
         own(folder.path())?;
-        let mut this = Self { folder, binaries, port: free_port()?, server: None, ca_pem: None };
+        let mut this = Self { folder, binaries, port: free_port()?, place, server: None, ca_pem: None };
         this.initialise(options)?;
         this.resume()?;
         this.sql("postgres", "CREATE DATABASE shop")?;
@@ -86,7 +101,19 @@ impl Postgres {
     /// Where it listens, as `host:port`.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.host(), self.port)
+    }
+
+    fn host(&self) -> &str {
+        self.place.as_ref().map_or("127.0.0.1", |place| &place.address)
+    }
+
+    /// `program` where the server is.
+    fn there(&self, program: &str) -> Command {
+        let Some(place) = &self.place else { return Command::new(program) };
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &place.namespace, program]);
+        command
     }
 
     /// Its port.
@@ -106,7 +133,7 @@ impl Postgres {
     /// # Errors
     /// When a statement fails.
     pub fn sql(&self, database: &str, sql: &str) -> Result<String> {
-        let mut psql = Command::new("psql");
+        let mut psql = self.there("psql");
         psql.args([
             "-X",
             "-q",
@@ -115,7 +142,7 @@ impl Postgres {
             "-v",
             "ON_ERROR_STOP=1",
             "-h",
-            "127.0.0.1",
+            self.host(),
             "-U",
             "postgres",
             "-d",
@@ -147,12 +174,25 @@ impl Postgres {
         let arguments = ["-D".to_owned(), data, "-p".to_owned(), self.port.to_string()];
         let user = server_user();
         let postgres = self.binaries.join("postgres");
-        let mut server = Process::start("postgres", &postgres, &arguments, &[], user, self.folder.path())?;
+        let mut server = match &self.place {
+            None => Process::start("postgres", &postgres, &arguments, &[], user, self.folder.path())?,
+            Some(place) => {
+                // Into the namespace first: nobody but root may.
+                let mut all: Vec<String> = ["netns", "exec", &place.namespace, "setpriv"].map(str::to_owned).to_vec();
+                if let Some(user) = user {
+                    all.extend(["--reuid", user, "--regid", user, "--init-groups"].map(str::to_owned));
+                }
+                all.extend(["--pdeathsig", "KILL", "--"].map(str::to_owned));
+                all.push(postgres.display().to_string());
+                all.extend(arguments);
+                Process::start("postgres", Path::new("ip"), &all, &[], None, self.folder.path())?
+            }
+        };
+        let reachable = |port: u16| self.place.is_some() || TcpStream::connect(("127.0.0.1", port)).is_ok();
         let port = self.port;
         let ready = wait_until(Duration::from_secs(30), "PostgreSQL to accept connections", || {
             ensure!(server.is_running(), "PostgreSQL ended: {}", server.stderr());
-            Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()
-                && server.stderr().contains("ready to accept connections"))
+            Ok(reachable(port) && server.stderr().contains("ready to accept connections"))
         });
         ready.with_context(|| server.stderr())?;
         self.server = Some(server);
@@ -181,10 +221,11 @@ impl Postgres {
         fs::remove_file(&password)?;
 
         let mut settings = String::from(
-            "listen_addresses = '127.0.0.1'\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 60\n\
+            "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 60\n\
              log_statement = 'all'\nlog_line_prefix = '%p %d '\nshared_buffers = 32MB\nlc_messages = 'C'\n",
         );
         let socket = self.folder.path().display();
+        writeln!(settings, "listen_addresses = '{}'", self.host())?;
         writeln!(settings, "unix_socket_directories = '{socket}'")?;
         if options.tls {
             self.make_certificate()?;
@@ -196,8 +237,8 @@ impl Postgres {
 
         let any = if options.tls_only { "hostssl" } else { "host" };
         let hba = format!(
-            "host all postgres 127.0.0.1/32 scram-sha-256\n{any} all app_md5 127.0.0.1/32 md5\n\
-             hostssl all app_clear 127.0.0.1/32 password\nhostnossl all app_clear 127.0.0.1/32 reject\n{any} all all 127.0.0.1/32 scram-sha-256\n"
+            "host all postgres samenet scram-sha-256\n{any} all app_md5 samenet md5\n\
+             hostssl all app_clear samenet password\nhostnossl all app_clear samenet reject\n{any} all all samenet scram-sha-256\n"
         );
         write_owned(&self.data().join("pg_hba.conf"), &hba)
     }

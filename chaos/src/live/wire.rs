@@ -1,10 +1,14 @@
 //! A client that speaks PostgreSQL's protocol byte by byte, and may cheat: what stock clients never send.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use postern_runtime::tls::AnyServer;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 /// Version 3.0 of the protocol (PostgreSQL, "Message Formats", `StartupMessage`).
 pub const PROTOCOL_3: u32 = 196_608;
@@ -17,6 +21,7 @@ pub const CANCEL_REQUEST: u32 = 80_877_102;
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
 }
 
 /// One message from the server.
@@ -37,7 +42,39 @@ impl Wire {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream })
+        Ok(Self { stream, tls: None })
+    }
+
+    /// Connects and speaks TLS, with whoever it is: nobody has to answer for longer than `patience`, now and later.
+    ///
+    /// # Errors
+    /// When nobody listens, or speaks TLS.
+    pub fn connect_tls(address: &str, patience: Duration) -> Result<Self> {
+        let address = address.to_socket_addrs()?.next().context("an address")?;
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        stream.set_nodelay(true)?;
+        let mut this = Self { stream, tls: None };
+        this.send(&framed(&SSL_REQUEST.to_be_bytes())?)?;
+        let mut answer = [0];
+        this.read_exact(&mut answer)?;
+        ensure!(answer == *b"S", "it speaks no TLS");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer))
+            .with_no_client_auth();
+        this.tls = Some(Box::new(ClientConnection::new(Arc::new(config), ServerName::try_from("localhost")?)?));
+        Ok(this)
+    }
+
+    fn read_exact(&mut self, into: &mut [u8]) -> std::io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read_exact(into),
+            None => self.stream.read_exact(into),
+        }
     }
 
     /// Sends bytes as they are.
@@ -45,7 +82,11 @@ impl Wire {
     /// # Errors
     /// When the other side is gone.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.stream.write_all(bytes)?)
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).write_all(bytes)?,
+            None => self.stream.write_all(bytes)?,
+        }
+        Ok(())
     }
 
     /// Sends a message of the given type.
@@ -97,12 +138,12 @@ impl Wire {
     /// When the connection ends, or nothing comes in a minute.
     pub fn read(&mut self) -> Result<Message> {
         let mut head = [0; 5];
-        self.stream.read_exact(&mut head).context("the connection ended")?;
+        self.read_exact(&mut head).context("the connection ended")?;
         let [kind, length @ ..] = head;
         let length = usize::try_from(u32::from_be_bytes(length))?.checked_sub(4).context("a length counts itself")?;
         ensure!(length < 64 << 20, "a message of {length} bytes");
         let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
+        self.read_exact(&mut body)?;
         Ok(Message { kind: char::from(kind), body })
     }
 

@@ -2,14 +2,12 @@
 //!
 //! Packets are dropped without a word (nftables): neither side is told that the other is gone.
 
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::super::net::{Host, Private, ip};
 use super::super::postgres::is_root;
-use super::super::process::run;
 
 /// How a member is cut off from other members; clients still reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +28,8 @@ pub struct Network {
     /// The second and third number of its addresses.
     subnet: (u8, u8),
     members: usize,
+    /// Further hosts.
+    hosts: AtomicU8,
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -47,7 +47,7 @@ impl Network {
         let number = process.wrapping_mul(7).wrapping_add(count) % (64 * 256);
         let subnet = (u8::try_from(64 + number / 256)?, u8::try_from(number % 256)?);
         sweep();
-        let this = Self { name: format!("ps{process:x}-{count:x}"), subnet, members };
+        let this = Self { name: format!("ps{process:x}-{count:x}"), subnet, members, hosts: AtomicU8::new(0) };
         this.make()?;
         Ok(this)
     }
@@ -85,6 +85,26 @@ impl Network {
     #[must_use]
     pub fn namespace(&self, member: usize) -> String {
         format!("{}-n{member}", self.name)
+    }
+
+    /// A further host on it, at the end of a wire of its own. It must be gone before the network.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn host(&self) -> Result<Host> {
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed);
+        ensure!(number < 100, "the network is full");
+        let address = format!("10.{}.{}.{}", self.subnet.0, self.subnet.1, number + 101);
+        let (space, port) = (format!("{}-h{number}", self.name), format!("{}-h{number}", self.name));
+        Host::wired(&space, &address, &self.name, &port, number.into())
+    }
+
+    /// A private network, behind a router that is a host on this one.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn private(&self) -> Result<Private> {
+        Private::behind(self.host()?)
     }
 
     /// Cuts `member` off from the other members.
@@ -146,12 +166,4 @@ fn sweep() {
     for name in names("/sys/class/net").iter().filter(|name| abandoned(name)) {
         let _ = ip(&["link", "del", name]);
     }
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new("ip");
-    command.args(arguments);
-    let done = run(command, "", Duration::from_secs(10)).context("ip (Debian: iproute2)")?.ok();
-    done.with_context(|| format!("ip {}", arguments.join(" ")))?;
-    Ok(())
 }

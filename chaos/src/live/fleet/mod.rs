@@ -1,6 +1,8 @@
 //! A fleet as processes: a control plane of one or more members, gateways, agents of one pool, and a PostgreSQL behind them.
 
+mod ledger;
 mod node;
+mod site;
 
 use std::time::Duration;
 
@@ -13,7 +15,9 @@ use super::postgres::Postgres;
 use super::process::wait_until;
 use super::psql::Connection;
 
+pub use ledger::{Entered, Ledger};
 pub use node::Node;
+pub use site::Site;
 
 /// How long until a client can log in.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -49,6 +53,7 @@ pub struct Fleet {
     agents: Vec<Node>,
     issuer: Issuer,
     options: FleetOptions,
+    site: Option<Site>,
     /// The control plane; its folder is everybody's.
     pub cluster: LiveCluster,
 }
@@ -62,19 +67,44 @@ impl Fleet {
     pub fn start(postgres: &Postgres, options: FleetOptions) -> Result<Self> {
         let cluster = LiveCluster::start(options.cluster.clone())?;
         let issuer = Issuer::start()?;
-        let (gateways, agents) = (options.gateways, options.agents);
-        let mut this = Self { gateways: Vec::new(), agents: Vec::new(), issuer, options, cluster };
-        this.cluster.cli().apply(&(this.issuer.object("test") + &shop_objects(postgres)))?;
-        for _ in 0..gateways {
-            this.add_gateway()?;
+        let objects = shop_objects(postgres);
+        Self { gateways: Vec::new(), agents: Vec::new(), issuer, options, site: None, cluster }.filled(&objects)
+    }
+
+    /// The same, each node on a host of its own: gateways at the end of a wire, agents and a PostgreSQL of the fleet's own on a private
+    /// network that has no route in. Needs root.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn on_hosts(options: FleetOptions) -> Result<Self> {
+        let cluster = LiveCluster::start(ClusterOptions { namespaces: true, ..options.cluster.clone() })?;
+        let issuer = Issuer::start_at(cluster.network()?.gateway().parse()?)?;
+        let site = Site::new(cluster.network()?)?;
+        let objects = shop_objects(site.postgres());
+        let site = Some(site);
+        Self { gateways: Vec::new(), agents: Vec::new(), issuer, options, site, cluster }.filled(&objects)
+    }
+
+    fn filled(mut self, objects: &str) -> Result<Self> {
+        self.cluster.cli().apply(&(self.issuer.object("test") + objects))?;
+        for _ in 0..self.options.gateways {
+            self.add_gateway()?;
         }
-        for _ in 0..agents {
-            this.add_agent()?;
+        for _ in 0..self.options.agents {
+            self.add_agent()?;
         }
-        for number in 0..gateways {
-            this.wait_for_login(number)?;
+        for number in 0..self.options.gateways {
+            self.wait_for_login(number)?;
         }
-        Ok(this)
+        Ok(self)
+    }
+
+    /// Its hosts.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn site(&mut self) -> Result<&mut Site> {
+        self.site.as_mut().context("this fleet has no hosts")
     }
 
     /// A further gateway, started; its number.
@@ -83,7 +113,8 @@ impl Fleet {
     /// When it is not let in, or does not come up.
     pub fn add_gateway(&mut self) -> Result<usize> {
         let number = self.gateways.len();
-        let node = Node::gateway(&self.cluster, number, &self.options.gateway)?;
+        let place = self.site.as_mut().map(|site| site.add_gateway(&self.cluster)).transpose()?;
+        let node = Node::gateway(&self.cluster, number, place, &self.options.gateway)?;
         self.gateways.push(node);
         self.gateway(number)?.start()?;
         Ok(number)
@@ -104,7 +135,8 @@ impl Fleet {
     /// See there.
     pub fn add_agent_of(&mut self, tunnels: &[String]) -> Result<usize> {
         let number = self.agents.len();
-        let node = Node::agent(&self.cluster, number, POOL, tunnels, &self.options.agent)?;
+        let place = self.site.as_mut().map(Site::add_agent).transpose()?;
+        let node = Node::agent(&self.cluster, number, place, (POOL, tunnels), &self.options.agent)?;
         self.agents.push(node);
         self.agent(number)?.start()?;
         Ok(number)
@@ -146,6 +178,15 @@ impl Fleet {
             password: self.issuer.token(subject, groups)?,
             sslmode: "prefer",
         })
+    }
+
+    /// Clients that write through all gateways and keep book.
+    ///
+    /// # Errors
+    /// When no token can be had.
+    pub fn ledger(&self, clients: usize) -> Result<Ledger> {
+        let gateways: Vec<String> = self.gateways.iter().map(Node::postgres).collect();
+        Ok(Ledger::start(clients, &gateways, &self.issuer.token("dora", &["dba"])?))
     }
 
     /// Waits until a client can log in at a gateway.

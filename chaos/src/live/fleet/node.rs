@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::super::cluster::LiveCluster;
+use super::super::net::Place;
 use super::super::postern::{STOP_LIMIT, http_get, postern_binary};
-use super::super::process::{Process, free_port, text, wait_until};
+use super::super::process::{Process, free_port, run, text, wait_until};
 use super::super::roles::sum_of;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -22,6 +24,8 @@ pub struct Node {
     name: String,
     folder: PathBuf,
     host: String,
+    /// On a host of its own.
+    namespace: Option<String>,
     ports: Ports,
     config: String,
     environment: Vec<(String, String)>,
@@ -37,8 +41,8 @@ struct Ports {
 
 impl Node {
     /// A gateway that knows every member, let in; not yet started.
-    pub(super) fn gateway(cluster: &LiveCluster, number: usize, further: &str) -> Result<Self> {
-        let mut this = Self::new(cluster, "gateway", number, &[])?;
+    pub(super) fn gateway(cluster: &LiveCluster, number: usize, place: Option<Place>, further: &str) -> Result<Self> {
+        let mut this = Self::new(cluster, "gateway", number, place, &[])?;
         let Ports { postgres, tunnel, ops } = this.ports;
         let (folder, host) = (this.folder.display(), &this.host);
         this.config = format!(
@@ -50,26 +54,32 @@ impl Node {
         Ok(this)
     }
 
-    /// An agent that is told of `gateways`, let in; not yet started.
+    /// An agent of `pool` that is told of `gateways`, let in; not yet started.
     pub(super) fn agent(
         cluster: &LiveCluster,
         number: usize,
-        pool: &str,
-        gateways: &[String],
+        place: Option<Place>,
+        (pool, gateways): (&str, &[String]),
         further: &str,
     ) -> Result<Self> {
-        let mut this = Self::new(cluster, "agent", number, &["--pool", pool])?;
+        let mut this = Self::new(cluster, "agent", number, place, &["--pool", pool])?;
         let (folder, host, ops) = (this.folder.display(), &this.host, this.ports.ops);
         this.config = format!(
             "[agent]\ncredential_dir = \"{folder}/credential\"\ngateways = {gateways:?}\nops_listen = \"{host}:{ops}\"\n{further}\n\
-             [[agent.allow]]\nhosts = [\"127.0.0.1\", \"localhost\"]\nports = [\"1-65535\"]\n",
+             [[agent.allow]]\nhosts = [\"{host}\", \"localhost\", \"192.168.0.0/16\"]\nports = [\"1-65535\"]\n",
         );
         this.write()?;
         Ok(this)
     }
 
     /// Its certificate comes by a join token, as an operator has it.
-    fn new(cluster: &LiveCluster, role: &'static str, number: usize, arguments: &[&str]) -> Result<Self> {
+    fn new(
+        cluster: &LiveCluster,
+        role: &'static str,
+        number: usize,
+        place: Option<Place>,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let name = format!("{role}-{}", number + 1);
         let folder = cluster.folder().join(&name);
         fs::create_dir_all(&folder)?;
@@ -77,10 +87,14 @@ impl Node {
         fs::write(&token, cluster.join_token(&[&["--role", role], arguments].concat())?)?;
         let (token, out) = (token.display().to_string(), folder.join("credential").display().to_string());
         let redeem = ["--token-file", &token, "cluster", "redeem", "--name", &name, "--out", &out];
-        cluster.cli().cli(&redeem)?.ok()?;
+        cluster.cli().cli(redeem)?.ok()?;
         let ports = Ports { postgres: free_port()?, tunnel: free_port()?, ops: free_port()? };
-        let (host, environment) = ("127.0.0.1".to_owned(), Vec::new());
-        Ok(Self { role, name, folder, host, ports, config: String::new(), environment, process: None })
+        let (host, namespace) = match place {
+            Some(Place { address, namespace }) => (address, Some(namespace)),
+            None => ("127.0.0.1".to_owned(), None),
+        };
+        let environment = Vec::new();
+        Ok(Self { role, name, folder, host, namespace, ports, config: String::new(), environment, process: None })
     }
 
     fn write(&self) -> Result<()> {
@@ -153,11 +167,10 @@ impl Node {
     /// When it runs already, or ends.
     pub fn start(&mut self) -> Result<()> {
         self.spawn()?;
-        let (name, ops) = (self.name.clone(), self.ops());
-        let process = self.process()?;
+        let name = self.name.clone();
         let up = wait_until(START_LIMIT, &format!("{name} to answer"), || {
-            ensure!(process.is_running(), "{name} ended");
-            Ok(http_get(&ops, "/healthz").is_ok())
+            ensure!(self.process()?.is_running(), "{name} ended");
+            Ok(self.ask("/healthz").is_ok())
         });
         up.with_context(|| self.log())
     }
@@ -168,8 +181,14 @@ impl Node {
     /// When it runs already, or cannot be started.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs", self.name);
-        let arguments = [self.role.to_owned(), "--config".to_owned(), self.config_file().display().to_string()];
-        let process = Process::start(self.role, &postern_binary()?, &arguments, &self.environment, None, &self.folder)?;
+        let mut arguments = vec![self.role.to_owned(), "--config".to_owned(), self.config_file().display().to_string()];
+        let mut program = postern_binary()?;
+        if let Some(namespace) = &self.namespace {
+            let inside = ["netns", "exec", namespace].map(str::to_owned).into_iter();
+            arguments = inside.chain([program.display().to_string()]).chain(arguments).collect();
+            program = PathBuf::from("ip");
+        }
+        let process = Process::start(self.role, &program, &arguments, &self.environment, None, &self.folder)?;
         self.process = Some(process);
         Ok(())
     }
@@ -186,7 +205,7 @@ impl Node {
     /// Whether it says that it is ready.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        http_get(&self.ops(), "/readyz").is_ok()
+        self.ask("/readyz").is_ok()
     }
 
     /// Its process.
@@ -249,7 +268,22 @@ impl Node {
     /// # Errors
     /// When it does not answer.
     pub fn metrics(&self) -> Result<String> {
-        http_get(&self.ops(), "/metrics")
+        self.ask("/metrics")
+    }
+
+    /// From where it can be reached.
+    fn ask(&self, path: &str) -> Result<String> {
+        let Some(namespace) = &self.namespace else { return http_get(&self.ops(), path) };
+        let get = format!(
+            "exec 3<>/dev/tcp/{}/{}; printf 'GET {path} HTTP/1.1\\r\\nHost: node\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3",
+            self.host, self.ports.ops
+        );
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "timeout", "5", "bash", "-c", &get]);
+        let answer = run(command, "", Duration::from_secs(10))?.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer has a body")?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
+        Ok(body.to_owned())
     }
 
     /// The sum of a counter or gauge over all its labels that contain `labels`.

@@ -1,3 +1,4 @@
 //! Many gateways and agents: any client reaches any target through any gateway, and a node that is lost is nothing special.
 
 mod basics;
+mod weather;

@@ -1,0 +1,100 @@
+//! Bad networks between gateways, agents and clients, on hosts of their own: loss, delay, frames that overtake each other, a wall against
+//! UDP, a NAT that forgets, links that are cut. What clients were told must fit what is there afterwards, in all of them.
+
+use std::time::Duration;
+
+use postern_chaos::live::cluster::ClusterOptions;
+use postern_chaos::live::fleet::{Fleet, FleetOptions, Ledger};
+use postern_chaos::live::net::Weather;
+
+/// Until a client gets on in bad weather, and once a cut is healed.
+const SOON: Duration = Duration::from_secs(45);
+
+fn fleet(members: usize) -> Fleet {
+    let cluster = ClusterOptions { members, ..Default::default() };
+    Fleet::on_hosts(FleetOptions { cluster, gateways: 2, agents: 2, ..Default::default() }).unwrap()
+}
+
+#[track_caller]
+fn gets_on(fleet: &Fleet, ledger: &Ledger, what: &str) {
+    ledger.progress(3, SOON).unwrap_or_else(|error| panic!("{what}: {error:#}\n{}", fleet.logs()));
+}
+
+/// The target agrees with the clients, and so does the record: each row that is there is of a session whose recording is whole.
+#[track_caller]
+fn agree(fleet: &mut Fleet, ledger: Ledger) {
+    let entered = ledger.finish().unwrap();
+    let cli = fleet.cluster.cli();
+    entered.check(fleet.site().unwrap().postgres(), &cli).unwrap_or_else(|error| panic!("{error:#}\n{}", fleet.logs()));
+    assert!(entered.acknowledged > 20, "{entered:?}");
+}
+
+#[test]
+fn writes_get_through_bad_weather_once() {
+    let mut fleet = fleet(1);
+    let ledger = fleet.ledger(4).unwrap();
+    gets_on(&fleet, &ledger, "good weather");
+    let ms = Duration::from_millis;
+    for (what, weather) in [
+        ("loss of 1 %", Weather { loss: 0.01, ..Default::default() }),
+        ("loss of 5 %, and delay", Weather { loss: 0.05, delay: ms(20), ..Default::default() }),
+        ("loss of 20 %", Weather { loss: 0.2, ..Default::default() }),
+        (
+            "frames that overtake each other and come twice",
+            Weather { delay: ms(5), jitter: ms(20), twice: 0.1, ..Default::default() },
+        ),
+    ] {
+        fleet.site().unwrap().private_weather(weather).unwrap();
+        gets_on(&fleet, &ledger, what);
+    }
+    fleet.site().unwrap().private_weather(Weather::default()).unwrap();
+    fleet.site().unwrap().private().rebind().unwrap();
+    gets_on(&fleet, &ledger, "the NAT has forgotten");
+    agree(&mut fleet, ledger);
+}
+
+#[test]
+fn a_link_that_is_cut_is_got_over() {
+    let mut fleet = fleet(1);
+    let ledger = fleet.ledger(4).unwrap();
+    gets_on(&fleet, &ledger, "good weather");
+    for (what, weather) in [
+        ("nothing goes to or from a gateway", Weather::cut()),
+        ("a gateway hears nothing", Weather { deaf: true, ..Default::default() }),
+        ("a gateway is not heard", Weather { mute: true, ..Default::default() }),
+    ] {
+        fleet.site().unwrap().gateway_weather(0, weather).unwrap();
+        gets_on(&fleet, &ledger, what);
+        fleet.site().unwrap().gateway_weather(0, Weather::default()).unwrap();
+    }
+    // Everything hangs for a while, and goes on.
+    fleet.site().unwrap().private_weather(Weather::cut()).unwrap();
+    std::thread::park_timeout(Duration::from_secs(3));
+    fleet.site().unwrap().private_weather(Weather::default()).unwrap();
+    gets_on(&fleet, &ledger, "the private network is back");
+    agree(&mut fleet, ledger);
+}
+
+#[test]
+fn nodes_that_die_are_got_over() {
+    let mut fleet = fleet(3);
+    let ledger = fleet.ledger(4).unwrap();
+    gets_on(&fleet, &ledger, "all are there");
+    let leader = fleet.cluster.leader().unwrap();
+    fleet.cluster.member(leader).unwrap().kill9().unwrap();
+    gets_on(&fleet, &ledger, "the leader is gone");
+    fleet.agent(0).unwrap().kill9().unwrap();
+    gets_on(&fleet, &ledger, "an agent is gone");
+    fleet.gateway(0).unwrap().kill9().unwrap();
+    gets_on(&fleet, &ledger, "a gateway is gone");
+    fleet.cluster.member(leader).unwrap().start().unwrap();
+    fleet.agent(0).unwrap().start().unwrap();
+    fleet.gateway(0).unwrap().start().unwrap();
+    fleet.wait_for_login(0).unwrap();
+    fleet.agent(1).unwrap().kill9().unwrap();
+    fleet.gateway(1).unwrap().kill9().unwrap();
+    gets_on(&fleet, &ledger, "the others are gone");
+    fleet.gateway(1).unwrap().start().unwrap();
+    fleet.cluster.wait_healthy().unwrap();
+    agree(&mut fleet, ledger);
+}
