@@ -12,4 +12,5 @@ pub mod pki;
 pub mod supervisor;
 pub mod telemetry;
 pub mod tls;
+pub mod tunnel;
 pub mod vault;

@@ -126,7 +126,8 @@ async fn once(
             return Err(TunnelError::NotAGateway);
         }
         let (mut send, mut recv) = connection.open_bi().await?;
-        let hello = Hello { version: VERSION, agent: shared.agent.to_string(), pool: shared.pool.to_string() };
+        let hello =
+            Hello { version: VERSION, agent: shared.agent.to_string(), pool: shared.pool.to_string(), version_min: 0 };
         wire::write(&mut send, &hello).await?;
         let welcome: Welcome = wire::read(&mut recv).await?;
         if !welcome.refused.is_empty() {

@@ -9,6 +9,7 @@ use postern_runtime::vault::VaultConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::credentials::config::CredentialsConfig;
+use crate::tunnels::TunnelsConfig;
 
 /// What a gateway is told. Who it is stands in its certificate; targets and policy come from the control plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +23,12 @@ pub struct GatewayConfig {
     /// Where agents dial in (UDP); without it there are no tunnels.
     #[serde(default)]
     pub tunnel_listen: Option<SocketAddr>,
+    /// Where agents dial in over TCP, when their network lets no UDP out.
+    #[serde(default)]
+    pub tunnel_tcp_listen: Option<SocketAddr>,
+    /// How they are taken.
+    #[serde(default)]
+    pub tunnels: TunnelsConfig,
     /// Where `/healthz`, `/readyz` and `/metrics` are served; nowhere when absent.
     #[serde(default)]
     pub ops_listen: Option<SocketAddr>,

@@ -15,7 +15,6 @@ mod metrics;
 mod policy_feed;
 mod recorder;
 mod session;
-mod tunnel_wire;
 mod tunnels;
 mod upstream;
 
@@ -24,11 +23,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_core::Name;
 use postern_core::node::{GATEWAYS_NAME, NodeRole};
 use postern_core::target::Protocol;
 use postern_proto::admin::v1::RenewCertificateRequest;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_protocols::registry;
+use postern_protocols::tunnel::Gateways;
 use postern_runtime::ops::{self, Readiness};
 use postern_runtime::pki::{self, NodeCredential, PkiError, Revocations, RotatingCredential, SealSigner};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
@@ -45,7 +46,7 @@ pub use config::{Addresses, GatewayConfig, Limits, ListenerConfig};
 pub use control::ControlError;
 pub use credentials::config::CredentialsConfig;
 pub use recorder::SpoolError;
-pub use tunnels::TunnelsError;
+pub use tunnels::{TunnelsConfig, TunnelsError};
 
 use approvals::Approvals;
 use cancel::CancelKeys;
@@ -118,6 +119,8 @@ pub struct GatewayHandle {
     pub postgres_addr: SocketAddr,
     /// Where agents dial in.
     pub tunnel_addr: Option<SocketAddr>,
+    /// Where they do over TCP.
+    pub tunnel_tcp_addr: Option<SocketAddr>,
     /// Where its health is told.
     pub ops_addr: Option<SocketAddr>,
     /// The certificate chain that clients see, PEM.
@@ -213,13 +216,8 @@ pub async fn run(
     supervisor.spawn("revocations", OnEnd::StopNode, follow);
 
     let tunnels = Tunnels::default();
-    let mut tunnel_addr = None;
-    if let Some(address) = config.tunnel_listen {
-        let endpoint = tunnels::listen(address, &credential, revocations.clone())?;
-        tunnel_addr = endpoint.local_addr().ok();
-        let accept = tunnels::accept(endpoint, identity.name.clone(), tunnels.clone(), revocations, ended.clone());
-        supervisor.spawn("tunnels", OnEnd::StopNode, accept);
-    }
+    let (tunnel_addr, tunnel_tcp_addr) =
+        take_tunnels(&config, &credential, &revocations, &tunnels, &identity.name, &supervisor).await?;
 
     let (listener_certificate_pem, key) = listener_certificate(&config.listener, &identity.dns_name())?;
     let alpn = registry::entry(Protocol::Postgres).alpn;
@@ -255,8 +253,47 @@ pub async fn run(
         config,
     });
     supervisor.spawn("listener", OnEnd::StopNode, listener::accept(listener, shared));
-    tracing::info!(postgres = %postgres_addr, tunnels = ?tunnel_addr, "gateway listens");
-    Ok(GatewayHandle { postgres_addr, tunnel_addr, ops_addr, listener_certificate_pem, readiness, tunnels })
+    tracing::info!(postgres = %postgres_addr, tunnels = ?tunnel_addr, tunnels_tcp = ?tunnel_tcp_addr, "gateway listens");
+    Ok(GatewayHandle {
+        postgres_addr,
+        tunnel_addr,
+        tunnel_tcp_addr,
+        ops_addr,
+        listener_certificate_pem,
+        readiness,
+        tunnels,
+    })
+}
+
+/// Where tunnels come in, QUIC's and TCP's.
+async fn take_tunnels(
+    config: &GatewayConfig,
+    credential: &RotatingCredential,
+    revoked: &Revocations,
+    tunnels: &Tunnels,
+    name: &Name,
+    supervisor: &Supervisor,
+) -> Result<(Option<SocketAddr>, Option<SocketAddr>), GatewayError> {
+    let (quic, tcp, settings) = (config.tunnel_listen, config.tunnel_tcp_listen, config.tunnels.clone());
+    if quic.is_none() && tcp.is_none() {
+        return Ok((None, None));
+    }
+    let listening = tunnels::listen(quic, tcp, &settings, credential, revoked).await?;
+    let addresses = (listening.quic_addr(), listening.tcp_addr());
+    let own = settings.advertised(name.as_str(), false);
+    tunnels.gateways().send_replace(Arc::new(Gateways { gateways: own.into_iter().collect(), ..Gateways::default() }));
+    let shared = tunnels::Shared::new(
+        name.clone(),
+        tunnels.clone(),
+        revoked.clone(),
+        None,
+        supervisor.clone(),
+        settings,
+        config.control_plane.iter().cloned().collect(),
+    );
+    let stop = supervisor.sessions_ended_token();
+    supervisor.spawn("tunnels", OnEnd::StopNode, tunnels::accept(listening, Arc::new(shared), stop));
+    Ok(addresses)
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, GatewayError> {

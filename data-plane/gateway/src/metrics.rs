@@ -100,10 +100,6 @@ pub(crate) fn tunnel() -> Alive {
     Alive::new("postern_gateway_tunnels_open")
 }
 
-pub(crate) fn tunnel_refused() {
-    counter!("postern_gateway_tunnels_refused_total").increment(1);
-}
-
 pub(crate) fn policy(revision: u64) {
     #[allow(clippy::cast_precision_loss)] // whole up to 2^53
     gauge!("postern_gateway_policy_revision").set(revision as f64);

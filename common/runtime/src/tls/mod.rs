@@ -37,6 +37,9 @@ pub enum TlsError {
     /// The authority cannot be trusted as one.
     #[error("the certificate authority is not usable: {0}")]
     Authority(String),
+    /// Not fit for QUIC.
+    #[error("the TLS configuration is not fit for QUIC: {0}")]
+    Quic(String),
 }
 
 /// The one provider of cryptography.
@@ -107,6 +110,21 @@ pub fn server_optional_client_rotating(
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsError> {
     let roots = roots(&credential.own.current().ca_pem)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated();
+    server_rotating(Arc::new(credential.clone()), verifier.build().map_err(authority)?, revoked, alpn)
+}
+
+/// For the listener of tunnels: peers with a certificate of the node's own authority that is not among `revoked`, and peers without one,
+/// which may do no more than ask to be let in. Whoever accepts looks who it is.
+///
+/// # Errors
+/// The credential is not usable.
+pub fn server_tunnels(
+    credential: &RotatingCredential,
+    revoked: Revocations,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
+    let roots = roots(&credential.current().ca_pem)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated();
     server_rotating(Arc::new(credential.clone()), verifier.build().map_err(authority)?, revoked, alpn)
 }

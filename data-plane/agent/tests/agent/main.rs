@@ -62,7 +62,7 @@ async fn welcome(endpoint: &Endpoint) -> (Connection, SendStream) {
         let (mut send, mut recv) = connection.accept_bi().await.unwrap();
         let hello: Hello = read(&mut recv).await;
         assert_eq!((hello.agent.as_str(), hello.pool.as_str(), hello.version), ("one", "lab", 1));
-        let welcome = Welcome { version: 1, gateway: "one".into(), refused: String::new() };
+        let welcome = Welcome { version: 1, gateway: "one".into(), ..Welcome::default() };
         send.write_all(&tunnel::frame(&welcome).unwrap()).await.unwrap();
         (connection, send)
     });
@@ -71,8 +71,13 @@ async fn welcome(endpoint: &Endpoint) -> (Connection, SendStream) {
 
 async fn open(connection: &Connection, address: &str) -> (SendStream, RecvStream, Opened) {
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
-    let request =
-        Open { address: address.into(), session: "ses".into(), target: "db".into(), connect_timeout_ms: 2_000 };
+    let request = Open {
+        address: address.into(),
+        session: "ses".into(),
+        target: "db".into(),
+        connect_timeout_ms: 2_000,
+        ..Open::default()
+    };
     send.write_all(&tunnel::frame(&request).unwrap()).await.unwrap();
     let opened = tokio::time::timeout(LIMIT, read(&mut recv)).await.unwrap();
     (send, recv, opened)

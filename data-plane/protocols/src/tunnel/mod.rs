@@ -3,13 +3,30 @@
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
-pub use postern_proto::tunnel::v1::{Hello, Open, OpenStatus, Opened, Welcome};
+mod choose;
+mod version;
+
+pub use postern_proto::tunnel::v1::{
+    Drain, GatewayAddress, Gateways, Hello, Load, Open, OpenStatus, Opened, ToAgent, ToControlPlane, ToGateway,
+    Welcome, to_agent, to_gateway,
+};
+
+pub use choose::{newer, prefer, share};
+pub use version::{VERSION, VERSION_MIN, agree};
 
 /// The application protocol of a tunnel's TLS (RFC 7301).
 pub const ALPN: &[u8] = b"postern-tunnel/1";
+/// The same inside TLS over TCP, with a multiplexer around its streams.
+pub const ALPN_TCP: &[u8] = b"postern-tunnel-tcp/1";
+/// For those who have no certificate yet: streams to the control plane, and nothing else.
+pub const ALPN_ENROL: &[u8] = b"postern-enrol/1";
+/// The same inside TLS over TCP.
+pub const ALPN_ENROL_TCP: &[u8] = b"postern-enrol-tcp/1";
 
-/// The version of the messages that this build speaks.
-pub const VERSION: u32 = 1;
+/// Gateways in one list: an agent is told those that it would choose from.
+pub const MAX_GATEWAYS: usize = 32;
+/// Addresses of one gateway, of either kind.
+pub const MAX_ADDRESSES: usize = 4;
 
 /// Longest message, in bytes, without its length.
 pub const MAX_MESSAGE: usize = 16 * 1024;
@@ -83,7 +100,7 @@ mod tests {
 
     fn open() -> impl Strategy<Value = Open> {
         (".{0,60}", ".{0,30}", ".{0,30}", any::<u32>()).prop_map(|(address, session, target, connect_timeout_ms)| {
-            Open { address, session, target, connect_timeout_ms }
+            Open { address, session, target, connect_timeout_ms, ..Open::default() }
         })
     }
 

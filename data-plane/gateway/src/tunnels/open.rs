@@ -1,0 +1,230 @@
+//! Opening a stream through one of a pool's tunnels.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use postern_core::target::Address;
+use postern_core::{Code, Name, SessionId};
+use postern_protocols::tunnel::{self, FrameError, MAX_MESSAGE, Open, OpenStatus, Opened};
+use postern_runtime::tunnel::wire::{self, WireError};
+use postern_runtime::tunnel::{LinkError, RecvHalf, SendHalf, cause};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Tunnel, Tunnels, metrics};
+
+/// The agent itself waits this long for the target; we wait a little longer for the agent.
+const CONNECT: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(12);
+/// How long an agent may take to say that it is at it: one that does not is behind a path that swallows everything, or hangs.
+const HEARD: Duration = Duration::from_secs(2);
+/// Tunnels that are tried for one stream.
+const TRIES: usize = 3;
+
+/// No stream to the target.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// No agent of the pool has a tunnel.
+    #[error("no agent of pool {0} has a tunnel")]
+    NoAgent(Name),
+    /// The tunnel broke, or hangs.
+    #[error("the tunnel to agent {agent}: {why}")]
+    Tunnel {
+        /// Which.
+        agent: Name,
+        /// What.
+        why: String,
+    },
+    /// The agent says no.
+    #[error("agent {agent}: {status:?}: {detail}")]
+    Refused {
+        /// Which.
+        agent: Name,
+        /// Its word.
+        status: OpenStatus,
+        /// For the log.
+        detail: String,
+    },
+}
+
+impl OpenError {
+    /// What the client is told.
+    #[must_use]
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::NoAgent(_) | Self::Tunnel { .. } => Code::AgentUnavailable,
+            Self::Refused { .. } => Code::TargetUnavailable,
+        }
+    }
+}
+
+/// A stream to a target through a tunnel. Dropped, it ends in both directions.
+#[derive(Debug)]
+pub(crate) struct TunnelStream {
+    send: SendHalf,
+    recv: RecvHalf,
+    _counted: Counted,
+}
+
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(streams))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Tunnels {
+    /// Opens a stream to `address` through a tunnel of `pool` that this gateway holds.
+    ///
+    /// # Errors
+    /// When there is no tunnel, or no agent can or will open it.
+    pub(crate) async fn open(
+        &self,
+        pool: &Name,
+        address: &Address,
+        session: SessionId,
+        target: &Name,
+    ) -> Result<TunnelStream, OpenError> {
+        let request = Open {
+            address: address.to_string(),
+            session: session.to_string(),
+            target: target.to_string(),
+            connect_timeout_ms: u32::try_from(CONNECT.as_millis()).unwrap_or(u32::MAX),
+            relayed_for: String::new(),
+        };
+        self.open_as(pool, &request).await
+    }
+
+    /// The same, as another gateway asks for it.
+    ///
+    /// # Errors
+    /// See there.
+    pub(crate) async fn open_as(&self, pool: &Name, request: &Open) -> Result<TunnelStream, OpenError> {
+        let mut first_error = None;
+        for tunnel in self.candidates(pool) {
+            let error = match attempt(&tunnel, request).await {
+                Ok(stream) => {
+                    tunnel.suspect(false);
+                    return Ok(stream);
+                }
+                Err(error) => error,
+            };
+            let (reason, again) = match &error {
+                // What another agent may do better. A target that does not answer in time is not asked again: time is up.
+                OpenError::Refused { status, .. } => ("refused", *status != OpenStatus::TimedOut),
+                OpenError::Tunnel { .. } | OpenError::NoAgent(_) => {
+                    tunnel.suspect(true);
+                    ("tunnel", true)
+                }
+            };
+            metrics::open_failed(reason);
+            tracing::debug!(%error, "not opened through this tunnel");
+            // An agent's own word says more than a silent tunnel.
+            let better = matches!(
+                (&first_error, &error),
+                (None, _) | (Some(OpenError::Tunnel { .. }), OpenError::Refused { .. })
+            );
+            if better {
+                first_error = Some(error);
+            }
+            if !again {
+                break;
+            }
+        }
+        Err(first_error.unwrap_or_else(|| OpenError::NoAgent(pool.clone())))
+    }
+
+    /// The tunnels to try, best first; of each agent one.
+    fn candidates(&self, pool: &Name) -> Vec<Arc<Tunnel>> {
+        let mut all = self.0.pools.borrow().get(pool).cloned().unwrap_or_default();
+        all.sort_by_cached_key(|tunnel| tunnel.rank());
+        let mut chosen: Vec<Arc<Tunnel>> = Vec::with_capacity(TRIES);
+        for tunnel in all {
+            if chosen.len() < TRIES && !chosen.iter().any(|other| other.agent == tunnel.agent) {
+                chosen.push(tunnel);
+            }
+        }
+        chosen
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("{0}")]
+    Wire(#[from] WireError<FrameError>),
+    #[error("no answer in time")]
+    TimedOut,
+}
+
+async fn attempt(tunnel: &Tunnel, request: &Open) -> Result<TunnelStream, OpenError> {
+    let counted = Counted::new(&tunnel.streams);
+    let agent = &tunnel.agent;
+    let mut halves = None;
+    match ask(tunnel, request, &mut halves).await {
+        Ok(opened) => match (opened.status(), halves) {
+            (OpenStatus::Connected, Some((send, recv))) => Ok(TunnelStream { send, recv, _counted: counted }),
+            (status, _) => Err(OpenError::Refused { agent: agent.clone(), status, detail: opened.detail }),
+        },
+        Err(fault) => {
+            if let Some((mut send, mut recv)) = halves {
+                // The agent, if it hears of it, gives up too: the target is not dialled twice.
+                send.reset(cause::SILENT);
+                recv.stop(cause::SILENT);
+            }
+            Err(OpenError::Tunnel { agent: agent.clone(), why: fault.to_string() })
+        }
+    }
+}
+
+async fn ask(tunnel: &Tunnel, request: &Open, halves: &mut Option<(SendHalf, RecvHalf)>) -> Result<Opened, Fault> {
+    let heard = async {
+        let (send, recv) = halves.insert(tunnel.link.open().await?);
+        wire::write(send, tunnel::frame(request)).await?;
+        if tunnel.version < 2 {
+            return Ok((recv, None));
+        }
+        let first: Opened = wire::read(recv, MAX_MESSAGE, tunnel::decode).await?;
+        Ok::<_, Fault>((recv, Some(first)))
+    };
+    let (recv, first) = tokio::time::timeout(HEARD, heard).await.map_err(|_| Fault::TimedOut)??;
+    match first {
+        Some(first) if first.status() != OpenStatus::Opening => Ok(first),
+        _ => {
+            let answer = wire::read(recv, MAX_MESSAGE, tunnel::decode);
+            Ok(tokio::time::timeout(ANSWER, answer).await.map_err(|_| Fault::TimedOut)??)
+        }
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.recv).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.send).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.send).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.send).poll_shutdown(cx)
+    }
+}
