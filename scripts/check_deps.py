@@ -20,7 +20,7 @@ ANY = None
 MAY_IMPORT: dict[str, set[str] | None] = {
     "postern-proto": set(),
     "postern-core": {"postern-proto"},
-    "postern-runtime": {"postern-core"},
+    "postern-runtime": {"postern-core", "postern-proto"},
     "postern-state": {"postern-core", "postern-proto"},
     "postern-protocols": {"postern-core", "postern-proto"},
     "postern-server": {"postern-core", "postern-proto", "postern-runtime", "postern-state"},

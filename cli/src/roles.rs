@@ -69,9 +69,8 @@ pub(crate) async fn gateway(args: &RoleArgs) -> Result<(), Failure> {
 pub(crate) async fn agent(args: &RoleArgs) -> Result<(), Failure> {
     let file: AgentFile = load(&args.config)?;
     let _guard = init("agent", &file.telemetry)?;
-    let credential = credential(&file.agent.credential_dir)?;
     let supervisor = Supervisor::new();
-    let _handle = postern_agent::run(file.agent, credential, supervisor.clone()).await.map_err(cannot_start)?;
+    let _handle = postern_agent::start(file.agent, supervisor.clone()).await.map_err(cannot_start)?;
     until_end(&supervisor, DRAIN_LIMIT).await
 }
 

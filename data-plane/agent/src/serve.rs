@@ -5,22 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::target::Address;
-use postern_proto::tunnel::v1::{Open, OpenStatus, Opened};
-use quinn::{RecvStream, SendStream, VarInt};
+use postern_protocols::tunnel::{self, MAX_MESSAGE, Open, OpenStatus, Opened};
+use postern_runtime::tunnel::{RecvHalf, SendHalf, cause, wire};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::tunnel::Shared;
-use crate::wire;
 
 const REQUEST: Duration = Duration::from_secs(10);
 const CONNECT_MAX: Duration = Duration::from_secs(30);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 8;
 const BUFFER: usize = 32 << 10;
-/// The other side's connection broke (as a TCP reset), in QUIC's terms.
-const BROKEN: VarInt = VarInt::from_u32(1);
-const REFUSED: VarInt = VarInt::from_u32(2);
 
 /// Why a stream was not opened.
 struct Refusal {
@@ -31,38 +27,69 @@ struct Refusal {
 /// One direction broke off.
 struct Broken;
 
-pub(crate) async fn stream(mut send: SendStream, mut recv: RecvStream, shared: Arc<Shared>) {
-    let request = tokio::time::timeout(REQUEST, wire::read::<Open>(&mut recv)).await;
-    let Ok(Ok(open)) = request else {
+/// Counts among the open ones while it lives.
+struct Counted<'a>(&'a Shared);
+
+impl<'a> Counted<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.count(true);
+        metrics::gauge!("postern_agent_streams_open").increment(1.0);
+        Self(shared)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        metrics::gauge!("postern_agent_streams_open").decrement(1.0);
+        self.0.count(false);
+    }
+}
+
+/// `version` is what the tunnel's ends speak.
+pub(crate) async fn stream(mut send: SendHalf, mut recv: RecvHalf, version: u32, shared: Arc<Shared>) {
+    let request = wire::read::<Open, _>(&mut recv, MAX_MESSAGE, tunnel::decode);
+    let Ok(Ok(open)) = tokio::time::timeout(REQUEST, request).await else {
         count("malformed");
-        drop(send.reset(REFUSED));
-        drop(recv.stop(REFUSED));
+        send.reset(cause::REFUSED);
+        recv.stop(cause::REFUSED);
         return;
     };
     let Ok(_permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         let refusal = Refusal { status: OpenStatus::Failed, detail: "too many streams".into() };
         return refuse(&mut send, &mut recv, &open, refusal).await;
     };
-    match connect(&open, &shared).await {
+    // Before anything that takes time: a gateway that hears nothing asks another agent.
+    if version >= 2 && answer(&mut send, OpenStatus::Opening, String::new()).await.is_err() {
+        return count("abandoned");
+    }
+    let connected = tokio::select! {
+        connected = connect(&open, &shared) => connected,
+        // The gateway has asked another agent meanwhile, or its client has gone.
+        _ = send.stopped() => return count("abandoned"),
+    };
+    match connected {
         Err(refusal) => refuse(&mut send, &mut recv, &open, refusal).await,
         Ok(tcp) => {
             count("connected");
-            let opened = Opened { status: OpenStatus::Connected.into(), detail: String::new() };
-            if wire::write(&mut send, &opened).await.is_err() {
+            if answer(&mut send, OpenStatus::Connected, String::new()).await.is_err() {
                 return;
             }
             let stop = shared.supervisor.sessions_ended_token();
-            metrics::gauge!("postern_agent_streams_open").increment(1.0);
+            let _counted = Counted::new(&shared);
             tokio::select! {
                 () = carry(send, recv, tcp) => {}
                 () = stop.cancelled() => {}
             }
-            metrics::gauge!("postern_agent_streams_open").decrement(1.0);
         }
     }
 }
 
-async fn refuse(send: &mut SendStream, recv: &mut RecvStream, open: &Open, refusal: Refusal) {
+async fn answer(send: &mut SendHalf, status: OpenStatus, detail: String) -> Result<(), ()> {
+    let opened = Opened { status: status.into(), detail };
+    wire::write(send, tunnel::frame(&opened)).await.map_err(drop)
+}
+
+async fn refuse(send: &mut SendHalf, recv: &mut RecvHalf, open: &Open, refusal: Refusal) {
     let Refusal { status, detail } = refusal;
     count(match status {
         OpenStatus::Forbidden => "forbidden",
@@ -71,12 +98,18 @@ async fn refuse(send: &mut SendStream, recv: &mut RecvStream, open: &Open, refus
         OpenStatus::TimedOut => "timed-out",
         _ => "failed",
     });
-    tracing::warn!(session = open.session, target = open.target, address = open.address, ?status, detail, "not opened");
-    let opened = Opened { status: status.into(), detail };
-    if wire::write(send, &opened).await.is_ok() {
-        drop(send.finish());
+    let (session, target, relayed_for) = (shown(&open.session), shown(&open.target), shown(&open.relayed_for));
+    tracing::warn!(session, target, address = shown(&open.address), relayed_for, ?status, detail, "not opened");
+    if answer(send, status, detail).await.is_ok() {
+        let _ = send.finish();
     }
-    drop(recv.stop(REFUSED));
+    recv.stop(cause::REFUSED);
+}
+
+/// A gateway's word in a log line: no longer than words of ours are.
+fn shown(text: &str) -> &str {
+    const MOST: usize = 256;
+    text.get(..text.floor_char_boundary(MOST)).unwrap_or_default()
 }
 
 async fn connect(open: &Open, shared: &Shared) -> Result<TcpStream, Refusal> {
@@ -117,7 +150,7 @@ async fn connect(open: &Open, shared: &Shared) -> Result<TcpStream, Refusal> {
 }
 
 /// Copies both ways: an end of one direction is passed on as such, a break of either breaks all.
-async fn carry(mut send: SendStream, mut recv: RecvStream, mut tcp: TcpStream) {
+async fn carry(mut send: SendHalf, mut recv: RecvHalf, mut tcp: TcpStream) {
     let broken = {
         let (mut from_target, mut to_target) = tcp.split();
         let abandoned = send.stopped();
@@ -125,11 +158,11 @@ async fn carry(mut send: SendStream, mut recv: RecvStream, mut tcp: TcpStream) {
             let mut buffer = vec![0; BUFFER];
             loop {
                 match recv.read(&mut buffer).await {
-                    Ok(Some(size)) => {
+                    Ok(size) if size > 0 => {
                         let bytes = buffer.get(..size).unwrap_or_default();
                         to_target.write_all(bytes).await.map_err(|_| Broken)?;
                     }
-                    Ok(None) => return to_target.shutdown().await.map_err(|_| Broken),
+                    Ok(_) => return to_target.shutdown().await.map_err(|_| Broken),
                     Err(_) => return Err(Broken),
                 }
             }
@@ -157,8 +190,8 @@ async fn carry(mut send: SendStream, mut recv: RecvStream, mut tcp: TcpStream) {
         tokio::try_join!(outward, inward, abandoned).is_err()
     };
     if broken {
-        drop(send.reset(BROKEN));
-        drop(recv.stop(BROKEN));
+        send.reset(cause::BROKEN);
+        recv.stop(cause::BROKEN);
         // The target sees a reset too, not an orderly end.
         drop(tcp.set_zero_linger());
     }

@@ -2,12 +2,12 @@
 
 use postern_core::Timestamp;
 use postern_core::wire::cluster::node_to_proto;
+use postern_runtime::enrol::{Applicant, redeem};
 use postern_runtime::pki::JoinTokenText;
 use postern_state::FEATURE_LEVEL;
 
 use super::identity::{DataDir, KnownMember, NodeFile};
 use super::init::own_record;
-use super::redeem::{Applicant, redeem};
 use crate::config::ControlConfig;
 use crate::run::{ControlError, kek};
 

@@ -7,10 +7,9 @@ pub(crate) mod identity;
 pub(crate) mod init;
 mod join;
 pub(crate) mod members;
-mod redeem;
 pub(crate) mod view;
 
 pub use identity::IdentityError;
 pub use init::{Founded, init};
 pub use join::{Joined, join};
-pub use redeem::{Admitted, Applicant, MAX_CLOCK_SKEW, RedeemError, redeem};
+pub use postern_runtime::enrol::{Admitted, Applicant, MAX_CLOCK_SKEW, RedeemError, redeem};

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod fleet;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +63,9 @@ async fn welcome(endpoint: &Endpoint) -> (Connection, SendStream) {
         let connection = endpoint.accept().await.unwrap().await.unwrap();
         let (mut send, mut recv) = connection.accept_bi().await.unwrap();
         let hello: Hello = read(&mut recv).await;
-        assert_eq!((hello.agent.as_str(), hello.pool.as_str(), hello.version), ("one", "lab", 1));
+        assert_eq!((hello.agent.as_str(), hello.pool.as_str()), ("one", "lab"));
+        assert_eq!((hello.version_min, hello.version), (1, 2));
+        // As gateways of before: the tunnel speaks version 1.
         let welcome = Welcome { version: 1, gateway: "one".into(), ..Welcome::default() };
         send.write_all(&tunnel::frame(&welcome).unwrap()).await.unwrap();
         (connection, send)

@@ -8,5 +8,6 @@ mod house;
 mod renewal;
 mod sessions;
 mod target;
+mod tunnels;
 mod waiting;
 mod ways;

@@ -4,6 +4,7 @@
 //! second connection, verified by that authority, is the secret shown. Clocks are compared before that: to one that is off, certificates
 //! are not valid yet, or not any more, and TLS does not say by how much.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,17 +21,19 @@ use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::resource::v1 as resource_pb;
-use postern_runtime::clock;
-use postern_runtime::pki::{JoinTokenText, KeyRequest, NodeCredential, PkiError};
-use postern_runtime::tls::{self, TlsError};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::clock;
+use crate::pki::{JoinTokenText, KeyRequest, NodeCredential, PkiError};
+use crate::tls::{self, TlsError};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const CALL_LIMIT: Duration = Duration::from_secs(20);
@@ -51,9 +54,12 @@ pub enum RedeemError {
         /// Who answered.
         address: String,
     },
-    /// The cluster said no.
+    /// The cluster said no, and will say so again.
     #[error("{0}")]
     Refused(String),
+    /// The cluster cannot say now.
+    #[error("the cluster cannot answer now: {0}")]
+    Unavailable(String),
     /// This machine's clock.
     #[error("this machine's clock is {0}: set it first")]
     Clock(String),
@@ -63,6 +69,83 @@ pub enum RedeemError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+impl RedeemError {
+    /// Whether it may go better a while later, with nothing changed.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Unavailable(_))
+    }
+}
+
+/// Bytes both ways.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// What dials by it.
+type DialFn = dyn Fn() -> BoxFuture<'static, io::Result<Box<dyn Io>>> + Send + Sync;
+
+/// A way to a member of the control plane; TLS with it goes inside.
+#[derive(Clone)]
+pub struct Way {
+    name: String,
+    dial: Arc<DialFn>,
+}
+
+impl Way {
+    /// Over TCP to `address` (`host:port`).
+    #[must_use]
+    pub fn tcp(address: &str) -> Self {
+        let name = address.to_owned();
+        Self::new(address, move || {
+            let address = name.clone();
+            Box::pin(async move {
+                let resolved: Vec<SocketAddr> = tokio::net::lookup_host(&address).await?.collect();
+                let tcp = TcpStream::connect(resolved.as_slice()).await?;
+                Ok(Box::new(tcp) as Box<dyn Io>)
+            })
+        })
+    }
+
+    /// By whatever `dial` does; `name` is for people.
+    pub fn new(
+        name: &str,
+        dial: impl Fn() -> BoxFuture<'static, io::Result<Box<dyn Io>>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.to_owned(), dial: Arc::new(dial) }
+    }
+
+    /// A channel to the control plane by this way, inside of TLS by `config`.
+    ///
+    /// # Errors
+    /// In words, what happened.
+    pub async fn connect(&self, config: Arc<ClientConfig>) -> Result<Channel, String> {
+        let endpoint = Endpoint::from_shared(format!("http://{CONTROL_PLANE_NAME}"))
+            .map_err(|error| error.to_string())?
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(CALL_LIMIT);
+        let connector = Dial { way: self.clone(), config };
+        let connected = tokio::time::timeout(CONNECT_LIMIT, endpoint.connect_with_connector(connector)).await;
+        match connected {
+            Err(_) => Err(format!("no answer within {} seconds", CONNECT_LIMIT.as_secs())),
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => {
+                // The innermost says what happened.
+                let mut at: &dyn std::error::Error = &error;
+                while let Some(source) = at.source() {
+                    at = source;
+                }
+                Err(at.to_string())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Way({})", self.name)
+    }
 }
 
 /// What somebody asks to become.
@@ -95,11 +178,24 @@ pub async fn redeem(
     applicant: Applicant,
     check: impl Fn(&pb::RedeemTokenResponse) -> Result<(), String>,
 ) -> Result<Admitted, RedeemError> {
-    let (address, ca_pem) = authority(addresses, token).await?;
+    let ways: Vec<Way> = addresses.iter().map(|address| Way::tcp(address)).collect();
+    redeem_by(&ways, token, applicant, check).await
+}
+
+/// The same, by the first of `ways` that leads to somebody who answers.
+///
+/// # Errors
+/// See there.
+pub async fn redeem_by(
+    ways: &[Way],
+    token: &JoinTokenText,
+    applicant: Applicant,
+    check: impl Fn(&pb::RedeemTokenResponse) -> Result<(), String>,
+) -> Result<Admitted, RedeemError> {
+    let (way, ca_pem) = authority(ways, token).await?;
     let verified = Arc::new(tls::client_with_ca(&ca_pem, &[b"h2"])?);
-    let channel = connect(&address, verified)
-        .await
-        .map_err(|error| RedeemError::Unreachable(format!("\n  {address}: {error}")))?;
+    let channel =
+        way.connect(verified).await.map_err(|error| RedeemError::Unreachable(format!("\n  {}: {error}", way.name)))?;
     let mut client = ClusterServiceClient::new(channel);
     let request = pb::RedeemTokenRequest {
         token_id: token.id.clone(),
@@ -124,34 +220,41 @@ pub async fn redeem(
     Ok(Admitted { credential, answer })
 }
 
-/// The first address that answers, and the authority that it names: the token's.
-async fn authority(addresses: &[String], token: &JoinTokenText) -> Result<(String, String), RedeemError> {
+/// The first way by which somebody answers, and the authority that it names: the token's.
+async fn authority(ways: &[Way], token: &JoinTokenText) -> Result<(Way, String), RedeemError> {
     let mut failures = String::new();
-    for address in addresses {
-        match fetch_authority(address).await {
+    for way in ways {
+        match fetch_authority(way).await {
             Ok((asked, answer)) if token.pins(&answer.ca_pem) => {
                 // Whoever is in between can keep the node out by it, as it can by silence.
                 clocks_agree(asked, answer.now.as_ref())?;
-                return Ok((address.clone(), answer.ca_pem));
+                return Ok((way.clone(), answer.ca_pem));
             }
-            Ok(_) => return Err(RedeemError::WrongAuthority { address: address.clone() }),
-            Err(error) => failures.push_str(&format!("\n  {address}: {error}")),
+            Ok(_) => return Err(RedeemError::WrongAuthority { address: way.name.clone() }),
+            Err(error) => failures.push_str(&format!("\n  {}: {error}", way.name)),
         }
     }
     Err(RedeemError::Unreachable(failures))
 }
 
 /// With the time at which it was asked for.
-async fn fetch_authority(address: &str) -> Result<(Timestamp, pb::GetAuthorityResponse), String> {
+async fn fetch_authority(way: &Way) -> Result<(Timestamp, pb::GetAuthorityResponse), String> {
     let unverified = tls::client_unverified(&[b"h2"]).map_err(|error| error.to_string())?;
-    let channel = connect(address, Arc::new(unverified)).await?;
+    let channel = way.connect(Arc::new(unverified)).await?;
     let asked = clock::now();
     let answer = CertificateServiceClient::new(channel).get_authority(pb::GetAuthorityRequest {}).await;
     Ok((asked, answer.map_err(|status| status.message().to_owned())?.into_inner()))
 }
 
 fn refused(status: &tonic::Status) -> RedeemError {
-    RedeemError::Refused(status.message().to_owned())
+    use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
+    let why = status.message().to_owned();
+    match status.code() {
+        Aborted | Cancelled | DeadlineExceeded | Internal | ResourceExhausted | Unavailable | Unknown => {
+            RedeemError::Unavailable(why)
+        }
+        _ => RedeemError::Refused(why),
+    }
 }
 
 /// `theirs` came in answer to what was asked at `before`; a member of an older version does not tell.
@@ -176,35 +279,14 @@ fn clocks_agree(before: Timestamp, theirs: Option<&prost_types::Timestamp>) -> R
     Ok(())
 }
 
-async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| "must be HOST:PORT".to_owned())?
-        .connect_timeout(CONNECT_LIMIT)
-        .timeout(CALL_LIMIT);
-    let connector = Dial { address: address.to_owned(), config };
-    let connected = tokio::time::timeout(CONNECT_LIMIT, endpoint.connect_with_connector(connector)).await;
-    match connected {
-        Err(_) => Err(format!("no answer within {} seconds", CONNECT_LIMIT.as_secs())),
-        Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => {
-            // The innermost says what happened.
-            let mut at: &dyn std::error::Error = &error;
-            while let Some(source) = at.source() {
-                at = source;
-            }
-            Err(at.to_string())
-        }
-    }
-}
-
-/// TCP and TLS to one address.
+/// One way, and TLS inside of it.
 struct Dial {
-    address: String,
+    way: Way,
     config: Arc<ClientConfig>,
 }
 
 impl Service<Uri> for Dial {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<TlsStream<Box<dyn Io>>>;
     type Error = io::Error;
     type Future = BoxFuture<'static, io::Result<Self::Response>>;
 
@@ -213,12 +295,11 @@ impl Service<Uri> for Dial {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let (address, config) = (self.address.clone(), Arc::clone(&self.config));
+        let (dialled, config) = ((self.way.dial)(), Arc::clone(&self.config));
         Box::pin(async move {
-            let resolved: Vec<SocketAddr> = tokio::net::lookup_host(&address).await?.collect();
-            let tcp = TcpStream::connect(resolved.as_slice()).await?;
+            let stream = dialled.await?;
             let name = ServerName::try_from(CONTROL_PLANE_NAME).map_err(io::Error::other)?;
-            TlsConnector::from(config).connect(name, tcp).await.map(TokioIo::new)
+            TlsConnector::from(config).connect(name, stream).await.map(TokioIo::new)
         })
     }
 }

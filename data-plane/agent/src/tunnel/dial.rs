@@ -1,0 +1,225 @@
+//! Getting to a gateway: over QUIC, and where that does not get through over TCP.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_core::node::GATEWAYS_NAME;
+use postern_protocols::tunnel::{ALPN, ALPN_ENROL, ALPN_ENROL_TCP, ALPN_TCP};
+use postern_runtime::pki::{Revocations, RotatingCredential};
+use postern_runtime::supervisor::{OnEnd, Supervisor};
+use postern_runtime::tls::{self, TlsError};
+use postern_runtime::tunnel::mux::{Mux, MuxLimits, Side};
+use postern_runtime::tunnel::{Link, cause, transport};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Endpoint, VarInt};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// One address, by either way, TLS included.
+const CONNECT: Duration = Duration::from_secs(5);
+/// TCP is tried as well when QUIC has not come through by then.
+const TCP_AFTER: Duration = Duration::from_secs(1);
+/// Addresses of one name that are tried.
+const ADDRESSES: usize = 8;
+/// Streams that we may have open to a gateway over TCP; over QUIC the gateway says how many.
+const STREAMS_OUT: usize = 4;
+
+/// Where a gateway is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// `host:port`, UDP.
+    pub(crate) quic: Vec<String>,
+    /// `host:port`, TCP.
+    pub(crate) tcp: Vec<String>,
+}
+
+impl Place {
+    /// For the log.
+    pub(crate) fn address(&self) -> &str {
+        self.quic.first().or(self.tcp.first()).map_or("", String::as_str)
+    }
+}
+
+/// No link.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("cannot resolve: {0}")]
+    Resolve(std::io::Error),
+    #[error("cannot dial: {0}")]
+    Connect(#[from] quinn::ConnectError),
+    #[error("{0}")]
+    Connection(#[from] quinn::ConnectionError),
+    #[error("over TCP: {0}")]
+    Tcp(std::io::Error),
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("{quic}; {tcp}")]
+    Both { quic: Box<DialError>, tcp: Box<DialError> },
+    #[error("no socket: {0}")]
+    Socket(std::io::Error),
+    #[error("it has no address")]
+    NoAddress,
+}
+
+/// Closes its link when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Own(pub(crate) Link);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.0.close(cause::NONE, "the agent goes");
+    }
+}
+
+/// Dials gateways. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    quic: ClientConfig,
+    tls: TlsConnectorConfig,
+    supervisor: Supervisor,
+    streams: u32,
+}
+
+#[derive(Clone, Debug)]
+struct TlsConnectorConfig(Arc<rustls::ClientConfig>);
+
+impl Dialer {
+    /// For tunnels: with the node's certificate, to gateways of the own cluster. They may have `streams` open at a time.
+    pub(crate) fn new(credential: &RotatingCredential, supervisor: Supervisor, streams: u32) -> Result<Self, TlsError> {
+        let over = |alpn: &[u8]| tls::client_mtls_rotating(credential, Revocations::none(), &[alpn]);
+        Self::of(over(ALPN)?, over(ALPN_TCP)?, supervisor, streams)
+    }
+
+    /// For those who are not let in yet. Whoever answers is taken for a gateway: what passes is between the agent and the control plane.
+    pub(crate) fn stranger(supervisor: Supervisor) -> Result<Self, TlsError> {
+        Self::of(tls::client_unverified(&[ALPN_ENROL])?, tls::client_unverified(&[ALPN_ENROL_TCP])?, supervisor, 0)
+    }
+
+    fn of(
+        quic: rustls::ClientConfig,
+        tcp: rustls::ClientConfig,
+        supervisor: Supervisor,
+        streams: u32,
+    ) -> Result<Self, TlsError> {
+        let quic = QuicClientConfig::try_from(quic).map_err(|error| TlsError::Quic(error.to_string()))?;
+        let mut quic = ClientConfig::new(Arc::new(quic));
+        quic.transport_config(Arc::new(transport(streams)));
+        Ok(Self { quic, tls: TlsConnectorConfig(Arc::new(tcp)), supervisor, streams })
+    }
+
+    /// Over QUIC first; when that has not come through after a moment, over TCP as well, and whichever is first.
+    pub(crate) async fn dial(&self, place: &Place) -> Result<Own, DialError> {
+        if place.quic.is_empty() && place.tcp.is_empty() {
+            return Err(DialError::NoAddress);
+        }
+        if place.quic.is_empty() {
+            return self.tcp(&place.tcp).await;
+        }
+        let (quic, tcp) = (self.quic(&place.quic), self.tcp(&place.tcp));
+        tokio::pin!(quic, tcp);
+        let failed = match tokio::time::timeout(TCP_AFTER, &mut quic).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        if place.tcp.is_empty() {
+            return match failed {
+                Some(error) => Err(error),
+                None => quic.await,
+            };
+        }
+        let both = |quic, tcp| DialError::Both { quic: Box::new(quic), tcp: Box::new(tcp) };
+        if let Some(error) = failed {
+            return tcp.await.map_err(|tcp| both(error, tcp));
+        }
+        tokio::select! {
+            dialled = &mut quic => match dialled {
+                Ok(link) => Ok(link),
+                Err(error) => tcp.await.map_err(|tcp| both(error, tcp)),
+            },
+            dialled = &mut tcp => match dialled {
+                Ok(link) => Ok(link),
+                Err(tcp) => quic.await.map_err(|quic| both(quic, tcp)),
+            },
+        }
+    }
+
+    /// Over QUIC, from a socket of its own.
+    pub(crate) async fn quic(&self, addresses: &[String]) -> Result<Own, DialError> {
+        let endpoint = endpoint().map_err(DialError::Socket)?;
+        let v6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
+        let mut last = DialError::NoAddress;
+        for address in addresses {
+            for address in resolve(address).await? {
+                // A socket of both families speaks to IPv4 peers in IPv6 form.
+                let address = match address {
+                    SocketAddr::V4(v4) if v6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
+                    other => other,
+                };
+                let connecting = endpoint.connect_with(self.quic.clone(), address, GATEWAYS_NAME)?;
+                match tokio::time::timeout(CONNECT, connecting).await {
+                    Ok(Ok(connection)) => {
+                        self.linger(endpoint, connection.clone());
+                        return Ok(Own(Link::quic(connection)));
+                    }
+                    Ok(Err(error)) => last = error.into(),
+                    Err(_) => last = DialError::TimedOut,
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Keeps the socket until the peer has heard of the connection's end; a lost packet is caught by its own idle timeout.
+    fn linger(&self, endpoint: Endpoint, connection: quinn::Connection) {
+        let stop = self.supervisor.sessions_ended_token();
+        self.supervisor.spawn("tunnel-socket", OnEnd::EndPart, async move {
+            tokio::select! {
+                _ = connection.closed() => {}
+                () = stop.cancelled() => connection.close(VarInt::from_u32(cause::STOPPING), b"the agent stops"),
+            }
+            let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+        });
+    }
+
+    /// Over TLS over TCP.
+    pub(crate) async fn tcp(&self, addresses: &[String]) -> Result<Own, DialError> {
+        let mut last = DialError::NoAddress;
+        for address in addresses {
+            for address in resolve(address).await? {
+                match tokio::time::timeout(CONNECT, self.tcp_at(address)).await {
+                    Ok(Ok(link)) => return Ok(link),
+                    Ok(Err(error)) => last = DialError::Tcp(error),
+                    Err(_) => last = DialError::TimedOut,
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn tcp_at(&self, address: SocketAddr) -> std::io::Result<Own> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(GATEWAYS_NAME).map_err(std::io::Error::other)?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls.0)).connect(name, stream).await?;
+        let (_, session) = stream.get_ref();
+        let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+        let alpn = session.alpn_protocol().map(<[u8]>::to_vec).unwrap_or_default();
+        let limits = MuxLimits { incoming: usize::try_from(self.streams).unwrap_or(usize::MAX), outgoing: STREAMS_OUT };
+        let (mux, driver) = Mux::new(stream, Side::Dialer, address, limits);
+        self.supervisor.spawn("tunnel-mux", OnEnd::EndPart, driver);
+        Ok(Own(Link::tcp(mux, &chain, &alpn)))
+    }
+}
+
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
+    Ok(tokio::net::lookup_host(address).await.map_err(DialError::Resolve)?.take(ADDRESSES).collect())
+}
+
+/// A socket of either family, IPv6 with IPv4 where the system has it.
+fn endpoint() -> std::io::Result<Endpoint> {
+    Endpoint::client(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
+        .or_else(|_| Endpoint::client(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
+}
