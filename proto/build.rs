@@ -17,6 +17,7 @@ const FILES: &[&str] = &[
     "postern/peer/v1/peer.proto",
     "postern/peer/v1/recording.proto",
     "postern/gateway/v1/gateway.proto",
+    "postern/gateway/v1/kept.proto",
     "postern/state/v1/state.proto",
     "postern/tunnel/v1/tunnel.proto",
 ];

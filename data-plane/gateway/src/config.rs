@@ -54,9 +54,31 @@ pub struct GatewayConfig {
     /// Policy that the control plane confirmed longer ago opens no session.
     #[serde(default = "staleness_limit")]
     pub staleness_limit: HumanDuration,
+    /// The policy on the gateway's own disk.
+    #[serde(default)]
+    pub kept_policy: KeptPolicyConfig,
     /// How long sessions may go on after shutdown has begun.
     #[serde(default = "drain_limit")]
     pub drain_limit: HumanDuration,
+}
+
+/// The policy on the gateway's own disk: by it a gateway that starts while the control plane is away serves until the staleness limit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptPolicyConfig {
+    /// Whether it is kept at all.
+    pub enabled: bool,
+    /// Where; `policy` in the spool's directory when absent.
+    pub dir: Option<PathBuf>,
+    /// Whether credentials that came from the control plane are kept with it, and the key of the `hash` mask. Without them such targets cannot be
+    /// reached after a restart, and such masks give NULL, until the control plane answers.
+    pub credentials: bool,
+}
+
+impl Default for KeptPolicyConfig {
+    fn default() -> Self {
+        Self { enabled: true, dir: None, credentials: false }
+    }
 }
 
 /// One or several `host:port`: a text, with commas between, or a list of texts.

@@ -47,7 +47,6 @@ pub enum ControlError {
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlane {
     nodes: Arc<[(String, Channel)]>,
-    authority: Arc<[u8]>,
     chosen: Arc<AtomicUsize>,
 }
 
@@ -74,17 +73,12 @@ impl ControlPlane {
         let nodes: Arc<[(String, Channel)]> = nodes.collect::<Result<_, _>>()?;
         // Gateways spread over the nodes.
         let chosen = Arc::new(AtomicUsize::new(fastrand::usize(..nodes.len().max(1))));
-        Ok(Self { nodes, authority: credential.current().ca_der().into(), chosen })
+        Ok(Self { nodes, chosen })
     }
 
     /// How many nodes are configured.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
-    }
-
-    /// The cluster's certificate authority, DER.
-    pub(crate) fn authority(&self) -> &[u8] {
-        &self.authority
     }
 
     /// One node after the other without end, beginning with any.

@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Addresses, GatewayConfig, Limits, ListenerConfig};
+pub use config::{Addresses, GatewayConfig, KeptPolicyConfig, Limits, ListenerConfig};
 pub use control::ControlError;
 pub use credentials::config::CredentialsConfig;
 pub use recorder::SpoolError;
@@ -53,7 +53,7 @@ use cancel::CancelKeys;
 use catalogs::Catalogs;
 use control::ControlPlane;
 use credentials::Accounts;
-use policy_feed::Feed;
+use policy_feed::kept::{self, KeptConfig};
 use recorder::{RecorderConfig, UploadClient};
 use session::Shared;
 use tunnels::Tunnels;
@@ -208,9 +208,15 @@ pub async fn run(
         watch_recorder(recorder.clone(), readiness.clone(), ended.clone()),
     );
 
-    let (to_feed, feed) = watch::channel(Feed::default());
-    let follow =
-        policy_feed::follow(control.clone(), to_feed, readiness.clone(), config.staleness_limit.0, ended.clone());
+    let kept = KeptConfig {
+        gateway: identity.name.clone(),
+        dir: config.kept_policy.dir.clone().unwrap_or_else(|| config.spool_dir.join("policy")),
+        credentials: config.kept_policy.credentials,
+        limit: config.staleness_limit.0,
+    };
+    let (loaded, keeper) = kept::start(config.kept_policy.enabled, kept, &credential.current(), &supervisor);
+    let (held, feed) = policy_feed::Held::new(loaded, keeper);
+    let follow = policy_feed::follow(control.clone(), held, readiness.clone(), config.staleness_limit.0, ended.clone());
     supervisor.spawn("policy", OnEnd::StopNode, follow);
     let follow = policy_feed::follow_revoked(feed.clone(), to_revoked, ended.clone());
     supervisor.spawn("revocations", OnEnd::StopNode, follow);

@@ -109,6 +109,14 @@ pub(crate) fn policy_refused() {
     counter!("postern_gateway_policy_refused_total").increment(1);
 }
 
+pub(crate) fn policy_kept(outcome: &'static str) {
+    counter!("postern_gateway_policy_kept_total", "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn policy_keep_failed() {
+    counter!("postern_gateway_policy_keep_failures_total").increment(1);
+}
+
 pub(crate) fn policy_age(age: Duration) {
     gauge!("postern_gateway_policy_age_seconds").set(age.as_secs_f64());
 }

@@ -4,6 +4,7 @@
 //! word of the certificate itself. The listener for database clients has ECDSA P-256, which old clients know too.
 
 mod authority;
+mod derived;
 mod files;
 mod join_token;
 mod renewal;
@@ -22,6 +23,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 pub use authority::Authority;
+pub use derived::{DERIVED_KEY, derive_key};
 pub use files::{create_private_dir, write_private};
 pub use join_token::{JoinTokenError, JoinTokenText, secret_sha256};
 pub use renewal::{keep_fresh, renew_at};

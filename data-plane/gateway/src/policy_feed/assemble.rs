@@ -72,6 +72,18 @@ pub(super) struct Assembler {
     /// Lives of the cluster that came before the one that is followed.
     past: BTreeSet<String>,
     whole: bool,
+    taken: Option<Taken>,
+}
+
+/// What was taken in last, as it was received.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// A whole policy with all its parts, or a change.
+    pub(super) signed: Option<Answer>,
+    /// With a whole one: lives of the cluster that are past.
+    pub(super) past: Vec<String>,
+    /// Credentials came, too.
+    pub(super) credentials: bool,
 }
 
 /// Tells when a node's monotonic clock showed something, by ours. It errs to the early side: what is thought fresh is.
@@ -83,7 +95,7 @@ pub(super) struct Anchor {
 impl Assembler {
     /// With nothing, trusting nodes that the authority (DER) certifies.
     pub(super) const fn new(authority: Vec<u8>) -> Self {
-        Self { authority, current: None, parts: Vec::new(), past: BTreeSet::new(), whole: true }
+        Self { authority, current: None, parts: Vec::new(), past: BTreeSet::new(), whole: true, taken: None }
     }
 
     /// What to say that is known.
@@ -94,6 +106,16 @@ impl Assembler {
             Some(current) if !self.whole => (current.snapshot.revision, current.snapshot.incarnation.clone()),
             _ => (0, String::new()),
         }
+    }
+
+    /// What the last answer brought, to be kept; once.
+    pub(super) fn taken(&mut self) -> Taken {
+        self.taken.take().unwrap_or_default()
+    }
+
+    /// Lives of the cluster that were past already when this one was known.
+    pub(super) fn set_past(&mut self, past: Vec<String>) {
+        self.past = past.into_iter().take(MAX_PAST).collect();
     }
 
     /// The next stream shall begin with the whole policy.
@@ -113,6 +135,7 @@ impl Assembler {
         now: Timestamp,
     ) -> Result<Option<Arc<Current>>, AssembleError> {
         let credentials = answer.credentials.map(credentials_from_proto).transpose()?;
+        let mut taken = Taken { credentials: credentials.is_some(), ..Taken::default() };
         let snapshot = match answer.policy {
             Some(Answer::Part(part)) => {
                 if self.parts.len().saturating_add(part.len()) > MAX_SNAPSHOT {
@@ -121,21 +144,27 @@ impl Assembler {
                 self.parts.extend_from_slice(&part);
                 return Ok(None);
             }
-            Some(Answer::Whole(signed)) => {
-                let mut payload = std::mem::take(&mut self.parts);
-                payload.extend_from_slice(&signed.payload);
+            Some(Answer::Whole(mut signed)) => {
+                if !self.parts.is_empty() {
+                    let mut payload = std::mem::take(&mut self.parts);
+                    payload.extend_from_slice(&signed.payload);
+                    signed.payload = payload.into();
+                }
                 let credentials = credentials.filter(|credentials| credentials.whole);
-                let snapshot = self.whole(&payload, &signed, now)?;
+                let snapshot = self.whole(&signed, now)?;
                 if !answer.because.is_empty() {
                     tracing::info!(revision = snapshot.revision, because = answer.because, "the whole policy anew");
                 }
-                snapshot.with_credentials(credentials.ok_or(AssembleError::NoCredentials)?)
+                let snapshot = snapshot.with_credentials(credentials.ok_or(AssembleError::NoCredentials)?);
+                taken.signed = Some(Answer::Whole(signed));
+                snapshot
             }
             Some(Answer::Delta(signed)) => {
-                let payload = self.verified(Purpose::Delta, &signed.payload, &signed, now)?;
-                let delta = pb::Delta::decode(payload).map_err(|_| AssembleError::Undecodable)?;
+                self.verified(Purpose::Delta, &signed, now)?;
+                let delta = pb::Delta::decode(&*signed.payload).map_err(|_| AssembleError::Undecodable)?;
                 let current = self.current.as_ref().ok_or(AssembleError::NothingToChange)?;
                 let snapshot = current.snapshot.apply(delta_from_proto(delta)?)?;
+                taken.signed = Some(Answer::Delta(signed));
                 with(snapshot, credentials)
             }
             None => match (&self.current, credentials) {
@@ -144,12 +173,17 @@ impl Assembler {
                 (_, None) => return Ok(None),
             },
         };
-        Ok(Some(self.hold(snapshot)))
+        let current = self.hold(snapshot);
+        if matches!(taken.signed, Some(Answer::Whole(_))) {
+            taken.past = self.past.iter().cloned().collect();
+        }
+        self.taken = Some(taken);
+        Ok(Some(current))
     }
 
-    fn whole(&self, payload: &[u8], signed: &pb::Signed, now: Timestamp) -> Result<Snapshot, AssembleError> {
-        let payload = self.verified(Purpose::Snapshot, payload, signed, now)?;
-        let snapshot = pb::Snapshot::decode(payload).map_err(|_| AssembleError::Undecodable)?;
+    fn whole(&self, signed: &pb::Signed, now: Timestamp) -> Result<Snapshot, AssembleError> {
+        self.verified(Purpose::Snapshot, signed, now)?;
+        let snapshot = pb::Snapshot::decode(&*signed.payload).map_err(|_| AssembleError::Undecodable)?;
         let snapshot = from_proto(snapshot)?;
         if self.past.contains(&snapshot.incarnation) {
             return Err(AssembleError::Past(snapshot.incarnation));
@@ -163,21 +197,15 @@ impl Assembler {
         Ok(snapshot)
     }
 
-    fn verified<'a>(
-        &self,
-        purpose: Purpose,
-        payload: &'a [u8],
-        signed: &pb::Signed,
-        now: Timestamp,
-    ) -> Result<&'a [u8], AssembleError> {
+    fn verified(&self, purpose: Purpose, signed: &pb::Signed, now: Timestamp) -> Result<(), AssembleError> {
         let authority = Authority(&self.authority);
-        signed::verify(purpose, payload, &signed.signature, &signed.certificate, authority, now)?;
+        signed::verify(purpose, &signed.payload, &signed.signature, &signed.certificate, authority, now)?;
         let serial = serial_of(&signed.certificate);
         let revoked = |current: &Arc<Current>| serial.is_none_or(|serial| current.snapshot.revoked.contains(&serial));
         if self.current.as_ref().is_some_and(revoked) {
             return Err(AssembleError::Revoked);
         }
-        Ok(payload)
+        Ok(())
     }
 
     fn hold(&mut self, snapshot: Snapshot) -> Arc<Current> {

@@ -5,6 +5,7 @@
 //! the whole anew (I8). What is older than the staleness limit opens no session (I9).
 
 mod assemble;
+pub(crate) mod kept;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tonic::transport::Channel;
 use crate::control::ControlPlane;
 use crate::metrics;
 use assemble::{Anchor, AssembleError, Assembler};
+use kept::{Keeper, Loaded};
 
 /// Largest answer taken: a part of a snapshot, a long delta, or all credentials.
 const MAX_ANSWER: usize = 16 << 20;
@@ -80,18 +82,41 @@ impl Feed {
     }
 }
 
-/// Follows the control plane until `stop`. Errors end the stream, never the task.
+/// Follows the control plane until `stop`, from what was kept on. Errors end the stream, never the task.
 pub(crate) async fn follow(
     control: ControlPlane,
-    feed: watch::Sender<Feed>,
+    mut held: Held,
     readiness: Readiness,
     limit: Duration,
     stop: CancellationToken,
 ) {
+    let feed = held.feed.clone();
     tokio::select! {
         () = stop.cancelled() => {}
-        () = forever(&control, &feed) => {}
+        () = forever(&control, &mut held) => {}
         () = watch_age(&feed, &readiness, limit) => {}
+    }
+}
+
+/// What is held, where it is told, and where it is kept.
+pub(crate) struct Held {
+    feed: watch::Sender<Feed>,
+    assembler: Assembler,
+    keeper: Option<Keeper>,
+}
+
+impl Held {
+    /// Begins with what the disk had.
+    pub(crate) fn new(loaded: Loaded, keeper: Option<Keeper>) -> (Self, watch::Receiver<Feed>) {
+        let feed = match loaded.policy {
+            Some((current, confirmed_at)) => {
+                metrics::policy(current.snapshot.revision);
+                Feed { current: Some(current), confirmed_at }
+            }
+            None => Feed::default(),
+        };
+        let (feed, reader) = watch::channel(feed);
+        (Self { feed, assembler: loaded.assembler, keeper }, reader)
     }
 }
 
@@ -117,21 +142,20 @@ pub(crate) async fn follow_revoked(
     }
 }
 
-async fn forever(control: &ControlPlane, feed: &watch::Sender<Feed>) {
+async fn forever(control: &ControlPlane, held: &mut Held) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-    let mut assembler = Assembler::new(control.authority().to_vec());
     let mut told = false;
     let mut failures = 0;
     for (address, channel) in control.in_turn() {
         let mut progress = false;
-        match stream(channel, feed, &mut assembler, &mut progress).await {
+        match stream(channel, held, &mut progress).await {
             End::Moved => tracing::debug!(address, "the policy is followed elsewhere"),
             End::Failed(error) => {
                 if let FeedError::Answer(fault) = &error {
                     // What is held stays good; what follows must be whole.
                     tracing::error!(address, %fault, "a policy was refused");
                     metrics::policy_refused();
-                    assembler.ask_anew();
+                    held.assembler.ask_anew();
                 } else if !told {
                     tracing::warn!(address, %error, "no policy from this node: deciding by the last");
                     told = true;
@@ -151,10 +175,10 @@ async fn forever(control: &ControlPlane, feed: &watch::Sender<Feed>) {
     }
 }
 
-async fn stream(channel: Channel, feed: &watch::Sender<Feed>, assembler: &mut Assembler, progress: &mut bool) -> End {
+async fn stream(channel: Channel, held: &mut Held, progress: &mut bool) -> End {
     let until = Instant::now() + STREAM_LIFE.mul_f64(fastrand::f64().mul_add(0.2, 0.9));
     let mut client = PolicyFeedServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-    let (known_revision, incarnation) = assembler.known();
+    let (known_revision, incarnation) = held.assembler.known();
     // Before asking: what the node says in its first answer it cannot have known earlier.
     let mut anchor = Anchor::new(Instant::now());
     let request = WatchRequest { known_revision, incarnation };
@@ -171,26 +195,34 @@ async fn stream(channel: Channel, feed: &watch::Sender<Feed>, assembler: &mut As
             Ok(Ok(None)) => return End::Failed(FeedError::Ended),
             Ok(Ok(Some(answer))) => answer,
         };
-        if let Err(fault) = take(answer, assembler, &mut anchor, feed) {
+        if let Err(fault) = take(answer, held, &mut anchor) {
             return End::Failed(fault.into());
         }
         *progress = true;
+        if held.keeper.as_ref().is_some_and(Keeper::wants_whole) {
+            held.assembler.ask_anew();
+            return End::Moved;
+        }
     }
     End::Moved
 }
 
-fn take(
-    answer: WatchResponse,
-    assembler: &mut Assembler,
-    anchor: &mut Anchor,
-    feed: &watch::Sender<Feed>,
-) -> Result<(), AssembleError> {
-    let confirmation = answer.confirmation;
-    let newer = assembler.take(answer, clock::now())?;
+fn take(answer: WatchResponse, held: &mut Held, anchor: &mut Anchor) -> Result<(), AssembleError> {
+    let Held { feed, assembler, keeper } = held;
+    let (confirmation, now) = (answer.confirmation, clock::now());
+    let newer = assembler.take(answer, now)?;
     let confirmed = confirmation.and_then(|confirmation| {
         let asked = anchor.local(confirmation.asked_ms, confirmation.sent_ms);
         asked.filter(|_| confirmation.revision <= assembler.revision())
     });
+    if let Some(keeper) = keeper {
+        if let Some(current) = &newer {
+            keeper.took(assembler.taken(), current, now);
+        }
+        if let Some(at) = confirmed.filter(|_| assembler.revision() > 0) {
+            keeper.confirmed(at);
+        }
+    }
     let later = |known: Option<Instant>| known.max(confirmed);
     match newer {
         Some(current) => {

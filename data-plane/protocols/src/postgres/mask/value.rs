@@ -22,7 +22,8 @@ pub(super) fn replace(mask: &MaskFunction, value: &[u8], key: &[u8]) -> Option<V
         MaskFunction::Null => None,
         MaskFunction::Redact(text) => Some(text.as_bytes().to_vec()),
         MaskFunction::Partial { keep_last } => partial(value, usize::try_from(*keep_last).unwrap_or(0)),
-        MaskFunction::Hash => Some(hash(value, key)),
+        // Without its key, values could be found by trying them (I4).
+        MaskFunction::Hash => (!key.is_empty()).then(|| hash(value, key)),
     }
 }
 
