@@ -10,7 +10,7 @@ use postern_core::id::{DecisionId, OperationId, SessionId};
 use postern_core::name::Name;
 use postern_core::operation::Operation;
 use postern_core::policy::{
-    ActionPattern, Conditions, Effect, Pattern, Policy, PolicySlice, PrincipalSelector, Verdict,
+    ActionPattern, Conditions, Effect, Freshness, Pattern, Policy, PolicySlice, PrincipalSelector, Verdict,
 };
 use postern_core::principal::{Principal, PrincipalId};
 use postern_core::target::TargetSelector;
@@ -39,6 +39,8 @@ fn policies(count: usize) -> BTreeMap<Name, Policy> {
             resources: vec![Pattern::parse(&resources).unwrap()],
             when: Conditions::default(),
             approval: None,
+            waits: false,
+            staleness: postern_core::policy::Staleness::default(),
             reason: None,
         }
     };
@@ -61,9 +63,9 @@ pub(crate) fn all(bench: &mut Criterion) {
     for count in [3, 100, 1000] {
         let policies = policies(count);
         let slice = PolicySlice::new(1, &policies, &principal, &target, &BTreeMap::new());
-        assert!(matches!(slice.decide(&operation, id, now), Verdict::Permit(..)));
+        assert!(matches!(slice.decide(&operation, id, now, Freshness::CONFIRMED), Verdict::Permit(..)));
         bench.bench_function(&format!("decide/{count} policies"), |b| {
-            b.iter(|| black_box(slice.decide(&operation, id, now)))
+            b.iter(|| black_box(slice.decide(&operation, id, now, Freshness::CONFIRMED)))
         });
         bench.bench_function(&format!("slice/{count} policies"), |b| {
             b.iter(|| black_box(PolicySlice::new(1, &policies, &principal, &target, &BTreeMap::new())));

@@ -148,10 +148,15 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
             groups: approval.strings("groups"),
             count: approval.number("count").unwrap_or_default(),
             expires_seconds: approval.seconds("expires").unwrap_or_default(),
+            when_away: approval
+                .choice("whenAway", &[("fail", pb::WhenAway::Fail), ("wait", pb::WhenAway::Wait)])
+                .unwrap_or_default()
+                .into(),
         };
         approval.finish();
         read
     });
+    let on_stale = spec.choice("onStale", &[("end", pb::OnStale::End), ("keep", pb::OnStale::Keep)]);
     pb::PolicySpec {
         effect: effect.unwrap_or_default().into(),
         principals,
@@ -161,6 +166,8 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         when,
         approval,
         reason: spec.string("reason").unwrap_or_default(),
+        max_staleness_seconds: spec.seconds("maxStaleness"),
+        on_stale: on_stale.unwrap_or_default().into(),
     }
 }
 

@@ -197,7 +197,21 @@ fn policy(spec: &pb::PolicySpec) -> Value {
             shown.value("count", json!(approval.count));
         }
         shown.seconds("expires", approval.expires_seconds);
+        match approval.when_away() {
+            pb::WhenAway::Fail => shown.text("whenAway", "fail"),
+            pb::WhenAway::Wait => shown.text("whenAway", "wait"),
+            pb::WhenAway::Unspecified => {}
+        }
         fields.value("approval", shown.done());
+    }
+    if let Some(seconds) = spec.max_staleness_seconds {
+        // Nought means something here.
+        fields.value("maxStaleness", json!(format!("{seconds}s")));
+    }
+    match spec.on_stale() {
+        pb::OnStale::End => fields.text("onStale", "end"),
+        pb::OnStale::Keep => fields.text("onStale", "keep"),
+        pb::OnStale::Unspecified => {}
     }
     fields.text("reason", &spec.reason);
     fields.done()

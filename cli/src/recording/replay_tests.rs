@@ -43,6 +43,7 @@ fn asked(number: u128, sql: &str, verb: Verb, outcome: Outcome, policy: &str, re
             policies: if policy.is_empty() { vec![] } else { vec![policy.parse().unwrap()] },
             reason: reason.into(),
             at: at(0),
+            policy_age_ms: None,
         },
     }))
 }

@@ -57,6 +57,12 @@ impl MaskFunction {
 }
 
 impl MaskSlice {
+    /// Whether it has the same rules as `other`: then nothing is masked otherwise.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.rules == other.rules
+    }
+
     /// Those of `rules` that hold for `principal` on the target.
     pub fn new<'a>(
         rules: impl IntoIterator<Item = (&'a Name, &'a MaskingRule)>,

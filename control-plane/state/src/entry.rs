@@ -18,7 +18,7 @@ use crate::outcome::Halt;
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
 /// all of its members know (`RaiseFeatureLevel`).
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +61,6 @@ macro_rules! commands {
                 match self { $(Self::$name(command) => command.apply(cx),)* }
             }
 
-            /// The feature level that a cluster must be at to take it. A command that is added gets the next one.
-            #[must_use]
-            pub const fn feature_level(&self) -> u32 {
-                match self { $(Self::$name(_) => 1,)* }
-            }
-
             /// For logs and metrics.
             #[must_use]
             pub const fn name(&self) -> &'static str {
@@ -107,6 +101,16 @@ commands!(
 );
 
 impl Command {
+    /// The feature level that a cluster must be at to take it. A command that is added gets the next one, and so does one that says something new:
+    /// what a member does not know it would leave out, and then its state would be another than that of the rest.
+    #[must_use]
+    pub fn feature_level(&self) -> u32 {
+        match self {
+            Self::PutResources(put) => put.feature_level(),
+            _ => 1,
+        }
+    }
+
     /// For another node, which proposes it in its own name.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

@@ -238,8 +238,9 @@ fn what_is_newer_halts() {
     let mut fixture = Fixture::new();
     let entry = |version, command| postern_proto::state::v1::Entry { version, command, ..Default::default() };
     let expire = postern_proto::state::v1::entry::Command::ExpireApprovals(Default::default());
-    let newer = entry(2, Some(expire.clone())).encode_to_vec();
-    assert_eq!(fixture.state.apply(2, &newer), Err(Halt::UnknownVersion { index: 2, version: 2, known: 1 }));
+    let version = crate::FEATURE_LEVEL + 1;
+    let newer = entry(version, Some(expire.clone())).encode_to_vec();
+    assert_eq!(fixture.state.apply(2, &newer), Err(Halt::UnknownVersion { index: 2, version, known: version - 1 }));
     let unknown = entry(1, None).encode_to_vec();
     assert_eq!(fixture.state.apply(2, &unknown), Err(Halt::UnknownCommand { index: 2 }));
     let known = entry(1, Some(expire)).encode_to_vec();

@@ -29,6 +29,8 @@ use crate::metrics;
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a request is tried while the control plane is away: a client waits for it.
 const REQUEST: Duration = Duration::from_secs(5);
+/// How long one that is known is followed while the control plane is away, where policy does not say that it waits.
+const AWAY: Duration = Duration::from_secs(30);
 /// How long a consumption or a withdrawal is.
 const PERSIST: Duration = Duration::from_secs(30);
 /// What happens to one approval: at most a request, a grant or an end, and partial reviews in between.
@@ -113,14 +115,15 @@ impl Approvals {
         Self { client: HoldServiceClient::new(channel), supervisor }
     }
 
-    /// Requests a review of `approval`, whose id the caller has made, and follows it.
+    /// Requests a review of `approval`, whose id the caller has made, and follows it. With `waits`, a control plane that is away is waited for as
+    /// long as the request may take.
     #[must_use]
-    pub(crate) fn request(&self, approval: Approval) -> Hold {
+    pub(crate) fn request(&self, approval: Approval, waits: bool) -> Hold {
         let id = approval.id;
         let (to, updates) = mpsc::channel(UPDATES);
         let (give_up, given_up) = oneshot::channel();
         let client = self.client.clone();
-        self.supervisor.spawn("hold", OnEnd::EndSession, follow(client, approval, to, given_up));
+        self.supervisor.spawn("hold", OnEnd::EndSession, follow(client, (approval, waits), to, given_up));
         Hold { id, updates, give_up: Some(give_up) }
     }
 }
@@ -143,7 +146,7 @@ impl Hold {
 
 async fn follow(
     client: HoldServiceClient<Failover>,
-    approval: Approval,
+    (approval, waits): (Approval, bool),
     to: mpsc::Sender<HoldUpdate>,
     given_up: oneshot::Receiver<&'static str>,
 ) {
@@ -153,7 +156,7 @@ async fn follow(
     let outcome = tokio::select! {
         // A grant that has been taken is told, not withdrawn: look at that first.
         biased;
-        outcome = run(&client, approval, &to) => Some(outcome),
+        outcome = run(&client, approval, waits, &to) => Some(outcome),
         because = given_up => {
             metrics::held("withdrawn", began.elapsed());
             withdraw(&client, id, because.unwrap_or("the session ended")).await;
@@ -184,6 +187,7 @@ async fn follow(
 async fn run(
     client: &HoldServiceClient<Failover>,
     approval: Approval,
+    waits: bool,
     to: &mpsc::Sender<HoldUpdate>,
 ) -> Result<HoldUpdate, HoldError> {
     let (id, session, digest) = (approval.id, approval.session, approval.digest);
@@ -192,22 +196,31 @@ async fn run(
         approval: Some(approval_to_proto(&approval)),
     };
     // The same id twice is one approval, so a request whose answer was lost may be repeated.
-    let mut now = persistently(REQUEST, || {
+    let expires = approval.requirement.expires.duration();
+    let asked = persistently(if waits { expires } else { REQUEST }, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { read(client.request_approval(request).await?.into_inner().approval) }
-    })
-    .await?;
+    });
+    let mut now = match asked.await {
+        Err(error) if waits && error.is_transient() => {
+            return Ok(HoldUpdate::Refused { state: ApprovalState::Expired, reviews: Vec::new() });
+        }
+        asked => asked?,
+    };
     let _ = to.send(HoldUpdate::Requested { expires_at: now.expires_at }).await;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let mut heard = Instant::now();
     loop {
         match now.state {
             ApprovalState::Pending => {}
             ApprovalState::Approved => return consume(client, id, session, digest).await,
             state => return Ok(HoldUpdate::Refused { state, reviews: now.reviews }),
         }
-        match watch(client, id, &mut now).await {
+        match watch(client, id, (&mut now, &mut heard)).await {
             Ok(()) => backoff.reset(),
-            Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
+            Err(error) if error.is_transient() && (waits || heard.elapsed() < AWAY) => {
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
             Err(error) => return Err(error),
         }
         // A control plane that is away cannot tell that the time is over.
@@ -218,11 +231,19 @@ async fn run(
 }
 
 /// Follows the approval until it is no longer pending, or the stream ends.
-async fn watch(client: &HoldServiceClient<Failover>, id: ApprovalId, now: &mut Approval) -> Result<(), HoldError> {
+async fn watch(
+    client: &HoldServiceClient<Failover>,
+    id: ApprovalId,
+    (now, heard): (&mut Approval, &mut Instant),
+) -> Result<(), HoldError> {
     let mut client = client.clone();
     let asked = client.watch_approval(WatchApprovalRequest { id: id.to_string() });
     let mut answers = tokio::time::timeout(ANSWER, asked).await.map_err(|_| HoldError::TimedOut)??.into_inner();
-    while let Some(answer) = answers.message().await? {
+    loop {
+        let answer = answers.message().await;
+        // It was there until now, even if it said nothing.
+        *heard = Instant::now();
+        let Some(answer) = answer? else { break };
         *now = read(answer.approval)?;
         if now.state != ApprovalState::Pending {
             break;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use postern_core::policy::{Freshness, PolicySlice};
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::Snapshot;
 use postern_core::target::{Protocol, Target};
@@ -34,6 +35,8 @@ pub(crate) enum Refusal {
     Token(#[from] TokenError),
     #[error("target {target:?}, database {database:?}: {why} (for {principal})")]
     Target { principal: Box<Principal>, target: String, database: String, why: &'static str },
+    #[error("target {target}: what permits {principal} anything there must have been confirmed more lately")]
+    Stale { principal: Box<Principal>, target: Name },
 }
 
 impl Refusal {
@@ -42,6 +45,7 @@ impl Refusal {
             Self::NoToken => Code::TokenMissing,
             Self::Token(error) => error.code(),
             Self::Target { .. } => Code::UnknownTarget,
+            Self::Stale { .. } => Code::PolicyUnavailable,
         }
     }
 }
@@ -49,9 +53,9 @@ impl Refusal {
 /// Decides whether the bearer of `token` may open a session on `target`.
 pub(crate) fn identify(
     current: &Current,
+    fresh: Freshness,
     token: &SecretBytes,
-    target: &str,
-    database: &str,
+    (target, database): (&str, &str),
     now: Timestamp,
 ) -> Result<Admitted, Refusal> {
     let verified = match std::str::from_utf8(token.expose()) {
@@ -61,6 +65,9 @@ pub(crate) fn identify(
     };
     let Verified { principal, targets } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
     match find(&current.snapshot, &principal, &targets, target, database) {
+        Ok((name, _)) if !current.snapshot.policy_slice(&principal, &name).opens(fresh) => {
+            Err(Refusal::Stale { principal: Box::new(principal), target: name })
+        }
         Ok((name, target)) => {
             let sent = current.snapshot.credentials.get(&name).cloned();
             Ok(Admitted { principal, name, target, sent, database: database.to_owned() })
@@ -87,25 +94,36 @@ fn find(
     if target.protocol != Protocol::Postgres {
         return Err("of another protocol");
     }
-    may_stay(snapshot, principal, &name)?;
-    if !target.databases.is_empty() && !target.databases.iter().any(|known| known == database) {
-        return Err("not one of the target's databases");
-    }
+    may_stay(snapshot, snapshot, principal, (&name, database))?;
     Ok((name, Arc::new(target.clone())))
 }
 
-/// Whether a session of `principal` on `target` may exist under `snapshot`; asked again at each change of policy.
-pub(crate) fn may_stay(snapshot: &Snapshot, principal: &Principal, target: &Name) -> Result<(), &'static str> {
+/// Whether a session of `principal` on the database may exist under `now`, and by which policies; asked again at each change, `before` being what it
+/// existed under.
+pub(crate) fn may_stay(
+    before: &Snapshot,
+    now: &Snapshot,
+    principal: &Principal,
+    (target, database): (&Name, &str),
+) -> Result<PolicySlice, &'static str> {
     let issuer = &principal.id.issuer;
-    if issuer.as_str() != SESSION_TOKEN_ISSUER && !snapshot.issuers.contains_key(issuer) {
-        return Err("its issuer is no longer trusted");
+    if issuer.as_str() != SESSION_TOKEN_ISSUER {
+        let url = |snapshot: &Snapshot| snapshot.issuers.get(issuer).map(|(issuer, _)| issuer.url.clone());
+        let trusted = url(now).ok_or("its issuer is no longer trusted")?;
+        // Under the same name there is another issuer now.
+        if !now.issuers.is_same(&before.issuers) && url(before).is_some_and(|before| before != trusted) {
+            return Err("its issuer is no longer trusted");
+        }
     }
-    match snapshot.targets.get(target) {
-        None => Err("the target was deleted"),
-        Some(target) if target.value.disabled => Err("the target is disabled"),
-        Some(_) if !snapshot.policy_slice(principal, target).permits_anything() => Err("policy permits nothing there"),
-        Some(_) => Ok(()),
+    let known = now.targets.get(target).ok_or("the target was deleted")?;
+    if known.value.disabled {
+        return Err("the target is disabled");
     }
+    if !known.value.databases.is_empty() && !known.value.databases.iter().any(|known| known == database) {
+        return Err("not one of the target's databases");
+    }
+    let slice = now.policy_slice(principal, target);
+    if slice.permits_anything() { Ok(slice) } else { Err("policy permits nothing there") }
 }
 
 const fn label(refusal: &Refusal) -> &'static str {
@@ -124,6 +142,6 @@ const fn label(refusal: &Refusal) -> &'static str {
             TokenError::TooOld => "too-old",
             TokenError::Claims(_) => "claims",
         },
-        Refusal::Target { .. } => "target",
+        Refusal::Target { .. } | Refusal::Stale { .. } => "target",
     }
 }

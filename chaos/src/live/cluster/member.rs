@@ -33,6 +33,17 @@ pub struct Member {
     process: Option<Process>,
 }
 
+/// The environment of a program whose clock is off by so much, `+1h` or `-90`, from its start on.
+///
+/// # Errors
+/// When libfaketime is not installed.
+pub fn faked_clock(offset: &str) -> Result<Vec<(String, String)>> {
+    ensure!(Path::new(FAKETIME).exists(), "libfaketime is not installed: run `scripts/bootstrap.sh test`");
+    // Time that passes is not what is wrong.
+    let fixed = [("LD_PRELOAD", FAKETIME), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    Ok(fixed.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec())
+}
+
 impl Member {
     /// `control-N` with its folder in `folder`; not yet part of any cluster.
     ///

@@ -27,7 +27,7 @@ pub use client::{ClientOptions, ClusterClient, Failure, Members, channels, tls_o
 pub use gateway::Gateway;
 pub use history::{Answer, Asked, Operation, Violation, check};
 pub use load::{Load, LoadOptions, Summary};
-pub use member::Member;
+pub use member::{Member, faked_clock};
 pub use net::{Cut, Network};
 
 /// How long a cluster may take to form, or to agree again once nothing is in its way.

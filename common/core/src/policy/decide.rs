@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::decision::{DecisionRecord, Denial, Outcome};
+use super::freshness::Freshness;
 use super::permit::{Held, Permit};
 use super::{Effect, Policy};
 use crate::action::Action;
@@ -18,7 +19,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug, Default)]
 pub struct PolicySlice {
     revision: u64,
-    policies: Vec<(Name, Policy)>,
+    pub(super) policies: Vec<(Name, Policy)>,
 }
 
 /// What was decided. `Permit` and `Held` are proofs; the record beside them is what is written down.
@@ -52,15 +53,29 @@ impl PolicySlice {
         self.revision
     }
 
-    /// Whether anything at all is permitted: without it no session opens.
+    /// Whether it has the same policies as `other`: then nothing that is decided by it is decided otherwise.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.policies == other.policies
+    }
+
+    /// Whether anything at all is permitted, and not everything denied: without it no session opens.
     #[must_use]
     pub fn permits_anything(&self) -> bool {
         self.policies.iter().any(|(_, policy)| policy.effect == Effect::Permit)
+            && !self.policies.iter().any(|(_, policy)| policy.denies_all())
     }
 
-    /// Decides `operation`. A deny outranks a hold, a hold outranks a permit; an action that no policy permits denies the whole.
+    /// Whether `actions`, which were permitted or approved, are denied now: by a policy that denies them, or because none permits them any more.
     #[must_use]
-    pub fn decide(&self, operation: &Operation, id: DecisionId, now: Timestamp) -> Verdict {
+    pub fn denies(&self, actions: &[Action], fresh: Freshness) -> bool {
+        self.weigh(actions, fresh).is_err()
+    }
+
+    /// Decides `operation`. A deny outranks a hold, a hold outranks a permit; an action that no policy permits denies the whole. What is too
+    /// old permits nothing, unless it says otherwise.
+    #[must_use]
+    pub fn decide(&self, operation: &Operation, id: DecisionId, now: Timestamp, fresh: Freshness) -> Verdict {
         let record = |outcome, policies, reason| DecisionRecord {
             id,
             outcome,
@@ -68,8 +83,9 @@ impl PolicySlice {
             policies,
             reason,
             at: now,
+            policy_age_ms: Some(millis(fresh)),
         };
-        match self.weigh(&operation.actions) {
+        match self.weigh(&operation.actions, fresh) {
             Ok(weighed) => match weighed.requirement {
                 None => {
                     let record = record(Outcome::Permit, weighed.policies, String::new());
@@ -80,18 +96,25 @@ impl PolicySlice {
                     digest: operation.digest,
                     decision: record(Outcome::Hold, weighed.policies, weighed.reason),
                     requirement,
+                    waits: weighed.waits,
                 }),
             },
             Err(refusal) => {
                 let decision = record(Outcome::Deny, refusal.policies, refusal.reason);
-                Verdict::Deny(Denial { code: Code::Denied, decision })
+                Verdict::Deny(Denial { code: refusal.code, decision })
             }
         }
     }
 
     /// A denial of what could not be classified (I3).
     #[must_use]
-    pub fn deny_unclassified(&self, code: Code, reason: String, id: DecisionId, now: Timestamp) -> Denial {
+    pub fn deny_unclassified(
+        &self,
+        code: Code,
+        reason: String,
+        id: DecisionId,
+        (now, fresh): (Timestamp, Freshness),
+    ) -> Denial {
         let decision = DecisionRecord {
             id,
             outcome: Outcome::Deny,
@@ -99,36 +122,43 @@ impl PolicySlice {
             policies: Vec::new(),
             reason,
             at: now,
+            policy_age_ms: Some(millis(fresh)),
         };
         Denial { code, decision }
     }
 
-    fn weigh(&self, actions: &[Action]) -> Result<Weighed, Refusal> {
+    fn weigh(&self, actions: &[Action], fresh: Freshness) -> Result<Weighed, Refusal> {
         if actions.is_empty() && !self.permits_anything() {
-            return Err(Refusal { policies: Vec::new(), reason: "no policy permits anything here".into() });
+            return Err(Refusal::denied(Vec::new(), "no policy permits anything here".into()));
+        }
+        if actions.is_empty() && !self.keeps(fresh) {
+            return Err(Refusal::stale(Vec::new(), fresh));
         }
         let mut weighed = Weighed::default();
         for action in actions {
             let matching = || self.policies.iter().filter(|(_, policy)| policy.matches(action));
             if let Some((name, policy)) = matching().find(|(_, policy)| policy.effect == Effect::Deny) {
                 let why = policy.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-                return Err(Refusal {
-                    policies: vec![name.clone()],
-                    reason: format!("{action} is denied by policy {name}{why}"),
-                });
+                return Err(Refusal::denied(vec![name.clone()], format!("{action} is denied by policy {name}{why}")));
             }
             let mut permitted = false;
-            for (name, policy) in matching() {
+            let permitting = || matching().filter(|(_, policy)| policy.still_permits(fresh));
+            for (name, policy) in permitting() {
                 permitted = true;
                 if let Some(requirement) = &policy.approval {
-                    weighed.hold(name, requirement, policy.reason.as_deref())?;
+                    weighed.hold(name, requirement, policy)?;
                 }
             }
             if !permitted {
-                return Err(Refusal { policies: Vec::new(), reason: format!("no policy permits {action}") });
+                let stale: Vec<Name> = matching().map(|(name, _)| name.clone()).collect();
+                return Err(if stale.is_empty() {
+                    Refusal::denied(stale, format!("no policy permits {action}"))
+                } else {
+                    Refusal::stale(stale, fresh)
+                });
             }
             if weighed.requirement.is_none() {
-                for (name, _) in matching() {
+                for (name, _) in permitting() {
                     if !weighed.policies.contains(name) {
                         weighed.policies.push(name.clone());
                     }
@@ -143,20 +173,41 @@ impl PolicySlice {
 struct Weighed {
     policies: Vec<Name>,
     requirement: Option<ApprovalRequirement>,
+    waits: bool,
     reason: String,
 }
 
 struct Refusal {
+    code: Code,
     policies: Vec<Name>,
     reason: String,
 }
 
+impl Refusal {
+    const fn denied(policies: Vec<Name>, reason: String) -> Self {
+        Self { code: Code::Denied, policies, reason }
+    }
+
+    /// What would permit is too old.
+    fn stale(policies: Vec<Name>, fresh: Freshness) -> Self {
+        let reason =
+            format!("what permits it is too old: the control plane has not confirmed it for {} s", fresh.age.as_secs());
+        Self { code: Code::PolicyUnavailable, policies, reason }
+    }
+}
+
+fn millis(fresh: Freshness) -> u64 {
+    u64::try_from(fresh.age.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Weighed {
     /// Adds a policy that asks for review. Several together ask for reviewers that each of them accepts: only the groups in common.
-    fn hold(&mut self, name: &Name, asked: &ApprovalRequirement, reason: Option<&str>) -> Result<(), Refusal> {
+    fn hold(&mut self, name: &Name, asked: &ApprovalRequirement, policy: &Policy) -> Result<(), Refusal> {
+        let reason = policy.reason.as_deref();
         let Some(so_far) = &mut self.requirement else {
             self.policies = vec![name.clone()];
             self.requirement = Some(asked.clone());
+            self.waits = policy.waits;
             self.reason = reason.unwrap_or_default().to_owned();
             return Ok(());
         };
@@ -167,10 +218,11 @@ impl Weighed {
         so_far.groups.retain(|group| asked.groups.contains(group));
         so_far.count = so_far.count.max(asked.count);
         so_far.expires = so_far.expires.min(asked.expires);
+        self.waits &= policy.waits;
         if so_far.groups.is_empty() {
             let names: Vec<&str> = self.policies.iter().map(Name::as_str).collect();
             let reason = format!("policies {} ask for reviewers with no group in common", names.join(", "));
-            return Err(Refusal { policies: self.policies.clone(), reason });
+            return Err(Refusal::denied(self.policies.clone(), reason));
         }
         if let Some(reason) = reason {
             if !self.reason.is_empty() {

@@ -4,7 +4,12 @@ use super::*;
 use crate::action::{Object, ObjectKind, Verb};
 use crate::approval::{Approval, ApprovalState};
 use crate::id::{ApprovalId, OperationId, SessionId};
-use crate::policy::{ActionPattern, Conditions, ConsumedApproval, Mismatch, Pattern, PrincipalSelector};
+use std::time::Duration;
+
+use crate::policy::{
+    ActionPattern, Conditions, ConsumedApproval, MIN_STALENESS, Mismatch, OnStale, Pattern, PrincipalSelector,
+    Staleness,
+};
 use crate::principal::PrincipalId;
 use crate::target::TargetSelector;
 use crate::time::Ttl;
@@ -30,6 +35,8 @@ fn policy(effect: Effect, actions: &[&str], resources: &[&str]) -> Policy {
         resources: resources.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
         when: Conditions::default(),
         approval: None,
+        waits: false,
+        staleness: Staleness::default(),
         reason: None,
     }
 }
@@ -58,7 +65,7 @@ fn operation(actions: Vec<Action>) -> Operation {
 }
 
 fn decide(policies: Vec<Policy>, actions: Vec<Action>) -> Verdict {
-    slice(policies).decide(&operation(actions), DecisionId::new(NOW, 3), NOW)
+    slice(policies).decide(&operation(actions), DecisionId::new(NOW, 3), NOW, Freshness::CONFIRMED)
 }
 
 fn outcome(policies: Vec<Policy>, actions: Vec<Action>) -> Outcome {
@@ -173,4 +180,82 @@ fn a_denial_tells_reason_and_decision() {
     let message = denial.client_message();
     assert!(message.contains("sql:drop on shop.public.orders"), "{message}");
     assert!(message.contains(&denial.decision.id.to_string()), "{message}");
+}
+
+fn aged(secs: u64) -> Freshness {
+    Freshness { age: Duration::from_secs(secs), limit: Duration::from_secs(600) }
+}
+
+fn stale(max: Option<u64>, then: OnStale, actions: &[&str]) -> Policy {
+    let staleness = Staleness { max: max.map(Duration::from_secs), then };
+    Policy { staleness, ..policy(Effect::Permit, actions, &[]) }
+}
+
+fn code_at(slice: &PolicySlice, verb: Verb, fresh: Freshness) -> Option<Code> {
+    match slice.decide(&operation(vec![action(verb, "orders")]), DecisionId::new(NOW, 3), NOW, fresh) {
+        Verdict::Deny(denial) => Some(denial.code),
+        Verdict::Permit(..) | Verdict::Hold(_) => None,
+    }
+}
+
+#[test]
+fn what_is_too_old_opens_nothing_and_permits_what_it_says() {
+    let slice = slice(vec![
+        stale(Some(60), OnStale::End, &["sql:select"]),
+        stale(None, OnStale::Keep, &["sql:insert"]),
+        policy(Effect::Deny, &["sql:drop"], &[]),
+    ]);
+    let all = |secs| [Verb::SqlSelect, Verb::SqlInsert, Verb::SqlDrop].map(|verb| code_at(&slice, verb, aged(secs)));
+    assert_eq!(all(60), [None, None, Some(Code::Denied)]);
+    assert_eq!(all(61), [Some(Code::PolicyUnavailable), None, Some(Code::Denied)]);
+    assert_eq!(all(601), [Some(Code::PolicyUnavailable), None, Some(Code::Denied)]);
+    assert_eq!((slice.opens(aged(600)), slice.opens(aged(601)), slice.keeps(aged(601))), (true, false, true));
+    let next = |secs| slice.next_stale(aged(secs)).map(|age| age.as_secs());
+    assert_eq!([next(0), next(60), next(61), next(601)], [Some(60), Some(60), Some(600), None]);
+}
+
+#[test]
+fn a_limit_is_lowered_by_policy_and_never_raised() {
+    let limit = |max, limit| Staleness { max, then: OnStale::End }.limit(Duration::from_secs(limit)).as_secs();
+    assert_eq!(limit(None, 600), 600);
+    assert_eq!(limit(Some(Duration::from_secs(30)), 600), 30);
+    assert_eq!(limit(Some(Duration::from_secs(3_600)), 600), 600);
+    // Only while the control plane confirms, which it does every few seconds.
+    assert_eq!(limit(Some(Duration::ZERO), 600), MIN_STALENESS.as_secs());
+    assert_eq!(limit(Some(Duration::ZERO), 5), 5);
+}
+
+#[test]
+fn sessions_end_when_nothing_that_is_fresh_permits_anything() {
+    let ends = slice(vec![stale(Some(20), OnStale::End, &["*"])]);
+    assert!(ends.keeps(aged(20)) && !ends.keeps(aged(21)) && !ends.opens(aged(21)));
+    let begin = |fresh| ends.decide(&operation(vec![]), DecisionId::new(NOW, 3), NOW, fresh);
+    assert!(matches!(begin(aged(20)), Verdict::Permit(_, DecisionRecord { policy_age_ms: Some(20_000), .. })));
+    assert!(matches!(begin(aged(21)), Verdict::Deny(Denial { code: Code::PolicyUnavailable, .. })));
+}
+
+#[test]
+fn who_is_denied_everything_is_permitted_nothing() {
+    let permit = || policy(Effect::Permit, &["*"], &[]);
+    let deny = |actions: &[&str], resources: &[&str]| policy(Effect::Deny, actions, resources);
+    assert!(!slice(vec![permit(), deny(&["*"], &[])]).permits_anything());
+    assert!(!slice(vec![permit(), deny(&["*"], &[])]).opens(Freshness::CONFIRMED));
+    for narrower in [deny(&["sql:*"], &[]), deny(&["*"], &["public.*"])] {
+        assert!(slice(vec![permit(), narrower]).permits_anything());
+    }
+    let bounded = Policy { when: Conditions { bounded: Some(true) }, ..deny(&["*"], &[]) };
+    assert!(slice(vec![permit(), bounded]).permits_anything());
+}
+
+#[test]
+fn a_hold_waits_only_when_all_that_hold_say_so() {
+    let waits = |policies| match decide(policies, vec![action(Verb::SqlDelete, "orders")]) {
+        Verdict::Hold(held) => held.waits,
+        other => panic!("{other:?}"),
+    };
+    let patient = || Policy { waits: true, ..held(&["dba"]) };
+    assert!(waits(vec![patient()]));
+    assert!(waits(vec![patient(), patient()]));
+    assert!(!waits(vec![patient(), held(&["dba"])]));
+    assert!(!waits(vec![held(&["dba"]), patient()]));
 }

@@ -31,6 +31,9 @@ pub struct DecisionRecord {
     pub reason: String,
     /// When, by the gateway's clock.
     pub at: Timestamp,
+    /// How long ago the control plane had confirmed the policy, in milliseconds (I9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_age_ms: Option<u64>,
 }
 
 /// The outcome of a decision.

@@ -5,6 +5,7 @@
 
 mod decide;
 mod decision;
+mod freshness;
 mod pattern;
 mod permit;
 
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 
 pub use decide::{PolicySlice, Verdict};
 pub use decision::{DecisionRecord, Denial, Outcome};
+pub use freshness::{Freshness, MIN_STALENESS, OnStale, Staleness};
 pub use pattern::{InvalidPattern, Pattern};
 pub use permit::{ConsumedApproval, Held, Mismatch, Permit};
 
@@ -38,6 +40,10 @@ pub struct Policy {
     pub when: Conditions,
     /// With [`Effect::Permit`]: only after review.
     pub approval: Option<ApprovalRequirement>,
+    /// With an approval: whether what is held waits while the control plane is away, for as long as the request may; else it is refused soon.
+    pub waits: bool,
+    /// With [`Effect::Permit`]: how old it may be.
+    pub staleness: Staleness,
     /// Shown to the client when this policy denies or holds.
     pub reason: Option<String>,
 }
@@ -130,6 +136,15 @@ impl Policy {
     #[must_use]
     pub fn speaks_of(&self, principal: &Principal, target: &Name, labels: &BTreeMap<String, String>) -> bool {
         self.principals.matches(principal) && self.targets.matches(target, labels)
+    }
+
+    /// Whether it denies everything of which it speaks.
+    #[must_use]
+    pub fn denies_all(&self) -> bool {
+        self.effect == Effect::Deny
+            && self.actions.contains(&ActionPattern::Any)
+            && self.resources.is_empty()
+            && self.when == Conditions::default()
     }
 
     /// Whether it speaks of `action`.

@@ -27,6 +27,8 @@ pub struct Held {
     pub decision: DecisionRecord,
     /// What is asked for.
     pub requirement: ApprovalRequirement,
+    /// Whether it waits while the control plane is away; else it is refused soon.
+    pub waits: bool,
 }
 
 /// Proof that the control plane let an approval be taken: from the answer to a consume request alone (`wire`).

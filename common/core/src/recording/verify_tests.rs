@@ -86,6 +86,7 @@ fn body() -> Vec<Event> {
                 policies: vec!["p".parse().unwrap()],
                 reason: String::new(),
                 at: NOW,
+                policy_age_ms: Some(5),
             },
         })),
         Event::Rows { operation, rows: vec![vec![Value::Text("1".into()), Value::Null]] },

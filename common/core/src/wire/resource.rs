@@ -10,7 +10,7 @@ use crate::approval::ApprovalRequirement;
 use crate::issuer::{Algorithm, Issuer};
 use crate::masking::MaskingRule;
 use crate::name::Name;
-use crate::policy::{ActionPattern, Conditions, Effect, Policy};
+use crate::policy::{ActionPattern, Conditions, Effect, OnStale, Policy, Staleness};
 use crate::resource::{FieldFault, Kind, Metadata, Resource, Spec};
 use crate::secret::Sealed;
 use crate::target::{Protocol, Route, Target, TargetTls, TlsMode};
@@ -19,6 +19,8 @@ use crate::time::Ttl;
 const MAX_LABELS: usize = 64;
 const DEFAULT_APPROVAL_EXPIRY: u32 = 900;
 const MAX_APPROVAL_EXPIRY: u32 = 86_400;
+/// A day: no gateway's limit should be longer.
+const MAX_STALENESS: u32 = 86_400;
 const DEFAULT_LEEWAY: u32 = 30;
 const MAX_LEEWAY: u32 = 300;
 
@@ -332,7 +334,16 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
             ),
         }
     }
+    let waits = spec.approval.as_ref().is_some_and(|asked| match pb::WhenAway::try_from(asked.when_away) {
+        Ok(pb::WhenAway::Wait) => true,
+        Ok(pb::WhenAway::Fail | pb::WhenAway::Unspecified) => false,
+        Err(_) => {
+            faults.add("spec.approval.whenAway", "must be \"fail\" or \"wait\"");
+            false
+        }
+    });
     let approval = spec.approval.map(|asked| requirement(asked, effect, faults));
+    let staleness = staleness(spec.max_staleness_seconds, spec.on_stale, effect, faults);
     faults.bound("spec.reason", spec.reason.len(), MAX_TEXT);
     Policy {
         effect,
@@ -342,8 +353,34 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
         resources: selector::patterns("spec.resources", &spec.resources, faults),
         when: Conditions { bounded: spec.when.and_then(|when| when.bounded) },
         approval,
+        waits,
+        staleness,
         reason: Some(spec.reason).filter(|reason| !reason.is_empty()),
     }
+}
+
+fn staleness(max: Option<u32>, then: i32, effect: Effect, faults: &mut Faults) -> Staleness {
+    let denies = effect == Effect::Deny;
+    if denies && max.is_some() {
+        faults.add("spec.maxStaleness", "has no meaning with effect \"deny\", which is never too old");
+    }
+    if max.is_some_and(|max| max > MAX_STALENESS) {
+        faults.add("spec.maxStaleness", format!("must be at most {MAX_STALENESS} seconds"));
+    }
+    let then = match pb::OnStale::try_from(then) {
+        Ok(pb::OnStale::Unspecified) => OnStale::End,
+        Ok(_) if denies => {
+            faults.add("spec.onStale", "has no meaning with effect \"deny\", which is never too old");
+            OnStale::End
+        }
+        Ok(pb::OnStale::End) => OnStale::End,
+        Ok(pb::OnStale::Keep) => OnStale::Keep,
+        Err(_) => {
+            faults.add("spec.onStale", "must be \"end\" or \"keep\"");
+            OnStale::End
+        }
+    };
+    Staleness { max: max.map(|max| Duration::from_secs(u64::from(max))), then }
 }
 
 fn requirement(asked: pb::ApprovalRequirement, effect: Effect, faults: &mut Faults) -> ApprovalRequirement {
@@ -380,8 +417,16 @@ fn policy_to_proto(policy: &Policy) -> pb::PolicySpec {
             groups: asked.groups.clone(),
             count: asked.count,
             expires_seconds: asked.expires.0,
+            when_away: if policy.waits { pb::WhenAway::Wait } else { pb::WhenAway::Unspecified }.into(),
         }),
         reason: policy.reason.clone().unwrap_or_default(),
+        max_staleness_seconds: policy.staleness.max.map(|max| u32::try_from(max.as_secs()).unwrap_or(u32::MAX)),
+        on_stale: match policy.staleness.then {
+            // As before there was a choice: the same policy is the same bytes.
+            OnStale::End => pb::OnStale::Unspecified,
+            OnStale::Keep => pb::OnStale::Keep,
+        }
+        .into(),
     }
 }
 

@@ -21,8 +21,15 @@ fn policy_spec() -> pb::PolicySpec {
         actions: vec!["sql:select".into(), "sql:*".into(), "*".into()],
         resources: vec!["public.*".into()],
         when: Some(pb::Conditions { bounded: Some(true) }),
-        approval: Some(pb::ApprovalRequirement { groups: vec!["dba".into()], count: 2, expires_seconds: 60 }),
+        approval: Some(pb::ApprovalRequirement {
+            groups: vec!["dba".into()],
+            count: 2,
+            expires_seconds: 60,
+            when_away: pb::WhenAway::Wait.into(),
+        }),
         reason: "why".into(),
+        max_staleness_seconds: Some(0),
+        on_stale: pb::OnStale::Keep.into(),
     }
 }
 
@@ -93,7 +100,9 @@ fn all_faults_are_told_at_once() {
         targets: None,
         actions: vec!["sql:fly".into()],
         resources: vec!["a..b".into()],
-        approval: Some(pb::ApprovalRequirement { groups: vec![], count: 99, expires_seconds: 100_000 }),
+        approval: Some(pb::ApprovalRequirement { groups: vec![], count: 99, expires_seconds: 100_000, when_away: 7 }),
+        max_staleness_seconds: Some(100_000),
+        on_stale: 9,
         ..policy_spec()
     };
     let mut proto = resource(pb::resource::Spec::Policy(broken));
@@ -111,6 +120,9 @@ fn all_faults_are_told_at_once() {
         "spec.approval.groups",
         "spec.approval.count",
         "spec.approval.expires",
+        "spec.approval.whenAway",
+        "spec.maxStaleness",
+        "spec.onStale",
     ] {
         assert!(found.iter().any(|known| known == path), "{path} is not in {found:?}");
     }

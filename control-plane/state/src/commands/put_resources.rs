@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use postern_core::Name;
+use postern_core::policy::Staleness;
 use postern_core::resource::{ANY_REVISION, FieldFault, Kind, Resource, Spec};
 use postern_core::role::BUILT_IN;
 use postern_core::token::SESSION_TOKEN_ISSUER;
@@ -36,6 +37,15 @@ impl PutResources {
             }
         }
         if faults.is_empty() { Ok(Self { resources }) } else { Err(faults) }
+    }
+
+    /// Level 2: policies that say how old they may be, and that a hold waits while the control plane is away.
+    pub(crate) fn feature_level(&self) -> u32 {
+        let newer = |resource: &Resource| match &resource.spec {
+            Spec::Policy(policy) => policy.waits || policy.staleness != Staleness::default(),
+            _ => false,
+        };
+        if self.resources.iter().any(newer) { 2 } else { 1 }
     }
 
     /// What applying it to `state` now would give, without changing anything: for a dry run, and before proposing.

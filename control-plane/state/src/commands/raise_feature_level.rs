@@ -50,7 +50,10 @@ mod tests {
     #[test]
     fn only_when_all_members_know_it() {
         let mut fixture = Fixture::new();
-        let newer = |id, of: &str| postern_core::cluster::ControlNode { feature_level: 2, ..control_node(id, of) };
+        let newer = |id, of: &str| postern_core::cluster::ControlNode {
+            feature_level: FEATURE_LEVEL + 1,
+            ..control_node(id, of)
+        };
         fixture.run(UpdateNode { node: newer(1, "c1") }).unwrap();
         fixture.run(CreateJoinToken { token: join_token("t", NodeRole::Control) }).unwrap();
         let redeem = |node| RedeemJoinToken {
@@ -60,16 +63,16 @@ mod tests {
             node: Some(node),
         };
         fixture.run(redeem(control_node(0, "c2"))).unwrap();
-        assert!(fixture.run(RaiseFeatureLevel { level: 2 }).is_err());
+        assert!(fixture.run(RaiseFeatureLevel { level: FEATURE_LEVEL + 1 }).is_err());
         fixture.run(UpdateNode { node: newer(2, "c2") }).unwrap();
         // Every member says that it knows more than this version does: so this one is the one to be upgraded.
         let raise = Entry {
             proposed_at: Timestamp::default(),
             request_id: None,
-            command: RaiseFeatureLevel { level: 2 }.into(),
+            command: RaiseFeatureLevel { level: FEATURE_LEVEL + 1 }.into(),
             audit: None,
         };
-        let halt = Halt::FeatureLevel { index: 20, level: 2, known: FEATURE_LEVEL };
+        let halt = Halt::FeatureLevel { index: 20, level: FEATURE_LEVEL + 1, known: FEATURE_LEVEL };
         assert_eq!(fixture.state.apply(20, &raise.encode()), Err(halt));
         assert!(fixture.run(RaiseFeatureLevel { level: 1 }).is_err());
         assert_eq!(fixture.state.feature_level(), 1);

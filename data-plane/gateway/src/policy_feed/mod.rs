@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postern_core::policy::Freshness;
 use postern_core::snapshot::Snapshot;
 use postern_proto::gateway::v1::policy_feed_service_client::PolicyFeedServiceClient;
 use postern_proto::gateway::v1::{WatchRequest, WatchResponse};
@@ -76,9 +77,15 @@ enum End {
 impl Feed {
     /// The newest policy, unless it was confirmed longer ago than `limit`.
     #[must_use]
-    pub(crate) fn fresh(&self, limit: Duration) -> Option<Arc<Current>> {
-        let confirmed = self.confirmed_at?;
-        self.current.clone().filter(|_| confirmed.elapsed() <= limit)
+    pub(crate) fn fresh(&self, limit: Duration) -> Option<(Arc<Current>, Freshness)> {
+        let (current, fresh) = (self.current.clone()?, self.freshness(limit));
+        (fresh.age <= limit).then_some((current, fresh))
+    }
+
+    /// How old it is; of what was never confirmed, as old as can be.
+    #[must_use]
+    pub(crate) fn freshness(&self, limit: Duration) -> Freshness {
+        Freshness { age: self.confirmed_at.map_or(Duration::MAX, |confirmed| confirmed.elapsed()), limit }
     }
 }
 

@@ -109,13 +109,15 @@ fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
         resources: Vec::new(),
         when: Default::default(),
         approval: None,
+        waits: false,
+        staleness: postern_core::policy::Staleness::default(),
         reason: None,
     };
     let (name, target) = ("all".parse().unwrap(), "db".parse().unwrap());
     let policies = [(&name, &everything)];
     let slice = PolicySlice::new(1, policies, &started(session).principal, &target, &Default::default());
     let operation = Operation::new(id, session, "select 1".into(), Vec::new(), Vec::new());
-    match slice.decide(&operation, clock::decision_id(), clock::now()) {
+    match slice.decide(&operation, clock::decision_id(), clock::now(), postern_core::policy::Freshness::CONFIRMED) {
         Verdict::Permit(permit, _) => permit,
         other => panic!("{other:?}"),
     }

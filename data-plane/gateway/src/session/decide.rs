@@ -40,7 +40,8 @@ impl Relay {
             "operation",
             session_id = %self.to.session,
             operation_id = %operation_id,
-            decision_id = %id
+            decision_id = %id,
+            policy_age_ms = tracing::field::Empty
         );
         self.decide_as(pending, asked, id, operation_id).instrument(span).await
     }
@@ -54,15 +55,18 @@ impl Relay {
     ) -> Result<(), End> {
         self.settle_names(&mut pending).await;
         let began = Instant::now();
+        let fresh = self.freshness();
+        tracing::Span::current().record("policy_age_ms", u64::try_from(fresh.age.as_millis()).unwrap_or(u64::MAX));
         let operation = match pending.operation(operation_id, self.to.session) {
             Ok(operation) => operation,
             Err(refusal) => {
-                let denial = self.slice.deny_unclassified(refusal.code, refusal.reason.clone(), id, clock::now());
+                let denial =
+                    self.slice.deny_unclassified(refusal.code, refusal.reason.clone(), id, (clock::now(), fresh));
                 metrics::decided(Outcome::Deny, began.elapsed());
                 return self.deny(pending, operation_id, denial).await;
             }
         };
-        let verdict = self.slice.decide(&operation, id, clock::now());
+        let verdict = self.slice.decide(&operation, id, clock::now(), fresh);
         metrics::decided(outcome(&verdict), began.elapsed());
         match (verdict, asked) {
             (Verdict::Deny(denial), _) => self.deny(pending, operation_id, denial).await,

@@ -65,7 +65,7 @@ impl Relay {
         tracing::info!(approval_id = %approval.id, "held for approval");
         let requirement = Some(held.requirement.clone());
         self.note_approval((held.operation(), approval.id), ApprovalState::Pending, requirement, Vec::new()).await?;
-        let hold = self.shared.approvals.request(approval);
+        let hold = self.shared.approvals.request(approval, held.waits);
         self.waiting = Some(Waiting { pending, held, hold });
         Ok(())
     }
@@ -138,15 +138,17 @@ impl Relay {
         Ok(true)
     }
 
-    /// Policy changed while an operation waits: what is denied now is not released later.
+    /// Policy changed, or became too old, while an operation waits: what is denied now is not released later.
     pub(super) async fn recheck_held(&mut self) -> Result<(), End> {
         let Some(waiting) = self.waiting.take() else { return Ok(()) };
         let denied = match waiting.pending.operation(waiting.held.operation(), self.to.session) {
             Err(_) => None,
-            Ok(operation) => match self.slice.decide(&operation, clock::decision_id(), clock::now()) {
-                Verdict::Deny(denial) => Some(denial),
-                Verdict::Permit(..) | Verdict::Hold(_) => None,
-            },
+            Ok(operation) => {
+                match self.slice.decide(&operation, clock::decision_id(), clock::now(), self.freshness()) {
+                    Verdict::Deny(denial) => Some(denial),
+                    Verdict::Permit(..) | Verdict::Hold(_) => None,
+                }
+            }
         };
         match denied {
             None => self.waiting = Some(waiting),

@@ -71,6 +71,11 @@ impl End {
         Self { code: Some(code), reason: message.clone(), told: Some(ErrorFields::fatal(code, message)) }
     }
 
+    /// Whether the session has lost the right to what it has under way.
+    const fn cuts_off(&self) -> bool {
+        matches!(self.code, Some(Code::Denied | Code::PolicyUnavailable | Code::TokenExpired))
+    }
+
     /// Broken off: the client is told what `code` says, the log more.
     fn logged(code: Code, reason: impl std::fmt::Display) -> Self {
         let told =

@@ -91,7 +91,10 @@ impl Relay {
             return;
         }
         let Ok(operation) = pending.operation(clock::operation_id(), self.to.session) else { return };
-        if !matches!(self.slice.decide(&operation, clock::decision_id(), clock::now()), Verdict::Deny(_)) {
+        if !matches!(
+            self.slice.decide(&operation, clock::decision_id(), clock::now(), self.freshness()),
+            Verdict::Deny(_)
+        ) {
             return;
         }
         tokio::time::sleep(DOUBTED.saturating_sub(self.catalog.read_at.elapsed())).await;

@@ -119,8 +119,8 @@ async fn attempt(
         }
     };
     let current = shared.feed.borrow().fresh(shared.config.staleness_limit.0);
-    let current = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
-    let admitted = identify(&current, &token, &startup.target, &startup.database, clock::now())
+    let (current, fresh) = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
+    let admitted = identify(&current, fresh, &token, (&startup.target, &startup.database), clock::now())
         .map_err(|refusal| Refused::because(refusal.code(), refusal))?;
     drop(token);
     begin(*startup, admitted, current, from, shared, slot).await

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postern_core::policy::PolicySlice;
+use postern_core::policy::{Freshness, PolicySlice};
 use postern_core::recording::Event;
 use postern_core::{Code, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
@@ -43,6 +43,8 @@ const READ: usize = 16 << 10;
 const KEPT: usize = 1 << 20;
 /// After so long without anything moving, what was recorded goes to the disk without waiting for the next operation's permit.
 const QUIET: Duration = Duration::from_millis(20);
+/// What is too old already is looked at again so often: the control plane may have come back and gone again meanwhile.
+const STALE_AGAIN: Duration = Duration::from_secs(5);
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a relay is made of.
@@ -92,10 +94,12 @@ pub(super) struct Relay {
     feed: watch::Receiver<Feed>,
     key: CancelKey,
     server_key: (u32, bytes::Bytes),
-    /// When the token ends.
     /// Keeps the lease up of the account that the target knows.
     _holding: Option<Arc<Holding>>,
+    /// When the token ends.
     expires: Instant,
+    /// When something that permits may have become too old.
+    stale: Instant,
     /// When the drain ends, once it has begun.
     drain: Option<Instant>,
     flow: Flow,
@@ -124,6 +128,7 @@ enum Woken {
     Cancel(std::net::SocketAddr),
     Hold(HoldUpdate),
     Policy,
+    Stale,
     Catalog(Option<Dated>),
     Quiet,
     Expired,
@@ -160,7 +165,7 @@ impl Relay {
         let mut feed = shared.feed.clone();
         // Whatever came since the snapshot that the session began by is looked at first.
         feed.mark_changed();
-        Self {
+        let mut this = Self {
             shared,
             principal,
             to,
@@ -184,9 +189,40 @@ impl Relay {
             server_key: (ready.pid, ready.secret),
             _holding: holding,
             expires: Instant::now() + left,
+            stale: Instant::now(),
             drain: None,
             flow: Flow::default(),
+        };
+        this.watch_age();
+        this
+    }
+
+    /// How old the policy is.
+    pub(super) fn freshness(&self) -> Freshness {
+        self.feed.borrow().freshness(self.shared.config.staleness_limit.0)
+    }
+
+    /// When to look at its age again.
+    fn watch_age(&mut self) {
+        let fresh = self.freshness();
+        let left = self.slice.next_stale(fresh).map(|limit| limit.saturating_sub(fresh.age));
+        // Just past it.
+        let left = left.map_or(STALE_AGAIN, |left| left.saturating_add(Duration::from_millis(1)));
+        self.stale = Instant::now() + left.min(FAR);
+    }
+
+    /// Something that permits may be too old by now (I9).
+    async fn aged(&mut self) -> Result<(), End> {
+        let fresh = self.freshness();
+        self.watch_age();
+        if !self.slice.keeps(fresh) {
+            let message = format!(
+                "the session was ended: what permits it is too old, as the control plane has not confirmed it for {} s",
+                fresh.age.as_secs()
+            );
+            return Err(End::fatal(Code::PolicyUnavailable, message));
         }
+        self.recheck_held().await
     }
 
     /// For everything that the session's task logs.
@@ -261,7 +297,8 @@ impl Relay {
         Ok(moved)
     }
 
-    /// Decides by the newest policy from here on (I9: a live session follows each change).
+    /// Decides by the newest policy from here on: a live session follows each change (I6). What does not concern it costs it little, as every change
+    /// wakes every session.
     async fn take_policy(&mut self) -> Result<(), End> {
         if !self.feed.has_changed().unwrap_or(false) {
             return Ok(());
@@ -270,15 +307,34 @@ impl Relay {
         if Arc::ptr_eq(&current, &self.current) {
             return Ok(());
         }
-        if let Err(why) = may_stay(&current.snapshot, &self.principal, &self.to.name) {
-            return Err(End::fatal(Code::Denied, format!("the session was ended by policy: {why}")));
-        }
-        self.slice = current.snapshot.policy_slice(&self.principal, &self.to.name);
+        let former = std::mem::replace(&mut self.current, current);
+        let (before, now) = (&former.snapshot, &self.current.snapshot);
+        let by_policy = |why: &str| End::fatal(Code::Denied, format!("the session was ended by policy: {why}"));
+        let slice = may_stay(before, now, &self.principal, (&self.to.name, &self.to.database)).map_err(by_policy)?;
         // Its catalog may have to be read by a password that was changed.
-        self.to.sent = current.snapshot.credentials.get(&self.to.name).cloned();
-        self.current = current;
-        self.apply_masking();
-        self.recheck_held().await
+        self.to.sent = now.credentials.get(&self.to.name).cloned();
+        let decides_otherwise = !slice.says_the_same(&self.slice);
+        let masks_otherwise = before.mask_key.expose() != now.mask_key.expose()
+            || !now
+                .mask_slice(&self.principal, &self.to.name)
+                .says_the_same(&before.mask_slice(&self.principal, &self.to.name));
+        self.slice = slice;
+        if masks_otherwise {
+            self.apply_masking();
+            if !self.session.mask_what_is_under_way() {
+                return Err(by_policy("rows that are being copied would have to be masked otherwise now"));
+            }
+        }
+        if decides_otherwise {
+            self.watch_age();
+            let mut under_way = self.session.under_way();
+            if under_way.any(|actions| self.slice.denies(actions, Freshness::CONFIRMED)) {
+                return Err(by_policy("it denies what is under way"));
+            }
+            drop(under_way);
+            self.recheck_held().await?;
+        }
+        Ok(())
     }
 
     async fn wake(&mut self, woken: Woken) -> Result<(), End> {
@@ -306,8 +362,13 @@ impl Relay {
                 })
             }
             Woken::Cancel(from) => self.cancel(from).await,
-            Woken::Hold(update) => self.hold_update(update).await,
+            Woken::Hold(update) => {
+                // A grant is of no use to what was denied meanwhile.
+                self.take_policy().await?;
+                self.hold_update(update).await
+            }
             Woken::Policy => self.take_policy().await,
+            Woken::Stale => self.aged().await,
             Woken::Catalog(dated) => {
                 self.refreshed(dated);
                 Ok(())
@@ -331,6 +392,12 @@ impl Relay {
         if self.cancel_held().await? {
             return Ok(());
         }
+        self.cancel_at_target();
+        Ok(())
+    }
+
+    /// Asks the target to stop what it works at.
+    pub(super) fn cancel_at_target(&self) {
         let (dialer, to, (pid, secret)) = (self.shared.dialer.clone(), self.to.clone(), self.server_key.clone());
         // On a connection of its own, so that the relay goes on.
         self.shared.supervisor.spawn("cancel", OnEnd::EndSession, async move {
@@ -338,7 +405,14 @@ impl Relay {
                 tracing::warn!(session_id = %to.session, %error, "the target could not be asked to cancel");
             }
         });
-        Ok(())
+    }
+
+    /// Nothing more of the session reaches the target, and what it works at shall stop.
+    fn cut_off(&mut self) {
+        self.outbox.pending().clear();
+        if self.session.current_operation().is_some() {
+            self.cancel_at_target();
+        }
     }
 
     /// Waits until something can be moved, or something happens.
@@ -367,7 +441,9 @@ impl Relay {
         let write_server = !outbox.is_empty() || flow.server_unflushed;
         tokio::select! {
             biased;
-            () = tokio::time::sleep_until(self.expires) => Woken::Expired,
+            () = tokio::time::sleep_until(self.expires.min(self.stale)) => {
+                if self.expires <= self.stale { Woken::Expired } else { Woken::Stale }
+            }
             () = stopping.cancelled(), if drained.is_none() => Woken::Stopping,
             () = tokio::time::sleep_until(drained.unwrap_or(self.expires)), if drained.is_some() => Woken::Drained,
             Some(from) = key.requests.recv() => Woken::Cancel(from),
@@ -400,11 +476,15 @@ impl Relay {
 /// Relays until the session ends, and says why it did.
 pub(super) async fn run(mut relay: Relay) -> (Relay, End) {
     loop {
-        if let Err(end) = relay.work().await {
-            return (relay, end);
+        let mut turn = relay.work().await;
+        if turn.is_ok() {
+            let woken = relay.wait().await;
+            turn = relay.wake(woken).await;
         }
-        let woken = relay.wait().await;
-        if let Err(end) = relay.wake(woken).await {
+        if let Err(end) = turn {
+            if end.cuts_off() {
+                relay.cut_off();
+            }
             return (relay, end);
         }
     }

@@ -82,6 +82,8 @@ fn policy(group: &str, actions: &[&str], resources: &[&str]) -> Policy {
         resources: resources.iter().map(|resource| Pattern::parse(resource).unwrap()).collect(),
         when: Conditions::default(),
         approval: None,
+        waits: false,
+        staleness: postern_core::policy::Staleness::default(),
         reason: None,
     }
 }

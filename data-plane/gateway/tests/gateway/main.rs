@@ -5,6 +5,7 @@
 mod control;
 mod failover;
 mod house;
+mod redecide;
 mod renewal;
 mod sessions;
 mod target;

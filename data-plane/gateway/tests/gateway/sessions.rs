@@ -202,19 +202,24 @@ async fn policy_changes_reach_live_sessions() {
         read.resources = vec![postern_core::policy::Pattern::parse("public.people").unwrap()];
     });
     let began = std::time::Instant::now();
-    while client.sql.simple_query("SELECT * FROM items").await.is_ok() {
+    // By sessions of their own: what runs when it arrives ends its session.
+    while house.connect("readers").await.sql.simple_query("SELECT * FROM items").await.is_ok() {
         assert!(began.elapsed() < Duration::from_secs(5), "the change does not arrive");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(!client.sql.is_closed());
+    assert_eq!(db(&client.sql.simple_query("SELECT * FROM items").await.unwrap_err()).0, "42501");
+    client.sql.simple_query("SELECT id FROM people").await.unwrap();
     // With nothing left, the session ends.
     house.apply(|snapshot| snapshot.policies.remove(&"read".parse().unwrap()));
     while !client.sql.is_closed() {
         assert!(began.elapsed() < Duration::from_secs(10), "the session does not end");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let (_, entries) = house.recording(0).await;
-    assert!(matches!(&entries[entries.len() - 2].event, Event::Ended { code: Some(Code::Denied), .. }));
+    let ended =
+        |entries: &[Entry]| matches!(&entries[entries.len() - 2].event, Event::Ended { code: Some(Code::Denied), .. });
+    while !house.control.sealed(&house.credential.ca_der()).iter().any(|(.., entries)| ended(entries)) {
+        assert!(began.elapsed() < Duration::from_secs(15), "its recording does not say why");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -281,8 +286,46 @@ async fn policy_that_is_too_old_opens_no_session() {
     // The control plane that is played here sends no heartbeats.
     tokio::time::sleep(Duration::from_millis(900)).await;
     assert_eq!(db(&house.try_connect("db", &token).await.err().unwrap()).0, "57P03");
-    // What is open goes on.
-    client.sql.simple_query("SELECT 1").await.unwrap();
+    // Policy says nothing of it, so what is open ends, also when nothing wakes it.
+    let (_, entries) = house.recording(0).await;
+    assert!(matches!(&entries[entries.len() - 2].event, Event::Ended { code: Some(Code::PolicyUnavailable), .. }));
+    assert!(client.sql.simple_query("SELECT 1").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policy_may_say_that_what_is_open_goes_on() {
+    let old = |config: &mut postern_gateway::GatewayConfig| {
+        config.staleness_limit = postern_runtime::config::HumanDuration(Duration::from_millis(700));
+    };
+    let house = House::with("", old).await;
+    house.apply(|snapshot| {
+        let read = snapshot.policies.get_mut(&"read".parse().unwrap()).unwrap();
+        read.staleness.then = postern_core::policy::OnStale::Keep;
+        let mut short = read.clone();
+        short.staleness.then = postern_core::policy::OnStale::End;
+        short.resources = vec![postern_core::policy::Pattern::parse("public.secrets").unwrap()];
+        snapshot.policies.insert("short".parse().unwrap(), short);
+    });
+    let client = house.connect("readers").await;
+    let began = std::time::Instant::now();
+    // Until the change is there, and then until it is too old.
+    let mut permitted = false;
+    loop {
+        match client.sql.simple_query("SELECT * FROM secrets").await {
+            Ok(_) => permitted = true,
+            Err(error) if permitted => {
+                let (state, message) = db(&error);
+                assert_eq!(state, "57P03", "{message}");
+                break;
+            }
+            Err(_) => {}
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "it does not become too old");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.sql.simple_query("SELECT * FROM items").await.unwrap();
+    let token = house.token(&principal("ada", "readers"), 600);
+    assert_eq!(db(&house.try_connect("db", &token).await.err().unwrap()).0, "57P03");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -140,7 +140,7 @@ async fn count(house: &House) -> i64 {
 }
 
 /// A session without a driver, ready for a query.
-async fn raw_session(house: &House, group: &str) -> tokio::net::TcpStream {
+pub(crate) async fn raw_session(house: &House, group: &str) -> tokio::net::TcpStream {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(house.gateway.postgres_addr).await.unwrap();
     let parameters = b"\0\x03\0\0user\0db\0database\0postgres\0\0";

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use postern_core::action::Action;
 use postern_core::id::OperationId;
 
 use super::analyze::{AnalyzeContext, SessionNames, Statement};
@@ -148,6 +149,36 @@ impl Session {
         self.names_changed();
         // What a statement's columns are may have changed with the catalog.
         self.statements.forget_columns();
+    }
+
+    /// After other masking rules were put in force: lays them over the rows that are still to come of what is under way. False where that cannot be,
+    /// in the middle of a COPY: the session must end.
+    #[must_use]
+    pub fn mask_what_is_under_way(&mut self) -> bool {
+        if !self.is_idle() {
+            // What was read under other rules may be quoted by messages of the transaction.
+            self.scrub = super::mask::Scrub::Everything;
+        }
+        let statement = self.flight.head().and_then(flight::Expected::statement).map(Arc::clone);
+        if let Some(copy) = &self.copy_out {
+            let plain = |statement: &Arc<Statement>| {
+                super::mask::CopyMask::for_copy(statement, &self.masking).is_ok_and(|mask| mask.is_none())
+            };
+            return copy.mask.is_none() && statement.as_ref().is_some_and(plain);
+        }
+        if let Some(statement) = statement
+            && let Some(result) = self.result.take()
+        {
+            let result = ResultSet::new(result.operation, result.columns, &statement, &self.masking);
+            self.deferred.push(result.told());
+            self.result = Some(result);
+        }
+        true
+    }
+
+    /// What each operation does that was permitted and is not over: what the server works at, what comes after it, and open portals.
+    pub fn under_way(&self) -> impl Iterator<Item = &[Action]> {
+        self.running.values().map(|running| running.statement.actions.as_slice())
     }
 
     /// Set when this session has changed the catalog and is outside a transaction: read the catalog anew, then call
