@@ -33,7 +33,7 @@ fn policies(count: usize) -> BTreeMap<Name, Policy> {
         let resources = if place + 1 == count { "public.orders".to_owned() } else { format!("app{place}.*") };
         Policy {
             effect: if place.is_multiple_of(7) && place + 1 != count { Effect::Deny } else { Effect::Permit },
-            principals: PrincipalSelector { groups: vec![group], subjects: Vec::new() },
+            principals: PrincipalSelector { groups: vec![group], subjects: Vec::new(), tokens: Vec::new() },
             targets: TargetSelector { names: vec!["*".into()], ..Default::default() },
             actions: ["sql:select", "sql:update"].map(|verb| ActionPattern::parse(verb).unwrap()).into(),
             resources: vec![Pattern::parse(&resources).unwrap()],

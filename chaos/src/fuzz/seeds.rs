@@ -242,7 +242,7 @@ fn log() -> Vec<Vec<u8>> {
         grants: vec![Grant { objects: vec!["targets".into()], verbs: vec!["get".into()] }],
         description: "d".into(),
     };
-    let subjects = PrincipalSelector { groups: vec!["dev".into()], subjects: Vec::new() };
+    let subjects = PrincipalSelector { groups: vec!["dev".into()], subjects: Vec::new(), tokens: Vec::new() };
     let token = JoinToken {
         id: "t".into(),
         role: NodeRole::Control,

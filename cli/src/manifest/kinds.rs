@@ -120,7 +120,11 @@ fn role(spec: &mut Object<'_>) -> pb::RoleSpec {
 
 fn role_binding(spec: &mut Object<'_>) -> pb::RoleBindingSpec {
     let subjects = spec.object("subjects").map(|mut subjects| {
-        let read = pb::PrincipalSelector { groups: subjects.strings("groups"), subjects: subjects.strings("subjects") };
+        let read = pb::PrincipalSelector {
+            groups: subjects.strings("groups"),
+            subjects: subjects.strings("subjects"),
+            tokens: Vec::new(),
+        };
         subjects.finish();
         read
     });
@@ -133,8 +137,11 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         spec.fault("effect", "is required: permit or deny");
     }
     let principals = spec.object("principals").map(|mut principals| {
-        let read =
-            pb::PrincipalSelector { groups: principals.strings("groups"), subjects: principals.strings("subjects") };
+        let read = pb::PrincipalSelector {
+            groups: principals.strings("groups"),
+            subjects: principals.strings("subjects"),
+            tokens: principals.strings("tokens"),
+        };
         principals.finish();
         read
     });

@@ -170,6 +170,7 @@ fn principals(selector: Option<&pb::PrincipalSelector>) -> Value {
     if let Some(selector) = selector {
         shown.list("groups", &selector.groups);
         shown.list("subjects", &selector.subjects);
+        shown.list("tokens", &selector.tokens);
     }
     shown.done()
 }

@@ -113,6 +113,11 @@ pub(crate) fn policy_kept(outcome: &'static str) {
     counter!("postern_gateway_policy_kept_total", "outcome" => outcome).increment(1);
 }
 
+pub(crate) fn policy_kept_revision(revision: u64) {
+    #[allow(clippy::cast_precision_loss)] // whole up to 2^53
+    gauge!("postern_gateway_policy_kept_revision").set(revision as f64);
+}
+
 pub(crate) fn policy_keep_failed() {
     counter!("postern_gateway_policy_keep_failures_total").increment(1);
 }

@@ -29,7 +29,7 @@ fn alice() -> Principal {
 fn policy(effect: Effect, actions: &[&str], resources: &[&str]) -> Policy {
     Policy {
         effect,
-        principals: PrincipalSelector { groups: vec!["analysts".into()], subjects: vec![] },
+        principals: PrincipalSelector { groups: vec!["analysts".into()], subjects: vec![], tokens: Vec::new() },
         targets: TargetSelector { names: vec!["shop".into()], ..Default::default() },
         actions: actions.iter().map(|text| ActionPattern::parse(text).unwrap()).collect(),
         resources: resources.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
@@ -258,4 +258,19 @@ fn a_hold_waits_only_when_all_that_hold_say_so() {
     assert!(waits(vec![patient(), patient()]));
     assert!(!waits(vec![patient(), held(&["dba"])]));
     assert!(!waits(vec![held(&["dba"]), patient()]));
+}
+
+#[test]
+fn a_token_is_denied_by_its_id() {
+    let mut deny = policy(Effect::Deny, &["*"], &[]);
+    deny.principals = PrincipalSelector { tokens: vec!["tok_1".into()], ..Default::default() };
+    let policies = BTreeMap::from([
+        ("deny".parse().unwrap(), deny),
+        ("permit".parse().unwrap(), policy(Effect::Permit, &["*"], &[])),
+    ]);
+    let permitted = |token: Option<&str>| {
+        let who = Principal { token_id: token.map(Into::into), ..alice() };
+        PolicySlice::new(7, &policies, &who, &"shop".parse().unwrap(), &BTreeMap::new()).permits_anything()
+    };
+    assert_eq!([permitted(None), permitted(Some("tok_2")), permitted(Some("tok_1"))], [true, true, false]);
 }

@@ -57,13 +57,15 @@ pub enum Effect {
     Deny,
 }
 
-/// Which principals a rule speaks of: any of the groups or any of the subjects. Empty: nobody.
+/// Which principals a rule speaks of: any of the groups, of the subjects or of the tokens. Empty: nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrincipalSelector {
     /// Group names; `*` stands for every verified principal.
     pub groups: Vec<String>,
     /// Single identities.
     pub subjects: Vec<PrincipalId>,
+    /// Whoever presented one of these tokens, by their `jti`.
+    pub tokens: Vec<String>,
 }
 
 /// Which verbs a rule speaks of.
@@ -88,7 +90,10 @@ impl PrincipalSelector {
     /// Whether `principal` is meant.
     #[must_use]
     pub fn matches(&self, principal: &Principal) -> bool {
-        principal.in_any(&self.groups) || self.subjects.contains(&principal.id)
+        let by_token = |token: &str| self.tokens.iter().any(|known| known == token);
+        principal.in_any(&self.groups)
+            || self.subjects.contains(&principal.id)
+            || principal.token_id.as_deref().is_some_and(by_token)
     }
 }
 

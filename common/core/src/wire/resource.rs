@@ -343,11 +343,15 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
         }
     });
     let approval = spec.approval.map(|asked| requirement(asked, effect, faults));
+    let principals = selector::principals("spec.principals", spec.principals, faults);
+    if effect == Effect::Permit && !principals.tokens.is_empty() {
+        faults.add("spec.principals.tokens", "has a meaning only with effect \"deny\"");
+    }
     let staleness = staleness(spec.max_staleness_seconds, spec.on_stale, effect, faults);
     faults.bound("spec.reason", spec.reason.len(), MAX_TEXT);
     Policy {
         effect,
-        principals: selector::principals("spec.principals", spec.principals, faults),
+        principals,
         targets: selector::targets(spec.targets, faults),
         actions,
         resources: selector::patterns("spec.resources", &spec.resources, faults),

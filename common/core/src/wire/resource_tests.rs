@@ -16,7 +16,11 @@ fn resource(spec: pb::resource::Spec) -> pb::Resource {
 fn policy_spec() -> pb::PolicySpec {
     pb::PolicySpec {
         effect: pb::Effect::Permit.into(),
-        principals: Some(pb::PrincipalSelector { groups: vec!["g".into()], subjects: vec!["corp/a/b".into()] }),
+        principals: Some(pb::PrincipalSelector {
+            groups: vec!["g".into()],
+            subjects: vec!["corp/a/b".into()],
+            tokens: vec![],
+        }),
         targets: Some(pb::TargetSelector { names: vec!["*".into()], labels: BTreeMap::new() }),
         actions: vec!["sql:select".into(), "sql:*".into(), "*".into()],
         resources: vec!["public.*".into()],
@@ -96,7 +100,11 @@ fn whole_objects_round_trip() {
 fn all_faults_are_told_at_once() {
     let broken = pb::PolicySpec {
         effect: 9,
-        principals: Some(pb::PrincipalSelector { groups: vec![String::new()], subjects: vec!["nobody".into()] }),
+        principals: Some(pb::PrincipalSelector {
+            groups: vec![String::new()],
+            subjects: vec!["nobody".into()],
+            tokens: vec!["eyJ.eyJ.sig".into()],
+        }),
         targets: None,
         actions: vec!["sql:fly".into()],
         resources: vec!["a..b".into()],
@@ -113,6 +121,7 @@ fn all_faults_are_told_at_once() {
         "spec.effect",
         "spec.principals.groups[0]",
         "spec.principals.subjects[0]",
+        "spec.principals.tokens[0]",
         "spec.targets",
         "spec.actions[0]",
         "spec.resources[0]",

@@ -36,6 +36,9 @@ pub(super) fn binding(spec: pb::RoleBindingSpec, faults: &mut Faults) -> RoleBin
     if subjects.groups.iter().any(|group| group == "*") {
         faults.add("spec.subjects.groups", "must name groups: \"*\" would give the role to everybody");
     }
+    if !subjects.tokens.is_empty() {
+        faults.add("spec.subjects.tokens", "is for policies that deny");
+    }
     RoleBinding { role: spec.role, subjects }
 }
 

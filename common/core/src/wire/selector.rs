@@ -9,6 +9,8 @@ use crate::principal::PrincipalId;
 use crate::target::TargetSelector;
 
 /// What `redact` puts in a value's place when no text is given.
+/// The longest `jti`.
+const MAX_TOKEN_ID: usize = 256;
 const REDACTED: &str = "****";
 
 pub(super) fn principals(
@@ -17,7 +19,7 @@ pub(super) fn principals(
     faults: &mut Faults,
 ) -> PrincipalSelector {
     let selector = selector.unwrap_or_default();
-    if selector.groups.is_empty() && selector.subjects.is_empty() {
+    if selector.groups.is_empty() && selector.subjects.is_empty() && selector.tokens.is_empty() {
         faults.add(field, "names no groups and no subjects, so it speaks of nobody");
     }
     let mut subjects = Vec::new();
@@ -33,13 +35,22 @@ pub(super) fn principals(
             faults.add(format!("{field}.groups[{place}]"), "is empty");
         }
     }
-    PrincipalSelector { groups: selector.groups, subjects }
+    let path = format!("{field}.tokens");
+    faults.bound_all(&path, &selector.tokens);
+    for (place, token) in selector.tokens.iter().enumerate() {
+        // A token itself must not lie in a policy, to be read by whoever reads policies (I5).
+        if token.is_empty() || token.len() > MAX_TOKEN_ID || token.matches('.').count() >= 2 {
+            faults.add(format!("{path}[{place}]"), "must be the token's id, its \"jti\"");
+        }
+    }
+    PrincipalSelector { groups: selector.groups, subjects, tokens: selector.tokens }
 }
 
 pub(super) fn principals_to_proto(selector: &PrincipalSelector) -> pb::PrincipalSelector {
     pb::PrincipalSelector {
         groups: selector.groups.clone(),
         subjects: selector.subjects.iter().map(ToString::to_string).collect(),
+        tokens: selector.tokens.clone(),
     }
 }
 

@@ -24,7 +24,8 @@ fn role(name: &str, objects: &[&str], verbs: &[&str]) -> resource_pb::Resource {
 
 fn binding(name: &str, role: &str, groups: &[&str], subjects: &[&str]) -> resource_pb::Resource {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-    let subjects = resource_pb::PrincipalSelector { groups: words(groups), subjects: words(subjects) };
+    let subjects =
+        resource_pb::PrincipalSelector { groups: words(groups), subjects: words(subjects), ..Default::default() };
     resource(
         name,
         0,

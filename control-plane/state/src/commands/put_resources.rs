@@ -39,10 +39,12 @@ impl PutResources {
         if faults.is_empty() { Ok(Self { resources }) } else { Err(faults) }
     }
 
-    /// Level 2: policies that say how old they may be, and that a hold waits while the control plane is away.
+    /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens.
     pub(crate) fn feature_level(&self) -> u32 {
         let newer = |resource: &Resource| match &resource.spec {
-            Spec::Policy(policy) => policy.waits || policy.staleness != Staleness::default(),
+            Spec::Policy(policy) => {
+                policy.waits || policy.staleness != Staleness::default() || !policy.principals.tokens.is_empty()
+            }
             _ => false,
         };
         if self.resources.iter().any(newer) { 2 } else { 1 }

@@ -131,7 +131,7 @@ pub(crate) fn role(of: &str, revision: u64) -> Resource {
 }
 
 pub(crate) fn role_binding(of: &str, to: &str, revision: u64) -> Resource {
-    let subjects = PrincipalSelector { groups: vec!["dev".into()], subjects: Vec::new() };
+    let subjects = PrincipalSelector { groups: vec!["dev".into()], subjects: Vec::new(), tokens: Vec::new() };
     resource(of, revision, Spec::RoleBinding(RoleBinding { role: to.into(), subjects }))
 }
 

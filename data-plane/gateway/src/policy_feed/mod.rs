@@ -259,7 +259,10 @@ async fn watch_age(feed: &watch::Sender<Feed>, readiness: &Readiness, limit: Dur
             metrics::policy_age(confirmed.elapsed());
         }
         readiness.set("policy", now.fresh(limit).is_some());
+        // At the limit it is said at once.
+        let left = limit.saturating_sub(now.freshness(limit).age).saturating_add(Duration::from_millis(1));
+        let left = if left > Duration::from_millis(1) { left.min(AGE_INTERVAL) } else { AGE_INTERVAL };
         // An error only means that the sender, which we hold, is gone.
-        let _ = tokio::time::timeout(AGE_INTERVAL, changes.changed()).await;
+        let _ = tokio::time::timeout(left, changes.changed()).await;
     }
 }

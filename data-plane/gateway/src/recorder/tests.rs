@@ -103,7 +103,11 @@ fn cancel_event() -> Event {
 fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
     let everything = postern_core::policy::Policy {
         effect: postern_core::policy::Effect::Permit,
-        principals: postern_core::policy::PrincipalSelector { groups: vec!["*".into()], subjects: Vec::new() },
+        principals: postern_core::policy::PrincipalSelector {
+            groups: vec!["*".into()],
+            subjects: Vec::new(),
+            tokens: Vec::new(),
+        },
         targets: postern_core::target::TargetSelector { names: vec!["*".into()], ..Default::default() },
         actions: vec![postern_core::policy::ActionPattern::Any],
         resources: Vec::new(),

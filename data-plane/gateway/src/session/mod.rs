@@ -9,6 +9,7 @@ mod hold;
 mod names;
 mod open;
 mod outbox;
+mod policy;
 mod record;
 mod relay;
 

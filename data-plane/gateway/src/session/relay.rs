@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postern_core::policy::{Freshness, PolicySlice};
+use postern_core::policy::PolicySlice;
 use postern_core::recording::Event;
 use postern_core::{Code, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
@@ -31,7 +31,6 @@ use crate::approvals::HoldUpdate;
 use crate::cancel::CancelKey;
 use crate::catalogs::Dated;
 use crate::credentials::Holding;
-use crate::identify::may_stay;
 use crate::policy_feed::{Current, Feed};
 use crate::recorder::SessionRecorder;
 use crate::upstream::{BoxStream, Destination, Upstream};
@@ -43,9 +42,7 @@ const READ: usize = 16 << 10;
 const KEPT: usize = 1 << 20;
 /// After so long without anything moving, what was recorded goes to the disk without waiting for the next operation's permit.
 const QUIET: Duration = Duration::from_millis(20);
-/// What is too old already is looked at again so often: the control plane may have come back and gone again meanwhile.
-const STALE_AGAIN: Duration = Duration::from_secs(5);
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a relay is made of.
 pub(super) struct Parts {
@@ -91,7 +88,7 @@ pub(super) struct Relay {
     from_server: BytesMut,
     events: Vec<ResultEvent>,
     rows: Rows,
-    feed: watch::Receiver<Feed>,
+    pub(super) feed: watch::Receiver<Feed>,
     key: CancelKey,
     server_key: (u32, bytes::Bytes),
     /// Keeps the lease up of the account that the target knows.
@@ -99,7 +96,7 @@ pub(super) struct Relay {
     /// When the token ends.
     expires: Instant,
     /// When something that permits may have become too old.
-    stale: Instant,
+    pub(super) stale: Instant,
     /// When the drain ends, once it has begun.
     drain: Option<Instant>,
     flow: Flow,
@@ -197,34 +194,6 @@ impl Relay {
         this
     }
 
-    /// How old the policy is.
-    pub(super) fn freshness(&self) -> Freshness {
-        self.feed.borrow().freshness(self.shared.config.staleness_limit.0)
-    }
-
-    /// When to look at its age again.
-    fn watch_age(&mut self) {
-        let fresh = self.freshness();
-        let left = self.slice.next_stale(fresh).map(|limit| limit.saturating_sub(fresh.age));
-        // Just past it.
-        let left = left.map_or(STALE_AGAIN, |left| left.saturating_add(Duration::from_millis(1)));
-        self.stale = Instant::now() + left.min(FAR);
-    }
-
-    /// Something that permits may be too old by now (I9).
-    async fn aged(&mut self) -> Result<(), End> {
-        let fresh = self.freshness();
-        self.watch_age();
-        if !self.slice.keeps(fresh) {
-            let message = format!(
-                "the session was ended: what permits it is too old, as the control plane has not confirmed it for {} s",
-                fresh.age.as_secs()
-            );
-            return Err(End::fatal(Code::PolicyUnavailable, message));
-        }
-        self.recheck_held().await
-    }
-
     /// For everything that the session's task logs.
     pub(super) fn span(&self) -> tracing::Span {
         tracing::info_span!("session", session_id = %self.to.session, principal = %self.principal, target = %self.to.name)
@@ -297,46 +266,6 @@ impl Relay {
         Ok(moved)
     }
 
-    /// Decides by the newest policy from here on: a live session follows each change (I6). What does not concern it costs it little, as every change
-    /// wakes every session.
-    async fn take_policy(&mut self) -> Result<(), End> {
-        if !self.feed.has_changed().unwrap_or(false) {
-            return Ok(());
-        }
-        let Some(current) = self.feed.borrow_and_update().current.clone() else { return Ok(()) };
-        if Arc::ptr_eq(&current, &self.current) {
-            return Ok(());
-        }
-        let former = std::mem::replace(&mut self.current, current);
-        let (before, now) = (&former.snapshot, &self.current.snapshot);
-        let by_policy = |why: &str| End::fatal(Code::Denied, format!("the session was ended by policy: {why}"));
-        let slice = may_stay(before, now, &self.principal, (&self.to.name, &self.to.database)).map_err(by_policy)?;
-        // Its catalog may have to be read by a password that was changed.
-        self.to.sent = now.credentials.get(&self.to.name).cloned();
-        let decides_otherwise = !slice.says_the_same(&self.slice);
-        let masks_otherwise = before.mask_key.expose() != now.mask_key.expose()
-            || !now
-                .mask_slice(&self.principal, &self.to.name)
-                .says_the_same(&before.mask_slice(&self.principal, &self.to.name));
-        self.slice = slice;
-        if masks_otherwise {
-            self.apply_masking();
-            if !self.session.mask_what_is_under_way() {
-                return Err(by_policy("rows that are being copied would have to be masked otherwise now"));
-            }
-        }
-        if decides_otherwise {
-            self.watch_age();
-            let mut under_way = self.session.under_way();
-            if under_way.any(|actions| self.slice.denies(actions, Freshness::CONFIRMED)) {
-                return Err(by_policy("it denies what is under way"));
-            }
-            drop(under_way);
-            self.recheck_held().await?;
-        }
-        Ok(())
-    }
-
     async fn wake(&mut self, woken: Woken) -> Result<(), End> {
         match woken {
             Woken::Moved => Ok(()),
@@ -405,14 +334,6 @@ impl Relay {
                 tracing::warn!(session_id = %to.session, %error, "the target could not be asked to cancel");
             }
         });
-    }
-
-    /// Nothing more of the session reaches the target, and what it works at shall stop.
-    fn cut_off(&mut self) {
-        self.outbox.pending().clear();
-        if self.session.current_operation().is_some() {
-            self.cancel_at_target();
-        }
     }
 
     /// Waits until something can be moved, or something happens.

@@ -76,7 +76,7 @@ pub(crate) fn principal(subject: &str, group: &str) -> Principal {
 fn policy(group: &str, actions: &[&str], resources: &[&str]) -> Policy {
     Policy {
         effect: Effect::Permit,
-        principals: PrincipalSelector { groups: vec![group.into()], subjects: Vec::new() },
+        principals: PrincipalSelector { groups: vec![group.into()], subjects: Vec::new(), tokens: Vec::new() },
         targets: TargetSelector { names: vec!["db".into()], ..Default::default() },
         actions: actions.iter().map(|action| ActionPattern::parse(action).unwrap()).collect(),
         resources: resources.iter().map(|resource| Pattern::parse(resource).unwrap()).collect(),

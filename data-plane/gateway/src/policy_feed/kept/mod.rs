@@ -10,6 +10,7 @@
 mod file;
 mod mark;
 mod seal;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -19,10 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use postern_core::secret::SecretBytes;
-use postern_core::snapshot::Snapshot;
 use postern_core::{Name, Timestamp};
-use postern_proto::gateway::v1::{self as pb, Kept, KeptHead, Signed, WatchResponse, kept, watch_response};
+use postern_proto::gateway::v1::{Signed, watch_response};
 use postern_runtime::clock;
 use postern_runtime::pki::{NodeCredential, PkiError, create_private_dir};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
@@ -32,9 +31,8 @@ use tokio_util::sync::CancellationToken;
 use super::Current;
 use super::assemble::{Assembler, Taken};
 use crate::metrics;
-use file::Log;
-use mark::{Boot, Mark};
 use seal::{FileId, NotSealed, Root};
+use store::Store;
 
 /// Changes are written together, so often at most.
 const COALESCE: Duration = Duration::from_secs(1);
@@ -150,19 +148,6 @@ struct Shared {
     step: Duration,
 }
 
-/// The writer's own.
-struct Store {
-    config: KeptConfig,
-    root: Root,
-    log: Option<Log>,
-    mark: Option<Mark>,
-    confirmed: Option<(Timestamp, Boot)>,
-    seen: Timestamp,
-    /// The file has credentials that are no longer to be kept.
-    unwanted: bool,
-    failed: bool,
-}
-
 /// Reads what is kept, and keeps it up from here on. Blocks on the disk. A disk that keeps nothing is told of, and no reason not to start.
 pub(crate) fn start(
     enabled: bool,
@@ -197,16 +182,7 @@ fn open(config: KeptConfig, credential: &NodeCredential) -> Result<(Loaded, Keep
     create_private_dir(&config.dir)?;
     let root = Root::of(credential)?;
     let step = (config.limit / 20).clamp(Duration::from_secs(1), Duration::from_secs(30));
-    let mut store = Store {
-        config,
-        root,
-        log: None,
-        mark: None,
-        confirmed: None,
-        seen: clock::now(),
-        unwanted: false,
-        failed: false,
-    };
+    let mut store = Store::new(config, root);
     let (loaded, whole) = store.load(&credential.ca_der());
     let keeper = Keeper(Arc::new(Shared {
         pending: Mutex::default(),
@@ -303,191 +279,6 @@ impl Keeper {
             }
         }
     }
-}
-
-impl Store {
-    /// What is kept, as far as it may be served; and whether a new file should begin.
-    fn load(&mut self, authority: &[u8]) -> (Loaded, bool) {
-        let nothing = || Loaded { assembler: Assembler::new(authority.to_vec()), policy: None };
-        let read = Mark::read(&self.config.dir, &self.root).and_then(|mark| match mark {
-            None => Ok(None),
-            Some(mark) => self.replay(&mark, authority).map(|(assembler, current)| Some((mark, assembler, current))),
-        });
-        match read {
-            Ok(None) => (nothing(), true),
-            Ok(Some((mark, assembler, current))) => {
-                let age = mark.age(clock::now(), &Boot::now());
-                let age = age.and_then(|age| if age > self.config.limit { Err(Refused::TooOld(age)) } else { Ok(age) });
-                let confirmed = match age {
-                    Ok(age) => {
-                        metrics::policy_kept("served");
-                        tracing::info!(
-                            revision = current.snapshot.revision,
-                            age_s = age.as_secs(),
-                            "deciding by the policy on the disk, until the control plane answers"
-                        );
-                        Instant::now().checked_sub(age)
-                    }
-                    // What it says of revisions and revoked certificates is true all the same.
-                    Err(refused) => {
-                        told(&refused);
-                        None
-                    }
-                };
-                self.confirmed = Some((mark.confirmed, mark.boot.clone()));
-                self.seen = self.seen.max(mark.seen);
-                self.mark = Some(mark);
-                (Loaded { assembler, policy: Some((current, confirmed)) }, self.unwanted)
-            }
-            Err(refused) => {
-                told(&refused);
-                (nothing(), true)
-            }
-        }
-    }
-
-    fn replay(&mut self, mark: &Mark, authority: &[u8]) -> Result<(Assembler, Arc<Current>), Refused> {
-        let mut assembler = Assembler::new(authority.to_vec());
-        let mut newest = None;
-        let (mut place, gateway) = (0_u64, self.config.gateway.to_string());
-        let (with_credentials, mut without) = (self.config.credentials, false);
-        let log = Log::read(&self.config.dir, &self.root, (mark.file, mark.records), |record| {
-            let policy = match (place, record.what) {
-                (0, Some(kept::What::Head(head))) => {
-                    if head.gateway != gateway {
-                        return Err(Refused::OtherGateway(head.gateway));
-                    }
-                    assembler.set_past(head.past_incarnations);
-                    None
-                }
-                (1, Some(kept::What::Whole(signed))) => Some(WatchResponse {
-                    policy: Some(watch_response::Policy::Whole(signed)),
-                    credentials: Some(pb::Credentials { whole: true, ..Default::default() }),
-                    ..Default::default()
-                }),
-                (2.., Some(kept::What::Delta(signed))) => {
-                    Some(WatchResponse { policy: Some(watch_response::Policy::Delta(signed)), ..Default::default() })
-                }
-                (2.., Some(kept::What::Credentials(credentials))) => {
-                    without |= !with_credentials;
-                    with_credentials.then(|| WatchResponse { credentials: Some(credentials), ..Default::default() })
-                }
-                _ => return Err(Refused::Damaged),
-            };
-            place = place.saturating_add(1);
-            if let Some(answer) = policy {
-                let taken = assembler.take(answer, Timestamp::from_millis(record.taken_ms));
-                newest = taken.map_err(|fault| Refused::Policy(fault.to_string()))?.or(newest.take());
-                drop(assembler.taken());
-            }
-            Ok(())
-        })?;
-        let newest: Arc<Current> = newest.ok_or(Refused::Damaged)?;
-        if log.is_signed_by_any(&newest.snapshot.revoked) {
-            return Err(Refused::Revoked);
-        }
-        (self.log, self.unwanted) = (Some(log), without);
-        Ok((assembler, newest))
-    }
-
-    /// Writes `pending`; whether a whole policy is needed to go on.
-    fn flush(&mut self, pending: Pending) -> bool {
-        match pending.confirmed {
-            // What is confirmed now is judged by the clock as it is now.
-            Some(at) => {
-                self.confirmed = Some(mark::clocks_at(at));
-                self.seen = clock::now();
-            }
-            None => self.seen = self.seen.max(clock::now()),
-        }
-        if pending.lost {
-            self.log = None;
-        }
-        let newest = pending.newest.clone();
-        match self.write(pending) {
-            Ok(()) => {
-                if std::mem::take(&mut self.failed) {
-                    tracing::info!("the policy is kept on the disk again");
-                }
-            }
-            Err(error) => {
-                metrics::policy_keep_failed();
-                if !std::mem::replace(&mut self.failed, true) {
-                    tracing::warn!(%error, "the policy cannot be kept on the disk: what is there ages");
-                }
-                self.log = None;
-            }
-        }
-        let signed_by_revoked = |log: &Log| newest.is_some_and(|newest| log.is_signed_by_any(&newest.snapshot.revoked));
-        self.log.as_ref().is_none_or(|log| log.is_long() || signed_by_revoked(log))
-    }
-
-    fn write(&mut self, pending: Pending) -> Result<(), KeepError> {
-        let mut records = Vec::new();
-        let begins = pending.whole.is_some();
-        if let Some((past_incarnations, whole, taken)) = pending.whole {
-            let head = KeptHead { gateway: self.config.gateway.to_string(), past_incarnations };
-            records.push(record(kept::What::Head(head), taken));
-            records.push(record(kept::What::Whole(whole), taken));
-        }
-        records.extend(pending.changes.into_iter().map(|(signed, taken)| record(kept::What::Delta(signed), taken)));
-        if pending.credentials
-            && self.config.credentials
-            && let Some(newest) = &pending.newest
-        {
-            records.push(record(kept::What::Credentials(credentials_of(&newest.snapshot)), clock::now()));
-        }
-        if begins {
-            self.log = Some(Log::create(&self.config.dir, &self.root, records)?);
-        } else if let Some(log) = &mut self.log
-            && !records.is_empty()
-        {
-            if log.is_full() {
-                self.log = None;
-                return Ok(());
-            }
-            log.append(records)?;
-        }
-        // Without a file that has everything, what was confirmed is not what the file has.
-        let (Some(log), Some((confirmed, boot))) = (&self.log, &self.confirmed) else { return Ok(()) };
-        let mark = Mark {
-            file: log.id(),
-            records: log.records(),
-            confirmed: *confirmed,
-            // A confirmation is never of later than what was seen, whatever the clock does.
-            seen: self.seen.max(*confirmed),
-            boot: boot.clone(),
-        };
-        mark.write(&self.config.dir, &self.root)?;
-        if begins {
-            file::tidy(&self.config.dir, &mark.file);
-        }
-        self.mark = Some(mark);
-        Ok(())
-    }
-}
-
-fn record(what: kept::What, taken: Timestamp) -> Kept {
-    Kept { taken_ms: taken.millis(), what: Some(what) }
-}
-
-fn credentials_of(snapshot: &Snapshot) -> pb::Credentials {
-    let credential = |(target, password): (&Name, &SecretBytes)| pb::Credential {
-        target: target.to_string(),
-        username: String::new(),
-        password: password.expose().to_vec(),
-    };
-    pb::Credentials {
-        whole: true,
-        credentials: snapshot.credentials.iter().map(credential).collect(),
-        removed: Vec::new(),
-        mask_key: snapshot.mask_key.expose().to_vec(),
-    }
-}
-
-fn told(refused: &Refused) {
-    metrics::policy_kept(refused.label());
-    tracing::warn!(reason = %refused, "the policy on the disk is not served");
 }
 
 fn file_id() -> FileId {

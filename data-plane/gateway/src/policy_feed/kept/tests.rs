@@ -8,6 +8,10 @@ use postern_core::wire::snapshot::{delta_to_proto, to_proto};
 use postern_runtime::pki::{Authority, KeyRequest, SealSigner};
 use prost::Message as _;
 
+use postern_core::snapshot::Snapshot;
+use postern_proto::gateway::v1::{self as pb, WatchResponse};
+
+use super::mark::{Boot, Mark};
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(600);
