@@ -1,6 +1,6 @@
 //! I9: gateways go on without the control plane, over restarts too, for as long as policy says and no longer.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use postern_chaos::live::cluster::faked_clock;
 use postern_chaos::live::fleet::{Fleet, FleetOptions};
@@ -58,12 +58,15 @@ fn start(postgres: &Postgres, further: &str) -> Fleet {
     fleet
 }
 
-/// Until the disk has what the gateway decides by.
+/// Until the disk has what the gateway decides by, confirmed since now.
 fn kept(fleet: &mut Fleet) {
-    let gateway = fleet.gateway(0).unwrap();
+    let (gateway, now) = (fleet.gateway(0).unwrap(), SystemTime::now());
+    let mark = gateway.folder().join("spool/policy/policy.mark");
     let revision = |name| gateway.metric(name, "");
     let same = || Ok(revision("postern_gateway_policy_kept_revision")? >= revision("postern_gateway_policy_revision")?);
     wait_until(SOON, "the policy to be kept", same).unwrap();
+    let since = || Ok(std::fs::metadata(&mark)?.modified()? > now);
+    wait_until(SOON, "the confirmation to be kept", since).unwrap();
 }
 
 fn session(fleet: &mut Fleet, subject: &str, group: &str) -> Wire {

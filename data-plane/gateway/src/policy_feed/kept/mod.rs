@@ -254,12 +254,6 @@ impl Keeper {
                 () = stop.cancelled() => true,
                 () = self.0.wake.notified() => false,
             };
-            if !stopping {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(COALESCE) => {}
-                }
-            }
             let pending = std::mem::take(&mut *lock(&self.0.pending));
             let confirmed = pending.confirmed;
             let written = tokio::task::spawn_blocking(move || {
@@ -276,6 +270,11 @@ impl Keeper {
             }
             if stopping {
                 return;
+            }
+            // What comes meanwhile is written together.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(COALESCE) => {}
             }
         }
     }
