@@ -61,7 +61,7 @@ pub(crate) async fn gateway(args: &RoleArgs) -> Result<(), Failure> {
     let _guard = init("gateway", &file.telemetry)?;
     let credential = credential(&file.gateway.credential_dir)?;
     let supervisor = Supervisor::new();
-    let drain = file.gateway.drain_limit.0.saturating_add(DRAIN_LIMIT);
+    let drain = file.gateway.drain_limit.0.saturating_add(file.gateway.flush_limit.0).saturating_add(DRAIN_LIMIT);
     let _handle = postern_gateway::run(file.gateway, credential, supervisor.clone()).await.map_err(cannot_start)?;
     until_end(&supervisor, drain).await
 }
@@ -140,7 +140,7 @@ mod tests {
         let control: ControlFile = parse("control.toml");
         assert_eq!(control.control.listen.port(), 7480);
         let gateway: GatewayFile = parse("gateway.toml");
-        assert_eq!(gateway.gateway.drain_limit.0, Duration::from_secs(5));
+        assert_eq!(gateway.gateway.drain_limit.0, Duration::from_secs(3600));
         let agent: AgentFile = parse("agent.toml");
         assert_eq!(agent.agent.allow.len(), 1);
     }

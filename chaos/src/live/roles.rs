@@ -242,6 +242,12 @@ impl ThreeProcesses {
         http_get(&format!("127.0.0.1:{port}"), "/metrics")
     }
 
+    /// Whether a role says that it is ready: 0 is the control plane, 1 the gateway, 2 the agent.
+    #[must_use]
+    pub fn is_ready(&self, role: usize) -> bool {
+        self.ports.ops.get(role).is_some_and(|port| http_get(&format!("127.0.0.1:{port}"), "/readyz").is_ok())
+    }
+
     /// The sum of a gateway's counter over all its labels that contain `labels`.
     ///
     /// # Errors
@@ -309,7 +315,8 @@ impl ThreeProcesses {
             Role::Gateway => format!(
                 "[gateway]\ncredential_dir = \"{folder}/gateway\"\npostgres_listen = \"127.0.0.1:{postgres}\"\n\
                  tunnel_listen = \"127.0.0.1:{tunnel}\"\nops_listen = \"127.0.0.1:{gateway}\"\ncontrol_plane = \"127.0.0.1:{api}\"\n\
-                 spool_dir = \"{folder}/spool\"\n{}\n",
+                 spool_dir = \"{folder}/spool\"\n{}{}\n",
+                if self.options.gateway.contains("drain_limit") { "" } else { "drain_limit = \"5s\"\n" },
                 self.options.gateway
             ),
             Role::Agent => format!(

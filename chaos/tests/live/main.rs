@@ -8,6 +8,7 @@ mod bad_tokens;
 mod clients;
 mod cluster;
 mod decide;
+mod drain;
 mod fleet;
 mod harness;
 mod hold;

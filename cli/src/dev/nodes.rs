@@ -56,6 +56,8 @@ pub(super) async fn start(
         config(json!({
             "postgres_listen": endpoints.postgres, "tunnel_listen": endpoints.tunnel,
             "control_plane": endpoints.admin.to_string(), "spool_dir": layout.spool(),
+            // Whoever stops it does not wait for a client that is only connected.
+            "drain_limit": "5s", "drain_idle_grace": "0s", "drain_notice": "0s", "flush_limit": "3s",
         }))?,
         credential,
         supervisors.data.clone(),

@@ -55,7 +55,9 @@ pub enum Code {
     ControlPlaneUnavailable,
     /// Past a limit; worth a retry later (I12).
     Overloaded,
-    /// The gateway is draining.
+    /// The gateway drains, and takes no new sessions: another one does.
+    Draining,
+    /// The gateway shuts down, and ends the session for it.
     ShuttingDown,
     /// A fault of Postern's own.
     Internal,
@@ -89,6 +91,7 @@ impl Code {
             Self::PolicyUnavailable => "policy-unavailable",
             Self::ControlPlaneUnavailable => "control-plane-unavailable",
             Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
             Self::ShuttingDown => "shutting-down",
             Self::Internal => "internal",
         }

@@ -2,7 +2,8 @@
 //!
 //! A node does not patch itself up in-process. A task that ends unexpectedly ends its session or its node; the orchestrator
 //! restarts the node. Shutdown goes in two steps: [`Supervisor::shutdown_token`] is cancelled first (stop accepting, wind sessions
-//! down); once the session tasks have ended, [`Supervisor::sessions_ended_token`] is (recorders, feeds and tunnels stop).
+//! down); once the session tasks have ended, [`Supervisor::sessions_ended_token`] is (recorders, feeds and tunnels stop). A second
+//! signal cancels [`Supervisor::hurry_token`]: whoever still waits for somebody else ends in good order, but now.
 //!
 //! | task | ends before shutdown | panics |
 //! | --- | --- | --- |
@@ -23,6 +24,9 @@ use tracing::Instrument as _;
 
 /// Counts tasks that panicked, by `task`.
 const PANICS: &str = "postern_node_task_panics_total";
+
+/// How long what was told to hurry may still take.
+const HURRY: Duration = Duration::from_secs(10);
 
 /// What a task's end means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,7 @@ struct Inner {
     sessions: TaskTracker,
     node: TaskTracker,
     stopping: CancellationToken,
+    hurry: CancellationToken,
     sessions_ended: CancellationToken,
     /// Why the node stopped itself: the first reason stays.
     failure: Mutex<Option<String>>,
@@ -106,6 +111,12 @@ impl Supervisor {
         self.0.stopping.clone()
     }
 
+    /// Cancelled when shutdown has begun and must not wait for anybody any more: sessions are to end now, in good order.
+    #[must_use]
+    pub fn hurry_token(&self) -> CancellationToken {
+        self.0.hurry.clone()
+    }
+
     /// Cancelled during [`Self::drain`] once every `EndSession` task has ended, or the limit is over: for tasks that sessions need to
     /// their end (recorder, policy feed, tunnels).
     #[must_use]
@@ -129,7 +140,8 @@ impl Supervisor {
         }
     }
 
-    /// Starts shutdown if it has not, waits for session tasks, then for all others. A second signal ends the wait.
+    /// Starts shutdown if it has not, waits for session tasks, then for all others. A second signal has sessions end at once, each in good
+    /// order, and leaves ten seconds for it; a third ends the wait.
     pub async fn drain(&self, limit: Duration) -> Drained {
         self.request_shutdown("drain");
         self.0.sessions.close();
@@ -143,13 +155,23 @@ impl Supervisor {
         };
         let all_ended = tokio::select! {
             ended = tokio::time::timeout(limit, all) => ended.is_ok(),
-            signal = signal() => {
-                tracing::warn!(signal, "told again to stop: not waiting longer");
-                false
-            }
+            () = self.told_again() => false,
         };
         self.0.sessions_ended.cancel();
         Drained { all_ended, left: self.0.sessions.len().saturating_add(self.0.node.len()) }
+    }
+
+    /// Ends when nothing is to be waited for any longer.
+    async fn told_again(&self) {
+        tokio::select! {
+            name = signal() => tracing::warn!(signal = name, "told again to stop: sessions end now"),
+            () = self.0.hurry.cancelled() => {}
+        }
+        self.0.hurry.cancel();
+        tokio::select! {
+            name = signal() => tracing::warn!(signal = name, "told once more to stop: not waiting longer"),
+            () = tokio::time::sleep(HURRY) => {}
+        }
     }
 
     /// Why the node stopped itself, if it did: the process then exits with 1.
@@ -284,6 +306,20 @@ mod tests {
         });
         assert_eq!(supervisor.drain(LONG).await, Drained { all_ended: true, left: 0 });
         assert_eq!(supervisor.failure(), None);
+    }
+
+    #[tokio::test]
+    async fn hurry_ends_a_drain_in_good_order() {
+        let supervisor = Supervisor::new();
+        let hurry = supervisor.hurry_token();
+        supervisor.spawn("session", OnEnd::EndSession, async move { hurry.cancelled().await });
+        let (again, hurry) = (supervisor.clone(), supervisor.hurry_token());
+        let told = async move {
+            again.shutdown_token().cancelled().await;
+            hurry.cancel();
+        };
+        let (drained, ()) = tokio::join!(supervisor.drain(LONG * 100), told);
+        assert_eq!(drained, Drained { all_ended: true, left: 0 });
     }
 
     #[tokio::test]

@@ -57,9 +57,18 @@ pub struct GatewayConfig {
     /// The policy on the gateway's own disk.
     #[serde(default)]
     pub kept_policy: KeptPolicyConfig,
-    /// How long sessions may go on after shutdown has begun.
+    /// How long sessions may go on after shutdown has begun. Those that are left then are ended.
     #[serde(default = "drain_limit")]
     pub drain_limit: HumanDuration,
+    /// From when on, after shutdown has begun, a session is ended that is idle outside a transaction.
+    #[serde(default = "drain_idle_grace")]
+    pub drain_idle_grace: HumanDuration,
+    /// How long, after shutdown has begun, new connections are told to go elsewhere before the port is closed.
+    #[serde(default = "drain_notice")]
+    pub drain_notice: HumanDuration,
+    /// How long, after the last session's end, recordings may take to reach the control plane. The rest waits in the spool.
+    #[serde(default = "flush_limit")]
+    pub flush_limit: HumanDuration,
 }
 
 /// The policy on the gateway's own disk: by it a gateway that starts while the control plane is away serves until the staleness limit.
@@ -173,5 +182,17 @@ const fn staleness_limit() -> HumanDuration {
 }
 
 const fn drain_limit() -> HumanDuration {
-    HumanDuration(Duration::from_secs(5))
+    HumanDuration(Duration::from_secs(3600))
+}
+
+const fn drain_idle_grace() -> HumanDuration {
+    HumanDuration(Duration::from_secs(300))
+}
+
+const fn drain_notice() -> HumanDuration {
+    HumanDuration(Duration::from_secs(10))
+}
+
+const fn flush_limit() -> HumanDuration {
+    HumanDuration(Duration::from_secs(30))
 }

@@ -9,6 +9,7 @@ mod catalogs;
 pub mod config;
 mod control;
 mod credentials;
+mod drain;
 mod identify;
 mod listener;
 mod metrics;
@@ -59,8 +60,6 @@ use session::Shared;
 use tunnels::Tunnels;
 use upstream::Dialer;
 
-/// How long recordings may take to reach the control plane once all sessions have ended.
-const FLUSH: Duration = Duration::from_secs(3);
 /// Recordings hold events of up to 16 MiB, and as much again around them.
 const MAX_UPLOAD: usize = 64 << 20;
 
@@ -184,7 +183,7 @@ pub async fn run(
     if let Some(fault) = config.credentials.faults() {
         return Err(GatewayError::Credentials(fault));
     }
-    let readiness = Readiness::new(&["policy", "recorder"]);
+    let readiness = Readiness::new(&["policy", "recorder", "accepting"]);
     let metrics = telemetry::install_metrics();
     let ended = supervisor.sessions_ended_token();
 
@@ -201,7 +200,8 @@ pub async fn run(
         OnEnd::StopNode,
         keep_fresh(&control, credential.clone(), dir, signer, ended.clone()),
     );
-    supervisor.spawn("upload", OnEnd::StopNode, uploader.run(upload, ended.clone(), FLUSH));
+    let uploading = uploader.run(upload, ended.clone(), config.flush_limit.0, supervisor.hurry_token());
+    supervisor.spawn("upload", OnEnd::StopNode, uploading);
     supervisor.spawn(
         "recorder-watch",
         OnEnd::StopNode,
@@ -259,6 +259,7 @@ pub async fn run(
         config,
     });
     supervisor.spawn("listener", OnEnd::StopNode, listener::accept(listener, shared));
+    supervisor.spawn("drain", OnEnd::StopNode, drain::watch(readiness.clone(), supervisor.clone()));
     tracing::info!(postgres = %postgres_addr, tunnels = ?tunnel_addr, tunnels_tcp = ?tunnel_tcp_addr, "gateway listens");
     Ok(GatewayHandle {
         postgres_addr,

@@ -12,14 +12,14 @@ use crate::session::{self, Shared};
 /// Clients past the limit that are told so at a time; more are only closed.
 const TOLD: usize = 32;
 
-/// Accepts until shutdown begins.
+/// Accepts until shutdown begins, and for a while then: who comes is told to go elsewhere, until whoever sends them has seen it.
 pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let stop = shared.supervisor.shutdown_token();
     let room = Arc::new(Semaphore::new(usize::try_from(shared.limits.max_connections).unwrap_or(usize::MAX >> 4)));
     let porch = Arc::new(Semaphore::new(TOLD));
+    let mut closes = std::pin::pin!(closes(&shared));
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = &mut closes => return,
             accepted = listener.accept() => accepted,
         };
         let (stream, from) = match accepted {
@@ -43,5 +43,16 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 Box::pin(session::refuse_overloaded(stream, from, served)).await;
             });
         }
+    }
+}
+
+/// Ends when the port is to be closed.
+async fn closes(shared: &Shared) {
+    shared.supervisor.shutdown_token().cancelled().await;
+    let (ended, hurry) = (shared.supervisor.sessions_ended_token(), shared.supervisor.hurry_token());
+    tokio::select! {
+        () = tokio::time::sleep(shared.config.drain_notice.0) => {}
+        () = ended.cancelled() => {}
+        () = hurry.cancelled() => {}
     }
 }

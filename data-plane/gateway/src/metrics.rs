@@ -42,6 +42,10 @@ pub(crate) fn session_ended(code: Option<Code>) {
     counter!("postern_gateway_sessions_ended_total", "code" => code).increment(1);
 }
 
+pub(crate) fn draining(yes: bool) {
+    gauge!("postern_gateway_draining").set(if yes { 1.0 } else { 0.0 });
+}
+
 pub(crate) fn token_refused(reason: &'static str) {
     counter!("postern_gateway_tokens_refused_total", "reason" => reason).increment(1);
 }

@@ -39,6 +39,8 @@ const BATCH: usize = 512 << 10;
 /// An acknowledgement that takes longer means that the connection, or its other end, hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(1);
+/// What is left of the time for the last recordings when shutdown is to hurry.
+const HURRIED: Duration = Duration::from_secs(2);
 /// When a session is tried again whose earlier events are at a member that does not answer.
 const STALLED_FOR: Duration = Duration::from_secs(10);
 
@@ -122,16 +124,28 @@ impl Uploader {
         Self { dir, view, to, told: BTreeSet::new() }
     }
 
-    /// Uploads until `stop`, then until all is acknowledged or `flush_limit` is over.
-    pub(crate) async fn run(mut self, client: UploadClient, stop: CancellationToken, flush_limit: Duration) {
+    /// Uploads until `stop`, then until all is acknowledged or `flush_limit` is over; little longer than `hurry`.
+    pub(crate) async fn run(
+        mut self,
+        client: UploadClient,
+        stop: CancellationToken,
+        flush_limit: Duration,
+        hurry: CancellationToken,
+    ) {
         let view = self.view.clone();
         let finished = async move {
             stop.cancelled().await;
             let mut view = view;
-            let settled = async { drop(view.wait_for(|view| view.settled).await) };
-            if tokio::time::timeout(flush_limit, settled).await.is_err() {
-                tracing::warn!("the control plane did not take all recordings in time: the rest stays in the spool");
-            }
+            let hurried = async {
+                hurry.cancelled().await;
+                tokio::time::sleep(HURRIED).await;
+            };
+            let late = tokio::select! {
+                _ = view.wait_for(|view| view.settled) => return,
+                () = tokio::time::sleep(flush_limit) => "in time",
+                () = hurried => "at once",
+            };
+            tracing::warn!("the control plane did not take all recordings {late}: the rest stays in the spool");
         };
         tokio::select! {
             () = finished => {}

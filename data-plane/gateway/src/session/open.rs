@@ -65,13 +65,13 @@ struct Connection {
 /// Opens a session, or tells the client why not.
 pub(super) async fn open(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Option<Relay> {
     let mut connection = None;
-    let shutdown = shared.supervisor.shutdown_token();
+    let hurry = shared.supervisor.hurry_token();
     let refused = tokio::select! {
         opened = attempt(stream, from, shared, &mut connection) => match opened {
             Ok(relay) => return Some(relay),
             Err(refused) => refused,
         },
-        () = shutdown.cancelled() => Refused::because(Code::ShuttingDown, "shutting down"),
+        () = hurry.cancelled() => Refused::because(Code::Draining, "shutting down"),
     };
     if let Refused::Because(code, fields, log) = refused {
         metrics::refused(code);
@@ -107,8 +107,10 @@ async fn attempt(
     let limit = shared.limits.handshake_timeout.0;
     let greeted = tokio::time::timeout(limit, async {
         let (startup, waiting) = greet(stream, from, shared, slot).await?;
+        takes_sessions(shared)?;
         let connection = slot.as_mut().ok_or(Refused::Silently)?;
         let token = password(connection, waiting).await?;
+        takes_sessions(shared)?;
         Ok::<_, Refused>((startup, token))
     });
     let (startup, token) = match greeted.await {
@@ -124,6 +126,12 @@ async fn attempt(
         .map_err(|refusal| Refused::because(refusal.code(), refusal))?;
     drop(token);
     begin(*startup, admitted, current, from, shared, slot).await
+}
+
+/// Who comes after shutdown has begun is told as soon as it can be told. Whoever had shown a token by then still gets a session.
+fn takes_sessions(shared: &Shared) -> Result<(), Refused> {
+    let draining = shared.supervisor.shutdown_token().is_cancelled();
+    if draining { Err(Refused::because(Code::Draining, "shutting down")) } else { Ok(()) }
 }
 
 /// In clear only on the machine itself.

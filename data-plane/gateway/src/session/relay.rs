@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::decide::Asked;
+use super::drain::Drain;
 use super::hold::Waiting;
 use super::names::{Refresh, masking};
 use super::outbox::Outbox;
@@ -97,8 +98,7 @@ pub(super) struct Relay {
     expires: Instant,
     /// When something that permits may have become too old.
     pub(super) stale: Instant,
-    /// When the drain ends, once it has begun.
-    drain: Option<Instant>,
+    drain: Drain,
     flow: Flow,
 }
 
@@ -129,8 +129,7 @@ enum Woken {
     Catalog(Option<Dated>),
     Quiet,
     Expired,
-    Stopping,
-    Drained,
+    Drained(&'static str),
 }
 
 impl From<ProtocolError> for End {
@@ -158,6 +157,7 @@ impl Relay {
         let Upstream { stream, received, ready, holding } = parts.upstream;
         let (client_read, client_write) = tokio::io::split(parts.client);
         let (server_read, server_write) = tokio::io::split(stream);
+        let drain = Drain::new(&shared.supervisor, &shared.config);
         let left = principal.expires_at.map_or(FAR, |at| at.since(clock::now())).min(FAR);
         let mut feed = shared.feed.clone();
         // Whatever came since the snapshot that the session began by is looked at first.
@@ -187,7 +187,7 @@ impl Relay {
             _holding: holding,
             expires: Instant::now() + left,
             stale: Instant::now(),
-            drain: None,
+            drain,
             flow: Flow::default(),
         };
         this.watch_age();
@@ -304,11 +304,7 @@ impl Relay {
             }
             Woken::Quiet => Ok(self.recorder.push().await?),
             Woken::Expired => Err(End::fatal(Code::TokenExpired, "the token has expired")),
-            Woken::Stopping => {
-                self.drain = Some(Instant::now() + self.shared.config.drain_limit.0);
-                Ok(())
-            }
-            Woken::Drained => Err(End::fatal(Code::ShuttingDown, "the gateway is shutting down")),
+            Woken::Drained(why) => Err(End::fatal(Code::ShuttingDown, why)),
         }
     }
 
@@ -338,12 +334,11 @@ impl Relay {
 
     /// Waits until something can be moved, or something happens.
     async fn wait(&mut self) -> Woken {
-        let stopping = self.shared.supervisor.shutdown_token();
-        let idle = self.session.is_idle() && self.waiting.is_none() && self.from_client.is_empty();
-        let drained = match self.drain {
-            Some(_) if idle && self.to_client.is_empty() => return Woken::Drained,
-            other => other,
-        };
+        let idle = self.session.is_idle()
+            && self.waiting.is_none()
+            && self.from_client.is_empty()
+            && self.to_client.is_empty()
+            && self.outbox.is_empty();
         // What the target still works at ends before it takes the Terminate, and closes then.
         if self.flow.terminated
             && self.outbox.is_empty()
@@ -353,7 +348,9 @@ impl Relay {
             return Woken::Terminated;
         }
         let unwritten = self.recorder.has_waiting();
-        let Self { sides, flow, outbox, to_client, from_client, from_server, waiting, refresh, feed, key, .. } = self;
+        let Self {
+            sides, flow, outbox, to_client, from_client, from_server, waiting, refresh, feed, key, drain, ..
+        } = self;
         let Sides { client_read, client_write, server_read, server_write } = sides;
         // While an operation is held, or the target works, the client is read only as far as its going away must be noticed.
         let read_client = flow.wants_client || (from_client.len() < HIGH && !flow.terminated);
@@ -365,8 +362,7 @@ impl Relay {
             () = tokio::time::sleep_until(self.expires.min(self.stale)) => {
                 if self.expires <= self.stale { Woken::Expired } else { Woken::Stale }
             }
-            () = stopping.cancelled(), if drained.is_none() => Woken::Stopping,
-            () = tokio::time::sleep_until(drained.unwrap_or(self.expires)), if drained.is_some() => Woken::Drained,
+            why = drain.over(idle) => Woken::Drained(why),
             Some(from) = key.requests.recv() => Woken::Cancel(from),
             update = next_update(waiting), if waiting.is_some() => Woken::Hold(update),
             Ok(()) = feed.changed() => { feed.mark_changed(); Woken::Policy },

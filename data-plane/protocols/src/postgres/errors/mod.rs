@@ -56,8 +56,9 @@ pub const fn sqlstate(code: Code) -> &'static str {
         Code::TokenMissing | Code::TokenInvalid | Code::TokenExpired | Code::TokenNotYetValid => "28P01",
         // invalid_catalog_name
         Code::UnknownTarget => "3D000",
-        // cannot_connect_now
-        Code::TargetUnavailable
+        // cannot_connect_now: libpq then tries the next of its hosts.
+        Code::Draining
+        | Code::TargetUnavailable
         | Code::AgentUnavailable
         | Code::CredentialUnavailable
         | Code::PolicyUnavailable
@@ -102,6 +103,7 @@ pub const fn client_message(code: Code) -> &'static str {
         Code::PolicyUnavailable => "the gateway has no current policy",
         Code::ControlPlaneUnavailable => "the control plane cannot be reached now",
         Code::Overloaded => "too many sessions: try again later",
+        Code::Draining => "the gateway is shutting down and takes no new sessions: connect again",
         Code::ShuttingDown => "the gateway is shutting down",
         _ => "internal error of the gateway",
     }
