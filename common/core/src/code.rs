@@ -55,6 +55,8 @@ pub enum Code {
     ControlPlaneUnavailable,
     /// Past a limit; worth a retry later (I12).
     Overloaded,
+    /// More operations in a second than a limit has; worth a retry later (I12).
+    RateLimited,
     /// The gateway drains, and takes no new sessions: another one does.
     Draining,
     /// The gateway shuts down, and ends the session for it.
@@ -91,6 +93,7 @@ impl Code {
             Self::PolicyUnavailable => "policy-unavailable",
             Self::ControlPlaneUnavailable => "control-plane-unavailable",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate-limited",
             Self::Draining => "draining",
             Self::ShuttingDown => "shutting-down",
             Self::Internal => "internal",

@@ -146,8 +146,22 @@ pub struct ListenerConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Client connections at a time.
+    /// Sessions at a time: connections whose token was accepted.
     pub max_connections: u32,
+    /// Connections at a time that have shown no token yet. When there are more, the oldest of them goes.
+    pub max_handshakes: u32,
+    /// Those of one address (of one /64, with IPv6).
+    pub max_handshakes_per_address: u32,
+    /// New connections in a second, of all; 0: no limit.
+    pub connections_per_second: u32,
+    /// Operations in a second, of all; 0: no limit.
+    pub operations_per_second: u32,
+    /// How long an operation past a rate may wait for its turn before it is refused.
+    pub operation_wait: HumanDuration,
+    /// What one principal may have. With `sessions = 0`, half of `max_connections`.
+    pub principal: Quota,
+    /// What all sessions on one target may have.
+    pub target: Quota,
     /// From the first byte to the token.
     pub handshake_timeout: HumanDuration,
     /// From the token to the target's answer, its login and catalog included.
@@ -160,10 +174,29 @@ pub struct Limits {
     pub recorded_bytes: ByteSize,
 }
 
+/// What one of many may have of a gateway; 0: no limit.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Sessions at a time.
+    pub sessions: u32,
+    /// New sessions in a second, and as many at once.
+    pub connections_per_second: u32,
+    /// Operations in a second, and as many at once.
+    pub operations_per_second: u32,
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1000,
+            max_handshakes: 512,
+            max_handshakes_per_address: 256,
+            connections_per_second: 500,
+            operations_per_second: 0,
+            operation_wait: HumanDuration(Duration::from_secs(1)),
+            principal: Quota::default(),
+            target: Quota::default(),
             handshake_timeout: HumanDuration(Duration::from_secs(15)),
             connect_timeout: HumanDuration(Duration::from_secs(20)),
             max_statement_bytes: ByteSize(1 << 20),

@@ -11,6 +11,7 @@ mod control;
 mod credentials;
 mod drain;
 mod identify;
+mod limits;
 mod listener;
 mod metrics;
 mod policy_feed;
@@ -43,7 +44,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Addresses, GatewayConfig, KeptPolicyConfig, Limits, ListenerConfig};
+pub use config::{Addresses, GatewayConfig, KeptPolicyConfig, Limits, ListenerConfig, Quota};
 pub use control::ControlError;
 pub use credentials::config::CredentialsConfig;
 pub use recorder::SpoolError;
@@ -54,6 +55,7 @@ use cancel::CancelKeys;
 use catalogs::Catalogs;
 use control::ControlPlane;
 use credentials::Accounts;
+use limits::Limiter;
 use policy_feed::kept::{self, KeptConfig};
 use recorder::{RecorderConfig, UploadClient};
 use session::Shared;
@@ -248,6 +250,7 @@ pub async fn run(
     let shared = Arc::new(Shared {
         gateway: identity.name,
         limits: config.limits.clone(),
+        limiter: Limiter::new(config.limits.clone()),
         tls,
         feed,
         recorder,

@@ -1,4 +1,4 @@
-//! Accepts clients, as many as the limits say.
+//! Accepts clients, as many as the limits say: beyond the connections of a second nobody gets so far as to be asked for a token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,8 @@ use postern_runtime::supervisor::OnEnd;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::limits::Handshakes;
+use crate::metrics;
 use crate::session::{self, Shared};
 
 /// Clients past the limit that are told so at a time; more are only closed.
@@ -14,7 +16,8 @@ const TOLD: usize = 32;
 
 /// Accepts until shutdown begins, and for a while then: who comes is told to go elsewhere, until whoever sends them has seen it.
 pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let room = Arc::new(Semaphore::new(usize::try_from(shared.limits.max_connections).unwrap_or(usize::MAX >> 4)));
+    let limits = &shared.limits;
+    let handshakes = Handshakes::new(limits.max_handshakes, limits.max_handshakes_per_address);
     let porch = Arc::new(Semaphore::new(TOLD));
     let mut closes = std::pin::pin!(closes(&shared));
     loop {
@@ -32,16 +35,23 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             }
         };
         let served = Arc::clone(&shared);
-        if let Ok(place) = Arc::clone(&room).try_acquire_owned() {
-            shared.supervisor.spawn("session", OnEnd::EndSession, async move {
-                let _place = place;
-                Box::pin(session::serve(stream, from, served)).await;
-            });
-        } else if let Ok(place) = Arc::clone(&porch).try_acquire_owned() {
-            shared.supervisor.spawn("refusal", OnEnd::EndSession, async move {
-                let _place = place;
-                Box::pin(session::refuse_overloaded(stream, from, served)).await;
-            });
+        match shared.limiter.connection() {
+            Ok(()) => {
+                let (handshake, pushed_out) = handshakes.begin(from.ip());
+                if pushed_out {
+                    metrics::handshake_pushed_out();
+                }
+                shared.supervisor.spawn("session", OnEnd::EndSession, async move {
+                    Box::pin(session::serve(stream, from, served, handshake)).await;
+                });
+            }
+            Err(exceeded) => {
+                let Ok(place) = Arc::clone(&porch).try_acquire_owned() else { continue };
+                shared.supervisor.spawn("refusal", OnEnd::EndSession, async move {
+                    let _place = place;
+                    Box::pin(session::refuse(stream, from, served, exceeded)).await;
+                });
+            }
         }
     }
 }

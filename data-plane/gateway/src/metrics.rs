@@ -6,6 +6,8 @@ use metrics::{counter, gauge, histogram};
 use postern_core::Code;
 use postern_core::policy::Outcome;
 
+use crate::limits::{What, Whose};
+
 /// A gauge that counts what is alive.
 #[derive(Debug)]
 pub(crate) struct Alive(&'static str);
@@ -40,6 +42,24 @@ pub(crate) fn refused(code: Code) {
 pub(crate) fn session_ended(code: Option<Code>) {
     let code = code.map_or("none", Code::as_str);
     counter!("postern_gateway_sessions_ended_total", "code" => code).increment(1);
+}
+
+pub(crate) fn limited(whose: Whose, what: What) {
+    let whose = match whose {
+        Whose::Principal => "principal",
+        Whose::Target => "target",
+        Whose::Node => "node",
+    };
+    let what = match what {
+        What::Sessions => "sessions",
+        What::Connections => "connections",
+        What::Operations => "operations",
+    };
+    counter!("postern_gateway_limited_total", "whose" => whose, "what" => what).increment(1);
+}
+
+pub(crate) fn handshake_pushed_out() {
+    counter!("postern_gateway_handshakes_pushed_out_total").increment(1);
 }
 
 pub(crate) fn draining(yes: bool) {

@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 
 use super::End;
 use super::relay::Relay;
+use crate::limits::Exceeded;
 use crate::metrics;
 use crate::recorder::RecordError;
 
@@ -53,6 +54,11 @@ impl Relay {
         id: DecisionId,
         operation_id: OperationId,
     ) -> Result<(), End> {
+        if asked == Asked::Run
+            && let Err(exceeded) = self.turn().await
+        {
+            return self.shed(pending, operation_id, id, exceeded).await;
+        }
         self.settle_names(&mut pending).await;
         let began = Instant::now();
         let fresh = self.freshness();
@@ -86,6 +92,40 @@ impl Relay {
                 self.hold(pending, held).await
             }
         }
+    }
+
+    /// Waits for an operation's turn.
+    async fn turn(&mut self) -> Result<(), Exceeded> {
+        let wait = self.place.operation()?;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// Refuses an operation past a limit. It is recorded without waiting for the disk: whoever floods must not make others wait for it.
+    async fn shed(
+        &mut self,
+        pending: Box<Pending>,
+        operation: OperationId,
+        id: DecisionId,
+        exceeded: Exceeded,
+    ) -> Result<(), End> {
+        tracing::debug!(%exceeded, "shed");
+        let denial = self.slice.deny_unclassified(Code::RateLimited, exceeded.to_string(), id, clock::now());
+        let digest = Digest::of(self.to.session, pending.text(), pending.parameters());
+        let event = event(operation, &pending, denial.decision.clone(), digest);
+        match self.recorder.enqueue(&event).await {
+            Ok(()) => self.recorder.enqueue(&never_ran(operation, denial.code)).await?,
+            Err(RecordError::TooLarge(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut fields = ErrorFields::denial(&denial);
+        if let Some(after) = exceeded.after {
+            fields = fields.with_hint(format!("There is room again in {} ms.", after.as_millis().max(1)));
+        }
+        self.refuse(pending, &fields);
+        Ok(())
     }
 
     /// Records, then forwards. An operation too large to be recorded does not run, and the session goes on.
@@ -126,15 +166,7 @@ impl Relay {
 
     /// Records that `operation` never reached the target; durable on return.
     pub(super) async fn not_run(&mut self, operation: OperationId, code: Code) -> Result<(), End> {
-        let completed = Completed {
-            operation,
-            outcome: OperationOutcome::NotRun { code },
-            rows: 0,
-            bytes: 0,
-            rows_omitted: 0,
-            rows_in: 0,
-        };
-        Ok(self.recorder.append(&Event::Completed(Box::new(completed))).await?)
+        Ok(self.recorder.append(&never_ran(operation, code)).await?)
     }
 
     /// Has the client told, in the place where the target's answer would be.
@@ -143,6 +175,17 @@ impl Relay {
         self.to_client.extend_from_slice(&refused.to_client);
         self.outbox.protocol(&refused.to_server);
     }
+}
+
+fn never_ran(operation: OperationId, code: Code) -> Event {
+    Event::Completed(Box::new(Completed {
+        operation,
+        outcome: OperationOutcome::NotRun { code },
+        rows: 0,
+        bytes: 0,
+        rows_omitted: 0,
+        rows_in: 0,
+    }))
 }
 
 fn event(operation: OperationId, pending: &Pending, decision: DecisionRecord, digest: Digest) -> Event {

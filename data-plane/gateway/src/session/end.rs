@@ -14,11 +14,11 @@ use crate::metrics;
 const TARGET: Duration = Duration::from_secs(1);
 
 /// Ends `relay` because of `end`.
-pub(super) async fn finish(mut relay: Relay, end: End) {
+pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
     if let Err(worse) = relay.last_events().await {
         tracing::warn!(reason = worse.reason, "the session's last events could not be recorded");
     }
-    let Relay { recorder, sides, mut outbox, mut to_client, .. } = relay;
+    let Relay { recorder, sides, mut outbox, mut to_client, .. } = *relay;
     let Sides { client_read, client_write, server_read, mut server_write } = sides;
     metrics::session_ended(end.code);
     match end.code {

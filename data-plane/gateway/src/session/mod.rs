@@ -3,6 +3,7 @@
 //! [`open`] takes the connection through handshake, token, recording and the target's login; [`relay`] then carries it, [`decide`] being
 //! the only way by which an operation gets into the [`outbox`]; [`end`] tells the client why and seals.
 
+mod buffers;
 mod decide;
 mod drain;
 mod end;
@@ -28,17 +29,19 @@ use crate::approvals::Approvals;
 use crate::cancel::CancelKeys;
 use crate::catalogs::Catalogs;
 use crate::config::{GatewayConfig, Limits};
+use crate::limits::{Handshake, Limiter};
 use crate::metrics;
 use crate::policy_feed::Feed;
 use crate::recorder::RecorderHandle;
 use crate::upstream::Dialer;
 
-pub(crate) use open::refuse_overloaded;
+pub(crate) use open::refuse;
 
 /// What all sessions of a gateway share; each part is a handle.
 pub(crate) struct Shared {
     pub(crate) gateway: Name,
     pub(crate) limits: Limits,
+    pub(crate) limiter: Arc<Limiter>,
     pub(crate) config: GatewayConfig,
     pub(crate) tls: TlsAcceptor,
     pub(crate) feed: watch::Receiver<Feed>,
@@ -87,15 +90,17 @@ impl End {
 }
 
 /// Serves one client connection to its end.
-pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>) {
+pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, handshake: Handshake) {
     let _alive = metrics::connection();
-    let Some(opened) = open::open(stream, from, &shared).await else { return };
+    // Boxed, each part: what only the beginning and the end need must not lie in the task while the session is idle.
+    let Some(mut relay) = Box::pin(open::open(stream, from, &shared, handshake)).await else { return };
+    drop(shared);
     let _open = metrics::session_opened();
-    let span = opened.span();
+    let span = relay.span();
     let relayed = async {
         tracing::info!(%from, "session begins");
-        let (relay, end) = relay::run(opened).await;
-        end::finish(relay, end).await;
+        let end = relay.run().await;
+        Box::pin(end::finish(relay, end)).await;
     };
     tracing::Instrument::instrument(relayed, span).await;
 }

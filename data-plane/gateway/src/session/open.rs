@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use super::Shared;
 use super::relay::Relay;
 use crate::identify::{Admitted, identify};
+use crate::limits::{Exceeded, Handshake, Place};
 use crate::metrics;
 use crate::policy_feed::Current;
 use crate::upstream::{BoxStream, Destination};
@@ -62,48 +63,85 @@ struct Connection {
     received: BytesMut,
 }
 
-/// Opens a session, or tells the client why not.
-pub(super) async fn open(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Option<Relay> {
-    let mut connection = None;
-    let hurry = shared.supervisor.hurry_token();
-    let refused = tokio::select! {
-        opened = attempt(stream, from, shared, &mut connection) => match opened {
-            Ok(relay) => return Some(relay),
-            Err(refused) => refused,
-        },
-        () = hurry.cancelled() => Refused::because(Code::Draining, "shutting down"),
-    };
-    if let Refused::Because(code, fields, log) = refused {
-        metrics::refused(code);
-        tracing::info!(%from, %code, reason = log, "session refused");
-        if let Some(Connection { stream, .. }) = connection {
-            farewell(stream, &fields.to_bytes()).await;
-        }
-    }
-    None
+/// A client that is let in, and its place among the sessions.
+struct Entered {
+    startup: Startup,
+    admitted: Admitted,
+    current: Arc<Current>,
+    place: Place,
 }
 
-/// Tells a client that there is no room, if it is quick.
-pub(crate) async fn refuse_overloaded(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>) {
+/// Opens a session, or tells the client why not. Until its token is accepted it may have to make room for others.
+pub(super) async fn open(
+    stream: TcpStream,
+    from: SocketAddr,
+    shared: &Arc<Shared>,
+    handshake: Handshake,
+) -> Option<Box<Relay>> {
+    let mut connection = None;
+    let hurry = shared.supervisor.hurry_token();
+    let draining = || Refused::because(Code::Draining, "shutting down");
+    let entered = tokio::select! {
+        entered = enter(stream, from, shared, &mut connection) => entered,
+        () = handshake.has_to_go() => Err(Refused::Silently),
+        () = hurry.cancelled() => Err(draining()),
+    };
+    let entered = match entered {
+        Ok(entered) => entered,
+        Err(refused) => {
+            tokio::select! {
+                () = tell(refused, from, connection) => {}
+                () = handshake.has_to_go() => {}
+            }
+            return None;
+        }
+    };
+    drop(handshake);
+    // Kept until the client has been told, when it comes to that.
+    let mut place = Some(entered.place);
+    let begun = tokio::select! {
+        begun = begin(entered.startup, entered.admitted, entered.current, from, shared, &mut connection, &mut place) => begun,
+        () = hurry.cancelled() => Err(draining()),
+    };
+    match begun {
+        Ok(relay) => Some(relay),
+        Err(refused) => {
+            tell(refused, from, connection).await;
+            None
+        }
+    }
+}
+
+async fn tell(refused: Refused, from: SocketAddr, connection: Option<Connection>) {
+    let Refused::Because(code, fields, log) = refused else { return };
+    metrics::refused(code);
+    tracing::info!(%from, %code, reason = log, "session refused");
+    if let Some(Connection { stream, .. }) = connection {
+        farewell(stream, &fields.to_bytes()).await;
+    }
+}
+
+/// Tells a client that it came too soon, if it is quick.
+pub(crate) async fn refuse(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, exceeded: Exceeded) {
     metrics::refused(Code::Overloaded);
-    tracing::debug!(%from, "connection refused: too many");
+    tracing::debug!(%from, %exceeded, "connection refused");
     let mut connection = None;
     let told = async {
         let greeted = greet(stream, from, &shared, &mut connection).await;
         if let (Ok(_), Some(Connection { stream, .. })) = (greeted, connection.take()) {
-            let fields = ErrorFields::fatal(Code::Overloaded, client_message(Code::Overloaded));
+            let fields = ErrorFields::fatal(Code::Overloaded, exceeded.to_string());
             farewell(stream, &fields.to_bytes()).await;
         }
     };
     let _ = tokio::time::timeout(FAREWELL, told).await;
 }
 
-async fn attempt(
+async fn enter(
     stream: TcpStream,
     from: SocketAddr,
     shared: &Arc<Shared>,
     slot: &mut Option<Connection>,
-) -> Result<Relay, Refused> {
+) -> Result<Entered, Refused> {
     let limit = shared.limits.handshake_timeout.0;
     let greeted = tokio::time::timeout(limit, async {
         let (startup, waiting) = greet(stream, from, shared, slot).await?;
@@ -124,8 +162,11 @@ async fn attempt(
     let (current, fresh) = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
     let admitted = identify(&current, fresh, &token, (&startup.target, &startup.database), clock::now())
         .map_err(|refusal| Refused::because(refusal.code(), refusal))?;
-    drop(token);
-    begin(*startup, admitted, current, from, shared, slot).await
+    let place = shared.limiter.admit(&admitted.principal.id, &admitted.name).map_err(|exceeded| {
+        let log = format!("{exceeded} ({} on {})", admitted.principal, admitted.name);
+        Refused::Because(Code::Overloaded, ErrorFields::fatal(Code::Overloaded, exceeded.to_string()), log)
+    })?;
+    Ok(Entered { startup: *startup, admitted, current, place })
 }
 
 /// Who comes after shutdown has begun is told as soon as it can be told. Whoever had shown a token by then still gets a session.
@@ -209,7 +250,8 @@ async fn begin(
     from: SocketAddr,
     shared: &Arc<Shared>,
     slot: &mut Option<Connection>,
-) -> Result<Relay, Refused> {
+    place: &mut Option<Place>,
+) -> Result<Box<Relay>, Refused> {
     let Admitted { principal, name, target, sent, database } = admitted;
     let session: SessionId = clock::session_id();
     let started = Started {
@@ -261,8 +303,9 @@ async fn begin(
         Arc::clone(&catalog.catalog),
         usize::try_from(shared.limits.max_statement_bytes.0).unwrap_or(usize::MAX),
     ));
-    Ok(Relay::new(super::relay::Parts {
+    Ok(Box::new(Relay::new(super::relay::Parts {
         shared: Arc::clone(shared),
+        place: place.take().ok_or(Refused::Silently)?,
         principal,
         to,
         recorder,
@@ -274,7 +317,7 @@ async fn begin(
         from_client: received,
         to_client: hello,
         upstream,
-    }))
+    })))
 }
 
 async fn more(connection: &mut Connection) -> Result<(), Refused> {

@@ -17,10 +17,11 @@ use postern_protocols::postgres::session::{
 };
 use postern_runtime::clock;
 use postern_runtime::supervisor::OnEnd;
-use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::buffers::{read, release, write};
 use super::decide::Asked;
 use super::drain::Drain;
 use super::hold::Waiting;
@@ -32,15 +33,13 @@ use crate::approvals::HoldUpdate;
 use crate::cancel::CancelKey;
 use crate::catalogs::Dated;
 use crate::credentials::Holding;
+use crate::limits::Place;
 use crate::policy_feed::{Current, Feed};
 use crate::recorder::SessionRecorder;
 use crate::upstream::{BoxStream, Destination, Upstream};
 
 /// What may wait for a side, in bytes, before the other is read no further.
 const HIGH: usize = 64 << 10;
-const READ: usize = 16 << 10;
-/// A buffer that grew for one large frame is given back.
-const KEPT: usize = 1 << 20;
 /// After so long without anything moving, what was recorded goes to the disk without waiting for the next operation's permit.
 const QUIET: Duration = Duration::from_millis(20);
 pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -48,6 +47,8 @@ pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What a relay is made of.
 pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
+    /// Its place among the sessions.
+    pub(super) place: Place,
     pub(super) principal: Principal,
     pub(super) to: Destination,
     pub(super) recorder: SessionRecorder,
@@ -72,6 +73,8 @@ pub(super) struct Sides {
 /// A session's whole state.
 pub(super) struct Relay {
     pub(super) shared: Arc<Shared>,
+    /// Its place among the sessions.
+    pub(super) place: Place,
     pub(super) principal: Principal,
     pub(super) to: Destination,
     pub(super) recorder: SessionRecorder,
@@ -140,7 +143,7 @@ impl From<ProtocolError> for End {
 
 impl Relay {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { shared, principal, to, recorder, current, catalog, context, .. } = parts;
+        let Parts { shared, place, principal, to, recorder, current, catalog, context, .. } = parts;
         let limits = &shared.limits;
         let limits = SessionLimits {
             frames: codec::Limits {
@@ -164,6 +167,7 @@ impl Relay {
         feed.mark_changed();
         let mut this = Self {
             shared,
+            place,
             principal,
             to,
             recorder,
@@ -183,7 +187,8 @@ impl Relay {
             rows: Rows::default(),
             feed,
             key: parts.key,
-            server_key: (ready.pid, ready.secret),
+            // Its own copy: as a part of what was read it would hold all of that.
+            server_key: (ready.pid, bytes::Bytes::copy_from_slice(&ready.secret)),
             _holding: holding,
             expires: Instant::now() + left,
             stale: Instant::now(),
@@ -192,6 +197,25 @@ impl Relay {
         };
         this.watch_age();
         this
+    }
+
+    /// Relays until the session ends, and says why it did. What it does when something has come is boxed: mostly it waits, and thousands do.
+    pub(super) async fn run(&mut self) -> End {
+        let end = loop {
+            if let Err(end) = Box::pin(self.work()).await {
+                break end;
+            }
+            let woken = self.wait().await;
+            if !matches!(woken, Woken::Moved)
+                && let Err(end) = Box::pin(self.wake(woken)).await
+            {
+                break end;
+            }
+        };
+        if end.cuts_off() {
+            self.cut_off();
+        }
+        end
     }
 
     /// For everything that the session's task logs.
@@ -352,6 +376,8 @@ impl Relay {
             sides, flow, outbox, to_client, from_client, from_server, waiting, refresh, feed, key, drain, ..
         } = self;
         let Sides { client_read, client_write, server_read, server_write } = sides;
+        release(from_client);
+        release(from_server);
         // While an operation is held, or the target works, the client is read only as far as its going away must be noticed.
         let read_client = flow.wants_client || (from_client.len() < HIGH && !flow.terminated);
         let read_server = flow.wants_server && to_client.len() < HIGH;
@@ -390,23 +416,6 @@ impl Relay {
     }
 }
 
-/// Relays until the session ends, and says why it did.
-pub(super) async fn run(mut relay: Relay) -> (Relay, End) {
-    loop {
-        let mut turn = relay.work().await;
-        if turn.is_ok() {
-            let woken = relay.wait().await;
-            turn = relay.wake(woken).await;
-        }
-        if let Err(end) = turn {
-            if end.cuts_off() {
-                relay.cut_off();
-            }
-            return (relay, end);
-        }
-    }
-}
-
 async fn next_update(waiting: &mut Option<Waiting>) -> HoldUpdate {
     match waiting {
         Some(waiting) => waiting.next().await,
@@ -419,30 +428,4 @@ async fn next_catalog(refresh: &mut Option<Refresh>) -> Option<Dated> {
         Some(refresh) => refresh.done().await,
         None => std::future::pending().await,
     }
-}
-
-/// One read. Cancel-safe.
-async fn read(from: &mut ReadHalf<BoxStream>, into: &mut BytesMut) -> std::io::Result<usize> {
-    if into.is_empty() && into.capacity() > KEPT {
-        *into = BytesMut::new();
-    }
-    into.reserve(READ);
-    from.read_buf(into).await
-}
-
-/// One write, or the flush that TLS needs once all is written. Cancel-safe.
-async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &mut BytesMut, unflushed: &mut bool) -> std::io::Result<()> {
-    if bytes.is_empty() {
-        to.flush().await?;
-        *unflushed = false;
-        return Ok(());
-    }
-    *unflushed = true;
-    if to.write_buf(bytes).await? == 0 {
-        return Err(std::io::ErrorKind::WriteZero.into());
-    }
-    if bytes.is_empty() && bytes.capacity() > KEPT {
-        *bytes = BytesMut::new();
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ mod control;
 mod drain;
 mod failover;
 mod house;
+mod limits;
 mod redecide;
 mod renewal;
 mod sessions;

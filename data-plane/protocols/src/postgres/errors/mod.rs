@@ -33,8 +33,8 @@ pub struct ErrorFields {
     pub hint: Option<String>,
 }
 
-/// The one map of Postern's codes to SQLSTATE. Chosen for what drivers do with them: 57P03 and 53300 are worth a retry,
-/// class 28 asks for other credentials, 42501 leaves the session alive.
+/// The one map of Postern's codes to SQLSTATE. Chosen for what drivers do with them: 57P03 and class 53 are worth a
+/// retry, class 28 asks for other credentials, 42501 leaves the session alive.
 #[must_use]
 pub const fn sqlstate(code: Code) -> &'static str {
     match code {
@@ -69,6 +69,8 @@ pub const fn sqlstate(code: Code) -> &'static str {
         Code::RecordingUnavailable => "58030",
         // too_many_connections
         Code::Overloaded => "53300",
+        // configuration_limit_exceeded
+        Code::RateLimited => "53400",
         // admin_shutdown
         Code::ShuttingDown => "57P01",
         // internal_error; also for codes that are newer than this map
@@ -103,6 +105,7 @@ pub const fn client_message(code: Code) -> &'static str {
         Code::PolicyUnavailable => "the gateway has no current policy",
         Code::ControlPlaneUnavailable => "the control plane cannot be reached now",
         Code::Overloaded => "too many sessions: try again later",
+        Code::RateLimited => "too many operations in a second: try again later",
         Code::Draining => "the gateway is shutting down and takes no new sessions: connect again",
         Code::ShuttingDown => "the gateway is shutting down",
         _ => "internal error of the gateway",
