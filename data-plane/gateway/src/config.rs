@@ -152,7 +152,7 @@ pub struct Limits {
     pub max_handshakes: u32,
     /// Those of one address (of one /64, with IPv6).
     pub max_handshakes_per_address: u32,
-    /// New connections in a second, of all; 0: no limit.
+    /// Connections in a second, of all, that ask for TLS or a session; 0: no limit.
     pub connections_per_second: u32,
     /// Operations in a second, of all; 0: no limit.
     pub operations_per_second: u32,

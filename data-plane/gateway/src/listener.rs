@@ -1,59 +1,54 @@
-//! Accepts clients, as many as the limits say: beyond the connections of a second nobody gets so far as to be asked for a token.
+//! Accepts clients: everybody, and whoever dawdles before the token makes room for those who come after.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use postern_runtime::supervisor::OnEnd;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::limits::Handshakes;
 use crate::metrics;
 use crate::session::{self, Shared};
 
-/// Clients past the limit that are told so at a time; more are only closed.
-const TOLD: usize = 32;
-
 /// Accepts until shutdown begins, and for a while then: who comes is told to go elsewhere, until whoever sends them has seen it.
 pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let limits = &shared.limits;
     let handshakes = Handshakes::new(limits.max_handshakes, limits.max_handshakes_per_address);
-    let porch = Arc::new(Semaphore::new(TOLD));
     let mut closes = std::pin::pin!(closes(&shared));
     loop {
         let accepted = tokio::select! {
-            () = &mut closes => return,
+            () = &mut closes => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, from)) => serve(stream, from, &shared, &handshakes),
             Err(error) => {
                 // Out of descriptors, as a rule: ending sessions give some back.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let served = Arc::clone(&shared);
-        match shared.limiter.connection() {
-            Ok(()) => {
-                let (handshake, pushed_out) = handshakes.begin(from.ip());
-                if pushed_out {
-                    metrics::handshake_pushed_out();
-                }
-                shared.supervisor.spawn("session", OnEnd::EndSession, async move {
-                    Box::pin(session::serve(stream, from, served, handshake)).await;
-                });
-            }
-            Err(exceeded) => {
-                let Ok(place) = Arc::clone(&porch).try_acquire_owned() else { continue };
-                shared.supervisor.spawn("refusal", OnEnd::EndSession, async move {
-                    let _place = place;
-                    Box::pin(session::refuse(stream, from, served, exceeded)).await;
-                });
             }
         }
     }
+    // Whom the system has let in already would else see a connection that breaks without a word, and libpq then does not try its next host.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, from)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            serve(stream, from, &shared, &handshakes);
+        }
+    }
+}
+
+fn serve(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>, handshakes: &Handshakes) {
+    let (handshake, pushed_out) = handshakes.begin(from.ip());
+    if pushed_out {
+        metrics::handshake_pushed_out();
+    }
+    let served = Arc::clone(shared);
+    shared.supervisor.spawn("session", OnEnd::EndSession, async move {
+        Box::pin(session::serve(stream, from, served, handshake)).await;
+    });
 }
 
 /// Ends when the port is to be closed.

@@ -35,8 +35,6 @@ use crate::policy_feed::Feed;
 use crate::recorder::RecorderHandle;
 use crate::upstream::Dialer;
 
-pub(crate) use open::refuse;
-
 /// What all sessions of a gateway share; each part is a handle.
 pub(crate) struct Shared {
     pub(crate) gateway: Name,

@@ -115,25 +115,15 @@ pub(super) async fn open(
 async fn tell(refused: Refused, from: SocketAddr, connection: Option<Connection>) {
     let Refused::Because(code, fields, log) = refused else { return };
     metrics::refused(code);
-    tracing::info!(%from, %code, reason = log, "session refused");
+    if code == Code::Overloaded {
+        // Counted by what there is too much of; a flood must not become one of log lines.
+        tracing::debug!(%from, %code, reason = log, "session refused");
+    } else {
+        tracing::info!(%from, %code, reason = log, "session refused");
+    }
     if let Some(Connection { stream, .. }) = connection {
         farewell(stream, &fields.to_bytes()).await;
     }
-}
-
-/// Tells a client that it came too soon, if it is quick.
-pub(crate) async fn refuse(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>, exceeded: Exceeded) {
-    metrics::refused(Code::Overloaded);
-    tracing::debug!(%from, %exceeded, "connection refused");
-    let mut connection = None;
-    let told = async {
-        let greeted = greet(stream, from, &shared, &mut connection).await;
-        if let (Ok(_), Some(Connection { stream, .. })) = (greeted, connection.take()) {
-            let fields = ErrorFields::fatal(Code::Overloaded, exceeded.to_string());
-            farewell(stream, &fields.to_bytes()).await;
-        }
-    };
-    let _ = tokio::time::timeout(FAREWELL, told).await;
 }
 
 async fn enter(
@@ -180,7 +170,14 @@ fn demanded_of(client: IpAddr) -> Tls {
     if client.to_canonical().is_loopback() { Tls::Optional } else { Tls::Required }
 }
 
-/// The handshake up to the request for the token.
+impl From<Exceeded> for Refused {
+    fn from(exceeded: Exceeded) -> Self {
+        let fields = ErrorFields::fatal(Code::Overloaded, exceeded.to_string());
+        Self::Because(Code::Overloaded, fields, exceeded.to_string())
+    }
+}
+
+/// The handshake up to the request for the token. A connection counts from when it makes work: before TLS, whose keys cost the most.
 async fn greet(
     stream: TcpStream,
     from: SocketAddr,
@@ -188,7 +185,7 @@ async fn greet(
     slot: &mut Option<Connection>,
 ) -> Result<(Box<Startup>, postern_protocols::postgres::handshake::AwaitPassword), Refused> {
     stream.set_nodelay(true)?;
-    let mut state = AwaitStartup::new(demanded_of(from.ip()));
+    let (mut state, mut counted) = (AwaitStartup::new(demanded_of(from.ip())), false);
     *slot = Some(Connection { stream: Box::new(stream), received: BytesMut::with_capacity(BUFFER) });
     loop {
         let connection = slot.as_mut().ok_or(Refused::Silently)?;
@@ -203,6 +200,8 @@ async fn greet(
             }
             Step::StartTls(same, bytes) => {
                 state = same;
+                shared.limiter.connection()?;
+                counted = true;
                 send(connection, &bytes).await?;
                 let Connection { stream, received } = slot.take().ok_or(Refused::Silently)?;
                 // A failed TLS handshake tells the client itself.
@@ -220,6 +219,9 @@ async fn greet(
                 return Err(Refused::Silently);
             }
             Step::Startup(startup, waiting, bytes) => {
+                if !counted {
+                    shared.limiter.connection()?;
+                }
                 send(connection, &bytes).await?;
                 return Ok((startup, waiting));
             }
