@@ -5,6 +5,7 @@
 mod cli;
 pub mod cluster;
 pub mod fleet;
+pub mod idle;
 mod issuer;
 pub mod net;
 mod postern;

@@ -38,6 +38,8 @@ pub struct PostgresOptions {
     pub tls: bool,
     /// Refuses connections without TLS.
     pub tls_only: bool,
+    /// Sessions at a time, when not 60.
+    pub connections: Option<u16>,
 }
 
 /// The shop's roles, one for each way to authenticate; each may do all in database `shop`.
@@ -221,11 +223,12 @@ impl Postgres {
         fs::remove_file(&password)?;
 
         let mut settings = String::from(
-            "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 60\n\
+            "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n\
              log_statement = 'all'\nlog_line_prefix = '%p %d '\nshared_buffers = 32MB\nlc_messages = 'C'\n",
         );
         let socket = self.folder.path().display();
         writeln!(settings, "listen_addresses = '{}'", self.host())?;
+        writeln!(settings, "max_connections = {}", options.connections.unwrap_or(60))?;
         writeln!(settings, "unix_socket_directories = '{socket}'")?;
         if options.tls {
             self.make_certificate()?;

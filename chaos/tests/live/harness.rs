@@ -10,7 +10,7 @@ use postern_chaos::live::{Connection, Postgres, PostgresOptions, Process, Role, 
 
 #[test]
 fn the_sample_server_takes_each_role_as_it_should() {
-    let mut postgres = Postgres::start(PostgresOptions { tls: true, tls_only: false }).unwrap();
+    let mut postgres = Postgres::start(PostgresOptions { tls: true, ..Default::default() }).unwrap();
     for role in [Role::Scram, Role::Md5, Role::Cleartext] {
         let connection = Connection {
             host: "127.0.0.1".into(),

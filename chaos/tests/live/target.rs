@@ -20,7 +20,7 @@ fn target(postgres: &Postgres, role: Role, address: &str, tls: &str) -> String {
 
 #[test]
 fn every_authentication_and_tls_mode() {
-    let postgres = Postgres::start(PostgresOptions { tls: true, tls_only: false }).unwrap();
+    let postgres = Postgres::start(PostgresOptions { tls: true, ..Default::default() }).unwrap();
     let postern = Postern::dev(PosternOptions::default()).unwrap();
     let (by_ip, by_name) = (postgres.address(), format!("localhost:{}", postgres.port()));
     let connection = postern.connection("db", &postern.token("dora", &["dba"]).unwrap()).unwrap();
