@@ -4,6 +4,7 @@
 #   control    writes to three members of the control plane, beside three of etcd; then the leader is killed, again and again
 #   watch      how soon a change of policy reaches a thousand gateways, and what a watcher costs
 #   idle       what thousands of idle sessions cost the gateway, beside pgbouncer
+#   tunnel     bytes through a tunnel and an agent, beside TCP, TLS and a forward of OpenSSH
 #   operation  criterion's figures of one operation inside the gateway
 # ONLY=control,operation runs those parts alone. ROUNDS (3), SECONDS_EACH (5) and KILLS (30) set how long; SMOKE=1 only proves that it
 # runs, and writes nothing.
@@ -14,7 +15,7 @@ wanted() { [ -z "${ONLY:-}" ] || [[ ",$ONLY," == *",$1,"* ]]; }
 
 if [ -n "${SMOKE:-}" ]; then
     cargo build --locked -p postern -p postern-benches
-    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 OUTPUT=/dev/stdout
+    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 SCALE=1 OUTPUT=/dev/stdout
     binary=debug
 else
     # The clients too: a slow client would measure itself.
@@ -28,6 +29,7 @@ if wanted sessions; then "$target/$binary/load"; fi
 if wanted control; then "$target/$binary/control"; fi
 if wanted watch; then "$target/$binary/watch"; fi
 if wanted idle; then "$target/$binary/idle"; fi
+if wanted tunnel; then "$target/$binary/tunnel"; fi
 if [ -z "${SMOKE:-}" ] && wanted operation; then
     cargo bench --locked -p postern-benches --bench micro -- --quiet | tee "$target/criterion.txt"
     "$target/$binary/load" --append-micro "$target/criterion.txt"
