@@ -70,8 +70,9 @@ pub(crate) async fn agent(args: &RoleArgs) -> Result<(), Failure> {
     let file: AgentFile = load(&args.config)?;
     let _guard = init("agent", &file.telemetry)?;
     let supervisor = Supervisor::new();
+    let drain = file.agent.drain_limit.0.saturating_add(DRAIN_LIMIT);
     let _handle = postern_agent::start(file.agent, supervisor.clone()).await.map_err(cannot_start)?;
-    until_end(&supervisor, DRAIN_LIMIT).await
+    until_end(&supervisor, drain).await
 }
 
 async fn until_end(supervisor: &Supervisor, limit: Duration) -> Result<(), Failure> {

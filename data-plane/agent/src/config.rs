@@ -47,6 +47,9 @@ pub struct AgentConfig {
     /// Streams open at a time, over all tunnels.
     #[serde(default = "max_streams")]
     pub max_streams: u32,
+    /// How long connections may go on after shutdown has begun.
+    #[serde(default = "drain_limit")]
+    pub drain_limit: HumanDuration,
     /// Where `/healthz`, `/readyz` and `/metrics` are served; nowhere when absent.
     #[serde(default)]
     pub ops_listen: Option<SocketAddr>,
@@ -58,6 +61,10 @@ const fn max_streams() -> u32 {
 
 const fn udp_probe() -> HumanDuration {
     HumanDuration(Duration::from_secs(15))
+}
+
+const fn drain_limit() -> HumanDuration {
+    HumanDuration(Duration::from_secs(3600))
 }
 
 const fn tunnels() -> usize {

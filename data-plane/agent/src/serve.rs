@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use postern_core::target::Address;
 use postern_protocols::tunnel::{self, MAX_MESSAGE, Open, OpenStatus, Opened};
 use postern_runtime::tunnel::{RecvHalf, SendHalf, cause, wire};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::tunnel::Shared;
@@ -17,6 +18,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(30);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 8;
 const BUFFER: usize = 32 << 10;
+/// Held in each direction by a stream on which nothing comes.
+const SMALL: usize = 2 << 10;
 
 /// Why a stream was not opened.
 struct Refusal {
@@ -54,6 +57,10 @@ pub(crate) async fn stream(mut send: SendHalf, mut recv: RecvHalf, version: u32,
         recv.stop(cause::REFUSED);
         return;
     };
+    if shared.supervisor.shutdown_token().is_cancelled() {
+        let refusal = Refusal { status: OpenStatus::Failed, detail: "the agent is about to stop".into() };
+        return refuse(&mut send, &mut recv, &open, refusal).await;
+    }
     let Ok(_permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         let refusal = Refusal { status: OpenStatus::Failed, detail: "too many streams".into() };
         return refuse(&mut send, &mut recv, &open, refusal).await;
@@ -155,30 +162,12 @@ async fn carry(mut send: SendHalf, mut recv: RecvHalf, mut tcp: TcpStream) {
         let (mut from_target, mut to_target) = tcp.split();
         let abandoned = send.stopped();
         let outward = async {
-            let mut buffer = vec![0; BUFFER];
-            loop {
-                match recv.read(&mut buffer).await {
-                    Ok(size) if size > 0 => {
-                        let bytes = buffer.get(..size).unwrap_or_default();
-                        to_target.write_all(bytes).await.map_err(|_| Broken)?;
-                    }
-                    Ok(_) => return to_target.shutdown().await.map_err(|_| Broken),
-                    Err(_) => return Err(Broken),
-                }
-            }
+            copy(&mut recv, &mut to_target).await?;
+            to_target.shutdown().await.map_err(|_| Broken)
         };
         let inward = async {
-            let mut buffer = vec![0; BUFFER];
-            loop {
-                match from_target.read(&mut buffer).await {
-                    Ok(0) => return send.finish().map_err(|_| Broken),
-                    Ok(size) => {
-                        let bytes = buffer.get(..size).unwrap_or_default();
-                        send.write_all(bytes).await.map_err(|_| Broken)?;
-                    }
-                    Err(_) => return Err(Broken),
-                }
-            }
+            copy(&mut from_target, &mut send).await?;
+            send.finish().map_err(|_| Broken)
         };
         // `stopped` also resolves when all was delivered: only a stop by the gateway breaks.
         let abandoned = async {
@@ -194,6 +183,30 @@ async fn carry(mut send: SendHalf, mut recv: RecvHalf, mut tcp: TcpStream) {
         recv.stop(cause::BROKEN);
         // The target sees a reset too, not an orderly end.
         drop(tcp.set_zero_linger());
+    }
+}
+
+/// Until the orderly end. While nothing comes it holds a small buffer; while much comes, a large one.
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> Result<(), Broken> {
+    let mut small = [0; SMALL];
+    loop {
+        let size = from.read(&mut small).await.map_err(|_| Broken)?;
+        if size == 0 {
+            return Ok(());
+        }
+        to.write_all(small.get(..size).unwrap_or_default()).await.map_err(|_| Broken)?;
+        if size < SMALL {
+            continue;
+        }
+        let mut large = Vec::with_capacity(BUFFER);
+        // Reading is given up without a loss when nothing is there.
+        while let Some(read) = from.read_buf(&mut large).now_or_never() {
+            if read.map_err(|_| Broken)? == 0 {
+                return Ok(());
+            }
+            to.write_all(&large).await.map_err(|_| Broken)?;
+            large.clear();
+        }
     }
 }
 

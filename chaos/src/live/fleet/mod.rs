@@ -134,11 +134,20 @@ impl Fleet {
     /// # Errors
     /// See there.
     pub fn add_agent_of(&mut self, tunnels: &[String]) -> Result<usize> {
+        let number = self.new_agent(tunnels)?;
+        self.agent(number)?.start()?;
+        Ok(number)
+    }
+
+    /// The same, let in and not yet started.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn new_agent(&mut self, tunnels: &[String]) -> Result<usize> {
         let number = self.agents.len();
         let place = self.site.as_mut().map(Site::add_agent).transpose()?;
         let node = Node::agent(&self.cluster, number, place, (POOL, tunnels), &self.options.agent)?;
         self.agents.push(node);
-        self.agent(number)?.start()?;
         Ok(number)
     }
 
@@ -194,7 +203,14 @@ impl Fleet {
     /// # Errors
     /// When it cannot in time; with what the client was told and the logs.
     pub fn wait_for_login(&self, gateway: usize) -> Result<()> {
-        let target = if self.agents.is_empty() { "shop-direct" } else { "shop" };
+        self.wait_for_login_to(gateway, if self.agents.is_empty() { "shop-direct" } else { "shop" })
+    }
+
+    /// The same, to `target`.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn wait_for_login_to(&self, gateway: usize, target: &str) -> Result<()> {
         let connection = self.connection(gateway, target, "start", &["dba"])?;
         let mut last = String::new();
         wait_until(START_LIMIT, "a first login", || {

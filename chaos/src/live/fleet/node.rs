@@ -47,7 +47,7 @@ impl Node {
         let (folder, host) = (this.folder.display(), &this.host);
         this.config = format!(
             "[gateway]\ncredential_dir = \"{folder}/credential\"\npostgres_listen = \"{host}:{postgres}\"\n\
-             tunnel_listen = \"{host}:{tunnel}\"\nops_listen = \"{host}:{ops}\"\ncontrol_plane = {:?}\nspool_dir = \"{folder}/spool\"\n{}{further}\n",
+             tunnel_listen = \"{host}:{tunnel}\"\ntunnel_tcp_listen = \"{host}:{tunnel}\"\nops_listen = \"{host}:{ops}\"\ncontrol_plane = {:?}\nspool_dir = \"{folder}/spool\"\n{}{further}\n",
             cluster.addresses(),
             // Tests that stop it with sessions open do not wait an hour.
             if further.contains("drain_limit") { "" } else { "drain_limit = \"5s\"\n" },

@@ -50,9 +50,9 @@ pub(crate) fn sign(
     alt_names: &[String],
 ) -> Result<Signed, PkiError> {
     let lifetime = match identity.role {
-        NodeRole::Control | NodeRole::Gateway => keys.certificate_lifetime,
+        NodeRole::Control | NodeRole::Gateway | NodeRole::Agent => keys.certificate_lifetime,
         // Nobody renews these but people.
-        NodeRole::Agent | NodeRole::Admin => keys.certificate_lifetime.max(LONG),
+        NodeRole::Admin => keys.certificate_lifetime.max(LONG),
     };
     sign_for(keys, identity, csr, alt_names, lifetime)
 }

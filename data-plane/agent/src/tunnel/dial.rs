@@ -152,7 +152,14 @@ impl Dialer {
         let v6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
         let mut last = DialError::NoAddress;
         for address in addresses {
-            for address in resolve(address).await? {
+            let resolved = match resolve(address).await {
+                Ok(resolved) => resolved,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            for address in resolved {
                 // A socket of both families speaks to IPv4 peers in IPv6 form.
                 let address = match address {
                     SocketAddr::V4(v4) if v6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
@@ -188,7 +195,14 @@ impl Dialer {
     pub(crate) async fn tcp(&self, addresses: &[String]) -> Result<Own, DialError> {
         let mut last = DialError::NoAddress;
         for address in addresses {
-            for address in resolve(address).await? {
+            let resolved = match resolve(address).await {
+                Ok(resolved) => resolved,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            for address in resolved {
                 match tokio::time::timeout(CONNECT, self.tcp_at(address)).await {
                     Ok(Ok(link)) => return Ok(link),
                     Ok(Err(error)) => last = DialError::Tcp(error),

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use postern_core::node::NodeRole;
 use postern_protocols::tunnel::{
-    self, FrameError, Hello, Load, MAX_MESSAGE, ToAgent, ToGateway, VERSION, VERSION_MIN, Welcome, to_agent, to_gateway,
+    self, Drain, FrameError, Hello, Load, MAX_MESSAGE, ToAgent, ToGateway, VERSION, VERSION_MIN, Welcome, to_agent,
+    to_gateway,
 };
 use postern_runtime::backoff::Backoff;
 use postern_runtime::supervisor::OnEnd;
@@ -294,8 +295,14 @@ async fn hear(
 }
 
 async fn tell(send: &mut SendHalf, shared: &Shared) -> Result<std::convert::Infallible, WireError<FrameError>> {
-    let mut told = None;
+    let stopping = shared.supervisor.shutdown_token();
+    let (mut told, mut draining) = (None, false);
     loop {
+        if stopping.is_cancelled() && !draining {
+            draining = true;
+            let message = Some(to_gateway::Message::Drain(Drain {}));
+            wire::write(send, tunnel::frame(&ToGateway { message })).await?;
+        }
         let open = shared.open_streams();
         if told != Some(open) {
             let load = Load { open_streams: open, max_streams: shared.max_streams };
@@ -304,6 +311,9 @@ async fn tell(send: &mut SendHalf, shared: &Shared) -> Result<std::convert::Infa
             told = Some(open);
         }
         // Not `changed`: it wakes one of several tunnels.
-        tokio::time::sleep(LOAD_EVERY).await;
+        tokio::select! {
+            () = stopping.cancelled(), if !draining => {}
+            () = tokio::time::sleep(LOAD_EVERY) => {}
+        }
     }
 }

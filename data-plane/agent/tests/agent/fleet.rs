@@ -1,150 +1,11 @@
 //! The agent among several gateways that are played here: which it goes to, by which way, and what it does when one of them misbehaves.
 
-use std::collections::BTreeSet;
-
-use postern_protocols::tunnel::{
-    ALPN_TCP, Drain, GatewayAddress, Gateways, MAX_MESSAGE, ToAgent, ToGateway, prefer, to_agent, to_gateway,
-};
+use postern_protocols::tunnel::{Drain, GatewayAddress, Gateways, MAX_MESSAGE, ToGateway, to_agent, to_gateway};
 use postern_runtime::supervisor::OnEnd;
-use postern_runtime::tunnel::mux::{Mux, MuxLimits, Side};
-use postern_runtime::tunnel::{Carrier, Link, RecvHalf, SendHalf, StreamFault, cause, server_config, wire};
-use tokio_rustls::TlsAcceptor;
+use postern_runtime::tunnel::{Carrier, StreamFault, cause, wire};
 
+use super::played::{Played, agent, chosen, list};
 use super::*;
-
-/// A gateway that is played: where it listens, by its name.
-struct Played {
-    name: String,
-    authority: Arc<Authority>,
-    quic: Option<Endpoint>,
-    tcp: Option<TcpListener>,
-    supervisor: Supervisor,
-}
-
-/// A tunnel that it has taken in.
-struct Taken {
-    link: Link,
-    send: SendHalf,
-    recv: RecvHalf,
-}
-
-fn tls_of(authority: &Authority, name: &str, alpn: &[u8]) -> rustls::ServerConfig {
-    let identity = NodeIdentity { role: NodeRole::Gateway, name: name.parse().unwrap(), pool: None };
-    let request = KeyRequest::generate().unwrap();
-    let certificate_pem =
-        authority.issue(&identity, &request.csr_der, &[], clock::now(), Duration::from_secs(3600)).unwrap();
-    let credential =
-        NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() };
-    tls::server_mtls(&credential, &[alpn]).unwrap()
-}
-
-impl Played {
-    async fn new(authority: &Arc<Authority>, name: &str) -> Self {
-        let mut this = Self::without_udp(authority, name).await;
-        this.listen_udp(local());
-        this
-    }
-
-    async fn without_udp(authority: &Arc<Authority>, name: &str) -> Self {
-        let tcp = Some(TcpListener::bind(local()).await.unwrap());
-        let (authority, supervisor) = (Arc::clone(authority), Supervisor::new());
-        Self { name: name.to_owned(), authority, quic: None, tcp, supervisor }
-    }
-
-    fn listen_udp(&mut self, address: SocketAddr) {
-        let config = server_config(tls_of(&self.authority, &self.name, ALPN), 4, 64).unwrap();
-        self.quic = Some(Endpoint::server(config, address).unwrap());
-    }
-
-    fn address(&self) -> GatewayAddress {
-        let quic = self.quic.iter().map(|quic| quic.local_addr().unwrap().to_string()).collect();
-        let tcp = self.tcp.iter().map(|tcp| tcp.local_addr().unwrap().to_string()).collect();
-        GatewayAddress { name: self.name.clone(), quic, tcp, draining: false }
-    }
-
-    async fn link_quic(&self) -> Link {
-        Link::quic(self.quic.as_ref().unwrap().accept().await.unwrap().await.unwrap())
-    }
-
-    async fn link_tcp(&self) -> Link {
-        let (stream, remote) = self.tcp.as_ref().unwrap().accept().await.unwrap();
-        let tls = TlsAcceptor::from(Arc::new(tls_of(&self.authority, &self.name, ALPN_TCP)));
-        let stream = tls.accept(stream).await.unwrap();
-        let chain = stream.get_ref().1.peer_certificates().unwrap().to_vec();
-        let limits = MuxLimits { incoming: 4, outgoing: 64 };
-        let (mux, driver) = Mux::new(stream, Side::Listener, remote, limits);
-        self.supervisor.spawn("mux", OnEnd::EndPart, driver);
-        Link::tcp(mux, &chain, ALPN_TCP)
-    }
-
-    /// Takes the next tunnel in, whichever way it comes.
-    async fn take(&self) -> Taken {
-        let taken = async {
-            let link = match (&self.quic, &self.tcp) {
-                (Some(_), Some(_)) => tokio::select! {
-                    link = self.link_quic() => link,
-                    link = self.link_tcp() => link,
-                },
-                (Some(_), None) => self.link_quic().await,
-                _ => self.link_tcp().await,
-            };
-            self.greet(link, 2).await
-        };
-        tokio::time::timeout(LIMIT, taken).await.unwrap()
-    }
-
-    async fn greet(&self, link: Link, version: u32) -> Taken {
-        let (mut send, mut recv) = link.accept().await.unwrap();
-        let _: Hello = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
-        let welcome = Welcome { version, gateway: self.name.clone(), ..Welcome::default() };
-        wire::write(&mut send, tunnel::frame(&welcome)).await.unwrap();
-        Taken { link, send, recv }
-    }
-}
-
-impl Taken {
-    async fn tell(&mut self, message: to_agent::Message) {
-        wire::write(&mut self.send, tunnel::frame(&ToAgent { message: Some(message) })).await.unwrap();
-    }
-
-    /// As version 2 does it: an agent first says that it is at it.
-    async fn open(&self, address: &str) -> (SendHalf, RecvHalf, Opened) {
-        let (mut send, mut recv) = self.link.open().await.unwrap();
-        let request = Open { address: address.into(), connect_timeout_ms: 2_000, ..Open::default() };
-        wire::write(&mut send, tunnel::frame(&request)).await.unwrap();
-        let answers = async {
-            let first: Opened = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
-            assert_eq!(first.status(), OpenStatus::Opening);
-            wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap()
-        };
-        let opened = tokio::time::timeout(LIMIT, answers).await.unwrap();
-        (send, recv, opened)
-    }
-}
-
-async fn agent(authority: &Authority, mut config: serde_json::Value) -> Supervisor {
-    let defaults = serde_json::json!({"allow": [{"hosts": ["127.0.0.1"], "ports": ["1-65535"]}], "udp_probe": "200ms"});
-    for (key, value) in defaults.as_object().unwrap() {
-        config.as_object_mut().unwrap().entry(key).or_insert(value.clone());
-    }
-    let config: AgentConfig = serde_json::from_value(config).unwrap();
-    let supervisor = Supervisor::new();
-    let credential = credential(authority, NodeRole::Agent, Some("lab"));
-    postern_agent::run(config, credential, supervisor.clone()).await.unwrap();
-    supervisor
-}
-
-fn list(revision: u64, gateways: &[&Played]) -> to_agent::Message {
-    let gateways = gateways.iter().map(|played| played.address()).collect();
-    to_agent::Message::Gateways(Gateways { term: 1, started: 1, revision, gateways })
-}
-
-/// The names that rendezvous hashing gives this agent.
-fn chosen(gateways: &[&Played], count: usize) -> BTreeSet<String> {
-    let mut all: Vec<GatewayAddress> = gateways.iter().map(|played| played.address()).collect();
-    prefer("one", &mut all);
-    all.into_iter().take(count).map(|gateway| gateway.name).collect()
-}
 
 /// One seed suffices: it tells of the others, the agent goes to those that hashing gives it, and moves when one of them is about to stop.
 #[tokio::test]
@@ -181,14 +42,6 @@ async fn goes_to_its_share_of_the_gateways_and_moves_when_told() {
     let new = after.difference(&share).next().unwrap();
     let _third = by_name(new).take().await;
     tokio::time::timeout(LIMIT, taken[0].link.closed()).await.unwrap();
-}
-
-impl Taken {
-    async fn send_unknown(&mut self) {
-        use tokio::io::AsyncWriteExt as _;
-        // Field 15, of a message that this version does not know.
-        self.send.write_all(&[0, 0, 0, 2, 0x7a, 0]).await.unwrap();
-    }
 }
 
 /// No UDP: the tunnel goes over TCP and carries the same; when UDP works it moves, and what was open goes on to its end.
@@ -478,8 +331,16 @@ async fn a_list_that_leads_nowhere_is_not_for_ever() {
     let nowhere = GatewayAddress { name: "g9".into(), quic: vec!["127.0.0.1:9".into()], ..GatewayAddress::default() };
     let last = Gateways { term: u64::MAX, started: u64::MAX, revision: u64::MAX, gateways: vec![nowhere] };
     lying.tell(to_agent::Message::Gateways(last)).await;
-    // It believes that, and leaves both.
-    tokio::time::timeout(LIMIT, async { tokio::join!(lying.link.closed(), other.link.closed()) }).await.unwrap();
+    // It believes that: it leaves one, and would keep the other until a better one is there.
+    let left = async {
+        tokio::select! {
+            _ = lying.link.closed() => {}
+            _ = other.link.closed() => {}
+        }
+    };
+    tokio::time::timeout(LIMIT, left).await.unwrap();
+    lying.link.close(0, "gone");
+    other.link.close(0, "gone");
     let mut again =
         tokio::time::timeout(LIMIT * 3, async { honest.greet(honest.link_quic().await, 2).await }).await.unwrap();
     again.tell(list(1, &[&honest])).await;
@@ -487,4 +348,40 @@ async fn a_list_that_leads_nowhere_is_not_for_ever() {
     let target = TcpListener::bind(local()).await.unwrap();
     let (_send, _recv, opened) = again.open(&target.local_addr().unwrap().to_string()).await;
     assert_eq!(opened.status(), OpenStatus::Connected);
+}
+
+/// Told to stop: the gateway hears of it, what is open goes on to its end, nothing new is opened, and then it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_stops_ends_what_it_has_begun() {
+    let authority = Arc::new(Authority::create("test").unwrap());
+    let played = Played::new(&authority, "g1").await;
+    let agent = agent(&authority, serde_json::json!({"gateways": played.address().quic})).await;
+    let mut taken = played.take().await;
+    let target = TcpListener::bind(local()).await.unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    let (mut send, mut recv, _) = taken.open(&address).await;
+    let (mut stream, _) = target.accept().await.unwrap();
+    let draining = async { agent.drain(LIMIT * 2).await };
+    let ending = async {
+        loop {
+            let said: ToGateway = wire::read(&mut taken.recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
+            if let Some(to_gateway::Message::Drain(_)) = said.message {
+                break;
+            }
+        }
+        send.write_all(b"last words").await.unwrap();
+        stream.read_exact(&mut [0; 10]).await.unwrap();
+        stream.write_all(b"answer").await.unwrap();
+        recv.read_exact(&mut [0; 6]).await.unwrap();
+        let (mut other, mut answers) = taken.link.open().await.unwrap();
+        let request = Open { address: address.clone(), ..Open::default() };
+        wire::write(&mut other, tunnel::frame(&request)).await.unwrap();
+        let refused: Opened = wire::read(&mut answers, MAX_MESSAGE, tunnel::decode).await.unwrap();
+        assert_eq!(refused.status(), OpenStatus::Failed);
+        send.finish().unwrap();
+        drop(stream);
+        taken.link.closed().await;
+    };
+    let (drained, ()) = tokio::time::timeout(LIMIT * 3, async { tokio::join!(draining, ending) }).await.unwrap();
+    assert!(drained.all_ended);
 }

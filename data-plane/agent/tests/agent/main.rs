@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod fleet;
+mod played;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

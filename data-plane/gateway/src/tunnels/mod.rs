@@ -67,6 +67,8 @@ pub(crate) struct Tunnel {
     /// As the agent told last: streams over all of its tunnels, and how many it takes.
     told_streams: AtomicU32,
     told_max: AtomicU32,
+    /// The agent is about to stop.
+    draining: AtomicBool,
     /// The same agent has a newer one.
     superseded: AtomicBool,
     /// Unix milliseconds until which others are preferred: it did not answer.
@@ -82,6 +84,7 @@ pub(crate) struct Held {
     pub(crate) since: Timestamp,
     pub(crate) carrier: Carrier,
     pub(crate) streams: usize,
+    pub(crate) draining: bool,
     pub(crate) rtt: Duration,
 }
 
@@ -178,6 +181,7 @@ impl Tunnels {
             since: tunnel.since,
             carrier: tunnel.link.carrier(),
             streams: tunnel.streams.load(Ordering::Relaxed),
+            draining: tunnel.draining.load(Ordering::Relaxed),
             rtt: tunnel.link.stats().rtt,
         };
         self.0.pools.borrow().values().flatten().map(held).collect()
@@ -239,19 +243,21 @@ impl Tunnel {
             streams: Arc::default(),
             told_streams: AtomicU32::new(0),
             told_max: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
             superseded: AtomicBool::new(false),
             suspect_until: AtomicU64::new(0),
         }
     }
 
     /// The less, the rather it is chosen.
-    fn rank(&self) -> (bool, bool, bool, usize) {
+    fn rank(&self) -> (bool, bool, bool, bool, usize) {
         let suspect = self.suspect_until.load(Ordering::Relaxed) > clock::now().millis();
         let (told, max) = (self.told_streams.load(Ordering::Relaxed), self.told_max.load(Ordering::Relaxed));
         let here = self.streams.load(Ordering::Relaxed);
         let busy = here.max(usize::try_from(told).unwrap_or(usize::MAX));
         let full = max > 0 && told >= max;
-        (suspect, self.superseded.load(Ordering::Relaxed), full, busy)
+        let draining = self.draining.load(Ordering::Relaxed);
+        (draining, suspect, self.superseded.load(Ordering::Relaxed), full, busy)
     }
 
     fn suspect(&self, yes: bool) {

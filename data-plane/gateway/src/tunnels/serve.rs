@@ -73,6 +73,10 @@ async fn listen(tunnel: &Tunnel, recv: &mut RecvHalf) -> Result<std::convert::In
                 tunnel.told_streams.store(load.open_streams, Ordering::Relaxed);
                 tunnel.told_max.store(load.max_streams, Ordering::Relaxed);
             }
+            Some(to_gateway::Message::Drain(_)) => {
+                tracing::info!(agent = %tunnel.agent, "the agent is about to stop");
+                tunnel.draining.store(true, Ordering::Relaxed);
+            }
             None => metrics::skipped(),
         }
     }

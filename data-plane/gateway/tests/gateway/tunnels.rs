@@ -321,3 +321,57 @@ async fn those_without_a_certificate_reach_the_control_plane_only() {
     until_refused("strangers").await;
     drop(held);
 }
+
+/// Streams of garbage, one after the other, from an agent that was let in: each is broken off, and the tunnel serves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_sends_garbage_harms_itself_only() {
+    let house = house(|_| {}).await;
+    let played = dial(&house, "one", (1, 2)).await;
+    spawn(serve(played.link.clone()));
+    for round in 0..40 {
+        let opened = tokio::time::timeout(LIMIT, played.link.open()).await;
+        let (mut send, mut recv) = opened.unwrap_or_else(|_| panic!("round {round}")).unwrap();
+        send.write_all(&[0xff; 64]).await.unwrap();
+        let end = tokio::time::timeout(LIMIT, recv.read(&mut [0; 1])).await.unwrap();
+        assert!(end.is_err(), "round {round}: {end:?}");
+    }
+    assert!(counted(&["postern_gateway_control_streams_total", "malformed"]) >= 40.0);
+    house.connect("readers").await;
+}
+
+/// Many more than the pace allows, all at once: some are let in, the rest is sent away, and who is in goes on undisturbed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_is_let_in_at_the_pace() {
+    let house = house(|config| config.tunnels.handshakes_per_second = 10).await;
+    let first = dial(&house, "first", (1, 2)).await;
+    spawn(serve(first.link.clone()));
+    tunnels(&house, 1).await;
+    let client = house.connect("readers").await;
+    let began = Instant::now();
+    let crowd = async {
+        let one = |number: usize| {
+            let (house, name) = (&house, format!("agent-{number}"));
+            async move {
+                let tls = tls::client_mtls(&agent(&house.authority, &name), &[ALPN]).unwrap();
+                let (_endpoint, link) = quic(house, tls).await?;
+                greet(&link, &name, (1, 2)).await.map(drop)
+            }
+        };
+        let all: Vec<_> = (0..150).map(one).collect();
+        futures::future::join_all(all).await.into_iter().filter(Result::is_ok).count()
+    };
+    let working = async {
+        let mut slowest = Duration::ZERO;
+        for _ in 0..30 {
+            let asked = Instant::now();
+            client.sql.query_one("SELECT count(*) FROM items", &[]).await.unwrap();
+            slowest = slowest.max(asked.elapsed());
+        }
+        slowest
+    };
+    let (let_in, slowest) = tokio::time::timeout(LIMIT * 3, async { tokio::join!(crowd, working) }).await.unwrap();
+    // A second's worth at once, and what waits for its turn.
+    assert!((10..=75).contains(&let_in), "{let_in} of 150 in {:?}", began.elapsed());
+    assert!(counted(&["postern_gateway_tunnels_refused_total", "busy"]) >= 50.0);
+    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+}

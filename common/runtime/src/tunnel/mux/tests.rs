@@ -1,7 +1,10 @@
 //! The multiplexer against itself, over a pipe.
 
+use tokio::io::ReadBuf;
+
+use super::state::SEND_BUFFER;
 use super::*;
-use crate::tunnel::STREAM_WINDOW;
+use crate::tunnel::{STREAM_WINDOW, StreamFault};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
