@@ -70,7 +70,7 @@ fn let_in_through_a_gateway_and_renewed_through_it() {
     fs::remove_file(agent.folder().join("join-token")).unwrap();
     agent.start().unwrap();
     agent.wait_ready().unwrap();
-    assert!(fleet.gateway(0).unwrap().metric("postern_gateway_control_streams_total", "done").unwrap() >= 1.0);
+    assert!(fleet.gateway(0).unwrap().metric("postern_gateway_control_streams_total", "connected").unwrap() >= 1.0);
 }
 
 /// What is no token, is used up, has expired or is another role's: the process ends and says why, and what may pass is tried again.

@@ -77,17 +77,19 @@ pub(super) async fn peer(link: Link, shared: Arc<Shared>) {
             };
             match greeted.unwrap_or(Err(GreetError::TimedOut)) {
                 Ok((tunnel, control)) => serve::tunnel(Arc::new(tunnel), control, &shared).await,
-                Err(error) => refuse(&link, &error),
+                Err(error) => refuse(&link, &error, &shared),
             }
         }
-        _ => refuse(&link, &GreetError::NotANode),
+        _ => refuse(&link, &GreetError::NotANode, &shared),
     }
 }
 
-fn refuse(link: &Link, error: &GreetError) {
+fn refuse(link: &Link, error: &GreetError, shared: &Shared) {
     metrics::refused(error.reason());
-    let peer = link.peer().map(ToString::to_string).unwrap_or_default();
-    tracing::warn!(remote = %link.remote(), peer, %error, "tunnel refused");
+    if shared.admission.may_log() {
+        let peer = link.peer().map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(remote = %link.remote(), peer, %error, "tunnel refused");
+    }
     link.close(cause::NOT_ALLOWED, "refused");
 }
 

@@ -157,15 +157,17 @@ fn quic_peer(incoming: Incoming, shared: &Arc<Shared>) {
         let handshake = async { incoming.accept()?.await };
         match tokio::time::timeout(HANDSHAKE, handshake).await {
             Ok(Ok(connection)) => greet::peer(Link::quic(connection), served).await,
-            Ok(Err(error)) => refused(remote, &error.to_string()),
-            Err(_) => refused(remote, "no handshake in time"),
+            Ok(Err(error)) => refused(&served, remote, &error.to_string()),
+            Err(_) => refused(&served, remote, "no handshake in time"),
         }
     });
 }
 
-fn refused(remote: SocketAddr, why: &str) {
+fn refused(shared: &Shared, remote: SocketAddr, why: &str) {
     metrics::refused("handshake");
-    tracing::warn!(%remote, error = why, "tunnel refused");
+    if shared.admission.may_log() {
+        tracing::warn!(%remote, error = why, "tunnel refused");
+    }
 }
 
 async fn tcp_link(stream: TcpStream, remote: SocketAddr, tls: TlsAcceptor, shared: &Shared) -> Option<Link> {
@@ -174,11 +176,11 @@ async fn tcp_link(stream: TcpStream, remote: SocketAddr, tls: TlsAcceptor, share
     let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            refused(remote, &error.to_string());
+            refused(shared, remote, &error.to_string());
             return None;
         }
         Err(_) => {
-            refused(remote, "no handshake in time");
+            refused(shared, remote, "no handshake in time");
             return None;
         }
     };

@@ -63,7 +63,9 @@ pub(super) async fn strangers(link: Link, shared: &Arc<Shared>) {
     let remote = link.remote();
     let Some(_place) = shared.admission.stranger(remote.ip()) else {
         metrics::refused("strangers");
-        tracing::warn!(%remote, "too many at a time ask to be let in: refused");
+        if shared.admission.may_log() {
+            tracing::warn!(%remote, "too many at a time ask to be let in: refused");
+        }
         link.close(cause::LIMIT, "too many at a time ask to be let in");
         return;
     };
@@ -96,10 +98,12 @@ pub(super) async fn stream(mut send: SendHalf, mut recv: RecvHalf, shared: &Shar
         () = stop.cancelled() => return,
     };
     match passed {
-        Ok(Ok(())) => return metrics::passed_on("done"),
+        Ok(Ok(())) => return,
         Ok(Err(Fault::Refused(why))) => {
             metrics::passed_on("refused");
-            tracing::warn!(agent, why, "not passed on to the control plane");
+            if shared.admission.may_log() {
+                tracing::warn!(agent, why, "not passed on to the control plane");
+            }
             let opened = Opened { status: OpenStatus::Failed.into(), detail: why };
             if wire::write(&mut send, tunnel::frame(&opened)).await.is_ok() {
                 let _ = send.finish();
@@ -107,11 +111,13 @@ pub(super) async fn stream(mut send: SendHalf, mut recv: RecvHalf, shared: &Shar
         }
         Ok(Err(Fault::Wire(error))) => {
             metrics::passed_on("malformed");
-            tracing::warn!(agent, %error, "a stream of the agent's is no request");
+            if shared.admission.may_log() {
+                tracing::warn!(agent, %error, "a stream of the agent's is no request");
+            }
         }
         Ok(Err(Fault::Io(error))) => {
-            metrics::passed_on("broken");
-            tracing::debug!(agent, %error, "a stream to the control plane broke");
+            // An agent that has its answer just lets go.
+            tracing::debug!(agent, %error, "a stream to the control plane broke off");
         }
         Err(_) => metrics::passed_on("too-long"),
     }
@@ -135,6 +141,7 @@ async fn pass(send: &mut SendHalf, recv: &mut RecvHalf, shared: &Shared) -> Resu
     let mut upstream = shared.proxy.dial().await.map_err(away)?;
     let opened = Opened { status: OpenStatus::Connected.into(), detail: String::new() };
     wire::write(send, tunnel::frame(&opened)).await.map_err(Fault::Wire)?;
+    metrics::passed_on("connected");
     let (from, to) = upstream.split();
     let (mut from, mut to) = (from.take(BYTES), to);
     let mut asked = recv.take(BYTES);
