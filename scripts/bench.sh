@@ -5,6 +5,7 @@
 #   watch      how soon a change of policy reaches a thousand gateways, and what a watcher costs
 #   idle       what thousands of idle sessions cost the gateway, beside pgbouncer
 #   tunnel     bytes through a tunnel and an agent, beside TCP, TLS and a forward of OpenSSH
+#   redecide   how soon a write of an administrator ends open sessions, and what a change costs that concerns none
 #   operation  criterion's figures of one operation inside the gateway
 # ONLY=control,operation runs those parts alone. ROUNDS (3), SECONDS_EACH (5) and KILLS (30) set how long; SMOKE=1 only proves that it
 # runs, and writes nothing.
@@ -30,6 +31,7 @@ if wanted control; then "$target/$binary/control"; fi
 if wanted watch; then "$target/$binary/watch"; fi
 if wanted idle; then "$target/$binary/idle"; fi
 if wanted tunnel; then "$target/$binary/tunnel"; fi
+if wanted redecide; then "$target/$binary/redecide"; fi
 if [ -z "${SMOKE:-}" ] && wanted operation; then
     cargo bench --locked -p postern-benches --bench micro -- --quiet | tee "$target/criterion.txt"
     "$target/$binary/load" --append-micro "$target/criterion.txt"

@@ -28,6 +28,7 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
     if let Some(told) = &end.told {
         told.encode(&mut to_client);
     }
+    // Of all sessions that end at the same moment the clients are told first: the rest comes after the tasks that are ready now.
     let client = client_read.unsplit(client_write);
     let told = async {
         // Nothing to tell: a client that left must not hold its recording up.
@@ -36,6 +37,7 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
         }
     };
     let target = async {
+        tokio::task::yield_now().await;
         let pending: &mut BytesMut = outbox.pending();
         let sent = async {
             server_write.write_all(pending).await?;
@@ -46,6 +48,7 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
         drop(server_read);
     };
     let sealed = async {
+        tokio::task::yield_now().await;
         if let Err(error) = recorder.seal(end.code, &end.reason).await {
             tracing::warn!(%error, "the recording is sealed once the spool can be written again");
         }

@@ -14,6 +14,9 @@ use crate::identify::may_stay;
 /// What is too old already is looked at again so often: the control plane may have come back and gone again meanwhile.
 const STALE_AGAIN: Duration = Duration::from_secs(5);
 
+/// A write may end a thousand sessions at once: each client is told before the targets are bothered, as a cancellation costs them a connection.
+const CLIENTS_FIRST: Duration = Duration::from_millis(100);
+
 impl Relay {
     /// How old the policy is.
     pub(super) fn freshness(&self) -> Freshness {
@@ -87,7 +90,7 @@ impl Relay {
     pub(super) fn cut_off(&mut self) {
         self.outbox.pending().clear();
         if self.session.current_operation().is_some() {
-            self.cancel_at_target();
+            self.cancel_at_target(CLIENTS_FIRST);
         }
     }
 }

@@ -341,15 +341,16 @@ impl Relay {
         if self.cancel_held().await? {
             return Ok(());
         }
-        self.cancel_at_target();
+        self.cancel_at_target(Duration::ZERO);
         Ok(())
     }
 
-    /// Asks the target to stop what it works at.
-    pub(super) fn cancel_at_target(&self) {
+    /// Asks the target to stop what it works at, after so long.
+    pub(super) fn cancel_at_target(&self, after: Duration) {
         let (dialer, to, (pid, secret)) = (self.shared.dialer.clone(), self.to.clone(), self.server_key.clone());
         // On a connection of its own, so that the relay goes on.
         self.shared.supervisor.spawn("cancel", OnEnd::EndSession, async move {
+            tokio::time::sleep(after).await;
             if let Err(error) = dialer.cancel(&to, pid, &secret).await {
                 tracing::warn!(session_id = %to.session, %error, "the target could not be asked to cancel");
             }

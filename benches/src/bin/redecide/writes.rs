@@ -1,0 +1,118 @@
+//! What the administrator writes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use postern_chaos::live::cluster::{LiveCluster, tls_of};
+use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
+use postern_proto::admin::v1::{ApplyRequest, DeleteRequest};
+use postern_proto::resource::v1::resource::Spec;
+use postern_proto::resource::v1::{
+    Effect, Kind, Metadata, PolicySpec, PrincipalSelector, Protocol, Resource, TargetCredential, TargetSelector,
+    TargetSpec, TargetTls, TlsMode, target_credential,
+};
+use tonic::transport::{Channel, Endpoint};
+
+/// Who has the sessions.
+pub(crate) const SUBJECT: &str = "bench";
+/// The target of all of them.
+pub(crate) const TARGET: &str = "shop-direct";
+
+/// How sessions lose their right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The target is disabled.
+    Target,
+    /// The identity is denied everything.
+    Identity,
+}
+
+impl End {
+    pub(crate) const ALL: [Self; 2] = [Self::Target, Self::Identity];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Target => "the target is disabled",
+            Self::Identity => "the identity is denied everything",
+        }
+    }
+}
+
+/// Writes through the public API.
+pub(crate) struct Admin {
+    client: ResourceServiceClient<Channel>,
+    address: String,
+}
+
+impl Admin {
+    pub(crate) fn new(cluster: &LiveCluster, address: &str) -> Result<Self> {
+        let api = cluster.addresses().into_iter().next().context("a member")?;
+        let channel = Endpoint::from_shared(format!("https://{api}"))?
+            .tls_config(tls_of(&cluster.admin())?)?
+            .tcp_nodelay(true)
+            .timeout(Duration::from_secs(30))
+            .connect_lazy();
+        Ok(Self { client: ResourceServiceClient::new(channel), address: address.to_owned() })
+    }
+
+    /// Returns once it is acknowledged.
+    pub(crate) async fn end(&mut self, end: End) -> Result<()> {
+        match end {
+            End::Target => self.put(TARGET, self.target(true)).await,
+            End::Identity => self.put("locked-out", deny(&format!("test/{SUBJECT}"))).await,
+        }
+    }
+
+    /// Takes it back.
+    pub(crate) async fn undo(&mut self, end: End) -> Result<()> {
+        match end {
+            End::Target => self.put(TARGET, self.target(false)).await,
+            End::Identity => {
+                let request =
+                    DeleteRequest { kind: Kind::Policy.into(), name: "locked-out".into(), ..Default::default() };
+                self.client.delete(request).await?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Something that concerns nobody who is there.
+    pub(crate) async fn unrelated(&mut self, place: usize) -> Result<()> {
+        self.put("somebody-else", deny(&format!("test/nobody-{place}"))).await
+    }
+
+    async fn put(&mut self, name: &str, spec: Spec) -> Result<()> {
+        let labels = match spec {
+            Spec::Target(_) => BTreeMap::from([("kind".to_owned(), "shop".to_owned())]),
+            _ => BTreeMap::new(),
+        };
+        let metadata = Metadata { name: name.to_owned(), labels, ..Default::default() };
+        let resource = Resource { metadata: Some(metadata), spec: Some(spec) };
+        self.client.apply(ApplyRequest { resources: vec![resource], ..Default::default() }).await?;
+        Ok(())
+    }
+
+    fn target(&self, disabled: bool) -> Spec {
+        let source = Some(target_credential::Source::Secret("shop-password".into()));
+        Spec::Target(TargetSpec {
+            protocol: Protocol::Postgres.into(),
+            address: self.address.clone(),
+            tls: Some(TargetTls { mode: TlsMode::Disable.into(), ..Default::default() }),
+            credential: Some(TargetCredential { username: "app".into(), source }),
+            databases: vec!["shop".into()],
+            disabled,
+            ..Default::default()
+        })
+    }
+}
+
+fn deny(subject: &str) -> Spec {
+    Spec::Policy(PolicySpec {
+        effect: Effect::Deny.into(),
+        principals: Some(PrincipalSelector { subjects: vec![subject.to_owned()], ..Default::default() }),
+        targets: Some(TargetSelector { names: vec!["*".into()], ..Default::default() }),
+        actions: vec!["*".into()],
+        ..Default::default()
+    })
+}
