@@ -9,6 +9,7 @@ mod certified;
 pub mod cluster;
 pub mod code;
 pub mod delta;
+pub mod fleet;
 pub mod id;
 pub mod issuer;
 pub mod masking;

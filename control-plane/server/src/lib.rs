@@ -9,6 +9,7 @@ mod bootstrap;
 pub mod cluster;
 mod config;
 mod feed;
+mod fleet;
 mod identity;
 pub mod keys;
 pub mod peers;

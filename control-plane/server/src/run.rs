@@ -29,6 +29,7 @@ use crate::cluster::view::{Observers, ViewObserver};
 use crate::cluster::{self, RedeemError, certificate, duties};
 use crate::config::ControlConfig;
 use crate::feed::{Feed, FeedError, Policy, Published};
+use crate::fleet::Fleet;
 use crate::identity::IssuerKeysLoop;
 use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
@@ -250,7 +251,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let raft = start(&node, log, transport, observers, forward, &supervisor, raft_stop.clone())?;
     let (stop_raft, stop_peers) = (raft_stop.clone().drop_guard(), peers_stop.clone().drop_guard());
     peers.attach(raft.clone());
-    let members = Members { raft: raft.clone(), view: views.view.clone(), peers: peers.clone(), credential };
+    let members =
+        Members { raft: raft.clone(), view: views.view.clone(), peers: peers.clone(), credential, fleet: Fleet::new() };
     let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
     let copies = Copies::new(recordings.clone(), members.clone());
     if let Some(listener) = peer_listener {
@@ -294,10 +296,24 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));
     supervisor.spawn("clock", OnEnd::StopNode, duties::watch_clock(members.clone(), stop.clone()));
     supervisor.spawn("readiness", OnEnd::StopNode, tell_readiness(raft.clone(), readiness.clone(), stop.clone()));
+    let incarnation = keys.cluster.incarnation.clone();
+    let follow = members.fleet.clone().follow(raft.status(), published.policy.clone(), incarnation, stop.clone());
+    supervisor.spawn("fleet", OnEnd::StopNode, follow);
     let audit = AuditLog::start(raft.clone(), &supervisor);
     let access = Access::new(published.policy.clone(), &config, raft.clone(), audit);
     let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access);
-    let routes = api::routes(&raft, &hub, &kek, &keys, &access, &published, (&recordings, &copies), cluster_api, &stop);
+    let routes = api::routes(
+        &raft,
+        &hub,
+        &kek,
+        &keys,
+        &access,
+        &published,
+        (&recordings, &copies),
+        cluster_api,
+        &members,
+        &stop,
+    );
     let (ready, sessions) = (readiness.clone(), supervisor.clone());
     supervisor.spawn("grpc", OnEnd::StopNode, async move {
         serve::serve(listener, tls, revocations, routes, &sessions, stop).await;

@@ -234,7 +234,7 @@ pub fn audit_from_proto(record: pb::AuditRecord) -> Result<AuditRecord, WireErro
     })
 }
 
-fn serves_from_proto(selector: pb::TargetSelector) -> TargetSelector {
+pub(super) fn serves_from_proto(selector: pb::TargetSelector) -> TargetSelector {
     TargetSelector { names: selector.names, labels: selector.labels }
 }
 

@@ -5,6 +5,7 @@
 pub mod cluster;
 mod credential;
 mod faults;
+pub mod fleet;
 pub mod identity;
 pub mod resource;
 mod role;

@@ -7,6 +7,7 @@ mod audit_log;
 mod call;
 mod certificates;
 pub(crate) mod cluster;
+pub(crate) mod fleet;
 mod grants;
 mod guard;
 mod hold;
@@ -35,10 +36,12 @@ use postern_proto::admin::v1::approval_service_server::ApprovalServiceServer;
 use postern_proto::admin::v1::audit_service_server::AuditServiceServer;
 use postern_proto::admin::v1::certificate_service_server::CertificateServiceServer;
 use postern_proto::admin::v1::cluster_service_server::ClusterServiceServer;
+use postern_proto::admin::v1::fleet_service_server::FleetServiceServer as AdminFleetServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
 use postern_proto::admin::v1::secret_service_server::SecretServiceServer;
 use postern_proto::admin::v1::session_service_server::SessionServiceServer;
 use postern_proto::admin::v1::token_service_server::TokenServiceServer;
+use postern_proto::gateway::v1::fleet_service_server::FleetServiceServer;
 use postern_proto::gateway::v1::hold_service_server::HoldServiceServer;
 use postern_proto::gateway::v1::policy_feed_service_server::PolicyFeedServiceServer;
 use postern_proto::gateway::v1::recording_service_server::RecordingServiceServer;
@@ -52,6 +55,7 @@ pub(crate) use audit_log::AuditLog;
 pub(crate) use certificates::{sign, sign_for};
 
 use crate::bootstrap::ClusterKeys;
+use crate::cluster::members::Members;
 use crate::feed::Published;
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
@@ -87,6 +91,7 @@ pub(crate) fn routes(
     published: &Published,
     (recordings, copies): (&Recordings, &Copies),
     cluster: ClusterServiceServer<cluster::Service>,
+    members: &Members,
     stop: &CancellationToken,
 ) -> Routes {
     let watches = Watches { hub: hub.clone(), raft: raft.clone(), access: access.clone(), stop: stop.clone() };
@@ -110,6 +115,8 @@ pub(crate) fn routes(
         recordings: recordings.clone(),
         copies: copies.clone(),
     };
+    let reports = fleet::Reports { members: members.clone(), access: access.clone(), stop: stop.clone() };
+    let fleet = fleet::Service { members: members.clone(), access: access.clone() };
     let secrets =
         secrets::Service { raft: raft.clone(), kek: Arc::clone(kek), access: access.clone(), alone: Arc::default() };
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -127,6 +134,8 @@ pub(crate) fn routes(
         .add_service(PolicyFeedServiceServer::new(feed).max_encoding_message_size(MAX_ANSWER))
         .add_service(HoldServiceServer::new(hold).max_decoding_message_size(MAX_REQUEST))
         .add_service(RecordingServiceServer::new(uploads).max_decoding_message_size(MAX_UPLOAD))
+        .add_service(FleetServiceServer::new(reports).max_decoding_message_size(MAX_REQUEST))
+        .add_service(AdminFleetServiceServer::new(fleet).max_decoding_message_size(MAX_REQUEST))
         .add_service(health_service);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -114,6 +114,10 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
         ],
     ),
     (
+        "postern.admin.v1.FleetService",
+        &[("ListGateways", audited(May(Cluster, List))), ("ListAgents", audited(May(Cluster, List)))],
+    ),
+    (
         "postern.admin.v1.SecretService",
         &[("GetKekStatus", audited(May(Secrets, List))), ("RotateKek", audited(May(Secrets, Manage)))],
     ),
@@ -128,6 +132,7 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
         ],
     ),
     ("postern.gateway.v1.RecordingService", &[("Upload", quiet(Gateway))]),
+    ("postern.gateway.v1.FleetService", &[("Report", quiet(Gateway))]),
     ("grpc.health.v1.Health", &[("Check", quiet(Nothing)), ("Watch", quiet(Nothing)), ("List", quiet(Nothing))]),
     ("grpc.reflection.v1.ServerReflection", &[("ServerReflectionInfo", quiet(Nothing))]),
     ("grpc.reflection.v1alpha.ServerReflection", &[("ServerReflectionInfo", quiet(Nothing))]),

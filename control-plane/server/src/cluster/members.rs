@@ -25,6 +25,8 @@ use tracing::{info, warn};
 
 use super::init::hex;
 use super::view::ClusterView;
+use crate::api::fleet;
+use crate::fleet::Fleet;
 use crate::peers::PeersHandle;
 use crate::raft::{MemberStatus, MembershipChange, MembershipError, ProposeError, RaftHandle};
 
@@ -80,6 +82,7 @@ pub(crate) struct Members {
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) peers: PeersHandle,
     pub(crate) credential: RotatingCredential,
+    pub(crate) fleet: Fleet,
 }
 
 impl Members {
@@ -127,6 +130,12 @@ impl Members {
         tokio::time::timeout(STATUS_LIMIT, ask)
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} seconds", STATUS_LIMIT.as_secs())))
+    }
+
+    /// The gateways and agents that another member knows of, which is to lead.
+    pub(crate) async fn fleet_of(&self, id: u64, request: pb::GetFleetRequest) -> Result<pb::GetFleetResponse, Status> {
+        let channel = self.peers.connect(id).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(MemberServiceClient::new(channel).get_fleet(request).await?.into_inner())
     }
 
     pub(crate) fn own_id(&self) -> u64 {
@@ -268,6 +277,11 @@ impl MemberService for Members {
     ) -> Result<Response<pb::GetMemberStatusResponse>, Status> {
         self.admit(&request)?;
         Ok(Response::new(self.own_status(request.get_ref().with_hash).await))
+    }
+
+    async fn get_fleet(&self, request: Request<pb::GetFleetRequest>) -> Result<Response<pb::GetFleetResponse>, Status> {
+        self.admit(&request)?;
+        fleet::listed(&self.fleet, request.into_inner()).map(Response::new)
     }
 
     async fn change_member(

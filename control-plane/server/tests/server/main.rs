@@ -5,6 +5,7 @@
 mod approvals;
 mod cluster;
 mod crud;
+mod fleet;
 mod issuer;
 mod node;
 mod policy;
