@@ -22,6 +22,7 @@ const FILES: &[&str] = &[
     "postern/gateway/v1/gateway.proto",
     "postern/gateway/v1/kept.proto",
     "postern/state/v1/state.proto",
+    "postern/tunnel/v1/relay.proto",
     "postern/tunnel/v1/tunnel.proto",
 ];
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_core::resource::Kind;
 
-use crate::cluster_args::{ClusterCommand, ControlArgs};
+use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::manifest::parse_duration;
 
 /// Postern: an identity-aware gateway that decides, masks, holds and records every operation.
@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// The control plane's members, and who is let in.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Gateways and agents, as they are connected now.
+    #[command(subcommand)]
+    Fleet(FleetCommand),
     /// What secrets are sealed under.
     #[command(subcommand)]
     Secrets(SecretsCommand),
@@ -472,6 +475,7 @@ mod tests {
             "postern cluster token create --role gateway --serves env=prod --ttl 1h --uses 2",
             "postern cluster remove c2 --force",
             "postern cluster transfer-leader",
+            "postern fleet agents --pool lab --gateway g1 -o json",
             "postern certs revoke --role gateway --name g1 --because lost",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));

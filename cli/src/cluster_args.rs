@@ -157,3 +157,23 @@ pub(crate) struct CreateTokenArgs {
     #[arg(long)]
     pub(crate) learner: bool,
 }
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FleetCommand {
+    /// Gateways that report to the control plane.
+    Gateways {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Agents that have a tunnel, and which gateways hold it.
+    Agents {
+        /// Of this pool alone.
+        #[arg(long, default_value = "")]
+        pool: String,
+        /// With a tunnel to this gateway alone.
+        #[arg(long, default_value = "")]
+        gateway: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}

@@ -67,6 +67,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Whoami { output } => commands::tokens::whoami(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,
         Command::Cluster(command) => commands::cluster::run(&command, connection).await,
+        Command::Fleet(command) => commands::fleet::run(&command, connection).await,
         Command::Secrets(command) => commands::secrets::run(&command, connection).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

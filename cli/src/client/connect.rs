@@ -7,6 +7,7 @@ use postern_proto::admin::v1::approval_service_client::ApprovalServiceClient;
 use postern_proto::admin::v1::audit_service_client::AuditServiceClient;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
+use postern_proto::admin::v1::fleet_service_client::FleetServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
 use postern_proto::admin::v1::secret_service_client::SecretServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
@@ -122,6 +123,10 @@ impl Client {
 
     pub(crate) fn cluster(&self) -> ClusterServiceClient<Service> {
         ClusterServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn fleet(&self) -> FleetServiceClient<Service> {
+        FleetServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn certificates(&self) -> CertificateServiceClient<Service> {

@@ -9,6 +9,7 @@ use postern_runtime::vault::VaultConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::credentials::config::CredentialsConfig;
+use crate::fleet::FleetConfig;
 use crate::tunnels::TunnelsConfig;
 
 /// What a gateway is told. Who it is stands in its certificate; targets and policy come from the control plane.
@@ -42,6 +43,9 @@ pub struct GatewayConfig {
     /// The certificate that clients see.
     #[serde(default)]
     pub listener: ListenerConfig,
+    /// How it takes part in the fleet.
+    #[serde(default)]
+    pub fleet: FleetConfig,
     /// Bounds on what clients may use up.
     #[serde(default)]
     pub limits: Limits,

@@ -87,6 +87,11 @@ impl ControlPlane {
         self.nodes.iter().cycle().skip(start).map(|(address, channel)| (address.as_str(), channel.clone()))
     }
 
+    /// The node that is configured with this address, if one is.
+    pub(crate) fn node(&self, address: &str) -> Option<Channel> {
+        self.nodes.iter().find(|(known, _)| known == address).map(|(_, channel)| channel.clone())
+    }
+
     /// For calls that any node answers.
     pub(crate) fn any(&self) -> Failover {
         Failover(self.clone())

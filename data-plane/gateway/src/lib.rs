@@ -10,12 +10,14 @@ pub mod config;
 mod control;
 mod credentials;
 mod drain;
+mod fleet;
 mod identify;
 mod limits;
 mod listener;
 mod metrics;
 mod policy_feed;
 mod recorder;
+mod relay;
 mod session;
 mod tunnels;
 mod upstream;
@@ -32,6 +34,7 @@ use postern_proto::admin::v1::RenewCertificateRequest;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_protocols::registry;
 use postern_protocols::tunnel::Gateways;
+use postern_runtime::clock;
 use postern_runtime::ops::{self, Readiness};
 use postern_runtime::pki::{self, NodeCredential, PkiError, Revocations, RotatingCredential, SealSigner};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
@@ -47,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{Addresses, GatewayConfig, KeptPolicyConfig, Limits, ListenerConfig, Quota};
 pub use control::ControlError;
 pub use credentials::config::CredentialsConfig;
+pub use fleet::{AdvertiseError, FleetConfig};
 pub use recorder::SpoolError;
 pub use tunnels::{TunnelsConfig, TunnelsError};
 
@@ -55,11 +59,13 @@ use cancel::CancelKeys;
 use catalogs::Catalogs;
 use control::ControlPlane;
 use credentials::Accounts;
+use fleet::{Advertised, Bound, Fleet, Following};
 use limits::Limiter;
 use policy_feed::kept::{self, KeptConfig};
 use recorder::{RecorderConfig, UploadClient};
+use relay::{Holder, Peers, Router};
 use session::Shared;
-use tunnels::Tunnels;
+use tunnels::{PeerLinks, Tunnels};
 use upstream::Dialer;
 
 /// Recordings hold events of up to 16 MiB, and as much again around them.
@@ -92,6 +98,9 @@ pub enum GatewayError {
     /// The tunnel listener cannot start.
     #[error(transparent)]
     Tunnels(#[from] TunnelsError),
+    /// An address that others are to be told.
+    #[error(transparent)]
+    Advertise(#[from] AdvertiseError),
     /// An address cannot be listened on.
     #[error("listening on {address}: {source}")]
     Listen {
@@ -224,14 +233,35 @@ pub async fn run(
     supervisor.spawn("revocations", OnEnd::StopNode, follow);
 
     let tunnels = Tunnels::default();
+    let fleet = Fleet::new(tunnels.clone());
+    let (name, most) = (identity.name.clone(), config.fleet.max_relayed);
+    let relays = config.fleet.relay;
+    let holder = relays
+        .then(|| Holder::new(name.clone(), tunnels.clone(), fleet.clone(), feed.clone(), most, supervisor.clone()));
+    let holder = holder.map(|holder| Arc::new(holder) as Arc<dyn PeerLinks>);
     let (tunnel_addr, tunnel_tcp_addr) =
-        take_tunnels(&config, &credential, &revocations, &tunnels, &identity.name, &supervisor).await?;
+        take_tunnels(&config, &credential, &revocations, &tunnels, &name, holder, &supervisor).await?;
+    let peers = relays.then(|| Peers::new(name.clone(), &credential, revocations.clone(), supervisor.clone()));
+    let router =
+        Router { tunnels: tunnels.clone(), fleet: fleet.clone(), feed: feed.clone(), peers: peers.transpose()? };
 
     let (listener_certificate_pem, key) = listener_certificate(&config.listener, &identity.dns_name())?;
     let alpn = registry::entry(Protocol::Postgres).alpn;
     let tls = TlsAcceptor::from(Arc::new(tls::listener(&listener_certificate_pem, &key, alpn)?));
     let listener = bind(config.postgres_listen).await?;
     let postgres_addr = local(&listener, config.postgres_listen)?;
+
+    let bound = Bound { clients: postgres_addr, quic: tunnel_addr, tcp: tunnel_tcp_addr };
+    let (quic, tcp) = (&config.tunnels.addresses, &config.tunnels.tcp_addresses);
+    let following = Following {
+        fleet: fleet.clone(),
+        control: control.clone(),
+        name,
+        advertised: Advertised::new(&config.fleet, quic, tcp, bound, &config.control_plane)?,
+        draining: supervisor.shutdown_token(),
+        started_at: clock::now(),
+    };
+    supervisor.spawn("fleet", OnEnd::StopNode, fleet::follow(following, ended.clone()));
 
     let mut ops_addr = None;
     if let Some(address) = config.ops_listen {
@@ -242,7 +272,7 @@ pub async fn run(
 
     let vault = config.vault.as_ref().map(Vault::new).transpose()?;
     let credentials = Accounts::new(&config.credentials, vault.clone());
-    let dialer = Dialer::new(tunnels.clone(), credentials.clone());
+    let dialer = Dialer::new(router, credentials.clone());
     supervisor.spawn("credentials", OnEnd::StopNode, credentials.keep(supervisor.sessions_ended_token()));
     if let Some(vault) = vault {
         supervisor.spawn("vault-token", OnEnd::StopNode, vault.keep(supervisor.sessions_ended_token()));
@@ -258,6 +288,7 @@ pub async fn run(
         dialer,
         approvals: Approvals::new(control.any(), supervisor.clone()),
         cancels: CancelKeys::default(),
+        fleet,
         supervisor: supervisor.clone(),
         config,
     });
@@ -282,6 +313,7 @@ async fn take_tunnels(
     revoked: &Revocations,
     tunnels: &Tunnels,
     name: &Name,
+    peers: Option<Arc<dyn PeerLinks>>,
     supervisor: &Supervisor,
 ) -> Result<(Option<SocketAddr>, Option<SocketAddr>), GatewayError> {
     let (quic, tcp, settings) = (config.tunnel_listen, config.tunnel_tcp_listen, config.tunnels.clone());
@@ -296,7 +328,7 @@ async fn take_tunnels(
         name.clone(),
         tunnels.clone(),
         revoked.clone(),
-        None,
+        peers,
         supervisor.clone(),
         settings,
         config.control_plane.iter().cloned().collect(),

@@ -3,4 +3,5 @@
 mod agents;
 mod basics;
 mod fail_static;
+mod relay;
 mod weather;

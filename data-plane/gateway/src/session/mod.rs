@@ -29,6 +29,7 @@ use crate::approvals::Approvals;
 use crate::cancel::CancelKeys;
 use crate::catalogs::Catalogs;
 use crate::config::{GatewayConfig, Limits};
+use crate::fleet::Fleet;
 use crate::limits::{Handshake, Limiter};
 use crate::metrics;
 use crate::policy_feed::Feed;
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) catalogs: Catalogs,
     pub(crate) approvals: Approvals,
     pub(crate) cancels: CancelKeys,
+    pub(crate) fleet: Fleet,
     pub(crate) supervisor: Supervisor,
 }
 
@@ -92,8 +94,8 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, shared: Arc<Share
     let _alive = metrics::connection();
     // Boxed, each part: what only the beginning and the end need must not lie in the task while the session is idle.
     let Some(mut relay) = Box::pin(open::open(stream, from, &shared, handshake)).await else { return };
+    let _open = (metrics::session_opened(), shared.fleet.session());
     drop(shared);
-    let _open = metrics::session_opened();
     let span = relay.span();
     let relayed = async {
         tracing::info!(%from, "session begins");

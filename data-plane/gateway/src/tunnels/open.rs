@@ -65,11 +65,12 @@ impl OpenError {
 pub(crate) struct TunnelStream {
     send: SendHalf,
     recv: RecvHalf,
-    _counted: Counted,
+    counted: Counted,
 }
 
+/// A stream more on its tunnel, as long as it lives.
 #[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
+pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
     fn new(streams: &Arc<AtomicUsize>) -> Self {
@@ -81,6 +82,13 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl TunnelStream {
+    /// Its halves, and what counts it.
+    pub(crate) fn into_parts(self) -> (SendHalf, RecvHalf, Counted) {
+        (self.send, self.recv, self.counted)
     }
 }
 
@@ -175,7 +183,7 @@ async fn attempt(tunnel: &Tunnel, request: &Open) -> Result<TunnelStream, OpenEr
     let mut halves = None;
     match ask(tunnel, request, &mut halves).await {
         Ok(opened) => match (opened.status(), halves) {
-            (OpenStatus::Connected, Some((send, recv))) => Ok(TunnelStream { send, recv, _counted: counted }),
+            (OpenStatus::Connected, Some((send, recv))) => Ok(TunnelStream { send, recv, counted }),
             (status, _) => Err(OpenError::Refused { agent: agent.clone(), status, detail: opened.detail }),
         },
         Err(fault) => {

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 pub(crate) use tls::UpstreamTlsError;
 
 use crate::credentials::{Account, Accounts, CredentialError, Holding};
-use crate::tunnels::{OpenError, Tunnels};
+use crate::relay::{RouteError, Router};
 
 /// How long a cancel request may take, from dialling to the target's end.
 const CANCEL: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ pub(crate) enum UpstreamError {
     #[error("no connection in time")]
     TimedOut,
     #[error(transparent)]
-    Tunnel(#[from] OpenError),
+    Route(#[from] RouteError),
     #[error(transparent)]
     TlsConfig(#[from] UpstreamTlsError),
     #[error("TLS: {0}")]
@@ -63,7 +63,7 @@ impl UpstreamError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Connect(_) | Self::TimedOut | Self::Broken(_) | Self::Closed => Code::TargetUnavailable,
-            Self::Tunnel(error) => error.code(),
+            Self::Route(error) => error.code(),
             Self::TlsConfig(_) | Self::Tls(_) | Self::NoTls => Code::TargetRefused,
             Self::Login(error) => error.code(),
             Self::Credential(error) => error.code(),
@@ -96,13 +96,13 @@ pub(crate) struct Upstream {
 /// Opens connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
-    tunnels: Tunnels,
+    router: Router,
     credentials: Accounts,
 }
 
 impl Dialer {
-    pub(crate) const fn new(tunnels: Tunnels, credentials: Accounts) -> Self {
-        Self { tunnels, credentials }
+    pub(crate) const fn new(router: Router, credentials: Accounts) -> Self {
+        Self { router, credentials }
     }
 
     /// Connects and logs in. The caller bounds the time.
@@ -178,7 +178,7 @@ impl Dialer {
         let address = &to.target.address;
         let mut stream: BoxStream = match &to.target.route {
             Route::Direct => Box::new(direct::connect(address).await?),
-            Route::AgentPool(pool) => Box::new(self.tunnels.open(pool, address, to.session, &to.name).await?),
+            Route::AgentPool(pool) => self.router.open(pool, to).await?,
         };
         let mode = to.target.tls.mode;
         if mode == TlsMode::Disable {

@@ -1,0 +1,206 @@
+//! Streams to targets whose agents have no tunnel here: through another gateway that has one, one hop and never more.
+//!
+//! A [`Router`] takes an own tunnel where there is one, else asks the gateways that hold one, the least busy first; `peers` keeps the links to
+//! them. The other side is a [`Holder`]: it opens through its own tunnels only, and only what policy there knows as well. Until a route is
+//! open the next one is tried; from then on a break is the session's end.
+
+mod carry;
+mod metrics;
+mod peers;
+mod serve;
+
+use std::time::Duration;
+
+use postern_core::fleet::FleetGateway;
+use postern_core::{Code, Name};
+use postern_proto::tunnel::v1::{Open, OpenStatus, RelayOpen, RelayOpened, RelayStatus};
+use postern_protocols::tunnel::{self, FrameError, MAX_MESSAGE};
+use postern_runtime::tunnel::wire::{self, WireError};
+use postern_runtime::tunnel::{LinkError, RecvHalf, SendHalf, cause};
+use tokio::sync::watch;
+
+pub(crate) use peers::Peers;
+pub(crate) use serve::Holder;
+
+use crate::fleet::Fleet;
+use crate::policy_feed::Feed;
+use crate::tunnels::{OpenError, Tunnels};
+use crate::upstream::{BoxStream, Destination};
+
+/// The version of what gateways say to each other that this build speaks; it is the lowest too.
+const VERSION: u32 = 1;
+/// How long a target may take, as the agent is told.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long the other gateway may take to say that it is at it.
+const HEARD: Duration = Duration::from_secs(2);
+/// How long it may take from then on: it tries several agents.
+const ANSWER: Duration = Duration::from_secs(14);
+/// Gateways that are asked for one stream.
+const TRIES: usize = 3;
+
+/// No stream to the target by any route.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouteError {
+    /// Through an own tunnel, and no other gateway has one.
+    #[error(transparent)]
+    Tunnel(#[from] OpenError),
+    /// An agent said no to the gateway that holds its tunnel.
+    #[error("through gateway {gateway}: {status:?}: {detail}")]
+    Refused {
+        /// Which.
+        gateway: Name,
+        /// The agent's word.
+        status: OpenStatus,
+        /// For the log.
+        detail: String,
+    },
+    /// No gateway that is said to hold a tunnel could open it.
+    #[error("through gateway {gateway}: {why}")]
+    Relay {
+        /// The last that was asked.
+        gateway: Name,
+        /// What.
+        why: String,
+    },
+}
+
+impl RouteError {
+    /// What the client is told.
+    #[must_use]
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::Tunnel(error) => error.code(),
+            Self::Refused { .. } => Code::TargetUnavailable,
+            Self::Relay { .. } => Code::AgentUnavailable,
+        }
+    }
+}
+
+/// Finds a way to a target behind an agent. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Router {
+    pub(crate) tunnels: Tunnels,
+    pub(crate) fleet: Fleet,
+    pub(crate) feed: watch::Receiver<Feed>,
+    /// None: sessions go through own tunnels alone.
+    pub(crate) peers: Option<Peers>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("{0}")]
+    Peer(#[from] peers::PeerError),
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("{0}")]
+    Wire(#[from] WireError<FrameError>),
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("{0:?}: {1}")]
+    Status(RelayStatus, String),
+    #[error("{0:?}: {1}")]
+    Agent(OpenStatus, String),
+}
+
+impl Router {
+    /// Opens a stream to `to` through an agent of `pool`. The caller bounds the time.
+    ///
+    /// # Errors
+    /// When no gateway has a tunnel that works, or the agent says no.
+    pub(crate) async fn open(&self, pool: &Name, to: &Destination) -> Result<BoxStream, RouteError> {
+        let own = match self.tunnels.open(pool, &to.target.address, to.session, &to.name).await {
+            Ok(stream) => return Ok(Box::new(stream)),
+            Err(error @ OpenError::Refused { .. }) => return Err(error.into()),
+            Err(error) => error,
+        };
+        let Some(peers) = &self.peers else { return Err(own.into()) };
+        let mut last = None;
+        for holder in self.holders(pool, to, peers) {
+            match relayed(peers, &holder, pool, to).await {
+                Ok(stream) => {
+                    metrics::opened("connected");
+                    return Ok(stream);
+                }
+                Err(Fault::Agent(status, detail)) => {
+                    metrics::opened("refused");
+                    return Err(RouteError::Refused { gateway: holder.name, status, detail });
+                }
+                Err(fault) => {
+                    metrics::opened("failed");
+                    tracing::debug!(gateway = %holder.name, error = %fault, "not opened through this gateway");
+                    last = Some(RouteError::Relay { gateway: holder.name, why: fault.to_string() });
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| own.into()))
+    }
+
+    /// The gateways to ask, best first. One that does not serve the target is not trusted with its sessions, whatever it says it holds.
+    fn holders(&self, pool: &Name, to: &Destination, peers: &Peers) -> Vec<FleetGateway> {
+        let view = self.fleet.view();
+        let current = self.feed.borrow().current.clone();
+        let none = std::collections::BTreeMap::new();
+        let labels = current.as_ref().and_then(|current| current.snapshot.targets.get(&to.name)).map(|it| &it.labels);
+        let labels = labels.unwrap_or(&none);
+        let trusted = |gateway: &&FleetGateway| {
+            gateway.name != *peers.own_name() && view.serves(&gateway.name, &to.name, labels) == Some(true)
+        };
+        let mut holders: Vec<FleetGateway> = view.holders(pool).into_iter().filter(trusted).cloned().collect();
+        // Stable: among those that answer, and among those that did not lately, the order stays.
+        holders.sort_by_cached_key(|gateway| peers.is_suspect(&gateway.name));
+        holders.truncate(TRIES);
+        holders
+    }
+}
+
+async fn relayed(peers: &Peers, holder: &FleetGateway, pool: &Name, to: &Destination) -> Result<BoxStream, Fault> {
+    let (link, counted) = peers.link(holder).await?;
+    let request = RelayOpen {
+        pool: pool.to_string(),
+        open: Some(Open {
+            address: to.target.address.to_string(),
+            session: to.session.to_string(),
+            target: to.name.to_string(),
+            connect_timeout_ms: u32::try_from(CONNECT.as_millis()).unwrap_or(u32::MAX),
+            // The holder says who asked: by the certificate.
+            relayed_for: String::new(),
+        }),
+    };
+    let mut halves = None;
+    let answer = ask(&link, &request, &mut halves).await;
+    peers.suspect(&holder.name, answer.is_err());
+    let fault = match answer.map(|opened| (opened.status(), opened)) {
+        Ok((RelayStatus::Connected, _)) => match halves.take() {
+            Some((send, recv)) => return Ok(Box::new(peers::RelayStream::new(send, recv, counted))),
+            None => Fault::TimedOut,
+        },
+        Ok((RelayStatus::Refused, opened)) => Fault::Agent(opened.agent_status(), opened.detail),
+        Ok((status, opened)) => Fault::Status(status, opened.detail),
+        Err(fault) => fault,
+    };
+    if let Some((mut send, mut recv)) = halves {
+        // The holder, if it hears of it, gives up too.
+        send.reset(cause::SILENT);
+        recv.stop(cause::SILENT);
+    }
+    Err(fault)
+}
+
+async fn ask(
+    link: &postern_runtime::tunnel::Link,
+    request: &RelayOpen,
+    halves: &mut Option<(SendHalf, RecvHalf)>,
+) -> Result<RelayOpened, Fault> {
+    let heard = async {
+        let (send, recv) = halves.insert(link.open().await?);
+        wire::write(send, tunnel::frame(request)).await?;
+        let first: RelayOpened = wire::read(recv, MAX_MESSAGE, tunnel::decode).await?;
+        Ok::<_, Fault>((recv, first))
+    };
+    let (recv, first) = tokio::time::timeout(HEARD, heard).await.map_err(|_| Fault::TimedOut)??;
+    if first.status() != RelayStatus::Opening {
+        return Ok(first);
+    }
+    let answer = wire::read(recv, MAX_MESSAGE, tunnel::decode);
+    Ok(tokio::time::timeout(ANSWER, answer).await.map_err(|_| Fault::TimedOut)??)
+}
