@@ -59,6 +59,8 @@ impl Relay {
         {
             return self.shed(pending, operation_id, id, exceeded).await;
         }
+        // It may have changed while the operation waited for its turn.
+        self.take_policy().await?;
         self.settle_names(&mut pending).await;
         let began = Instant::now();
         let fresh = self.freshness();
@@ -112,7 +114,8 @@ impl Relay {
         exceeded: Exceeded,
     ) -> Result<(), End> {
         tracing::debug!(%exceeded, "shed");
-        let denial = self.slice.deny_unclassified(Code::RateLimited, exceeded.to_string(), id, clock::now());
+        let now = (clock::now(), self.freshness());
+        let denial = self.slice.deny_unclassified(Code::RateLimited, exceeded.to_string(), id, now);
         let digest = Digest::of(self.to.session, pending.text(), pending.parameters());
         let event = event(operation, &pending, denial.decision.clone(), digest);
         match self.recorder.enqueue(&event).await {
