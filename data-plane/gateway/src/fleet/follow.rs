@@ -25,7 +25,7 @@ use super::{Advertised, Fleet, metrics};
 use crate::control::ControlPlane;
 
 /// Largest answer taken.
-const MAX_ANSWER: usize = 4 << 20;
+const MAX_ANSWER: usize = 16 << 20;
 /// Reports that may wait to be sent.
 const QUEUE: usize = 4;
 /// The leader says something every five seconds; silence this long is a dead connection.

@@ -12,6 +12,7 @@ use postern_core::signed::{Purpose, message};
 use postern_core::snapshot::Snapshot;
 use postern_core::wire::{snapshot::to_proto, timestamp_to_proto};
 use postern_core::{Name, SessionId};
+use postern_proto::gateway::v1::fleet_service_server::{FleetService, FleetServiceServer};
 use postern_proto::gateway::v1::hold_service_server::{HoldService, HoldServiceServer};
 use postern_proto::gateway::v1::policy_feed_service_server::{PolicyFeedService, PolicyFeedServiceServer};
 use postern_proto::gateway::v1::recording_service_server::{RecordingService, RecordingServiceServer};
@@ -34,6 +35,10 @@ pub(crate) struct Control {
     pub(crate) approvals: watch::Sender<BTreeMap<String, pb::Approval>>,
     /// Takes no recordings while it is set.
     pub(crate) away: watch::Sender<bool>,
+    /// The directory, whole; none: no leader is to be found.
+    pub(crate) fleet: watch::Sender<Option<ReportResponse>>,
+    /// What the gateway told of itself last.
+    pub(crate) reported: watch::Sender<Vec<ReportRequest>>,
     recordings: Arc<Mutex<BTreeMap<SessionId, Stored>>>,
     signer: Option<SealSigner>,
 }
@@ -52,6 +57,8 @@ impl Control {
             policy: watch::Sender::new(None),
             approvals: watch::Sender::default(),
             away: watch::Sender::new(false),
+            fleet: watch::Sender::new(None),
+            reported: watch::Sender::default(),
             recordings: Arc::default(),
             signer: None,
         }
@@ -89,6 +96,7 @@ impl Control {
             .unwrap()
             .add_service(PolicyFeedServiceServer::new(self.clone()))
             .add_service(HoldServiceServer::new(self.clone()))
+            .add_service(FleetServiceServer::new(self.clone()))
             .add_service(RecordingServiceServer::new(self))
             .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener))
             .await
@@ -180,6 +188,27 @@ impl PolicyFeedService for Control {
             std::future::ready(answer)
         });
         Ok(Response::new(newest.boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Control {
+    type ReportStream = Answers<ReportResponse>;
+
+    async fn report(&self, request: Request<Streaming<ReportRequest>>) -> Result<Response<Self::ReportStream>, Status> {
+        if self.fleet.borrow().is_none() {
+            return Err(Status::unavailable("this node does not lead"));
+        }
+        self.reported.send_replace(Vec::new());
+        let (mut reports, reported) = (request.into_inner(), self.reported.clone());
+        let heard = async move {
+            while let Ok(Some(report)) = reports.message().await {
+                reported.send_modify(|all| all.push(report));
+            }
+        };
+        let told = WatchStream::new(self.fleet.subscribe());
+        let answers = told.map(|whole| whole.ok_or_else(|| Status::unavailable("this node does not lead")));
+        Ok(Response::new(answers.take_until(heard).boxed()))
     }
 }
 

@@ -8,6 +8,7 @@ mod failover;
 mod house;
 mod limits;
 mod redecide;
+mod relay;
 mod renewal;
 mod sessions;
 mod target;
