@@ -148,3 +148,50 @@ async fn only_gateways_report_and_only_what_is_valid() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     node.end().await;
 }
+
+/// Twenty gateways to which agents come back all at once, one after the other: each gateway ends with the whole directory, told a few times a
+/// second and not once for each agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_agents_is_told_in_few_answers() {
+    const GATEWAYS: usize = 20;
+    const AGENTS: usize = 300;
+    const EACH: usize = 3;
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    let mut gateways = Vec::new();
+    for place in 0..GATEWAYS {
+        let name = format!("g{place}");
+        gateways.push(Gateway::begin(&node, &name, whole(&name, Vec::new())).await);
+    }
+    let began = std::time::Instant::now();
+    for agent in 0..AGENTS {
+        for turn in 0..EACH {
+            let held = tunnel(&format!("site-{agent}"), &format!("a{agent}"), 0);
+            let report = ReportRequest { tunnels: vec![held], ..Default::default() };
+            gateways[(agent + turn * 7) % GATEWAYS].reports.send(report).await.unwrap();
+        }
+    }
+    let mut readers = tokio::task::JoinSet::new();
+    for mut gateway in gateways {
+        readers.spawn(async move {
+            let (mut held, mut answers) = (std::collections::BTreeSet::new(), 0_usize);
+            while held.len() < AGENTS * EACH {
+                let news = gateway.news.message().await.unwrap().unwrap();
+                answers += 1;
+                held.extend(news.holdings.into_iter().map(|holding| (holding.gateway, holding.pool)));
+            }
+            (answers, gateway)
+        });
+    }
+    let all = tokio::time::timeout(std::time::Duration::from_secs(60), readers.join_all()).await.unwrap();
+    // One at once, five a second, and a whole that comes in parts.
+    let most = 5 + 6 * (1 + usize::try_from(began.elapsed().as_secs()).unwrap());
+    for (answers, _) in &all {
+        assert!(*answers <= most, "{answers} answers, not {most}");
+    }
+    let listed = AdminClient::new(node.admin().await).list_agents(pb::ListAgentsRequest::default()).await;
+    let listed = listed.unwrap().into_inner();
+    assert!(listed.agents.len() == AGENTS && listed.agents.iter().all(|agent| agent.tunnels.len() == EACH));
+    drop(all);
+    node.end().await;
+}
