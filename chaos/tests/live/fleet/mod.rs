@@ -4,4 +4,5 @@ mod agents;
 mod basics;
 mod fail_static;
 mod relay;
+mod rolling;
 mod weather;
