@@ -39,7 +39,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub(crate) enum Way {
     Tcp(u16),
     Tls(u16, TlsConnector),
-    Ssh(Ssh),
+    Ssh(Box<Ssh>),
     Tunnel(Box<Tunnel>),
 }
 
@@ -75,7 +75,7 @@ impl Way {
             all.push(Self::Tls(target.tls, TlsConnector::from(Arc::new(tls::client_unverified(&[])?))));
         }
         if is_wanted(SSH) {
-            all.push(Self::Ssh(Ssh::start(target.plain)?));
+            all.push(Self::Ssh(Box::new(Ssh::start(target.plain)?)));
         }
         if is_wanted(TUNNEL_QUIC) {
             all.push(Self::Tunnel(Box::new(Tunnel::quic(target.plain).await?)));
@@ -98,7 +98,8 @@ impl Way {
     /// A new connection to the target.
     pub(crate) async fn open(&self) -> Result<Box<dyn Stream>> {
         match self {
-            Self::Tcp(port) | Self::Ssh(Ssh { port, .. }) => Ok(Box::new(tcp(*port).await?)),
+            Self::Tcp(port) => Ok(Box::new(tcp(*port).await?)),
+            Self::Ssh(forward) => Ok(Box::new(tcp(forward.port).await?)),
             Self::Tls(port, connector) => {
                 let name = ServerName::try_from("localhost")?;
                 Ok(Box::new(connector.connect(name, tcp(*port).await?).await?))

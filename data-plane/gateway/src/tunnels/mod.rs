@@ -77,14 +77,12 @@ pub(crate) struct Tunnel {
 
 /// What a tunnel is doing, for whoever reports it.
 #[derive(Clone, Debug)]
-#[allow(dead_code)] // for whoever reports them
 pub(crate) struct Held {
     pub(crate) agent: Name,
     pub(crate) pool: Name,
     pub(crate) since: Timestamp,
     pub(crate) carrier: Carrier,
     pub(crate) streams: usize,
-    pub(crate) draining: bool,
     pub(crate) rtt: Duration,
 }
 
@@ -166,14 +164,12 @@ impl Tunnels {
 
     /// Tells of every change in which tunnels there are.
     #[must_use]
-    #[allow(dead_code)] // for whoever reports them
     pub(crate) fn subscribe(&self) -> watch::Receiver<Pools> {
         self.0.pools.subscribe()
     }
 
     /// All that are up, as they stand now.
     #[must_use]
-    #[allow(dead_code)] // for whoever reports them
     pub(crate) fn held(&self) -> Vec<Held> {
         let held = |tunnel: &Arc<Tunnel>| Held {
             agent: tunnel.agent.clone(),
@@ -181,7 +177,6 @@ impl Tunnels {
             since: tunnel.since,
             carrier: tunnel.link.carrier(),
             streams: tunnel.streams.load(Ordering::Relaxed),
-            draining: tunnel.draining.load(Ordering::Relaxed),
             rtt: tunnel.link.stats().rtt,
         };
         self.0.pools.borrow().values().flatten().map(held).collect()
