@@ -49,8 +49,8 @@ impl Node {
             "[gateway]\ncredential_dir = \"{folder}/credential\"\npostgres_listen = \"{host}:{postgres}\"\n\
              tunnel_listen = \"{host}:{tunnel}\"\ntunnel_tcp_listen = \"{host}:{tunnel}\"\nops_listen = \"{host}:{ops}\"\ncontrol_plane = {:?}\nspool_dir = \"{folder}/spool\"\n{}{further}\n",
             cluster.addresses(),
-            // Tests that stop it with sessions open do not wait an hour.
-            if further.contains("drain_limit") { "" } else { "drain_limit = \"5s\"\n" },
+            // Tests that stop it with sessions open, or without a control plane, do not wait for long.
+            if further.contains("drain_limit") { "" } else { "drain_limit = \"5s\"\nflush_limit = \"5s\"\n" },
         );
         this.write()?;
         Ok(this)
