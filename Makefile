@@ -19,6 +19,7 @@ check: ## Formatting, lints, the import rules, the protocol files, licences
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	scripts/check_deps.py
+	cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	scripts/check_proto.py
 	PATH="$$PATH:$(CURDIR)/.tools/bin" cargo deny --locked --log-level error check bans licenses sources
 
