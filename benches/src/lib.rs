@@ -17,6 +17,17 @@ pub fn progress(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// A setting of a load: the environment's, or `default`.
+///
+/// # Errors
+/// When it is no number.
+pub fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().ok().with_context(|| format!("{name} is a number")),
+        Err(_) => Ok(default),
+    }
+}
+
 /// The middle one.
 #[must_use]
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {

@@ -1,4 +1,4 @@
-//! Every metric of the gateway, by name, in one place.
+//! The gateway's metrics, by name, in one place; those of tunnels, the fleet and relaying are there.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::limits::{What, Whose};
 pub(crate) struct Alive(&'static str);
 
 impl Alive {
-    fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         gauge!(name).increment(1.0);
         Self(name)
     }

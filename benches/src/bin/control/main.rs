@@ -8,7 +8,7 @@ mod report;
 mod system;
 
 use anyhow::{Context as _, Result, bail};
-use postern_benches::progress;
+use postern_benches::{number, progress};
 
 use crate::measure::{Measured, failover, writes};
 use crate::system::System;
@@ -64,11 +64,4 @@ fn main() -> Result<()> {
     }
     drop(systems);
     report::write(&results, rounds, seconds)
-}
-
-fn number(name: &str, default: u32) -> Result<u32> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is a number")),
-        Err(_) => Ok(default),
-    }
 }

@@ -1,6 +1,7 @@
 //! What is compared: one face for all of them.
 
 use anyhow::Result;
+use postern_benches::processor_seconds;
 use postern_chaos::live::cluster::{ClientOptions, ClusterClient, ClusterOptions, Failure, LiveCluster};
 
 use crate::etcd::{Etcd, EtcdClient};
@@ -76,17 +77,8 @@ impl System {
             }
             Self::Etcd(etcd) => etcd.processes(),
         };
-        processes.into_iter().filter_map(used).sum()
+        processes.into_iter().filter_map(|process| processor_seconds(process).ok()).sum()
     }
-}
-
-/// User and system time of a process in seconds (proc(5): fields 14 and 15 of `stat`, in hundredths).
-fn used(process: u32) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, field 2, may have blanks; it ends with the last parenthesis.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |place: usize| fields.get(place)?.parse::<f64>().ok();
-    Some((ticks(11)? + ticks(12)?) / 100.0)
 }
 
 impl Client {

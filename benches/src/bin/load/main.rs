@@ -6,6 +6,7 @@ mod report;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use postern_benches::number;
 use postern_chaos::live::{Connection, run};
 
 /// One kind of load.
@@ -78,11 +79,4 @@ fn measure(connection: &Connection, workload: &Workload, seconds: u32) -> Result
         line.split_whitespace().next().context("a number")?.parse().context("a number")
     };
     Ok(Measured { tps: value("tps = ")?, latency_ms: value("latency average = ")? })
-}
-
-fn number(name: &str, default: u32) -> Result<u32> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is a number")),
-        Err(_) => Ok(default),
-    }
 }

@@ -9,9 +9,9 @@ mod writes;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clients::Crowd;
-use postern_benches::{percentile, processor_seconds, progress, where_and_when, write_part};
+use postern_benches::{number, percentile, processor_seconds, progress, where_and_when, write_part};
 use postern_chaos::live::fleet::{Fleet, FleetOptions};
 use postern_chaos::live::{Postgres, PostgresOptions};
 use writes::{Admin, End};
@@ -35,7 +35,7 @@ struct Found {
 }
 
 fn main() -> Result<()> {
-    let (sessions, gateways) = (number("SESSIONS", 1_000)?, number("GATEWAYS", 3)?);
+    let (sessions, gateways) = (number("SESSIONS", 1_000_usize)?, number("GATEWAYS", 3_usize)?);
     let (rounds, changes) = (number("ROUNDS", 5)?, number("CHANGES", 100)?);
     let mut postgres = Postgres::start(PostgresOptions::default())?;
     let room = sessions.saturating_add(60);
@@ -146,11 +146,4 @@ fn report(found: &Found) -> Result<()> {
         found.idle_us,
     )?;
     write_part("redecide", &out)
-}
-
-fn number(name: &str, default: usize) -> Result<usize> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is a number")),
-        Err(_) => Ok(default),
-    }
 }

@@ -11,7 +11,7 @@ mod ways;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use postern_benches::progress;
+use postern_benches::{number, progress};
 use tokio::runtime::Runtime;
 
 use crate::measure::Measured;
@@ -46,11 +46,4 @@ fn main() -> Result<()> {
     }
     let results: Vec<Results> = all.into_iter().map(|(way, rounds)| Results { name: way.name(), rounds }).collect();
     report::write(&results, rounds)
-}
-
-fn number(name: &str, default: u32) -> Result<u32> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is a number")),
-        Err(_) => Ok(default),
-    }
 }

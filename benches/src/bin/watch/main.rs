@@ -8,8 +8,8 @@ mod streams;
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result};
-use postern_benches::{percentile, where_and_when, write_part};
+use anyhow::Result;
+use postern_benches::{number, percentile, where_and_when, write_part};
 
 /// What the streams gave.
 struct Streams {
@@ -77,11 +77,4 @@ fn report(streams: &Streams, subscribers: &Subscribers) -> Result<()> {
         percentile(subscribers.writer.iter().copied(), 0.99),
     )?;
     write_part("watch", &out)
-}
-
-fn number(name: &str, default: usize) -> Result<usize> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is a number")),
-        Err(_) => Ok(default),
-    }
 }

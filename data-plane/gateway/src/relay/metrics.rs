@@ -1,23 +1,8 @@
 //! What is measured of relaying.
 
-use metrics::{counter, gauge};
+use metrics::counter;
 
-/// Counts what is alive.
-#[derive(Debug)]
-pub(super) struct Alive(&'static str);
-
-impl Alive {
-    fn new(name: &'static str) -> Self {
-        gauge!(name).increment(1.0);
-        Self(name)
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        gauge!(self.0).decrement(1.0);
-    }
-}
+use crate::metrics::Alive;
 
 /// A link that this gateway has dialled.
 pub(super) fn link_out() -> Alive {

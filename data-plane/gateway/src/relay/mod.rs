@@ -24,7 +24,7 @@ pub(crate) use serve::Holder;
 
 use crate::fleet::Fleet;
 use crate::policy_feed::Feed;
-use crate::tunnels::{OpenError, Tunnels};
+use crate::tunnels::{HeldStream, OpenError, Tunnels};
 use crate::upstream::{BoxStream, Destination};
 
 /// The version of what gateways say to each other that this build speaks; it is the lowest too.
@@ -171,7 +171,7 @@ async fn relayed(peers: &Peers, holder: &FleetGateway, pool: &Name, to: &Destina
     peers.suspect(&holder.name, answer.is_err());
     let fault = match answer.map(|opened| (opened.status(), opened)) {
         Ok((RelayStatus::Connected, _)) => match halves.take() {
-            Some((send, recv)) => return Ok(Box::new(peers::RelayStream::new(send, recv, counted))),
+            Some((send, recv)) => return Ok(Box::new(HeldStream::new(send, recv, (counted, metrics::stream_out())))),
             None => Fault::TimedOut,
         },
         Ok((RelayStatus::Refused, opened)) => Fault::Agent(opened.agent_status(), opened.detail),

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -21,7 +19,6 @@ use postern_runtime::tunnel::wire::{self, WireError};
 use postern_runtime::tunnel::{Link, LinkError, RecvHalf, SendHalf, cause, transport};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{VERSION, metrics};
 
@@ -301,41 +298,6 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A stream to a target through another gateway. Dropped, it ends in both directions.
-#[derive(Debug)]
-pub(super) struct RelayStream {
-    send: SendHalf,
-    recv: RecvHalf,
-    _counted: Counted,
-    _alive: metrics::Alive,
-}
-
-impl RelayStream {
-    pub(super) fn new(send: SendHalf, recv: RecvHalf, counted: Counted) -> Self {
-        Self { send, recv, _counted: counted, _alive: metrics::stream_out() }
-    }
-}
-
-impl AsyncRead for RelayStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.recv).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for RelayStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.send).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.send).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.send).poll_shutdown(cx)
     }
 }
 

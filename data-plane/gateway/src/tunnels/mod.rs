@@ -12,6 +12,7 @@ mod metrics;
 mod open;
 mod proxy;
 mod serve;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ pub(crate) use listen::{accept, listen};
 pub(crate) use open::OpenError;
 #[allow(unused_imports)] // for whoever carries it further
 pub(crate) use open::TunnelStream;
+pub(crate) use stream::HeldStream;
 
 use admission::Admission;
 use proxy::Proxy;

@@ -1,9 +1,7 @@
 //! Opening a stream through one of a pool's tunnels.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use postern_core::target::Address;
@@ -11,8 +9,8 @@ use postern_core::{Code, Name, SessionId};
 use postern_protocols::tunnel::{self, FrameError, MAX_MESSAGE, Open, OpenStatus, Opened};
 use postern_runtime::tunnel::wire::{self, WireError};
 use postern_runtime::tunnel::{LinkError, RecvHalf, SendHalf, cause};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::stream::HeldStream;
 use super::{Tunnel, Tunnels, metrics};
 
 /// The agent itself waits this long for the target; we wait a little longer for the agent.
@@ -60,13 +58,8 @@ impl OpenError {
     }
 }
 
-/// A stream to a target through a tunnel. Dropped, it ends in both directions.
-#[derive(Debug)]
-pub(crate) struct TunnelStream {
-    send: SendHalf,
-    recv: RecvHalf,
-    counted: Counted,
-}
+/// A stream to a target through a tunnel.
+pub(crate) type TunnelStream = HeldStream<Counted>;
 
 /// A stream more on its tunnel, as long as it lives.
 #[derive(Debug)]
@@ -82,13 +75,6 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl TunnelStream {
-    /// Its halves, and what counts it.
-    pub(crate) fn into_parts(self) -> (SendHalf, RecvHalf, Counted) {
-        (self.send, self.recv, self.counted)
     }
 }
 
@@ -183,7 +169,7 @@ async fn attempt(tunnel: &Tunnel, request: &Open) -> Result<TunnelStream, OpenEr
     let mut halves = None;
     match ask(tunnel, request, &mut halves).await {
         Ok(opened) => match (opened.status(), halves) {
-            (OpenStatus::Connected, Some((send, recv))) => Ok(TunnelStream { send, recv, counted }),
+            (OpenStatus::Connected, Some((send, recv))) => Ok(HeldStream::new(send, recv, counted)),
             (status, _) => Err(OpenError::Refused { agent: agent.clone(), status, detail: opened.detail }),
         },
         Err(fault) => {
@@ -214,25 +200,5 @@ async fn ask(tunnel: &Tunnel, request: &Open, halves: &mut Option<(SendHalf, Rec
             let answer = wire::read(recv, MAX_MESSAGE, tunnel::decode);
             Ok(tokio::time::timeout(ANSWER, answer).await.map_err(|_| Fault::TimedOut)??)
         }
-    }
-}
-
-impl AsyncRead for TunnelStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.recv).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for TunnelStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.send).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.send).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.send).poll_shutdown(cx)
     }
 }
