@@ -6,10 +6,11 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getuid, kill_process, kill_process_group};
 
 /// A running program in a process group of its own; its output goes to files. Dropping it kills the group.
 #[derive(Debug)]
@@ -206,16 +207,27 @@ pub fn wait_until(limit: Duration, what: &str, mut done: impl FnMut() -> Result<
     }
 }
 
-/// A port on loopback that nobody has now, for TCP and for UDP. Below those that the system gives to connections: it must still be free when a
-/// server takes it a moment later, and after that server was killed.
+/// A port on loopback that nobody has now, for TCP and for UDP, and that no other test is given before the calling process ends. Below those that the
+/// system gives to connections: it must still be free when a server takes it a moment later, and after that server was killed.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> Result<u16> {
+    static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let folder = std::env::temp_dir().join(format!("postern-test-ports-{}", getuid().as_raw()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for _ in 0..1_000 {
         let port = fastrand::u16(10_000..32_000);
+        let path = folder.join(port.to_string());
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        // The lock goes with the process, however it ends.
+        if file.try_lock().is_err() {
+            continue;
+        }
         let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
         if free(port) && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            HELD.lock().unwrap_or_else(PoisonError::into_inner).push(file);
             return Ok(port);
         }
     }

@@ -234,11 +234,13 @@ fn take(answer: WatchResponse, held: &mut Held, anchor: &mut Anchor) -> Result<(
     match newer {
         Some(current) => {
             tracing::debug!(revision = current.snapshot.revision, "policy");
-            metrics::policy(current.snapshot.revision);
+            let revision = current.snapshot.revision;
             feed.send_modify(|feed| {
                 feed.current = Some(current);
                 feed.confirmed_at = later(feed.confirmed_at);
             });
+            // Who reads the gauge finds sessions decided by that revision.
+            metrics::policy(revision);
         }
         // Sessions need not wake for a confirmation.
         None => drop(feed.send_if_modified(|feed| {
