@@ -14,7 +14,7 @@ use postern_protocols::postgres::codec::{self, CodecError, Limits, Origin, backe
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 
-use crate::upstream::{Destination, Dialer, Upstream, UpstreamError};
+use crate::upstream::{Destination, Dialer, Recorded, Upstream, UpstreamError};
 
 /// How long a catalog is good for.
 pub(crate) const FRESH: Duration = Duration::from_secs(30);
@@ -119,7 +119,7 @@ impl Catalogs {
 
 async fn read(dialer: &Dialer, of: &Destination) -> Result<Catalog, CatalogsError> {
     let settings = [("application_name".to_owned(), "postern catalog".to_owned())];
-    let mut upstream = dialer.login(of, &settings).await?;
+    let mut upstream = dialer.login(of, &settings, &Recorded::needless()).await?;
     let mut builder = CatalogBuilder::new();
     ask(&mut upstream, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None).await?;
     for (part, query) in queries() {

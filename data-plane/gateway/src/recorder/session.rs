@@ -46,16 +46,13 @@ pub(crate) struct SessionRecorder {
 impl SessionRecorder {
     pub(super) fn new(session: SessionId, to: mpsc::Sender<Msg>, signer: Arc<SealSigner>) -> Self {
         let chain = Chain::start(session);
-        // Nothing to abandon until it has begun.
-        Self { session, chain, waiting: Vec::new(), first_seq: 0, to, signer, sealed: true }
+        Self { session, chain, waiting: Vec::new(), first_seq: 0, to, signer, sealed: false }
     }
 
     pub(super) async fn begin(&mut self, started: &Event) -> Result<(), RecordError> {
         self.chain.append(clock::now(), started, &mut self.waiting)?;
         let frames = self.take();
-        ask(&self.to, |reply| Msg::Open { frames, reply }).await?;
-        self.sealed = false;
-        Ok(())
+        ask(&self.to, |reply| Msg::Open { frames, reply }).await
     }
 
     /// Records the event of a permitted operation; durable on return. The answer is what lets it be forwarded.

@@ -201,6 +201,28 @@ async fn a_lost_session_task_is_sealed_by_the_thread() {
     assert!(report.is_good() && !report.interrupted, "{report}");
 }
 
+/// Its client went away, or shutdown hurried, while the disk was at it.
+#[tokio::test]
+async fn a_recording_that_is_given_up_while_it_begins_is_closed() {
+    use futures::FutureExt as _;
+
+    let house = House::new();
+    let (recorder, _uploader) = house.start(1 << 20);
+    let (session, other) = (clock::session_id(), clock::session_id());
+    let given_up = recorder.open(started(session)).now_or_never();
+    // What follows comes after it in the mailbox.
+    let other = recorder.open(started(other)).await.unwrap();
+    if let Some(opened) = given_up {
+        drop(opened.unwrap());
+    }
+    other.seal(None, "over").await.unwrap();
+    let began = std::time::Instant::now();
+    while !house.verify(session).is_good() {
+        assert!(began.elapsed() < Duration::from_secs(10), "{}", house.verify(session));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_full_spool_refuses_new_sessions_and_ends_old_ones() {
     let house = House::new();

@@ -24,7 +24,8 @@ use crate::identify::{Admitted, identify};
 use crate::limits::{Exceeded, Handshake, Place};
 use crate::metrics;
 use crate::policy_feed::Current;
-use crate::upstream::{BoxStream, Destination};
+use crate::recorder::RecordError;
+use crate::upstream::{BoxStream, Destination, Recorded};
 
 /// How long a refused client may take to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -244,7 +245,7 @@ async fn password(
     }
 }
 
-/// Recording first, then the target.
+/// The recording begins while the target is dialled: nothing of the target's credential is shown, and nothing of the client's goes there, before it has.
 async fn begin(
     startup: Startup,
     admitted: Admitted,
@@ -268,18 +269,25 @@ async fn begin(
         application: startup.application.clone(),
         revision: current.snapshot.revision,
     };
-    let recorder = shared.recorder.open(started).await;
-    let recorder = recorder.map_err(|error| Refused::because(error.code(), error))?;
     let to = Destination { name, target, sent, database: database.into(), session };
+    let (begins, recorded) = Recorded::soon();
+    let record = async {
+        let recorder = shared.recorder.open(started).await?;
+        begins.begun();
+        Ok::<_, RecordError>(recorder)
+    };
 
     let fresh_enough = Instant::now().checked_sub(FRESH_AT_OPENING).unwrap_or_else(Instant::now);
     let reached = tokio::time::timeout(shared.limits.connect_timeout.0, async {
-        let login = async { shared.dialer.login(&to, &startup.settings).await.map_err(|e| (e.code(), e.to_string())) };
+        let login = shared.dialer.login(&to, &startup.settings, &recorded);
+        let login = async { login.await.map_err(|e| (e.code(), e.to_string())) };
         let catalog = async { shared.catalogs.get(&to, fresh_enough).await.map_err(|e| (e.code(), e.to_string())) };
         // In this order: the login's error tells more than the catalog's of the same cause.
         tokio::try_join!(biased; login, catalog)
     });
-    let reached = reached.await.unwrap_or_else(|_| Err((Code::TargetUnavailable, "no session in time".into())));
+    let (recorder, reached) = tokio::join!(record, reached);
+    let recorder = recorder.map_err(|error| Refused::because(error.code(), error))?;
+    let reached = reached.unwrap_or_else(|_| Err((Code::TargetUnavailable, "no session in time".into())));
     let (upstream, catalog) = match reached {
         Ok(reached) => reached,
         Err((code, why)) => {

@@ -1,6 +1,8 @@
 //! Connections to targets: dialled by the gateway or through a tunnel, secured as the target says, logged in with its own credential.
 
 mod direct;
+mod keys;
+mod recorded;
 mod tls;
 
 use std::sync::Arc;
@@ -18,10 +20,14 @@ use postern_runtime::clock;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 
+pub(crate) use recorded::Recorded;
 pub(crate) use tls::UpstreamTlsError;
 
 use crate::credentials::{Account, Accounts, CredentialError, Holding};
 use crate::relay::{RouteError, Router};
+use keys::Keys;
+use recorded::NotRecorded;
+use tls::Configs;
 
 /// How long a cancel request may take, from dialling to the target's end.
 const CANCEL: Duration = Duration::from_secs(10);
@@ -56,6 +62,8 @@ pub(crate) enum UpstreamError {
     Login(#[from] LoginError),
     #[error("its credential: {0}")]
     Credential(#[from] CredentialError),
+    #[error(transparent)]
+    NotRecorded(#[from] NotRecorded),
 }
 
 impl UpstreamError {
@@ -67,6 +75,7 @@ impl UpstreamError {
             Self::TlsConfig(_) | Self::Tls(_) | Self::NoTls => Code::TargetRefused,
             Self::Login(error) => error.code(),
             Self::Credential(error) => error.code(),
+            Self::NotRecorded(_) => Code::RecordingUnavailable,
         }
     }
 }
@@ -98,25 +107,28 @@ pub(crate) struct Upstream {
 pub(crate) struct Dialer {
     router: Router,
     credentials: Accounts,
+    keys: Keys,
+    tls: Configs,
 }
 
 impl Dialer {
-    pub(crate) const fn new(router: Router, credentials: Accounts) -> Self {
-        Self { router, credentials }
+    pub(crate) fn new(router: Router, credentials: Accounts) -> Self {
+        Self { router, credentials, keys: Keys::default(), tls: Configs::default() }
     }
 
-    /// Connects and logs in. The caller bounds the time.
+    /// Connects and logs in; shows the target nothing of its credential before `recorded` is. The caller bounds the time.
     pub(crate) async fn login(
         &self,
         to: &Destination,
         settings: &[(String, String)],
+        recorded: &Recorded,
     ) -> Result<Upstream, UpstreamError> {
         let account = self.credentials.account(to).await?;
-        match self.login_as(to, &account, settings).await {
+        match self.login_as(to, &account, settings, recorded).await {
             // The account may have been taken away, or its password changed, since it was read.
             Err(UpstreamError::Login(error)) if error.refuses_account() => {
                 match self.credentials.after(to, &account).await {
-                    Some(account) => self.login_as(to, &account, settings).await,
+                    Some(account) => self.login_as(to, &account, settings, recorded).await,
                     None => Err(error.into()),
                 }
             }
@@ -129,6 +141,7 @@ impl Dialer {
         to: &Destination,
         account: &Account,
         settings: &[(String, String)],
+        recorded: &Recorded,
     ) -> Result<Upstream, UpstreamError> {
         let (mut stream, encrypted) = self.connect(to).await?;
         let mut nonce = [0; 18];
@@ -141,13 +154,21 @@ impl Dialer {
             settings,
             encrypted,
             nonce,
+            scram: self.keys.of(&to.name),
         });
         send(&mut stream, hello).await?;
         let mut received = BytesMut::with_capacity(4 << 10);
         loop {
             match login.next(&mut received)? {
-                LoginStep::Send(answer) => send(&mut stream, answer).await?,
+                LoginStep::Send(answer) => {
+                    recorded.wait().await?;
+                    send(&mut stream, answer).await?;
+                }
                 LoginStep::Ready(ready) => {
+                    recorded.wait().await?;
+                    if let Some(keys) = &ready.scram {
+                        self.keys.keep(&to.name, keys);
+                    }
                     let holding = account.holding.clone();
                     return Ok(Upstream { stream, received, ready: *ready, holding });
                 }
@@ -196,7 +217,7 @@ impl Dialer {
         };
         match (answer, mode) {
             (SslAnswer::Accepted, _) => {
-                let (config, name) = tls::client(&to.target.tls, address.host())?;
+                let (config, name) = self.tls.client(to)?;
                 let secured = TlsConnector::from(config).connect(name, stream).await.map_err(UpstreamError::Tls)?;
                 Ok((Box::new(secured), true))
             }

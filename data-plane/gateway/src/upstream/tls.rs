@@ -1,7 +1,10 @@
 //! TLS from the gateway to a target, end to end: an agent in between sees only ciphertext.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use dashmap::DashMap;
+use postern_core::Name;
 use postern_core::target::{TargetTls, TlsMode};
 use postern_runtime::tls::{AnyServer, provider};
 use rustls::client::WebPkiServerVerifier;
@@ -10,6 +13,13 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
+
+use super::Destination;
+
+/// Targets whose configurations are kept (I11).
+const KEPT: usize = 1_024;
+/// After so long the system's authorities are read again.
+const SYSTEM_FOR: Duration = Duration::from_secs(600);
 
 /// TLS to the target cannot be configured.
 #[derive(Debug, thiserror::Error)]
@@ -28,19 +38,50 @@ pub(crate) enum UpstreamTlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// Configuration and name for a handshake with the target, as its mode says.
-///
-/// # Errors
-/// When there is nothing to verify by, or names or certificates are not usable.
-pub(crate) fn client(
-    tls: &TargetTls,
-    host: &str,
-) -> Result<(Arc<ClientConfig>, ServerName<'static>), UpstreamTlsError> {
-    let name = tls.server_name.as_deref().unwrap_or(host);
-    let name = ServerName::try_from(name.to_owned())?;
+/// What was made of each target's settings last: authorities are not read and parsed for each login, and servers that hand out tickets are
+/// resumed with. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Configs(Arc<DashMap<Name, Made>>);
+
+#[derive(Debug)]
+struct Made {
+    of: TargetTls,
+    at: Instant,
+    config: Arc<ClientConfig>,
+}
+
+impl Configs {
+    /// Configuration and name for a handshake with the target, as its mode says.
+    ///
+    /// # Errors
+    /// When there is nothing to verify by, or names or certificates are not usable.
+    pub(super) fn client(
+        &self,
+        to: &Destination,
+    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), UpstreamTlsError> {
+        let tls = &to.target.tls;
+        let name = tls.server_name.as_deref().unwrap_or_else(|| to.target.address.host());
+        let name = ServerName::try_from(name.to_owned())?;
+        if let Some(known) = self.0.get(&to.name)
+            && known.of == *tls
+            && (tls.ca_pem.is_some() || known.at.elapsed() < SYSTEM_FOR)
+        {
+            return Ok((Arc::clone(&known.config), name));
+        }
+        let config = Arc::new(config(tls)?);
+        if self.0.len() >= KEPT {
+            self.0.clear();
+        }
+        let made = Made { of: tls.clone(), at: Instant::now(), config: Arc::clone(&config) };
+        self.0.insert(to.name.clone(), made);
+        Ok((config, name))
+    }
+}
+
+fn config(tls: &TargetTls) -> Result<ClientConfig, UpstreamTlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-    let config = match tls.mode {
+    Ok(match tls.mode {
         TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)).with_no_client_auth()
         }
@@ -52,8 +93,7 @@ pub(crate) fn client(
             builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly(chain))).with_no_client_auth()
         }
         TlsMode::VerifyFull => builder.with_root_certificates(roots(tls)?).with_no_client_auth(),
-    };
-    Ok((Arc::new(config), name))
+    })
 }
 
 fn roots(tls: &TargetTls) -> Result<RootCertStore, UpstreamTlsError> {

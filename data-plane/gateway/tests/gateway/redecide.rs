@@ -77,7 +77,8 @@ async fn masked(house: &House) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_sessions_end_with_what_they_stood_on() {
-    telemetry::install_metrics();
+    // From the first policy on.
+    let _ = telemetry::install_metrics();
     let house = House::start().await;
     let changes: [fn(&mut Snapshot); 6] = [
         |snapshot| snapshot.targets.get_mut(&"db".parse().unwrap()).unwrap().value.disabled = true,

@@ -2,6 +2,8 @@
 
 mod scram;
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 use postern_core::Code;
@@ -11,7 +13,7 @@ use zeroize::Zeroizing;
 use super::codec::backend::{self, TransactionStatus};
 use super::codec::{self, CodecError, Frame, Limits, Origin, Reader, frontend, startup, write};
 
-pub use scram::ScramError;
+pub use scram::{ScramError, ScramKeys};
 
 /// Most frames and bytes that a server may send before it is ready (I11).
 const MAX_FRAMES: u32 = 1_000;
@@ -70,6 +72,8 @@ pub struct Credentials<'a> {
     pub encrypted: bool,
     /// Fresh randomness, for SCRAM.
     pub nonce: [u8; 18],
+    /// What an earlier login came to: spares this one the hashing.
+    pub scram: Option<Arc<ScramKeys>>,
 }
 
 /// A login in progress.
@@ -78,6 +82,7 @@ pub struct Login {
     password: SecretBytes,
     encrypted: bool,
     nonce: [u8; 18],
+    scram: Option<Arc<ScramKeys>>,
     phase: Phase,
     frames: u32,
     ready: Ready,
@@ -117,6 +122,8 @@ pub struct Ready {
     pub secret: Bytes,
     /// As a rule idle.
     pub status: TransactionStatus,
+    /// For the next login, when this one went by SCRAM.
+    pub scram: Option<Arc<ScramKeys>>,
 }
 
 /// The target cannot be logged in to. Display is for the log.
@@ -220,6 +227,7 @@ impl Login {
             password: credentials.password.clone(),
             encrypted: credentials.encrypted,
             nonce: credentials.nonce,
+            scram: credentials.scram.clone(),
             phase: Phase::Start,
             frames: 0,
             ready: Ready::default(),
@@ -227,7 +235,7 @@ impl Login {
         (login, out.freeze())
     }
 
-    /// Takes what `buffer` holds. SCRAM costs thousands of hashes here, a few milliseconds.
+    /// Takes what `buffer` holds. SCRAM costs thousands of hashes here, a few milliseconds, unless keys of an earlier login serve.
     ///
     /// # Errors
     /// When the session cannot be opened.
@@ -314,14 +322,14 @@ impl Login {
                 Ok(Some(out.freeze()))
             }
             (11, Phase::ScramFirst(first)) => {
-                let (last, message) = first.challenge(&body.rest(), self.password.expose())?;
+                let (last, message) = first.challenge(&body.rest(), &self.password, self.scram.as_ref())?;
                 self.phase = Phase::ScramFinal(Box::new(last));
                 let mut out = BytesMut::new();
                 write::frame(&mut out, frontend::PASSWORD, |out| out.put_slice(message.as_bytes()));
                 Ok(Some(out.freeze()))
             }
             (12, Phase::ScramFinal(last)) => {
-                last.verify(&body.rest())?;
+                self.ready.scram = Some(last.verify(&body.rest())?);
                 self.phase = Phase::ScramDone;
                 Ok(None)
             }

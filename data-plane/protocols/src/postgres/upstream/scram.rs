@@ -1,10 +1,12 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677), the client's side, without channel binding.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use postern_core::secret::SecretBytes;
 use zeroize::Zeroizing;
 
 /// As SASL names it.
@@ -43,8 +45,40 @@ pub(super) struct First {
 
 /// Has sent client-final-message.
 pub(super) struct Final {
-    server_key: hmac::Key,
+    keys: Arc<ScramKeys>,
     message: String,
+}
+
+/// What a password comes to under a server's salt and rounds (`ClientKey` and `ServerKey` of RFC 5802, section 3): thousands of hashes that need not be
+/// done for each login. As secret as the password, which it holds.
+pub struct ScramKeys {
+    password: SecretBytes,
+    salt: Vec<u8>,
+    rounds: NonZeroU32,
+    client: Zeroizing<Vec<u8>>,
+    server: Zeroizing<Vec<u8>>,
+}
+
+impl ScramKeys {
+    fn derive(password: &SecretBytes, salt: Vec<u8>, rounds: NonZeroU32) -> Self {
+        let mut salted = Zeroizing::new([0_u8; digest::SHA256_OUTPUT_LEN]);
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, &prepared(password.expose()), salted.as_mut());
+        let salted = hmac::Key::new(hmac::HMAC_SHA256, salted.as_ref());
+        let key = |name: &[u8]| Zeroizing::new(hmac::sign(&salted, name).as_ref().to_vec());
+        let (client, server) = (key(b"Client Key"), key(b"Server Key"));
+        Self { password: password.clone(), salt, rounds, client, server }
+    }
+
+    /// Of that password, under that salt and as many rounds: else they prove nothing.
+    fn are_of(&self, password: &SecretBytes, salt: &[u8], rounds: NonZeroU32) -> bool {
+        self.password.expose() == password.expose() && self.salt == salt && self.rounds == rounds
+    }
+}
+
+impl std::fmt::Debug for ScramKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScramKeys").field("rounds", &self.rounds).finish_non_exhaustive()
+    }
 }
 
 impl First {
@@ -60,8 +94,13 @@ impl First {
         (Self { bare, nonce }, message)
     }
 
-    /// Answers server-first-message with client-final-message.
-    pub(super) fn challenge(self, challenge: &[u8], password: &[u8]) -> Result<(Final, String), ScramError> {
+    /// Answers server-first-message with client-final-message; by `known`, if those keys are the right ones.
+    pub(super) fn challenge(
+        self,
+        challenge: &[u8],
+        password: &SecretBytes,
+        known: Option<&Arc<ScramKeys>>,
+    ) -> Result<(Final, String), ScramError> {
         let challenge = std::str::from_utf8(challenge).map_err(|_| ScramError::Malformed)?;
         let mut parts = challenge.splitn(4, ',');
         let mut part = |name: &str| parts.next().and_then(|part| part.strip_prefix(name)).ok_or(ScramError::Malformed);
@@ -75,32 +114,35 @@ impl First {
             Some(enough) if (FEWEST_ROUNDS..=MOST_ROUNDS).contains(&rounds) => enough,
             _ => return Err(ScramError::Rounds(rounds)),
         };
-        let mut salted = Zeroizing::new([0_u8; digest::SHA256_OUTPUT_LEN]);
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, &prepared(password), salted.as_mut());
-        let salted = hmac::Key::new(hmac::HMAC_SHA256, salted.as_ref());
-        let client_key = hmac::sign(&salted, b"Client Key");
-        let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
-        let server_key = hmac::sign(&salted, b"Server Key");
+        let keys = match known.filter(|keys| keys.are_of(password, &salt, rounds)) {
+            Some(keys) => Arc::clone(keys),
+            None => Arc::new(ScramKeys::derive(password, salt, rounds)),
+        };
+        let stored_key = digest::digest(&digest::SHA256, &keys.client);
         // "biws" is the gs2-header in base64.
         let without_proof = format!("c=biws,r={nonce}");
         let message = format!("{},{challenge},{without_proof}", self.bare);
         let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, stored_key.as_ref()), message.as_bytes());
-        let proof: Vec<u8> = client_key.as_ref().iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect();
+        let proof: Vec<u8> = keys.client.iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect();
         let answer = format!("{without_proof},p={}", STANDARD.encode(proof));
-        Ok((Final { server_key: hmac::Key::new(hmac::HMAC_SHA256, server_key.as_ref()), message }, answer))
+        Ok((Final { keys, message }, answer))
     }
 }
 
 impl Final {
     /// Checks server-final-message: only a server that knows the password can write it.
-    pub(super) fn verify(self, last: &[u8]) -> Result<(), ScramError> {
+    ///
+    /// Returns keys that the next login may use.
+    pub(super) fn verify(self, last: &[u8]) -> Result<Arc<ScramKeys>, ScramError> {
         let last = std::str::from_utf8(last).map_err(|_| ScramError::Malformed)?;
         if last.starts_with("e=") {
             return Err(ScramError::Failed);
         }
         let signature = last.split(',').next().and_then(|part| part.strip_prefix("v=")).ok_or(ScramError::Malformed)?;
         let signature = STANDARD.decode(signature).map_err(|_| ScramError::Malformed)?;
-        hmac::verify(&self.server_key, self.message.as_bytes(), &signature).map_err(|_| ScramError::Signature)
+        let server_key = hmac::Key::new(hmac::HMAC_SHA256, &self.keys.server);
+        hmac::verify(&server_key, self.message.as_bytes(), &signature).map_err(|_| ScramError::Signature)?;
+        Ok(self.keys)
     }
 }
 
@@ -114,13 +156,17 @@ fn prepared(password: &[u8]) -> Zeroizing<Vec<u8>> {
 mod tests {
     use super::*;
 
+    fn pencil() -> SecretBytes {
+        SecretBytes::new(b"pencil".to_vec())
+    }
+
     /// RFC 7677, section 3.
     #[test]
     fn speaks_as_the_rfc_shows() {
         let (first, message) = First::with_nonce("user", "rOprNGfwEbeRWgbNEkqO".into());
         assert_eq!(message, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         let challenge = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-        let (last, answer) = first.challenge(challenge, b"pencil").unwrap();
+        let (last, answer) = first.challenge(challenge, &pencil(), None).unwrap();
         assert_eq!(
             answer,
             "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
@@ -131,7 +177,7 @@ mod tests {
     #[test]
     fn refuses_servers_that_cheat() {
         let first = || First::with_nonce("", "abc".into()).0;
-        let challenge = |text: &str| first().challenge(text.as_bytes(), b"pencil").map(|_| ());
+        let challenge = |text: &str| first().challenge(text.as_bytes(), &pencil(), None).map(|_| ());
         assert_eq!(challenge("r=abc,s=W22ZaA==,i=4096"), Err(ScramError::Nonce));
         assert_eq!(challenge("r=xabc1,s=W22ZaA==,i=4096"), Err(ScramError::Nonce));
         assert_eq!(challenge("r=abc1,s=W22ZaA==,i=1"), Err(ScramError::Rounds(1)));
@@ -139,9 +185,28 @@ mod tests {
         assert_eq!(challenge("r=abc1,s=!,i=4096"), Err(ScramError::Malformed));
         assert_eq!(challenge("m=ext,r=abc1,s=W22ZaA==,i=4096"), Err(ScramError::Malformed));
         assert_eq!(challenge(""), Err(ScramError::Malformed));
-        let (last, _) = first().challenge(b"r=abc1,s=W22ZaA==,i=4096", b"pencil").unwrap();
-        assert_eq!(last.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Err(ScramError::Signature));
-        let (last, _) = first().challenge(b"r=abc1,s=W22ZaA==,i=4096", b"pencil").unwrap();
-        assert_eq!(last.verify(b"e=other-error"), Err(ScramError::Failed));
+        let (last, _) = first().challenge(b"r=abc1,s=W22ZaA==,i=4096", &pencil(), None).unwrap();
+        assert_eq!(last.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").err(), Some(ScramError::Signature));
+        let (last, _) = first().challenge(b"r=abc1,s=W22ZaA==,i=4096", &pencil(), None).unwrap();
+        assert_eq!(last.verify(b"e=other-error").err(), Some(ScramError::Failed));
+    }
+
+    #[test]
+    fn keys_serve_again_where_they_are_of_the_same() {
+        let challenge = |challenge: &[u8], password: &SecretBytes, known: Option<&Arc<ScramKeys>>| {
+            First::with_nonce("user", "rOprNGfwEbeRWgbNEkqO".into()).0.challenge(challenge, password, known).unwrap()
+        };
+        let asked = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+        let (last, first_answer) = challenge(asked, &pencil(), None);
+        let known = last.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap();
+        let (last, answer) = challenge(asked, &pencil(), Some(&known));
+        assert!(answer == first_answer && Arc::ptr_eq(&last.keys, &known));
+        let other_salt = b"r=rOprNGfwEbeRWgbNEkqO%x,s=W22ZaA==,i=4096";
+        let more_rounds = b"r=rOprNGfwEbeRWgbNEkqO%x,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4097";
+        let other = SecretBytes::new(b"pen".to_vec());
+        for (asked, password) in [(&other_salt[..], &pencil()), (more_rounds, &pencil()), (asked, &other)] {
+            assert!(!Arc::ptr_eq(&challenge(asked, password, Some(&known)).0.keys, &known));
+        }
+        assert!(!format!("{known:?}").contains("pencil"));
     }
 }

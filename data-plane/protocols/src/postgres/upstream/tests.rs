@@ -11,6 +11,7 @@ fn login(encrypted: bool) -> (Login, Bytes) {
         settings: &[("timezone".into(), "UTC".into())],
         encrypted,
         nonce: [7; 18],
+        scram: None,
     })
 }
 
@@ -153,7 +154,8 @@ fn nothing_secret_is_shown() {
             database: "d",
             settings: &[],
             encrypted: false,
-            nonce: [0; 18]
+            nonce: [0; 18],
+            scram: None
         }
     );
     assert!(!shown.contains("pencil") && !shown.contains("hunter2"), "{shown}");
