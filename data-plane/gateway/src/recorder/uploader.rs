@@ -8,7 +8,8 @@
 //! that session waits in the spool and the others go on.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::SeekFrom;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +17,6 @@ use postern_core::SessionId;
 use postern_proto::gateway::v1::recording_service_client::RecordingServiceClient;
 use postern_proto::gateway::v1::{UploadRequest, UploadResponse};
 use postern_runtime::backoff::Backoff;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,6 +36,8 @@ const WINDOW: usize = 64;
 const WINDOW_BYTES: usize = 8 << 20;
 /// Records of one session that follow each other go as one request, up to this size.
 const BATCH: usize = 512 << 10;
+/// How long what was recorded may wait for more: sessions that wait for an answer come first, and one request for many events costs all less.
+const GATHER: Duration = Duration::from_millis(10);
 /// An acknowledgement that takes longer means that the connection, or its other end, hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(1);
@@ -221,6 +223,8 @@ impl Uploader {
         }
         let answer = tokio::time::timeout(ANSWER_LIMIT, client.upload(ReceiverStream::new(outgoing)));
         let mut answers = answer.await.map_err(|_| UploadError::Silent)??.into_inner();
+        // When what was recorded since is looked at.
+        let mut look: Option<Instant> = None;
         loop {
             let anew = behind.begins_anew();
             if anew {
@@ -229,7 +233,8 @@ impl Uploader {
                 if sent.is_empty() {
                     return self.rewind(behind.rewound).await;
                 }
-            } else if pending.is_none() {
+            } else if pending.is_none() && look.is_none_or(|at| at <= Instant::now()) {
+                look = None;
                 pending = self.read(&mut cursor, &behind.stalled).await?;
             }
             let unacknowledged: usize = sent.iter().map(|sent| sent.size).sum();
@@ -246,7 +251,11 @@ impl Uploader {
                         sent.push_back(place);
                     }
                 }
-                changed = self.view.changed(), if pending.is_none() && !anew => changed.map_err(|_| UploadError::Recorder)?,
+                changed = self.view.changed(), if pending.is_none() && look.is_none() && !anew => {
+                    changed.map_err(|_| UploadError::Recorder)?;
+                    look = Some(Instant::now() + GATHER);
+                }
+                () = tokio::time::sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() && !anew => {}
                 () = behind.due(), if !anew => {}
                 () = tokio::time::sleep(ANSWER_LIMIT), if !sent.is_empty() => return Err(UploadError::Silent),
                 () = tokio::time::sleep(TICK), if sent.is_empty() => {
@@ -366,19 +375,18 @@ impl Uploader {
 
     /// Reads at least one whole record.
     async fn load(&self, cursor: Cursor, len: u64) -> std::io::Result<Vec<u8>> {
-        let mut file = tokio::fs::File::open(segment_path(&self.dir, cursor.segment)).await?;
-        file.seek(SeekFrom::Start(cursor.offset)).await?;
-        let left = len.saturating_sub(cursor.offset);
-        let mut bytes = Vec::new();
-        file.take(left.min(2 * u64::try_from(BATCH).unwrap_or(0))).read_to_end(&mut bytes).await?;
-        if matches!(next(&bytes), Next::Torn) {
-            let mut file = tokio::fs::File::open(segment_path(&self.dir, cursor.segment)).await?;
-            file.seek(SeekFrom::Start(cursor.offset)).await?;
-            bytes.clear();
-            let most = u64::try_from(MAX_PAYLOAD.saturating_add(HEADER)).unwrap_or(u64::MAX);
-            file.take(left.min(most)).read_to_end(&mut bytes).await?;
-        }
-        Ok(bytes)
+        let path = segment_path(&self.dir, cursor.segment);
+        let left = usize::try_from(len.saturating_sub(cursor.offset)).unwrap_or(usize::MAX);
+        // All of it on one thread: each step of an asynchronous file is a hop there and back.
+        let read = tokio::task::spawn_blocking(move || {
+            let file = File::open(path)?;
+            let first = part(&file, cursor.offset, left.min(2 * BATCH))?;
+            match next(&first) {
+                Next::Torn => part(&file, cursor.offset, left.min(MAX_PAYLOAD.saturating_add(HEADER))),
+                _ => Ok(first),
+            }
+        });
+        read.await.map_err(std::io::Error::other)?
     }
 
     /// One request of what follows at the beginning of `bytes`, and how many bytes were looked at.
@@ -412,6 +420,22 @@ impl Uploader {
         });
         (request, taken)
     }
+}
+
+/// `most` bytes from `offset` on; fewer when the file ends before.
+fn part(file: &File, offset: u64, most: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; most];
+    let mut read = 0_usize;
+    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset.saturating_add(u64::try_from(read).unwrap_or(u64::MAX))) {
+            Ok(0) => break,
+            Ok(size) => read = read.saturating_add(size),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(read);
+    Ok(bytes)
 }
 
 async fn send(
