@@ -1,6 +1,6 @@
 //! Getting to a gateway: over QUIC, and where that does not get through over TCP.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use postern_runtime::pki::{Revocations, RotatingCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::tls::{self, TlsError};
 use postern_runtime::tunnel::mux::{Mux, MuxLimits, Side};
-use postern_runtime::tunnel::{Link, cause, transport};
+use postern_runtime::tunnel::{Link, cause, dialing_endpoint, transport};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint, VarInt};
 use rustls::pki_types::ServerName;
@@ -148,7 +148,7 @@ impl Dialer {
 
     /// Over QUIC, from a socket of its own.
     pub(crate) async fn quic(&self, addresses: &[String]) -> Result<Own, DialError> {
-        let endpoint = endpoint().map_err(DialError::Socket)?;
+        let endpoint = dialing_endpoint().map_err(DialError::Socket)?;
         let v6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
         let mut last = DialError::NoAddress;
         for address in addresses {
@@ -230,10 +230,4 @@ impl Dialer {
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
     Ok(tokio::net::lookup_host(address).await.map_err(DialError::Resolve)?.take(ADDRESSES).collect())
-}
-
-/// A socket of either family, IPv6 with IPv4 where the system has it.
-fn endpoint() -> std::io::Result<Endpoint> {
-    Endpoint::client(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
-        .or_else(|_| Endpoint::client(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
 }

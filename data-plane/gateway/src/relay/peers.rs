@@ -1,7 +1,7 @@
 //! The links to other gateways: dialled when first needed, shared by all sessions, closed when nobody has used them for a while.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use postern_runtime::pki::{Revocations, RotatingCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::tls::{self, TlsError};
 use postern_runtime::tunnel::wire::{self, WireError};
-use postern_runtime::tunnel::{Link, LinkError, RecvHalf, SendHalf, cause, transport};
+use postern_runtime::tunnel::{Link, LinkError, RecvHalf, SendHalf, cause, dialing_endpoint, transport};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint};
 
@@ -116,9 +116,7 @@ impl Peers {
         let mut client = ClientConfig::new(Arc::new(quic));
         // Nobody opens streams to us on a link that we have dialled.
         client.transport_config(Arc::new(transport(0)));
-        let endpoint = Endpoint::client(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
-            .or_else(|_| Endpoint::client(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
-            .map_err(|error| TlsError::Quic(format!("no socket: {error}")))?;
+        let endpoint = dialing_endpoint().map_err(|error| TlsError::Quic(format!("no socket: {error}")))?;
         let slots = Mutex::default();
         Ok(Self(Arc::new(Inner { own, endpoint, client, revoked, supervisor, slots })))
     }
