@@ -4,6 +4,7 @@
 #   control    writes to three members of the control plane, beside three of etcd; then the leader is killed, again and again
 #   watch      how soon a change of policy reaches a thousand gateways, and what a watcher costs
 #   idle       what thousands of idle sessions cost the gateway, beside pgbouncer
+#   setup      what lies between a client and its server, hop by hop: sessions opened, statements, rows
 #   tunnel     bytes through a tunnel and an agent, beside TCP, TLS and a forward of OpenSSH
 #   redecide   how soon a write of an administrator ends open sessions, and what a change costs that concerns none
 #   operation  criterion's figures of one operation inside the gateway
@@ -16,7 +17,7 @@ wanted() { [ -z "${ONLY:-}" ] || [[ ",$ONLY," == *",$1,"* ]]; }
 
 if [ -n "${SMOKE:-}" ]; then
     cargo build --locked -p postern -p postern-benches
-    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 SCALE=1 OUTPUT=/dev/stdout
+    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 SCALE=1 LOGINS=20 MEGABYTES=5 OUTPUT=/dev/stdout
     binary=debug
 else
     # The clients too: a slow client would measure itself.
@@ -30,6 +31,7 @@ if wanted sessions; then "$target/$binary/load"; fi
 if wanted control; then "$target/$binary/control"; fi
 if wanted watch; then "$target/$binary/watch"; fi
 if wanted idle; then "$target/$binary/idle"; fi
+if wanted setup; then "$target/$binary/setup"; fi
 if wanted tunnel; then "$target/$binary/tunnel"; fi
 if wanted redecide; then "$target/$binary/redecide"; fi
 if [ -z "${SMOKE:-}" ] && wanted operation; then

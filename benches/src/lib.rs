@@ -1,5 +1,7 @@
 //! What the whole-system loads share: the machine they ran on, medians and percentiles, and where their tables go.
 
+pub mod bouncer;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;

@@ -2,17 +2,14 @@
 //! and then do nothing. As the gateway has a connection to its target for each session, the target is a pgbouncer too (transaction mode,
 //! before one PostgreSQL): five thousand PostgreSQL processes would measure the machine.
 
-mod bouncer;
-
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use postern_benches::bouncer::{Bouncer, Pool};
 use postern_benches::{memory_kb, progress, where_and_when, write_part};
 use postern_chaos::live::idle::{IdleClient, IdleSessions, ListenerCertificate};
 use postern_chaos::live::{Postgres, PostgresOptions, Role, RoleOptions, ThreeProcesses, shop_objects};
-
-use bouncer::Bouncer;
 
 /// Sessions that are open before the first look: what they bring with them is everybody's.
 const FIRST: usize = 50;
@@ -45,7 +42,7 @@ fn main() -> Result<()> {
     let certificate = ListenerCertificate::make(folder.path())?;
     let postgres = Postgres::start(PostgresOptions::default())?;
 
-    let target = Bouncer::start(&postgres, &folder.path().join("target"), count, None)?;
+    let target = Bouncer::start(&postgres, &folder.path().join("target"), Pool::Transaction, count, None)?;
     let most = u32::from(count) + 200;
     let options = RoleOptions {
         gateway: format!(
@@ -66,7 +63,7 @@ fn main() -> Result<()> {
     };
     let gateway = measure("Postern", three.gateway()?.id(), client, count)?;
 
-    let peer = Bouncer::start(&postgres, &folder.path().join("peer"), count, Some(&certificate))?;
+    let peer = Bouncer::start(&postgres, &folder.path().join("peer"), Pool::Transaction, count, Some(&certificate))?;
     let client = IdleClient {
         address: peer.address(),
         trusted: certificate.der.clone(),

@@ -1,4 +1,4 @@
-//! A pgbouncer for thousands of clients and a few sessions of the server.
+//! A pgbouncer before a server, as the peer of what Postern does.
 
 use std::fs;
 use std::net::TcpStream;
@@ -10,26 +10,45 @@ use anyhow::{Result, ensure};
 use postern_chaos::live::idle::ListenerCertificate;
 use postern_chaos::live::{Postgres, Process, Role, free_port, is_root, wait_until};
 
-pub(crate) struct Bouncer {
+/// For how long a client has a session of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// For a transaction.
+    Transaction,
+    /// For its own life.
+    Session,
+}
+
+/// A running pgbouncer. Dropping it kills it.
+#[derive(Debug)]
+pub struct Bouncer {
     port: u16,
     process: Process,
 }
 
 impl Bouncer {
     /// Starts one for `clients` clients in `folder`; with a certificate they must speak TLS.
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    /// When it is not installed, or does not come up.
+    pub fn start(
         postgres: &Postgres,
         folder: &Path,
+        pool: Pool,
         clients: u16,
         tls: Option<&ListenerCertificate>,
     ) -> Result<Self> {
+        let (mode, size) = match pool {
+            Pool::Transaction => ("transaction", 20),
+            Pool::Session => ("session", 40),
+        };
         fs::create_dir_all(folder)?;
         let port = free_port()?;
         let (config, users) = (folder.join("pgbouncer.ini"), folder.join("users.txt"));
         fs::write(&users, format!("\"{}\" \"{}\"\n", Role::Scram.name(), Role::Scram.password()))?;
         let mut text = format!(
             "[databases]\nshop = host=127.0.0.1 port={} dbname=shop\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 20\nmax_client_conn = {}\n\
+             unix_socket_dir =\nauth_file = {}\npool_mode = {mode}\ndefault_pool_size = {size}\nmax_client_conn = {}\n\
              ignore_startup_parameters = extra_float_digits\nlog_connections = 0\nlog_disconnections = 0\n",
             postgres.port(),
             users.display(),
@@ -68,11 +87,21 @@ impl Bouncer {
         Ok(Self { port, process })
     }
 
-    pub(crate) fn address(&self) -> String {
+    /// Where it listens.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it listens, `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn process(&self) -> u32 {
+    /// Its process id.
+    #[must_use]
+    pub fn process(&self) -> u32 {
         self.process.id()
     }
 }
