@@ -41,6 +41,7 @@ fn policies(count: usize) -> BTreeMap<Name, Policy> {
             approval: None,
             waits: false,
             staleness: postern_core::policy::Staleness::default(),
+            limits: postern_core::allowance::Allowance::default(),
             reason: None,
         }
     };

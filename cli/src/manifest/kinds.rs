@@ -78,7 +78,28 @@ fn target(spec: &mut Object<'_>, base: &Path) -> pb::TargetSpec {
         agent_pool: spec.string("agentPool").unwrap_or_default(),
         databases: spec.strings("databases"),
         disabled: spec.bool("disabled").unwrap_or_default(),
+        limits: limits(spec),
     }
+}
+
+/// A limit that is written down is one: 0 would be none at all.
+fn limits(spec: &mut Object<'_>) -> Option<pb::Limits> {
+    let mut limits = spec.object("limits")?;
+    let mut limit = |key| {
+        let limit = limits.number(key);
+        if limit == Some(0) {
+            limits.fault(key, "must be at least 1; leave it out for no limit");
+        }
+        limit.unwrap_or_default()
+    };
+    let read = pb::Limits {
+        sessions: limit("sessions"),
+        connections_per_second: limit("connectionsPerSecond"),
+        operations_per_second: limit("operationsPerSecond"),
+        in_flight_bytes: limit("inFlightBytes"),
+    };
+    limits.finish();
+    Some(read)
 }
 
 /// At most one of `secret`, `env`, `file`, `vaultKv` and `vaultDatabase`.
@@ -175,6 +196,7 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         reason: spec.string("reason").unwrap_or_default(),
         max_staleness_seconds: spec.seconds("maxStaleness"),
         on_stale: on_stale.unwrap_or_default().into(),
+        limits: limits(spec),
     }
 }
 

@@ -43,6 +43,7 @@ spec:
   credential: {username: app, secret: shop-password}
   agentPool: lab
   databases: [shop]
+  limits: {sessions: 80, operationsPerSecond: 2000}
 ---
 apiVersion: postern/v1
 kind: Policy
@@ -55,6 +56,7 @@ spec:
   resources: [public.*]
   when: {bounded: true}
   approval: {groups: [dba], count: 2, expires: 15m}
+  limits: {connectionsPerSecond: 2, inFlightBytes: 16384}
   reason: a human looks first
 ---
 apiVersion: postern/v1
@@ -203,6 +205,31 @@ a: [unclosed
     let effects = told.iter().filter(|fault| fault.contains("spec.effect")).count();
     assert_eq!(effects, 1, "{}", told.join("\n"));
     assert!(!told.iter().any(|fault| fault.contains("correct horse")));
+}
+
+#[test]
+fn a_limit_of_nought_is_a_fault_and_not_none() {
+    let told = faults(
+        "\
+apiVersion: postern/v1
+kind: Target
+metadata: {name: a}
+spec:
+  protocol: postgres
+  address: db:5432
+  limits:
+    sessions: 0
+    operationsPerSecond: many
+    operations: 3
+",
+    );
+    for start in [
+        "f.yaml:8: spec.limits.sessions: must be at least 1; leave it out for no limit",
+        "f.yaml:9: spec.limits.operationsPerSecond: expected a whole number",
+        "f.yaml:10: spec.limits.operations: no such field; known here: connectionsPerSecond, inFlightBytes, ",
+    ] {
+        assert!(told.iter().any(|fault| fault.starts_with(start)), "{start}\n\n{}", told.join("\n"));
+    }
 }
 
 #[test]

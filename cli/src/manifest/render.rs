@@ -118,7 +118,24 @@ fn target(spec: &pb::TargetSpec) -> Value {
     if spec.disabled {
         fields.value("disabled", json!(true));
     }
+    limits(spec.limits.as_ref(), &mut fields);
     fields.done()
+}
+
+fn limits(limits: Option<&pb::Limits>, fields: &mut Fields) {
+    let Some(limits) = limits else { return };
+    let mut shown = Fields::default();
+    for (key, limit) in [
+        ("sessions", limits.sessions),
+        ("connectionsPerSecond", limits.connections_per_second),
+        ("operationsPerSecond", limits.operations_per_second),
+        ("inFlightBytes", limits.in_flight_bytes),
+    ] {
+        if limit > 0 {
+            shown.value(key, json!(limit));
+        }
+    }
+    fields.value("limits", shown.done());
 }
 
 fn target_credential(credential: &pb::TargetCredential) -> Value {
@@ -214,6 +231,7 @@ fn policy(spec: &pb::PolicySpec) -> Value {
         pb::OnStale::Keep => fields.text("onStale", "keep"),
         pb::OnStale::Unspecified => {}
     }
+    limits(spec.limits.as_ref(), &mut fields);
     fields.text("reason", &spec.reason);
     fields.done()
 }

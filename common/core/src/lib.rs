@@ -3,6 +3,7 @@
 //! Pure: no runtime, clock, thread, environment or randomness. Time, seeds and ids are passed in.
 
 pub mod action;
+pub mod allowance;
 pub mod approval;
 pub mod audit;
 mod certified;

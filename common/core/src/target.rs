@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::allowance::Allowance;
 use crate::name::Name;
 
 /// A registered resource.
@@ -26,6 +27,8 @@ pub struct Target {
     pub databases: Vec<String>,
     /// No session may use it.
     pub disabled: bool,
+    /// What all sessions on it may use up, over all gateways.
+    pub limits: Allowance,
 }
 
 /// The protocols that Postern speaks.

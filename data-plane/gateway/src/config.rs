@@ -170,6 +170,8 @@ pub struct Limits {
     pub handshake_timeout: HumanDuration,
     /// From the token to the target's answer, its login and catalog included.
     pub connect_timeout: HumanDuration,
+    /// Bytes of one session that may wait for either side before the other is read no further; targets and policies may say less.
+    pub in_flight: ByteSize,
     /// The longest statement.
     pub max_statement_bytes: ByteSize,
     /// Rows of an operation's result that the recording keeps.
@@ -203,6 +205,7 @@ impl Default for Limits {
             target: Quota::default(),
             handshake_timeout: HumanDuration(Duration::from_secs(15)),
             connect_timeout: HumanDuration(Duration::from_secs(20)),
+            in_flight: ByteSize(64 << 10),
             max_statement_bytes: ByteSize(1 << 20),
             recorded_rows: 1000,
             recorded_bytes: ByteSize(1 << 20),

@@ -22,6 +22,7 @@ pub(crate) struct Admitted {
     pub(crate) principal: Principal,
     pub(crate) name: Name,
     pub(crate) target: Arc<Target>,
+    pub(crate) slice: PolicySlice,
     pub(crate) sent: Option<SecretBytes>,
     pub(crate) database: String,
 }
@@ -65,12 +66,12 @@ pub(crate) fn identify(
     };
     let Verified { principal, targets } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
     match find(&current.snapshot, &principal, &targets, target, database) {
-        Ok((name, _)) if !current.snapshot.policy_slice(&principal, &name).opens(fresh) => {
+        Ok((name, _, slice)) if !slice.opens(fresh) => {
             Err(Refusal::Stale { principal: Box::new(principal), target: name })
         }
-        Ok((name, target)) => {
+        Ok((name, target, slice)) => {
             let sent = current.snapshot.credentials.get(&name).cloned();
-            Ok(Admitted { principal, name, target, sent, database: database.to_owned() })
+            Ok(Admitted { principal, name, target, slice, sent, database: database.to_owned() })
         }
         Err(why) => {
             let (target, database) = (target.to_owned(), database.to_owned());
@@ -85,7 +86,7 @@ fn find(
     scope: &[Name],
     target: &str,
     database: &str,
-) -> Result<(Name, Arc<Target>), &'static str> {
+) -> Result<(Name, Arc<Target>, PolicySlice), &'static str> {
     let name: Name = target.parse().map_err(|_| "not a target's name")?;
     if !scope.is_empty() && !scope.contains(&name) {
         return Err("the token is not for it");
@@ -94,8 +95,8 @@ fn find(
     if target.protocol != Protocol::Postgres {
         return Err("of another protocol");
     }
-    may_stay(snapshot, snapshot, principal, (&name, database))?;
-    Ok((name, Arc::new(target.clone())))
+    let slice = may_stay(snapshot, snapshot, principal, (&name, database))?;
+    Ok((name, Arc::new(target.clone()), slice))
 }
 
 /// Whether a session of `principal` on the database may exist under `now`, and by which policies; asked again at each change, `before` being what it

@@ -277,10 +277,19 @@ pub async fn run(
     if let Some(vault) = vault {
         supervisor.spawn("vault-token", OnEnd::StopNode, vault.keep(supervisor.sessions_ended_token()));
     }
+    let limiter = Limiter::new(config.limits.clone());
+    let follow = limits::follow(
+        Arc::clone(&limiter),
+        identity.name.clone(),
+        feed.clone(),
+        fleet.subscribe(),
+        supervisor.sessions_ended_token(),
+    );
+    supervisor.spawn("limits", OnEnd::StopNode, follow);
     let shared = Arc::new(Shared {
         gateway: identity.name,
         limits: config.limits.clone(),
-        limiter: Limiter::new(config.limits.clone()),
+        limiter,
         tls,
         feed,
         recorder,

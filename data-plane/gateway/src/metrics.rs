@@ -47,6 +47,7 @@ pub(crate) fn session_ended(code: Option<Code>) {
 pub(crate) fn limited(whose: Whose, what: What) {
     let whose = match whose {
         Whose::Principal => "principal",
+        Whose::Pair => "principal-on-target",
         Whose::Target => "target",
         Whose::Node => "node",
     };
@@ -54,6 +55,7 @@ pub(crate) fn limited(whose: Whose, what: What) {
         What::Sessions => "sessions",
         What::Connections => "connections",
         What::Operations => "operations",
+        What::Statements => "statements",
     };
     counter!("postern_gateway_limited_total", "whose" => whose, "what" => what).increment(1);
 }

@@ -7,6 +7,7 @@ use super::freshness::Freshness;
 use super::permit::{Held, Permit};
 use super::{Effect, Policy};
 use crate::action::Action;
+use crate::allowance::Allowance;
 use crate::approval::ApprovalRequirement;
 use crate::code::Code;
 use crate::id::DecisionId;
@@ -51,6 +52,12 @@ impl PolicySlice {
     #[must_use]
     pub const fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// What the principal may use up on the target: the smallest of what its policies say.
+    #[must_use]
+    pub fn limits(&self) -> Allowance {
+        self.policies.iter().fold(Allowance::default(), |limits, (_, policy)| limits.and(policy.limits))
     }
 
     /// Whether it has the same policies as `other`: then nothing that is decided by it is decided otherwise.

@@ -2,6 +2,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::action::{Object, ObjectKind, Verb};
+use crate::allowance::Allowance;
 use crate::approval::{Approval, ApprovalState};
 use crate::id::{ApprovalId, OperationId, SessionId};
 use std::time::Duration;
@@ -37,6 +38,7 @@ fn policy(effect: Effect, actions: &[&str], resources: &[&str]) -> Policy {
         approval: None,
         waits: false,
         staleness: Staleness::default(),
+        limits: Allowance::default(),
         reason: None,
     }
 }
@@ -74,6 +76,19 @@ fn outcome(policies: Vec<Policy>, actions: Vec<Action>) -> Outcome {
         Verdict::Hold(held) => held.decision.outcome,
         Verdict::Deny(denial) => denial.decision.outcome,
     }
+}
+
+#[test]
+fn of_several_limits_the_smallest_holds() {
+    let limited = |sessions, operations_per_second| {
+        let limits = Allowance { sessions, operations_per_second, ..Allowance::default() };
+        Policy { limits, ..policy(Effect::Permit, &["sql:select"], &[]) }
+    };
+    let limits = slice(vec![limited(5, 0), limited(9, 100), policy(Effect::Permit, &["*"], &[])]).limits();
+    assert_eq!(limits, limited(5, 100).limits);
+    let mut others = limited(1, 1);
+    others.principals.groups = vec!["others".into()];
+    assert_eq!(slice(vec![others]).limits(), Allowance::default());
 }
 
 #[test]

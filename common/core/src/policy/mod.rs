@@ -18,6 +18,7 @@ pub use pattern::{InvalidPattern, Pattern};
 pub use permit::{ConsumedApproval, Held, Mismatch, Permit};
 
 use crate::action::{Action, Verb};
+use crate::allowance::Allowance;
 use crate::approval::ApprovalRequirement;
 use crate::name::Name;
 use crate::principal::{Principal, PrincipalId};
@@ -44,6 +45,8 @@ pub struct Policy {
     pub waits: bool,
     /// With [`Effect::Permit`]: how old it may be.
     pub staleness: Staleness,
+    /// With [`Effect::Permit`]: what each identity of which it speaks may use up on each target of which it speaks, at a gateway.
+    pub limits: Allowance,
     /// Shown to the client when this policy denies or holds.
     pub reason: Option<String>,
 }

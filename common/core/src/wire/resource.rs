@@ -5,7 +5,7 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
-use super::{credential, role, selector, timestamp_or_zero, timestamp_to_proto};
+use super::{allowance, credential, role, selector, timestamp_or_zero, timestamp_to_proto};
 use crate::approval::ApprovalRequirement;
 use crate::issuer::{Algorithm, Issuer};
 use crate::masking::MaskingRule;
@@ -269,6 +269,7 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
     let credential = credential::read(spec.credential.unwrap_or_default(), faults);
     let route = optional_name("spec.agentPool", &spec.agent_pool, faults).map_or(Route::Direct, Route::AgentPool);
     faults.bound_all("spec.databases", &spec.databases);
+    let limits = allowance::read(spec.limits, faults);
     let (Some(protocol), Some(address), true) = (protocol, address, faults.count() == before) else { return None };
     Some(Target {
         protocol,
@@ -278,6 +279,7 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
         route,
         databases: spec.databases,
         disabled: spec.disabled,
+        limits,
     })
 }
 
@@ -307,6 +309,7 @@ fn target_to_proto(target: &Target) -> pb::TargetSpec {
         },
         databases: target.databases.clone(),
         disabled: target.disabled,
+        limits: allowance::to_proto(target.limits),
     }
 }
 
@@ -347,6 +350,10 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
     if effect == Effect::Permit && !principals.tokens.is_empty() {
         faults.add("spec.principals.tokens", "has a meaning only with effect \"deny\"");
     }
+    if effect == Effect::Deny && spec.limits.is_some() {
+        faults.add("spec.limits", "has no meaning with effect \"deny\"");
+    }
+    let limits = allowance::read(spec.limits, faults);
     let staleness = staleness(spec.max_staleness_seconds, spec.on_stale, effect, faults);
     faults.bound("spec.reason", spec.reason.len(), MAX_TEXT);
     Policy {
@@ -359,6 +366,7 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
         approval,
         waits,
         staleness,
+        limits,
         reason: Some(spec.reason).filter(|reason| !reason.is_empty()),
     }
 }
@@ -431,6 +439,7 @@ fn policy_to_proto(policy: &Policy) -> pb::PolicySpec {
             OnStale::Keep => pb::OnStale::Keep,
         }
         .into(),
+        limits: allowance::to_proto(policy.limits),
     }
 }
 

@@ -34,6 +34,7 @@ fn policy_spec() -> pb::PolicySpec {
         reason: "why".into(),
         max_staleness_seconds: Some(0),
         on_stale: pb::OnStale::Keep.into(),
+        limits: Some(pb::Limits { connections_per_second: 2, in_flight_bytes: 4096, ..Default::default() }),
     }
 }
 
@@ -70,6 +71,7 @@ fn whole_objects_round_trip() {
             agent_pool: "lab".into(),
             databases: vec!["shop".into()],
             disabled: true,
+            limits: Some(pb::Limits { sessions: 1, operations_per_second: 3, ..Default::default() }),
         }),
         pb::resource::Spec::MaskingRule(pb::MaskingRuleSpec {
             targets: Some(pb::TargetSelector {
@@ -111,6 +113,7 @@ fn all_faults_are_told_at_once() {
         approval: Some(pb::ApprovalRequirement { groups: vec![], count: 99, expires_seconds: 100_000, when_away: 7 }),
         max_staleness_seconds: Some(100_000),
         on_stale: 9,
+        limits: Some(pb::Limits { in_flight_bytes: 1, ..Default::default() }),
         ..policy_spec()
     };
     let mut proto = resource(pb::resource::Spec::Policy(broken));
@@ -132,6 +135,8 @@ fn all_faults_are_told_at_once() {
         "spec.approval.whenAway",
         "spec.maxStaleness",
         "spec.onStale",
+        "spec.limits",
+        "spec.limits.inFlightBytes",
     ] {
         assert!(found.iter().any(|known| known == path), "{path} is not in {found:?}");
     }

@@ -44,6 +44,7 @@ pub(crate) fn target(name: &str, source: CredentialSource) -> Resource {
         route: Route::Direct,
         databases: vec![],
         disabled: false,
+        limits: postern_core::allowance::Allowance::default(),
     };
     resource(name, Spec::Target(target))
 }

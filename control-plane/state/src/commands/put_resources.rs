@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use postern_core::Name;
+use postern_core::allowance::Allowance;
 use postern_core::policy::Staleness;
 use postern_core::resource::{ANY_REVISION, FieldFault, Kind, Resource, Spec};
 use postern_core::role::BUILT_IN;
@@ -39,12 +40,16 @@ impl PutResources {
         if faults.is_empty() { Ok(Self { resources }) } else { Err(faults) }
     }
 
-    /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens.
+    /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens; limits.
     pub(crate) fn feature_level(&self) -> u32 {
         let newer = |resource: &Resource| match &resource.spec {
             Spec::Policy(policy) => {
-                policy.waits || policy.staleness != Staleness::default() || !policy.principals.tokens.is_empty()
+                policy.waits
+                    || policy.staleness != Staleness::default()
+                    || !policy.principals.tokens.is_empty()
+                    || policy.limits != Allowance::default()
             }
+            Spec::Target(target) => target.limits != Allowance::default(),
             _ => false,
         };
         if self.resources.iter().any(newer) { 2 } else { 1 }

@@ -121,6 +121,7 @@ pub(crate) fn target(of: &str, secret: Option<&str>, revision: u64) -> Resource 
         route: Route::Direct,
         databases: Vec::new(),
         disabled: false,
+        limits: postern_core::allowance::Allowance::default(),
     };
     resource(of, revision, Spec::Target(target))
 }

@@ -21,6 +21,8 @@ use tokio::sync::watch;
 pub use advertise::{AdvertiseError, FleetConfig};
 pub(crate) use advertise::{Advertised, Bound};
 pub(crate) use follow::{Following, follow};
+#[cfg(test)]
+pub(crate) use view::Reader;
 pub(crate) use view::View;
 
 use crate::tunnels::Tunnels;

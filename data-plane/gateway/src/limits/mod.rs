@@ -1,34 +1,35 @@
-//! What one principal, one target, and all of them together may use up (I12).
+//! What one principal, one target, one on the other, and all of them together may use up (I12).
 //!
 //! Who connects is weighed once: a place among the sessions and a connection of each rate. The session then holds what its operations are
-//! counted by, so that an operation touches no map and no lock, only an atomic number for each rate that is set.
+//! counted by, so that an operation touches no map and no lock, only atomic numbers for each rate that is set. What is allowed is atomic
+//! numbers, too: [`central`] sets them as policy and the fleet change, and open sessions follow.
 
+mod account;
+mod central;
 mod handshakes;
 mod rate;
 
-use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
 use postern_core::Name;
+use postern_core::allowance::Allowance;
 use postern_core::principal::PrincipalId;
 
+pub(crate) use central::{Central, follow};
 pub(crate) use handshakes::{Handshake, Handshakes};
 
 use crate::config::{Limits, Quota};
 use crate::metrics;
-use rate::{Bucket, Rate};
-
-/// Principals and targets that are remembered although they have no session, beside those that have: whoever is forgotten begins with a
-/// full bucket again, and the node's own limits hold for all.
-const REMEMBERED: usize = 4096;
+use account::{Account, Accounts};
+use rate::Bucket;
 
 /// Whose limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     Principal,
+    /// One principal's on one target.
+    Pair,
     Target,
     Node,
 }
@@ -39,6 +40,8 @@ pub(crate) enum What {
     Sessions,
     Connections,
     Operations,
+    /// Statements that are prepared.
+    Statements,
 }
 
 /// Past a limit: worth another try, later.
@@ -52,34 +55,23 @@ pub(crate) struct Exceeded {
 }
 
 impl Exceeded {
-    const fn text(self) -> &'static str {
-        match (self.what, self.whose) {
-            (What::Sessions, Whose::Principal) => "too many sessions of this identity at this gateway: try again later",
-            (What::Sessions, Whose::Target) => "too many sessions on this target at this gateway: try again later",
-            (What::Sessions, Whose::Node) => "too many sessions at this gateway: try again later",
-            (What::Connections, Whose::Principal) => {
-                "too many connections of this identity in a second: try again later"
-            }
-            (What::Connections, Whose::Target) => "too many connections to this target in a second: try again later",
-            (What::Connections, Whose::Node) => "too many connections in a second: try again later",
-            (What::Operations, Whose::Principal) => "too many operations of this identity in a second: try again later",
-            (What::Operations, Whose::Target) => "too many operations on this target in a second: try again later",
-            (What::Operations, Whose::Node) => "too many operations at this gateway in a second: try again later",
-        }
+    fn text(self) -> String {
+        let what = match self.what {
+            What::Sessions => "sessions",
+            What::Connections => "connections",
+            What::Operations => "operations",
+            What::Statements => "statements to prepare",
+        };
+        let whose = match self.whose {
+            Whose::Principal => " of this identity at this gateway",
+            Whose::Pair => " of this identity on this target",
+            Whose::Target => " on this target",
+            Whose::Node => " at this gateway",
+        };
+        let when = if self.what == What::Sessions { "" } else { " in a second" };
+        format!("too many {what}{whose}{when}: try again later")
     }
 }
-
-/// What is counted of one principal, one target, or the node.
-#[derive(Debug, Default)]
-struct Account {
-    sessions: AtomicU32,
-    connections: Bucket,
-    operations: Bucket,
-}
-
-/// All accounts of one kind. Bounded: see [`REMEMBERED`].
-#[derive(Debug)]
-struct Accounts<K: Eq + Hash>(DashMap<K, Arc<Account>>);
 
 /// The gateway's limits. Shared: sessions that share a limit are owned by no one.
 #[derive(Debug)]
@@ -88,48 +80,50 @@ pub(crate) struct Limiter {
     began: Instant,
     node: Account,
     principals: Accounts<PrincipalId>,
+    pairs: Accounts<(PrincipalId, Name)>,
     targets: Accounts<Name>,
+}
+
+/// The accounts that a session is counted on.
+#[derive(Debug)]
+struct Counted {
+    principal: Arc<Account>,
+    pair: Arc<Account>,
+    target: Arc<Account>,
 }
 
 /// A session's place, and what its operations are counted by. Dropped, the place is free.
 #[derive(Debug)]
 pub(crate) struct Place {
     limiter: Arc<Limiter>,
-    principal: Arc<Account>,
-    target: Arc<Account>,
+    counted: Counted,
 }
 
-impl Account {
-    fn is_full(&self, now: u64) -> bool {
-        self.connections.is_full(now) && self.operations.is_full(now)
-    }
-}
-
-impl<K: Eq + Hash + Clone> Accounts<K> {
-    fn of(&self, key: &K, now: u64, sessions: usize) -> Arc<Account> {
-        if let Some(known) = self.0.get(key) {
-            return Arc::clone(&known);
-        }
-        let most = sessions.saturating_add(REMEMBERED);
-        if self.0.len() >= most {
-            // Who has a session stays, so there is room for as many again before the next time.
-            self.0.retain(|_, account| Arc::strong_count(account) > 1 || !account.is_full(now));
-            if self.0.len() >= most {
-                self.0.retain(|_, account| Arc::strong_count(account) > 1);
-            }
-        }
-        Arc::clone(&self.0.entry(key.clone()).or_default())
+impl Counted {
+    fn all<'a>(&'a self, node: &'a Account) -> [(&'a Account, Whose); 4] {
+        [
+            (&self.principal, Whose::Principal),
+            (&self.pair, Whose::Pair),
+            (&self.target, Whose::Target),
+            (node, Whose::Node),
+        ]
     }
 }
 
 impl Limiter {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        let node = Account::new(Quota {
+            sessions: limits.max_connections,
+            connections_per_second: limits.connections_per_second,
+            operations_per_second: limits.operations_per_second,
+        });
         Arc::new(Self {
             limits,
             began: Instant::now(),
-            node: Account::default(),
-            principals: Accounts(DashMap::new()),
-            targets: Accounts(DashMap::new()),
+            node,
+            principals: Accounts::default(),
+            pairs: Accounts::default(),
+            targets: Accounts::default(),
         })
     }
 
@@ -142,35 +136,51 @@ impl Limiter {
     /// # Errors
     /// When there were too many in this second.
     pub(crate) fn connection(&self) -> Result<(), Exceeded> {
-        let rate = Rate::new(self.limits.connections_per_second);
-        connection(&self.node, rate, self.now(), Whose::Node).inspect_err(count)
+        self.node.connection(self.now(), Whose::Node).inspect_err(count)
     }
 
-    /// A place for a session of `principal` on `target`.
+    /// A place for a session of `principal` on `target`, by what is said of them centrally.
     ///
     /// # Errors
     /// When there is none: nothing is held then.
-    pub(crate) fn admit(self: &Arc<Self>, principal: &PrincipalId, target: &Name) -> Result<Place, Exceeded> {
-        self.weigh(principal, target).inspect_err(count)
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        principal: &PrincipalId,
+        target: &Name,
+        central: Central,
+    ) -> Result<Place, Exceeded> {
+        self.weigh(principal, target, central).inspect_err(count)
     }
 
-    fn weigh(self: &Arc<Self>, principal: &PrincipalId, target: &Name) -> Result<Place, Exceeded> {
-        let (now, most) = (self.now(), usize::try_from(self.limits.max_connections).unwrap_or(usize::MAX));
-        let (of_principal, of_target) = (self.limits.of_principal(), &self.limits.target);
-        let (principal, target) = (self.principals.of(principal, now, most), self.targets.of(target, now, most));
-        connection(&principal, Rate::new(of_principal.connections_per_second), now, Whose::Principal)?;
-        connection(&target, Rate::new(of_target.connections_per_second), now, Whose::Target)?;
-        sit(&principal, of_principal.sessions, Whose::Principal)?;
-        if let Err(error) = sit(&target, of_target.sessions, Whose::Target) {
-            rise(&principal);
-            return Err(error);
+    fn weigh(self: &Arc<Self>, principal: &PrincipalId, target: &Name, central: Central) -> Result<Place, Exceeded> {
+        let most = usize::try_from(self.limits.max_connections).unwrap_or(usize::MAX);
+        let at = (self.now(), most);
+        let counted = Counted {
+            principal: self.principals.of(principal, self.limits.of_principal(), at),
+            pair: self.pairs.of(&(principal.clone(), target.clone()), central.pair.into(), at),
+            target: self.targets.of(target, self.of_target(central.target), at),
+        };
+        // The node's was counted before the handshake.
+        for (account, whose) in counted.all(&self.node).into_iter().take(3) {
+            account.connection(at.0, whose)?;
         }
-        if let Err(error) = sit(&self.node, self.limits.max_connections, Whose::Node) {
-            rise(&principal);
-            rise(&target);
-            return Err(error);
+        for (place, (account, whose)) in counted.all(&self.node).into_iter().enumerate() {
+            if let Err(full) = account.sit(whose) {
+                counted.all(&self.node).into_iter().take(place).for_each(|(account, _)| account.rise());
+                return Err(full);
+            }
         }
-        Ok(Place { limiter: Arc::clone(self), principal, target })
+        Ok(Place { limiter: Arc::clone(self), counted })
+    }
+
+    /// What all sessions on a target may have here: the smaller of what is said centrally and what this gateway says.
+    fn of_target(&self, central: Allowance) -> Quota {
+        central.and(self.limits.target.into()).into()
+    }
+
+    /// What is said of targets centrally is another now.
+    fn allow_targets(&self, central: impl Fn(&Name) -> Allowance) {
+        self.targets.each(|target, account| account.allow(self.of_target(central(target))));
     }
 }
 
@@ -180,28 +190,38 @@ impl Place {
     /// # Errors
     /// When that is too long: it must not run.
     pub(crate) fn operation(&self) -> Result<Duration, Exceeded> {
+        self.turn(What::Operations, |account| &account.operations)
+    }
+
+    /// One more statement that is prepared: as [`Self::operation`], at the same rates and counted apart, as it is to be executed as a rule.
+    ///
+    /// # Errors
+    /// When that is too long: it must not be parsed.
+    pub(crate) fn statement(&self) -> Result<Duration, Exceeded> {
+        self.turn(What::Statements, |account| &account.statements)
+    }
+
+    fn turn(&self, what: What, of: impl Fn(&Account) -> &Bucket) -> Result<Duration, Exceeded> {
         let Limiter { limits, node, .. } = &*self.limiter;
-        let rates = [
-            (&*self.principal, limits.principal.operations_per_second, Whose::Principal),
-            (&*self.target, limits.target.operations_per_second, Whose::Target),
-            (node, limits.operations_per_second, Whose::Node),
-        ];
         let mut longest = Duration::ZERO;
-        for (account, per_second, whose) in rates {
-            let Some(rate) = Rate::new(per_second) else { continue };
-            let taken = account.operations.take(rate, self.limiter.now(), limits.operation_wait.0);
-            let exceeded = |after| Exceeded { whose, what: What::Operations, after: Some(after) };
+        for (account, whose) in self.counted.all(node) {
+            let Some(rate) = account.operation_rate() else { continue };
+            let taken = of(account).take(rate, self.limiter.now(), limits.operation_wait.0);
+            let exceeded = |after| Exceeded { whose, what, after: Some(after) };
             longest = longest.max(taken.map_err(exceeded).inspect_err(count)?);
         }
         Ok(longest)
+    }
+
+    /// What policy lets the principal use up on the target is another now.
+    pub(crate) fn allow_pair(&self, central: Allowance) {
+        self.counted.pair.allow(central.into());
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        rise(&self.principal);
-        rise(&self.target);
-        rise(&self.limiter.node);
+        self.counted.all(&self.limiter.node).into_iter().for_each(|(account, _)| account.rise());
     }
 }
 
@@ -209,28 +229,32 @@ fn count(exceeded: &Exceeded) {
     metrics::limited(exceeded.whose, exceeded.what);
 }
 
-fn connection(account: &Account, rate: Option<Rate>, now: u64, whose: Whose) -> Result<(), Exceeded> {
-    let Some(rate) = rate else { return Ok(()) };
-    let taken = account.connections.take(rate, now, Duration::ZERO);
-    taken.map(drop).map_err(|after| Exceeded { whose, what: What::Connections, after: Some(after) })
-}
-
-/// Takes a place; 0: there is one for everybody.
-fn sit(account: &Account, most: u32, whose: Whose) -> Result<(), Exceeded> {
-    let more = |seated: u32| if most == 0 || seated < most { seated.checked_add(1) } else { None };
-    let sat = account.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-    sat.map(drop).map_err(|_| Exceeded { whose, what: What::Sessions, after: None })
-}
-
-fn rise(account: &Account) {
-    let _ = account.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seated| seated.checked_sub(1));
-}
-
 impl Limits {
     /// What one principal may have: without a word on it, half of the node's sessions, so that none can have all.
     fn of_principal(&self) -> Quota {
         let sessions = self.principal.sessions;
         Quota { sessions: if sessions == 0 { self.max_connections.div_ceil(2) } else { sessions }, ..self.principal }
+    }
+}
+
+impl From<Allowance> for Quota {
+    fn from(allowance: Allowance) -> Self {
+        Self {
+            sessions: allowance.sessions,
+            connections_per_second: allowance.connections_per_second,
+            operations_per_second: allowance.operations_per_second,
+        }
+    }
+}
+
+impl From<Quota> for Allowance {
+    fn from(quota: Quota) -> Self {
+        Self {
+            sessions: quota.sessions,
+            connections_per_second: quota.connections_per_second,
+            operations_per_second: quota.operations_per_second,
+            in_flight_bytes: 0,
+        }
     }
 }
 

@@ -115,6 +115,7 @@ fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
         approval: None,
         waits: false,
         staleness: postern_core::policy::Staleness::default(),
+        limits: postern_core::allowance::Allowance::default(),
         reason: None,
     };
     let (name, target) = ("all".parse().unwrap(), "db".parse().unwrap());

@@ -54,9 +54,7 @@ impl Relay {
         id: DecisionId,
         operation_id: OperationId,
     ) -> Result<(), End> {
-        if asked == Asked::Run
-            && let Err(exceeded) = self.turn().await
-        {
+        if let Err(exceeded) = self.turn(asked).await {
             return self.shed(pending, operation_id, id, exceeded).await;
         }
         // It may have changed while the operation waited for its turn.
@@ -97,8 +95,11 @@ impl Relay {
     }
 
     /// Waits for an operation's turn.
-    async fn turn(&mut self) -> Result<(), Exceeded> {
-        let wait = self.place.operation()?;
+    async fn turn(&mut self, asked: Asked) -> Result<(), Exceeded> {
+        let wait = match asked {
+            Asked::Run => self.place.operation()?,
+            Asked::Prepare => self.place.statement()?,
+        };
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }

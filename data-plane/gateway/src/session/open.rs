@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use super::Shared;
 use super::relay::Relay;
 use crate::identify::{Admitted, identify};
-use crate::limits::{Exceeded, Handshake, Place};
+use crate::limits::{Central, Exceeded, Handshake, Place};
 use crate::metrics;
 use crate::policy_feed::Current;
 use crate::recorder::RecordError;
@@ -153,7 +153,9 @@ async fn enter(
     let (current, fresh) = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
     let admitted = identify(&current, fresh, &token, (&startup.target, &startup.database), clock::now())
         .map_err(|refusal| Refused::because(refusal.code(), refusal))?;
-    let place = shared.limiter.admit(&admitted.principal.id, &admitted.name).map_err(|exceeded| {
+    let central =
+        Central::of(&current.snapshot, &admitted.slice, &admitted.name, (&shared.gateway, &shared.fleet.view()));
+    let place = shared.limiter.admit(&admitted.principal.id, &admitted.name, central).map_err(|exceeded| {
         let log = format!("{exceeded} ({} on {})", admitted.principal, admitted.name);
         Refused::Because(Code::Overloaded, ErrorFields::fatal(Code::Overloaded, exceeded.to_string()), log)
     })?;
@@ -255,7 +257,7 @@ async fn begin(
     slot: &mut Option<Connection>,
     place: &mut Option<Place>,
 ) -> Result<Box<Relay>, Refused> {
-    let Admitted { principal, name, target, sent, database } = admitted;
+    let Admitted { principal, name, target, sent, database, .. } = admitted;
     let session: SessionId = clock::session_id();
     let started = Started {
         session,

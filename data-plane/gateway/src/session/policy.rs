@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::Code;
-use postern_core::policy::Freshness;
+use postern_core::allowance::{MAX_IN_FLIGHT, MIN_IN_FLIGHT, smaller};
+use postern_core::policy::{Freshness, PolicySlice};
+use postern_core::snapshot::Snapshot;
+use postern_core::{Code, Name};
 use tokio::time::Instant;
 
-use super::End;
 use super::relay::{FAR, Relay};
+use super::{End, Shared};
 use crate::identify::may_stay;
 
 /// What is too old already is looked at again so often: the control plane may have come back and gone again meanwhile.
@@ -16,6 +18,14 @@ const STALE_AGAIN: Duration = Duration::from_secs(5);
 
 /// A write may end a thousand sessions at once: each client is told before the targets are bothered, as a cancellation costs them a connection.
 const CLIENTS_FIRST: Duration = Duration::from_millis(100);
+
+/// Bytes that may wait for a side of a session: what its target, its policies and this gateway say, the smallest.
+pub(super) fn in_flight(snapshot: &Snapshot, slice: &PolicySlice, target: &Name, shared: &Shared) -> usize {
+    let target = snapshot.targets.get(target).map_or(0, |target| target.value.limits.in_flight_bytes);
+    let said = smaller(target, slice.limits().in_flight_bytes);
+    let own = u32::try_from(shared.limits.in_flight.0).unwrap_or(u32::MAX).clamp(MIN_IN_FLIGHT, MAX_IN_FLIGHT);
+    usize::try_from(smaller(said, own)).unwrap_or(usize::MAX)
+}
 
 impl Relay {
     /// How old the policy is.
@@ -74,7 +84,10 @@ impl Relay {
                 return Err(by_policy("rows that are being copied would have to be masked otherwise now"));
             }
         }
+        self.high = in_flight(&self.current.snapshot, &self.slice, &self.to.name, &self.shared);
+        self.session.set_high_water(self.high);
         if decides_otherwise {
+            self.place.allow_pair(self.slice.limits());
             self.watch_age();
             let mut under_way = self.session.under_way();
             if under_way.any(|actions| self.slice.denies(actions, Freshness::CONFIRMED)) {

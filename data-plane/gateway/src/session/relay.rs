@@ -1,6 +1,6 @@
 //! The relay: one loop that moves bytes both ways, and wakes for everything else that may happen to a session.
 //!
-//! Memory is bounded (I11): a side is read only while what it leads to is below [`HIGH`], so at most that and one frame wait in each
+//! Memory is bounded (I11): a side is read only while what it leads to is below [`Relay::high`], so at most that and one frame wait in each
 //! buffer. Both sides are written and read in the same loop, so that neither can block the other.
 
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use super::drain::Drain;
 use super::hold::Waiting;
 use super::names::{Refresh, masking};
 use super::outbox::Outbox;
+use super::policy::in_flight;
 use super::record::Rows;
 use super::{End, Shared};
 use crate::approvals::HoldUpdate;
@@ -38,8 +39,6 @@ use crate::policy_feed::{Current, Feed};
 use crate::recorder::SessionRecorder;
 use crate::upstream::{BoxStream, Destination, Upstream};
 
-/// What may wait for a side, in bytes, before the other is read no further.
-const HIGH: usize = 64 << 10;
 /// After so long without anything moving, what was recorded goes to the disk without waiting for the next operation's permit.
 const QUIET: Duration = Duration::from_millis(20);
 pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -92,6 +91,8 @@ pub(super) struct Relay {
     from_server: BytesMut,
     events: Vec<ResultEvent>,
     rows: Rows,
+    /// What may wait for a side, in bytes, before the other is read no further.
+    pub(super) high: usize,
     pub(super) feed: watch::Receiver<Feed>,
     key: CancelKey,
     server_key: (u32, bytes::Bytes),
@@ -144,7 +145,8 @@ impl From<ProtocolError> for End {
 impl Relay {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { shared, place, principal, to, recorder, current, catalog, context, .. } = parts;
-        let limits = &shared.limits;
+        let slice = current.snapshot.policy_slice(&principal, &to.name);
+        let (high, limits) = (in_flight(&current.snapshot, &slice, &to.name, &shared), &shared.limits);
         let limits = SessionLimits {
             frames: codec::Limits {
                 statement: usize::try_from(limits.max_statement_bytes.0).unwrap_or(usize::MAX),
@@ -152,9 +154,8 @@ impl Relay {
             },
             recorded_rows: limits.recorded_rows.into(),
             recorded_bytes: limits.recorded_bytes.0,
-            high_water: HIGH,
+            high_water: high,
         };
-        let slice = current.snapshot.policy_slice(&principal, &to.name);
         let masking = masking(&current.snapshot, &principal, &to.name, &catalog.catalog, &to.database);
         let session = Session::new(limits, Arc::clone(&context), masking, clock::random_u128());
         let Upstream { stream, received, ready, holding } = parts.upstream;
@@ -185,6 +186,7 @@ impl Relay {
             from_server: received,
             events: Vec::new(),
             rows: Rows::default(),
+            high,
             feed,
             key: parts.key,
             // Its own copy: as a part of what was read it would hold all of that.
@@ -244,7 +246,7 @@ impl Relay {
     /// Takes the server's bytes; true when anything came of them.
     async fn take_server(&mut self) -> Result<bool, End> {
         let mut moved = false;
-        while self.to_client.len() < HIGH {
+        while self.to_client.len() < self.high {
             let (before, length) = (self.from_server.len(), self.to_client.len());
             let progress = self.session.next_server(&mut self.from_server, &mut self.to_client, &mut self.events)?;
             moved |= before != self.from_server.len() || length != self.to_client.len();
@@ -265,7 +267,10 @@ impl Relay {
     async fn take_client(&mut self) -> Result<bool, End> {
         let mut moved = false;
         self.flow.wants_client = false;
-        while self.waiting.is_none() && !self.flow.terminated && self.outbox.len() < HIGH && self.to_client.len() < HIGH
+        while self.waiting.is_none()
+            && !self.flow.terminated
+            && self.outbox.len() < self.high
+            && self.to_client.len() < self.high
         {
             if !self.from_client.is_empty() {
                 self.keep_names().await;
@@ -374,14 +379,26 @@ impl Relay {
         }
         let unwritten = self.recorder.has_waiting();
         let Self {
-            sides, flow, outbox, to_client, from_client, from_server, waiting, refresh, feed, key, drain, ..
+            sides,
+            flow,
+            outbox,
+            to_client,
+            from_client,
+            from_server,
+            waiting,
+            refresh,
+            feed,
+            key,
+            drain,
+            high,
+            ..
         } = self;
         let Sides { client_read, client_write, server_read, server_write } = sides;
         release(from_client);
         release(from_server);
         // While an operation is held, or the target works, the client is read only as far as its going away must be noticed.
-        let read_client = flow.wants_client || (from_client.len() < HIGH && !flow.terminated);
-        let read_server = flow.wants_server && to_client.len() < HIGH;
+        let read_client = flow.wants_client || (from_client.len() < *high && !flow.terminated);
+        let read_server = flow.wants_server && to_client.len() < *high;
         let write_client = !to_client.is_empty() || flow.client_unflushed;
         let write_server = !outbox.is_empty() || flow.server_unflushed;
         tokio::select! {

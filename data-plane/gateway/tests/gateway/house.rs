@@ -84,6 +84,7 @@ fn policy(group: &str, actions: &[&str], resources: &[&str]) -> Policy {
         approval: None,
         waits: false,
         staleness: postern_core::policy::Staleness::default(),
+        limits: postern_core::allowance::Allowance::default(),
         reason: None,
     }
 }
@@ -174,6 +175,7 @@ impl House {
             route: Route::Direct,
             databases: vec!["postgres".into()],
             disabled: false,
+            limits: postern_core::allowance::Allowance::default(),
         };
         let mut held = policy("writers", &["sql:delete"], &["public.items"]);
         held.approval = Some(ApprovalRequirement { groups: vec!["leads".into()], count: 1, expires: Ttl(60) });

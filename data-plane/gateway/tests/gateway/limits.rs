@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use postern_core::Code;
+use postern_core::allowance::Allowance;
 use postern_core::recording::{Event, OperationOutcome};
 use postern_runtime::config::HumanDuration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -170,4 +171,73 @@ async fn a_crowd_that_never_shows_a_token_keeps_nobody_out() {
         gone += usize::from(closed.is_ok_and(|read| read.is_err()));
     }
     assert!((180..200).contains(&gone), "{gone} of 200");
+}
+
+/// Limits of policy and target come with the policy, and act on sessions that are open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_policy_hold_for_open_sessions_and_others_do_not_feel_them() {
+    let house = House::with("", |config| config.limits.operation_wait = HumanDuration(Duration::ZERO)).await;
+    let (ada, bob) = (connect(&house, "ada").await.unwrap(), connect(&house, "bob").await.unwrap());
+    let run = async |client: &Client| client.sql.simple_query("SELECT 1").await;
+    for _ in 0..20 {
+        run(&ada).await.unwrap();
+    }
+    let limits =
+        |sessions, operations_per_second| Allowance { sessions, operations_per_second, ..Allowance::default() };
+    // Of ada alone: a second policy, which permits her no more than the first.
+    house.apply(|snapshot| {
+        let mut hers = snapshot.policies.get(&"read".parse().unwrap()).unwrap().clone();
+        hers.principals.groups.clear();
+        hers.principals.subjects = vec![principal("ada", "readers").id];
+        hers.limits = limits(1, 5);
+        snapshot.policies.insert("hers".parse().unwrap(), hers);
+    });
+    let began = Instant::now();
+    let error = loop {
+        assert!(began.elapsed() < LONG, "the limit does not arrive");
+        if let Err(error) = run(&ada).await {
+            break error;
+        }
+    };
+    let (state, message) = db(&error);
+    assert!(state == "53400" && message.contains("of this identity on this target"), "{state} {message}");
+    for _ in 0..20 {
+        run(&bob).await.unwrap();
+    }
+    // She stays, and has no second session; bob has.
+    let (state, message) = db(&connect(&house, "ada").await.err().unwrap());
+    assert!(state == "53300" && message.contains("of this identity on this target"), "{state} {message}");
+    drop(connect(&house, "bob").await.unwrap());
+    // The target's, of all sessions.
+    house.apply(|snapshot| {
+        snapshot.targets.get_mut(&"db".parse().unwrap()).unwrap().value.limits = limits(1, 0);
+    });
+    while let Ok(more) = connect(&house, "bob").await {
+        drop(more);
+        assert!(began.elapsed() < LONG, "the target's limit does not arrive");
+    }
+    let (state, message) = db(&connect(&house, "eve").await.err().unwrap());
+    assert!(state == "53300" && message.contains("on this target"), "{state} {message}");
+    // Taken back, it is gone.
+    house.apply(|_| {});
+    while connect(&house, "eve").await.is_err() {
+        assert!(began.elapsed() < LONG, "the limit stays");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    run(&ada).await.unwrap();
+}
+
+/// With as little as may be in flight, large results and statements still pass whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn little_in_flight_is_slower_and_nothing_else() {
+    let house = House::start().await;
+    house.apply(|snapshot| {
+        snapshot.targets.get_mut(&"db".parse().unwrap()).unwrap().value.limits.in_flight_bytes = 4096;
+    });
+    let client = connect(&house, "ada").await.unwrap();
+    let sql = format!("SELECT '{}' || i.id FROM items i, generate_series(1, 1000)", "x".repeat(300_000 / 1000));
+    let rows = client.sql.simple_query(&sql).await.unwrap();
+    assert!(rows.len() > 20_000, "{}", rows.len());
+    let long = format!("SELECT id FROM items WHERE name <> '{}'", "y".repeat(200_000));
+    assert_eq!(client.sql.query(&long, &[]).await.unwrap().len(), 20);
 }

@@ -151,6 +151,11 @@ impl Session {
         self.statements.forget_columns();
     }
 
+    /// Sets [`Limits::high_water`] from now on.
+    pub const fn set_high_water(&mut self, bytes: usize) {
+        self.limits.high_water = bytes;
+    }
+
     /// After other masking rules were put in force: lays them over the rows that are still to come of what is under way. False where that cannot be,
     /// in the middle of a COPY: the session must end.
     #[must_use]
