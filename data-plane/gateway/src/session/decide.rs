@@ -6,13 +6,14 @@ use postern_core::action::Action;
 use postern_core::operation::{Digest, Parameter};
 use postern_core::policy::{DecisionRecord, Denial, Outcome, Permit, Verdict};
 use postern_core::recording::{Completed, Event, OperationEvent, OperationOutcome, Value};
-use postern_core::{Code, DecisionId, OperationId};
+use postern_core::{Code, OperationId};
 use postern_protocols::postgres::errors::ErrorFields;
 use postern_protocols::postgres::session::Pending;
 use postern_runtime::clock;
 use tracing::Instrument as _;
 
 use super::End;
+use super::delayed::Question;
 use super::relay::Relay;
 use crate::limits::Exceeded;
 use crate::metrics;
@@ -34,32 +35,51 @@ impl From<RecordError> for End {
 }
 
 impl Relay {
-    /// Decides `pending` by the newest policy, records the decision, and forwards, holds or refuses.
+    /// Has `pending` wait for its turn, then decides it by the newest policy, records the decision, and forwards, holds or refuses.
     pub(super) async fn decide(&mut self, pending: Box<Pending>, asked: Asked) -> Result<(), End> {
-        let (id, operation_id) = (clock::decision_id(), clock::operation_id());
+        let question = Question::new(pending, asked);
+        let turn = match asked {
+            Asked::Run => self.place.operation(),
+            Asked::Prepare => self.place.statement(),
+        };
+        match turn {
+            Ok(wait) if wait.is_zero() => self.decide_in_turn(question).await,
+            Ok(wait) => {
+                self.wait_for_turn(question, wait);
+                Ok(())
+            }
+            Err(exceeded) => self.shed(question, exceeded).await,
+        }
+    }
+
+    /// Decides it, once what its names mean is settled.
+    pub(super) async fn decide_in_turn(&mut self, question: Question) -> Result<(), End> {
+        // It may have changed while the operation waited.
+        self.take_policy().await?;
+        match self.doubts(&question.pending) {
+            Some(wait) => {
+                self.wait_for_names(question, wait);
+                Ok(())
+            }
+            None => self.decide_named(question).await,
+        }
+    }
+
+    /// Decides it as its names are known.
+    pub(super) async fn decide_named(&mut self, question: Question) -> Result<(), End> {
         let span = tracing::info_span!(
             "operation",
             session_id = %self.to.session,
-            operation_id = %operation_id,
-            decision_id = %id,
+            operation_id = %question.operation,
+            decision_id = %question.decision,
             policy_age_ms = tracing::field::Empty
         );
-        self.decide_as(pending, asked, id, operation_id).instrument(span).await
+        self.decide_now(question).instrument(span).await
     }
 
-    async fn decide_as(
-        &mut self,
-        mut pending: Box<Pending>,
-        asked: Asked,
-        id: DecisionId,
-        operation_id: OperationId,
-    ) -> Result<(), End> {
-        if let Err(exceeded) = self.turn(asked).await {
-            return self.shed(pending, operation_id, id, exceeded).await;
-        }
-        // It may have changed while the operation waited for its turn.
+    async fn decide_now(&mut self, question: Question) -> Result<(), End> {
+        let Question { pending, asked, decision: id, operation: operation_id } = question;
         self.take_policy().await?;
-        self.settle_names(&mut pending).await;
         let began = Instant::now();
         let fresh = self.freshness();
         tracing::Span::current().record("policy_age_ms", u64::try_from(fresh.age.as_millis()).unwrap_or(u64::MAX));
@@ -83,6 +103,7 @@ impl Relay {
             }
             (Verdict::Permit(permit, decision), Asked::Run) => {
                 tracing::debug!("permitted");
+                self.note_strangers(operation_id, &pending);
                 let event = event(operation_id, &pending, decision, operation.digest);
                 self.forward(pending, permit, &event).await
             }
@@ -94,29 +115,23 @@ impl Relay {
         }
     }
 
-    /// Waits for an operation's turn.
-    async fn turn(&mut self, asked: Asked) -> Result<(), Exceeded> {
-        let wait = match asked {
-            Asked::Run => self.place.operation()?,
-            Asked::Prepare => self.place.statement()?,
-        };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        Ok(())
+    /// Refuses an operation past a limit.
+    async fn shed(&mut self, question: Question, exceeded: Exceeded) -> Result<(), End> {
+        tracing::debug!(operation_id = %question.operation, %exceeded, "shed");
+        let hint = exceeded.after.map(|after| format!("There is room again in {} ms.", after.as_millis().max(1)));
+        self.undecided(question, Code::RateLimited, exceeded.to_string(), hint).await
     }
 
-    /// Refuses an operation past a limit. It is recorded without waiting for the disk: whoever floods must not make others wait for it.
-    async fn shed(
+    /// Refuses what was never decided. It is recorded without waiting for the disk: whoever floods must not make others wait for it.
+    pub(super) async fn undecided(
         &mut self,
-        pending: Box<Pending>,
-        operation: OperationId,
-        id: DecisionId,
-        exceeded: Exceeded,
+        question: Question,
+        code: Code,
+        reason: String,
+        hint: Option<String>,
     ) -> Result<(), End> {
-        tracing::debug!(%exceeded, "shed");
-        let now = (clock::now(), self.freshness());
-        let denial = self.slice.deny_unclassified(Code::RateLimited, exceeded.to_string(), id, now);
+        let Question { pending, decision: id, operation, .. } = question;
+        let denial = self.slice.deny_unclassified(code, reason, id, (clock::now(), self.freshness()));
         let digest = Digest::of(self.to.session, pending.text(), pending.parameters());
         let event = event(operation, &pending, denial.decision.clone(), digest);
         match self.recorder.enqueue(&event).await {
@@ -124,11 +139,11 @@ impl Relay {
             Err(RecordError::TooLarge(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut fields = ErrorFields::denial(&denial);
-        if let Some(after) = exceeded.after {
-            fields = fields.with_hint(format!("There is room again in {} ms.", after.as_millis().max(1)));
-        }
-        self.refuse(pending, &fields);
+        let fields = match code {
+            Code::Cancelled => ErrorFields::error(code, denial.decision.reason),
+            _ => ErrorFields::denial(&denial),
+        };
+        self.refuse(pending, &hint.map_or(fields.clone(), |hint| fields.with_hint(hint)));
         Ok(())
     }
 

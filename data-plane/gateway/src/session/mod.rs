@@ -5,6 +5,7 @@
 
 mod buffers;
 mod decide;
+mod delayed;
 mod drain;
 mod end;
 mod hold;

@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use postern_core::action::Action;
 use postern_core::policy::Verdict;
+use postern_core::recording::OperationOutcome;
 use postern_core::snapshot::Snapshot;
-use postern_core::{Name, Principal};
+use postern_core::{Name, OperationId, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
 use postern_protocols::postgres::catalog::Catalog;
 use postern_protocols::postgres::mask::Masking;
-use postern_protocols::postgres::session::Pending;
+use postern_protocols::postgres::session::{Pending, ResultEvent};
 use postern_runtime::clock;
 use postern_runtime::supervisor::OnEnd;
 use tokio::sync::oneshot;
 
+use super::End;
 use super::relay::Relay;
 use crate::catalogs::{CatalogsError, Dated, FRESH};
 
@@ -22,6 +24,9 @@ use crate::catalogs::{CatalogsError, Dated, FRESH};
 const DOUBTED: Duration = Duration::from_secs(1);
 /// How long a statement waits for the catalog that it needs.
 const WAIT: Duration = Duration::from_secs(20);
+
+/// Relations in no catalog that a session remembers (I11).
+const MAX_UNLISTED: usize = 64;
 
 /// A reading of the catalog that is under way.
 #[derive(Debug)]
@@ -83,30 +88,63 @@ impl Relay {
         }
     }
 
-    /// Before `pending` is denied for a name that could not be resolved: it may be newer than the catalog, so that is read anew. At most
-    /// once in [`DOUBTED`], which such statements wait for: names that are not there must not become a load on the target.
-    pub(super) async fn settle_names(&mut self, pending: &mut Pending) {
+    /// Whether the catalog must be read anew before `pending` is decided, and after how long: where it would be denied for a name that could not be
+    /// resolved, or masks would have to take what they do not know for masked. The name may be newer than the catalog. It is read at most once in
+    /// [`DOUBTED`], for which such statements wait: names that are not there must not become a load on the target.
+    pub(super) fn doubts(&mut self, pending: &Pending) -> Option<Duration> {
         // The common way out, before anything is built.
-        if !pending.actions().is_ok_and(|actions| actions.iter().any(is_unresolved)) {
-            return;
+        let named = pending.actions().is_ok_and(|actions| actions.iter().any(is_unresolved));
+        let strange = self.session.strangers(pending);
+        if strange.is_empty() && !(named && self.is_denied(pending)) {
+            return None;
         }
-        let Ok(operation) = pending.operation(clock::operation_id(), self.to.session) else { return };
-        if !matches!(
-            self.slice.decide(&operation, clock::decision_id(), clock::now(), self.freshness()),
-            Verdict::Deny(_)
-        ) {
-            return;
+        let age = self.catalog.read_at.elapsed();
+        // What is there and in no catalog, such as a temporary table that a function made, does not wait each time.
+        if !strange.is_empty() && age < DOUBTED && strange.iter().all(|name| self.unlisted.contains(name)) {
+            return None;
         }
-        tokio::time::sleep(DOUBTED.saturating_sub(self.catalog.read_at.elapsed())).await;
+        Some(DOUBTED.saturating_sub(age))
+    }
+
+    /// Before an operation runs that reads what no catalog has, even one that was read for it.
+    pub(super) fn note_strangers(&mut self, operation: OperationId, pending: &Pending) {
+        let strange = self.session.strangers(pending);
+        if !strange.is_empty() {
+            self.doubted = Some((operation, strange));
+        }
+    }
+
+    /// Of what happened to operations: whether what was read in doubt is there all the same.
+    pub(super) fn note_outcomes(&mut self) {
+        let Some((operation, _)) = &self.doubted else { return };
+        let ended = self.events.iter().find_map(|event| match event {
+            ResultEvent::Completed(completed) if completed.operation == *operation => Some(&completed.outcome),
+            _ => None,
+        });
+        let Some(outcome) = ended else { return };
+        let there = matches!(outcome, OperationOutcome::Done { .. });
+        if let Some((_, strange)) = self.doubted.take().filter(|_| there) {
+            if self.unlisted.len().saturating_add(strange.len()) > MAX_UNLISTED {
+                self.unlisted.clear();
+            }
+            self.unlisted.extend(strange.into_iter().take(MAX_UNLISTED));
+        }
+    }
+
+    fn is_denied(&self, pending: &Pending) -> bool {
+        let operation = pending.operation(clock::operation_id(), self.to.session);
+        operation.is_ok_and(|operation| {
+            let verdict = self.slice.decide(&operation, clock::decision_id(), clock::now(), self.freshness());
+            matches!(verdict, Verdict::Deny(_))
+        })
+    }
+
+    /// Has the catalog read that a statement waits for; how long that may take.
+    pub(super) fn read_names(&mut self) -> Duration {
         if self.refresh.as_ref().is_none_or(|refresh| refresh.change.is_none()) {
             self.read_catalog(Instant::now(), None);
         }
-        if let Some(mut refresh) = self.refresh.take() {
-            let change = refresh.change;
-            let done = tokio::time::timeout(WAIT, refresh.done()).await.ok().flatten();
-            self.take_catalog(done, change);
-            self.session.reconsider(pending);
-        }
+        WAIT
     }
 
     fn read_catalog(&mut self, since: Instant, change: Option<u64>) {
@@ -120,9 +158,10 @@ impl Relay {
     }
 
     /// A reading that was under way is over.
-    pub(super) fn refreshed(&mut self, dated: Option<Dated>) {
+    pub(super) async fn refreshed(&mut self, dated: Option<Dated>) -> Result<(), End> {
         let change = self.refresh.take().and_then(|refresh| refresh.change);
         self.take_catalog(dated, change);
+        self.names_came().await
     }
 
     fn take_catalog(&mut self, dated: Option<Dated>, change: Option<u64>) {

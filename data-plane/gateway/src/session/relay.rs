@@ -3,18 +3,20 @@
 //! Memory is bounded (I11): a side is read only while what it leads to is below [`Relay::high`], so at most that and one frame wait in each
 //! buffer. Both sides are written and read in the same loop, so that neither can block the other.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use postern_core::policy::PolicySlice;
 use postern_core::recording::Event;
-use postern_core::{Code, Principal};
+use postern_core::{Code, OperationId, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
 use postern_protocols::postgres::codec;
 use postern_protocols::postgres::session::{
     ClientStep, Limits as SessionLimits, ProtocolError, ResultEvent, ServerProgress, Session,
 };
+use postern_protocols::sql::Relation;
 use postern_runtime::clock;
 use postern_runtime::supervisor::OnEnd;
 use tokio::io::{ReadHalf, WriteHalf};
@@ -23,6 +25,7 @@ use tokio::time::Instant;
 
 use super::buffers::{read, release, write};
 use super::decide::Asked;
+use super::delayed::{Delayed, over};
 use super::drain::Drain;
 use super::hold::Waiting;
 use super::names::{Refresh, masking};
@@ -84,12 +87,18 @@ pub(super) struct Relay {
     pub(super) refresh: Option<Refresh>,
     pub(super) session: Session,
     pub(super) waiting: Option<Waiting>,
+    /// What cannot be decided yet.
+    pub(super) delayed: Option<Delayed>,
+    /// Relations that are there, and in no catalog.
+    pub(super) unlisted: BTreeSet<Relation>,
+    /// The operation that reads some of which nobody knows.
+    pub(super) doubted: Option<(OperationId, Vec<Relation>)>,
     pub(super) sides: Sides,
     pub(super) outbox: Outbox,
     pub(super) to_client: BytesMut,
     from_client: BytesMut,
     from_server: BytesMut,
-    events: Vec<ResultEvent>,
+    pub(super) events: Vec<ResultEvent>,
     rows: Rows,
     /// What may wait for a side, in bytes, before the other is read no further.
     pub(super) high: usize,
@@ -128,6 +137,7 @@ enum Woken {
     ServerEnded(std::io::Result<()>),
     Cancel(std::net::SocketAddr),
     Hold(HoldUpdate),
+    Delayed,
     Policy,
     Stale,
     Catalog(Option<Dated>),
@@ -179,6 +189,9 @@ impl Relay {
             refresh: None,
             session,
             waiting: None,
+            delayed: None,
+            unlisted: BTreeSet::new(),
+            doubted: None,
             sides: Sides { client_read, client_write, server_read, server_write },
             outbox: Outbox::default(),
             to_client: parts.to_client,
@@ -250,6 +263,7 @@ impl Relay {
             let (before, length) = (self.from_server.len(), self.to_client.len());
             let progress = self.session.next_server(&mut self.from_server, &mut self.to_client, &mut self.events)?;
             moved |= before != self.from_server.len() || length != self.to_client.len();
+            self.note_outcomes();
             if let Err(error) = self.rows.record(&mut self.recorder, &mut self.events).await {
                 // What could not be recorded does not leave.
                 self.to_client.truncate(length);
@@ -268,6 +282,7 @@ impl Relay {
         let mut moved = false;
         self.flow.wants_client = false;
         while self.waiting.is_none()
+            && self.delayed.is_none()
             && !self.flow.terminated
             && self.outbox.len() < self.high
             && self.to_client.len() < self.high
@@ -327,10 +342,8 @@ impl Relay {
             }
             Woken::Policy => self.take_policy().await,
             Woken::Stale => self.aged().await,
-            Woken::Catalog(dated) => {
-                self.refreshed(dated);
-                Ok(())
-            }
+            Woken::Delayed => self.go_on().await,
+            Woken::Catalog(dated) => self.refreshed(dated).await,
             Woken::Quiet => Ok(self.recorder.push().await?),
             Woken::Expired => Err(End::fatal(Code::TokenExpired, "the token has expired")),
             Woken::Drained(why) => Err(End::fatal(Code::ShuttingDown, why)),
@@ -338,12 +351,15 @@ impl Relay {
     }
 
     async fn cancel(&mut self, from: std::net::SocketAddr) -> Result<(), End> {
-        if self.waiting.is_none() && self.session.current_operation().is_none() {
+        if self.waiting.is_none() && self.delayed.is_none() && self.session.current_operation().is_none() {
             return Ok(());
         }
         tracing::info!(%from, "cancel requested");
         self.recorder.append(&Event::CancelRequested { client_address: from.to_string() }).await?;
         if self.cancel_held().await? {
+            return Ok(());
+        }
+        if self.session.current_operation().is_none() && self.cancel_delayed().await? {
             return Ok(());
         }
         self.cancel_at_target(Duration::ZERO);
@@ -366,6 +382,7 @@ impl Relay {
     async fn wait(&mut self) -> Woken {
         let idle = self.session.is_idle()
             && self.waiting.is_none()
+            && self.delayed.is_none()
             && self.from_client.is_empty()
             && self.to_client.is_empty()
             && self.outbox.is_empty();
@@ -386,6 +403,7 @@ impl Relay {
             from_client,
             from_server,
             waiting,
+            delayed,
             refresh,
             feed,
             key,
@@ -409,6 +427,7 @@ impl Relay {
             why = drain.over(idle) => Woken::Drained(why),
             Some(from) = key.requests.recv() => Woken::Cancel(from),
             update = next_update(waiting), if waiting.is_some() => Woken::Hold(update),
+            () = over(delayed.as_ref()), if delayed.is_some() => Woken::Delayed,
             Ok(()) = feed.changed() => { feed.mark_changed(); Woken::Policy },
             dated = next_catalog(refresh), if refresh.is_some() => Woken::Catalog(dated),
             written = write(client_write, to_client, &mut flow.client_unflushed), if write_client => match written {

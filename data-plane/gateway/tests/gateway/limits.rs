@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use postern_core::Code;
 use postern_core::allowance::Allowance;
-use postern_core::recording::{Event, OperationOutcome};
+use postern_core::recording::{Entry, Event, OperationOutcome};
 use postern_runtime::config::HumanDuration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -240,4 +240,91 @@ async fn little_in_flight_is_slower_and_nothing_else() {
     assert!(rows.len() > 20_000, "{}", rows.len());
     let long = format!("SELECT id FROM items WHERE name <> '{}'", "y".repeat(200_000));
     assert_eq!(client.sql.query(&long, &[]).await.unwrap().len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_prepares_is_past_a_rate_too() {
+    let house = House::with("", |config| {
+        config.limits.principal.operations_per_second = 5;
+        config.limits.operation_wait = HumanDuration(Duration::ZERO);
+    })
+    .await;
+    let ada = connect(&house, "ada").await.unwrap();
+    let mut refused = 0;
+    for n in 0..30 {
+        if let Err(error) = ada.sql.prepare(&format!("SELECT {n}")).await {
+            let (state, message) = db(&error);
+            assert!(state == "53400" && message.contains("statements to prepare"), "{state} {message}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 10, "{refused}");
+}
+
+/// Sessions of one identity, each with an operation that waits for its turn, a second after the other.
+async fn in_turn(house: &House, count: usize) -> (Vec<tokio_postgres::CancelToken>, Vec<Answer>) {
+    let (mut cancels, mut answers) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let client = connect(house, "ada").await.unwrap();
+        cancels.push(client.sql.cancel_token());
+        let (to, answer) = tokio::sync::oneshot::channel();
+        crate::house::spawn(async move {
+            let _ = to.send(client.sql.simple_query("SELECT 1").await.map(drop));
+        });
+        answers.push(answer);
+    }
+    (cancels, answers)
+}
+
+type Answer = tokio::sync::oneshot::Receiver<Result<(), tokio_postgres::Error>>;
+
+async fn patient() -> House {
+    House::with("", |config| {
+        config.limits.principal.operations_per_second = 1;
+        config.limits.operation_wait = HumanDuration(Duration::from_secs(600));
+        config.drain_limit = HumanDuration(Duration::from_secs(600));
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_turn_can_be_cancelled() {
+    let house = patient().await;
+    let (cancels, mut answers) = in_turn(&house, 30).await;
+    // Its turn would come in half a minute.
+    let (cancel, answer) = (cancels.last().unwrap(), answers.pop().unwrap());
+    let began = Instant::now();
+    let mut answer = std::pin::pin!(answer);
+    let error = loop {
+        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        match tokio::time::timeout(Duration::from_millis(200), &mut answer).await {
+            Ok(answer) => break answer.unwrap().unwrap_err(),
+            Err(_) => assert!(began.elapsed() < Duration::from_secs(15), "a cancel does not reach it"),
+        }
+    };
+    assert_eq!(db(&error).0, "57014");
+    let never_ran = |entry: &Entry| {
+        matches!(&entry.event, Event::Completed(completed)
+            if completed.outcome == OperationOutcome::NotRun { code: Code::Cancelled })
+    };
+    let recorded = || house.control.sealed(&house.credential.ca_der());
+    while !recorded().iter().any(|(.., entries)| entries.iter().any(never_ran)) {
+        assert!(began.elapsed() < LONG, "it is in no recording");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_turn_does_not_hold_up_the_end() {
+    let house = patient().await;
+    let (_cancels, answers) = in_turn(&house, 30).await;
+    house.supervisor.request_shutdown("a test");
+    house.supervisor.hurry_token().cancel();
+    let mut ended = 0;
+    for answer in answers {
+        // Within much less than the turns would take.
+        let answer = tokio::time::timeout(Duration::from_secs(15), answer).await.expect("it waits on").unwrap();
+        ended += usize::from(answer.is_err_and(|error| db(&error).0 == "57P01"));
+    }
+    assert!(ended >= 15, "{ended}");
 }

@@ -7,6 +7,7 @@ mod drain;
 mod failover;
 mod house;
 mod limits;
+mod names;
 mod redecide;
 mod relay;
 mod renewal;

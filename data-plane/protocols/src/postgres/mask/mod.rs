@@ -130,6 +130,16 @@ impl Masking {
         Ok(())
     }
 
+    /// Relations that `statement` reads and the catalog does not know; none where nothing is masked.
+    #[must_use]
+    pub fn strangers(&self, statement: &Statement) -> Vec<Relation> {
+        if !self.active {
+            return Vec::new();
+        }
+        let strange = |relation: &&Relation| !is_systems(relation) && self.is_unknown(relation);
+        statement.facts.reads.iter().filter(strange).cloned().collect()
+    }
+
     /// How much of the server's messages may be shown while `statement` runs.
     #[must_use]
     pub fn scrub(&self, statement: &Statement) -> Scrub {

@@ -9,6 +9,7 @@ use super::names::{self, Prepared};
 use super::step::{Message as Held, Pending};
 use crate::postgres::analyze::{self, CopyDirection, Statement, Unclassifiable};
 use crate::postgres::mask::CopyMask;
+use crate::sql::Relation;
 
 impl Session {
     /// Classifies `text` as the server will read it now.
@@ -71,6 +72,16 @@ impl Session {
             Held::Parse { prepared: None, .. } | Held::Bind { .. } | Held::FunctionCall => return,
         }
         pending.generation = self.generation;
+    }
+
+    /// Relations that `pending` reads and the catalog does not know, where masks hold: they would have to take all of them for masked. What the session
+    /// made itself is not among them, and mostly there are none.
+    #[must_use]
+    pub fn strangers(&self, pending: &Pending) -> Vec<Relation> {
+        let Ok(statement) = &pending.classified else { return Vec::new() };
+        let mut strangers = self.masking.strangers(statement);
+        strangers.retain(|relation| !self.names.is_touched(&relation.name));
+        strangers
     }
 
     /// Whether masks can be laid over it, and its effects be followed.
