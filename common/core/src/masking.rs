@@ -56,6 +56,14 @@ impl MaskFunction {
     }
 }
 
+impl MaskingRule {
+    /// Whether it masks anything for `principal` on the target.
+    #[must_use]
+    pub fn holds_for(&self, principal: &Principal, target: &Name, labels: &BTreeMap<String, String>) -> bool {
+        self.targets.matches(target, labels) && !principal.in_any(self.exempt_groups.iter())
+    }
+}
+
 impl MaskSlice {
     /// Whether it has the same rules as `other`: then nothing is masked otherwise.
     #[must_use]
@@ -70,9 +78,7 @@ impl MaskSlice {
         target: &Name,
         labels: &BTreeMap<String, String>,
     ) -> Self {
-        let holds =
-            |rule: &MaskingRule| rule.targets.matches(target, labels) && !principal.in_any(rule.exempt_groups.iter());
-        let rules = rules.into_iter().filter(|(_, rule)| holds(rule));
+        let rules = rules.into_iter().filter(|(_, rule)| rule.holds_for(principal, target, labels));
         Self { rules: rules.map(|(name, rule)| (name.clone(), rule.clone())).collect() }
     }
 

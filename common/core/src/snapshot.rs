@@ -91,7 +91,7 @@ impl Snapshot {
     pub fn policy_slice(&self, principal: &Principal, target: &Name) -> PolicySlice {
         let none = BTreeMap::new();
         let labels = self.targets.get(target).map_or(&none, |target| &target.labels);
-        PolicySlice::new(self.revision, &self.policies, principal, target, labels)
+        PolicySlice::of(self.revision, self.policies.shared(), principal, target, labels)
     }
 
     /// The masking rules that hold for `principal` on `target`.
@@ -247,6 +247,11 @@ impl<T> Table<T> {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// All, by name, to be kept.
+    pub fn shared(&self) -> impl ExactSizeIterator<Item = (&Name, &Arc<T>)> {
+        self.0.iter()
+    }
+
     /// Adds one, or replaces it.
     pub fn insert(&mut self, name: Name, value: T) {
         Arc::make_mut(&mut self.0).insert(name, Arc::new(value));
@@ -274,6 +279,34 @@ impl<T> Default for Table<T> {
     fn default() -> Self {
         Self(Arc::default())
     }
+}
+
+impl<T: PartialEq> Table<T> {
+    /// What is here and in `before` is not, or another, or the other way round: each with what it was and what it is.
+    #[must_use]
+    pub fn differences<'a>(&'a self, before: &'a Self) -> Vec<Difference<'a, T>> {
+        if self.is_same(before) {
+            return Vec::new();
+        }
+        let same = |one: &Arc<T>, other: &Arc<T>| Arc::ptr_eq(one, other) || one == other;
+        let now = self.0.iter().filter_map(|(name, now)| match before.0.get(name) {
+            Some(was) if same(was, now) => None,
+            was => Some(Difference { name, was, now: Some(now) }),
+        });
+        let gone = before.0.iter().filter(|(name, _)| !self.contains_key(name));
+        now.chain(gone.map(|(name, was)| Difference { name, was: Some(was), now: None })).collect()
+    }
+}
+
+/// One thing of a table that is another than it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference<'a, T> {
+    /// Which.
+    pub name: &'a Name,
+    /// Before; none: it was not there.
+    pub was: Option<&'a Arc<T>>,
+    /// Now; none: it is gone.
+    pub now: Option<&'a Arc<T>>,
 }
 
 impl<T: PartialEq> PartialEq for Table<T> {

@@ -226,7 +226,7 @@ pub async fn run(
         limit: config.staleness_limit.0,
     };
     let (loaded, keeper) = kept::start(config.kept_policy.enabled, kept, &credential.current(), &supervisor);
-    let (held, feed) = policy_feed::Held::new(loaded, keeper);
+    let (held, feed, standings) = policy_feed::Held::new(loaded, keeper);
     let follow = policy_feed::follow(control.clone(), held, readiness.clone(), config.staleness_limit.0, ended.clone());
     supervisor.spawn("policy", OnEnd::StopNode, follow);
     let follow = policy_feed::follow_revoked(feed.clone(), to_revoked, ended.clone());
@@ -292,6 +292,7 @@ pub async fn run(
         limiter,
         tls,
         feed,
+        standings,
         recorder,
         catalogs: Catalogs::new(dialer.clone()),
         dialer,

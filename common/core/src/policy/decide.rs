@@ -1,6 +1,7 @@
 //! The decision on an operation.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::decision::{DecisionRecord, Denial, Outcome};
 use super::freshness::Freshness;
@@ -14,13 +15,15 @@ use crate::id::DecisionId;
 use crate::name::Name;
 use crate::operation::Operation;
 use crate::principal::Principal;
+use crate::snapshot::Difference;
 use crate::time::Timestamp;
 
 /// The policies that speak of one principal on one target, at one revision.
 #[derive(Clone, Debug, Default)]
 pub struct PolicySlice {
     revision: u64,
-    pub(super) policies: Vec<(Name, Policy)>,
+    /// By name. Shared: as many sessions as there may be have the same.
+    pub(super) policies: Arc<Vec<(Name, Arc<Policy>)>>,
 }
 
 /// What was decided. `Permit` and `Held` are proofs; the record beside them is what is written down.
@@ -45,7 +48,61 @@ impl PolicySlice {
         labels: &BTreeMap<String, String>,
     ) -> Self {
         let speaking = policies.into_iter().filter(|(_, policy)| policy.speaks_of(principal, target, labels));
-        Self { revision, policies: speaking.map(|(name, policy)| (name.clone(), policy.clone())).collect() }
+        let policies = speaking.map(|(name, policy)| (name.clone(), Arc::new(policy.clone()))).collect();
+        Self { revision, policies: Arc::new(policies) }
+    }
+
+    /// As [`Self::new`], and what speaks is shared.
+    #[must_use]
+    pub fn of<'a>(
+        revision: u64,
+        policies: impl IntoIterator<Item = (&'a Name, &'a Arc<Policy>)>,
+        principal: &Principal,
+        target: &Name,
+        labels: &BTreeMap<String, String>,
+    ) -> Self {
+        let speaking = policies.into_iter().filter(|(_, policy)| policy.speaks_of(principal, target, labels));
+        let policies = speaking.map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect();
+        Self { revision, policies: Arc::new(policies) }
+    }
+
+    /// The slice after `differences` between the policies that it is of and those of `revision`, for the same principal, target and labels. In the
+    /// time that they take, not all policies. None where they do not concern it.
+    #[must_use]
+    pub fn after(
+        &self,
+        revision: u64,
+        differences: &[Difference<'_, Policy>],
+        principal: &Principal,
+        target: &Name,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Self> {
+        let speaks = |policy: &&Arc<Policy>| policy.speaks_of(principal, target, labels);
+        let mut policies: Option<Vec<(Name, Arc<Policy>)>> = None;
+        for difference in differences {
+            let now = difference.now.filter(speaks);
+            if now.is_none() && difference.was.filter(speaks).is_none() {
+                continue;
+            }
+            let policies = policies.get_or_insert_with(|| self.policies.to_vec());
+            let at = policies.binary_search_by(|(known, _)| known.cmp(difference.name));
+            match (at, now) {
+                (Ok(at), Some(now)) => {
+                    if let Some((_, known)) = policies.get_mut(at) {
+                        *known = Arc::clone(now);
+                    }
+                }
+                (Ok(at), None) => drop(policies.remove(at)),
+                (Err(at), Some(now)) => policies.insert(at, (difference.name.clone(), Arc::clone(now))),
+                (Err(_), None) => {}
+            }
+        }
+        policies.map(|policies| Self { revision, policies: Arc::new(policies) })
+    }
+
+    /// Nothing that is in it is another at `revision`.
+    pub const fn holds_at(&mut self, revision: u64) {
+        self.revision = revision;
     }
 
     /// The revision that it shows.
@@ -63,7 +120,7 @@ impl PolicySlice {
     /// Whether it has the same policies as `other`: then nothing that is decided by it is decided otherwise.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
-        self.policies == other.policies
+        Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies
     }
 
     /// Whether anything at all is permitted, and not everything denied: without it no session opens.

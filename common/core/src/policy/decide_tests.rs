@@ -79,6 +79,41 @@ fn outcome(policies: Vec<Policy>, actions: Vec<Action>) -> Outcome {
 }
 
 #[test]
+fn a_slice_follows_what_changed_as_if_it_were_made_anew() {
+    use crate::snapshot::Table;
+    let (target, labels) = ("shop".parse().unwrap(), BTreeMap::new());
+    let whole = |table: &Table<Policy>| PolicySlice::of(2, table.shared(), &alice(), &target, &labels);
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let mine = |action: &str| policy(Effect::Permit, &[action], &[]);
+    let mut others = mine("*");
+    others.principals.groups = vec!["others".into()];
+    let before: Table<Policy> =
+        [(name("b"), mine("sql:select")), (name("d"), others.clone()), (name("f"), mine("*"))].into();
+    type Step = fn(&mut Table<Policy>, Policy, Policy);
+    let steps: [(Step, bool); 6] = [
+        (|table, mine, _| table.insert("a".parse().unwrap(), mine), true),
+        (|table, mine, _| table.insert("f".parse().unwrap(), mine), true),
+        (|table, _, others| table.insert("b".parse().unwrap(), others), true),
+        (|table, mine, _| table.insert("d".parse().unwrap(), mine), true),
+        (|table, _, _| table.remove(&"b".parse().unwrap()), true),
+        (|table, _, others| table.insert("c".parse().unwrap(), others), false),
+    ];
+    for (place, (step, concerns)) in steps.into_iter().enumerate() {
+        let mut now = before.clone();
+        step(&mut now, mine("sql:delete"), others.clone());
+        let after = whole(&before).after(2, &now.differences(&before), &alice(), &target, &labels);
+        assert_eq!(after.is_some(), concerns, "{place}");
+        assert_eq!(after.unwrap_or_else(|| whole(&before)).policies, whole(&now).policies, "{place}");
+    }
+    let none = Table::default();
+    let all = before.differences(&none);
+    assert_eq!(
+        PolicySlice::default().after(2, &all, &alice(), &target, &labels).unwrap().policies,
+        whole(&before).policies
+    );
+}
+
+#[test]
 fn of_several_limits_the_smallest_holds() {
     let limited = |sessions, operations_per_second| {
         let limits = Allowance { sessions, operations_per_second, ..Allowance::default() };

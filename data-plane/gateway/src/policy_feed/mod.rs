@@ -1,11 +1,12 @@
 //! Policy as the control plane has it: one signed snapshot, and from then on the signed change from each revision to the next.
 //!
-//! One task follows any node of the control plane and puts each revision into a `watch`; sessions borrow from it. When the stream ends it
+//! One task follows any node of the control plane, has each revision's [`Standings`] ready, and puts it into a `watch`; sessions follow their standing. When the stream ends it
 //! goes on at another node, from the revision that it has. What does not follow exactly, or is not signed, is not taken: the gateway asks for
 //! the whole anew (I8). What is older than the staleness limit opens no session (I9).
 
 mod assemble;
 pub(crate) mod kept;
+mod standing;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::control::ControlPlane;
 use crate::metrics;
 use assemble::{Anchor, AssembleError, Assembler};
 use kept::{Keeper, Loaded};
+pub(crate) use standing::{Seat, Standing, Standings};
 
 /// Largest answer taken: a part of a snapshot, a long delta, or all credentials.
 const MAX_ANSWER: usize = 16 << 20;
@@ -108,22 +110,25 @@ pub(crate) async fn follow(
 /// What is held, where it is told, and where it is kept.
 pub(crate) struct Held {
     feed: watch::Sender<Feed>,
+    standings: Standings,
     assembler: Assembler,
     keeper: Option<Keeper>,
 }
 
 impl Held {
     /// Begins with what the disk had.
-    pub(crate) fn new(loaded: Loaded, keeper: Option<Keeper>) -> (Self, watch::Receiver<Feed>) {
+    pub(crate) fn new(loaded: Loaded, keeper: Option<Keeper>) -> (Self, watch::Receiver<Feed>, Standings) {
+        let standings = Standings::default();
         let feed = match loaded.policy {
             Some((current, confirmed_at)) => {
                 metrics::policy(current.snapshot.revision);
+                standings.update(&current);
                 Feed { current: Some(current), confirmed_at }
             }
             None => Feed::default(),
         };
         let (feed, reader) = watch::channel(feed);
-        (Self { feed, assembler: loaded.assembler, keeper }, reader)
+        (Self { feed, standings: standings.clone(), assembler: loaded.assembler, keeper }, reader, standings)
     }
 }
 
@@ -215,7 +220,7 @@ async fn stream(channel: Channel, held: &mut Held, progress: &mut bool) -> End {
 }
 
 fn take(answer: WatchResponse, held: &mut Held, anchor: &mut Anchor) -> Result<(), AssembleError> {
-    let Held { feed, assembler, keeper } = held;
+    let Held { feed, standings, assembler, keeper } = held;
     let (confirmation, now) = (answer.confirmation, clock::now());
     let newer = assembler.take(answer, now)?;
     let confirmed = confirmation.and_then(|confirmation| {
@@ -235,6 +240,8 @@ fn take(answer: WatchResponse, held: &mut Held, anchor: &mut Anchor) -> Result<(
         Some(current) => {
             tracing::debug!(revision = current.snapshot.revision, "policy");
             let revision = current.snapshot.revision;
+            // First: who is let in by it finds it there.
+            standings.update(&current);
             feed.send_modify(|feed| {
                 feed.current = Some(current);
                 feed.confirmed_at = later(feed.confirmed_at);

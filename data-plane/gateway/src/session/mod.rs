@@ -33,7 +33,7 @@ use crate::config::{GatewayConfig, Limits};
 use crate::fleet::Fleet;
 use crate::limits::{Handshake, Limiter};
 use crate::metrics;
-use crate::policy_feed::Feed;
+use crate::policy_feed::{Feed, Standings};
 use crate::recorder::RecorderHandle;
 use crate::upstream::Dialer;
 
@@ -45,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) tls: TlsAcceptor,
     pub(crate) feed: watch::Receiver<Feed>,
+    pub(crate) standings: Standings,
     pub(crate) recorder: RecorderHandle,
     pub(crate) dialer: Dialer,
     pub(crate) catalogs: Catalogs,

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postern_core::OperationId;
 use postern_core::action::Action;
 use postern_core::policy::Verdict;
 use postern_core::recording::OperationOutcome;
-use postern_core::snapshot::Snapshot;
-use postern_core::{Name, OperationId, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
 use postern_protocols::postgres::catalog::Catalog;
 use postern_protocols::postgres::mask::Masking;
@@ -19,6 +18,7 @@ use tokio::sync::oneshot;
 use super::End;
 use super::relay::Relay;
 use crate::catalogs::{CatalogsError, Dated, FRESH};
+use crate::policy_feed::Standing;
 
 /// A catalog is not read again for a name that it lacks before it is this old.
 const DOUBTED: Duration = Duration::from_secs(1);
@@ -57,16 +57,9 @@ fn is_unresolved(action: &Action) -> bool {
     parts.next() != Some("?") && parts.any(|part| part == "?")
 }
 
-/// The masking rules that hold for `principal`, resolved on this catalog.
-pub(super) fn masking(
-    snapshot: &Snapshot,
-    principal: &Principal,
-    target: &Name,
-    catalog: &Arc<Catalog>,
-    database: &str,
-) -> Arc<Masking> {
-    let slice = snapshot.mask_slice(principal, target);
-    Arc::new(Masking::compile(&slice, Arc::clone(catalog), database, snapshot.mask_key.expose()))
+/// The masking rules that hold, resolved on this catalog.
+pub(super) fn masking(standing: &Standing, catalog: &Arc<Catalog>, database: &str) -> Arc<Masking> {
+    Arc::new(Masking::compile(&standing.masks, Arc::clone(catalog), database, standing.mask_key.expose()))
 }
 
 impl Relay {
@@ -185,8 +178,7 @@ impl Relay {
 
     /// Puts the current rules and catalog in force.
     pub(super) fn apply_masking(&mut self) {
-        let masking =
-            masking(&self.current.snapshot, &self.principal, &self.to.name, &self.catalog.catalog, &self.to.database);
+        let masking = masking(&self.standing, &self.catalog.catalog, &self.to.database);
         self.session.set_context(Arc::clone(&self.context), masking);
     }
 }

@@ -309,6 +309,8 @@ async fn begin(
     }
     write::backend_key(&mut hello, key.pid.unsigned_abs(), u32::from_be_bytes(key.secret.to_be_bytes()));
     write::ready_for_query(&mut hello, upstream.ready.status);
+    let seat = shared.standings.join(&principal, (&to.name, &to.database), &current.snapshot);
+    let seat = seat.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no policy"))?;
     let Connection { stream, received } = slot.take().ok_or(Refused::Silently)?;
     let context = Arc::new(AnalyzeContext::new(
         &to.database,
@@ -321,7 +323,7 @@ async fn begin(
         principal,
         to,
         recorder,
-        current,
+        seat,
         catalog,
         context,
         key,

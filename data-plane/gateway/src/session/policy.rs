@@ -1,17 +1,15 @@
 //! An open session and its policy: each change is followed at once (I6), and policy that is too old is noticed without one (I9).
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use postern_core::Code;
 use postern_core::allowance::{MAX_IN_FLIGHT, MIN_IN_FLIGHT, smaller};
 use postern_core::policy::{Freshness, PolicySlice};
-use postern_core::snapshot::Snapshot;
-use postern_core::{Code, Name};
 use tokio::time::Instant;
 
 use super::relay::{FAR, Relay};
 use super::{End, Shared};
-use crate::identify::may_stay;
+use crate::policy_feed::Standing;
 
 /// What is too old already is looked at again so often: the control plane may have come back and gone again meanwhile.
 const STALE_AGAIN: Duration = Duration::from_secs(5);
@@ -20,9 +18,8 @@ const STALE_AGAIN: Duration = Duration::from_secs(5);
 const CLIENTS_FIRST: Duration = Duration::from_millis(100);
 
 /// Bytes that may wait for a side of a session: what its target, its policies and this gateway say, the smallest.
-pub(super) fn in_flight(snapshot: &Snapshot, slice: &PolicySlice, target: &Name, shared: &Shared) -> usize {
-    let target = snapshot.targets.get(target).map_or(0, |target| target.value.limits.in_flight_bytes);
-    let said = smaller(target, slice.limits().in_flight_bytes);
+pub(super) fn in_flight(standing: &Standing, slice: &PolicySlice, shared: &Shared) -> usize {
+    let said = smaller(standing.limits.in_flight_bytes, slice.limits().in_flight_bytes);
     let own = u32::try_from(shared.limits.in_flight.0).unwrap_or(u32::MAX).clamp(MIN_IN_FLIGHT, MAX_IN_FLIGHT);
     usize::try_from(smaller(said, own)).unwrap_or(usize::MAX)
 }
@@ -56,27 +53,23 @@ impl Relay {
         self.recheck_held().await
     }
 
-    /// Decides by the newest policy from here on: a live session follows each change (I6). What does not concern it costs it little, as every change
-    /// wakes every session.
+    /// Decides by the newest policy from here on: a live session follows each change that concerns it (I6), and is woken by no other.
     pub(super) async fn take_policy(&mut self) -> Result<(), End> {
-        if !self.feed.has_changed().unwrap_or(false) {
-            return Ok(());
-        }
-        let Some(current) = self.feed.borrow_and_update().current.clone() else { return Ok(()) };
-        if Arc::ptr_eq(&current, &self.current) {
-            return Ok(());
-        }
-        let former = std::mem::replace(&mut self.current, current);
-        let (before, now) = (&former.snapshot, &self.current.snapshot);
         let by_policy = |why: &str| End::fatal(Code::Denied, format!("the session was ended by policy: {why}"));
-        let slice = may_stay(before, now, &self.principal, (&self.to.name, &self.to.database)).map_err(by_policy)?;
+        // Asked for first: what is decided shows it at least.
+        let revision = self.seat.revision();
+        let Some(standing) = self.seat.take().map_err(by_policy)? else {
+            self.slice.holds_at(revision);
+            return Ok(());
+        };
+        let mut slice = standing.slice.clone().map_err(by_policy)?;
+        slice.holds_at(revision.max(slice.revision()));
+        let former = std::mem::replace(&mut self.standing, standing);
         // Its catalog may have to be read by a password that was changed.
-        self.to.sent = now.credentials.get(&self.to.name).cloned();
+        self.to.sent.clone_from(&self.standing.sent);
         let decides_otherwise = !slice.says_the_same(&self.slice);
-        let masks_otherwise = before.mask_key.expose() != now.mask_key.expose()
-            || !now
-                .mask_slice(&self.principal, &self.to.name)
-                .says_the_same(&before.mask_slice(&self.principal, &self.to.name));
+        let masks_otherwise =
+            self.standing.mask_key != former.mask_key || !self.standing.masks.says_the_same(&former.masks);
         self.slice = slice;
         if masks_otherwise {
             self.apply_masking();
@@ -84,7 +77,7 @@ impl Relay {
                 return Err(by_policy("rows that are being copied would have to be masked otherwise now"));
             }
         }
-        self.high = in_flight(&self.current.snapshot, &self.slice, &self.to.name, &self.shared);
+        self.high = in_flight(&self.standing, &self.slice, &self.shared);
         self.session.set_high_water(self.high);
         if decides_otherwise {
             self.place.allow_pair(self.slice.limits());

@@ -38,7 +38,7 @@ use crate::cancel::CancelKey;
 use crate::catalogs::Dated;
 use crate::credentials::Holding;
 use crate::limits::Place;
-use crate::policy_feed::{Current, Feed};
+use crate::policy_feed::{Feed, Seat, Standing};
 use crate::recorder::SessionRecorder;
 use crate::upstream::{BoxStream, Destination, Upstream};
 
@@ -54,7 +54,7 @@ pub(super) struct Parts {
     pub(super) principal: Principal,
     pub(super) to: Destination,
     pub(super) recorder: SessionRecorder,
-    pub(super) current: Arc<Current>,
+    pub(super) seat: Seat,
     pub(super) catalog: Dated,
     pub(super) context: Arc<AnalyzeContext>,
     pub(super) key: CancelKey,
@@ -80,7 +80,8 @@ pub(super) struct Relay {
     pub(super) principal: Principal,
     pub(super) to: Destination,
     pub(super) recorder: SessionRecorder,
-    pub(super) current: Arc<Current>,
+    pub(super) seat: Seat,
+    pub(super) standing: Arc<Standing>,
     pub(super) slice: PolicySlice,
     pub(super) catalog: Dated,
     pub(super) context: Arc<AnalyzeContext>,
@@ -154,9 +155,10 @@ impl From<ProtocolError> for End {
 
 impl Relay {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { shared, place, principal, to, recorder, current, catalog, context, .. } = parts;
-        let slice = current.snapshot.policy_slice(&principal, &to.name);
-        let (high, limits) = (in_flight(&current.snapshot, &slice, &to.name, &shared), &shared.limits);
+        let Parts { shared, place, principal, to, recorder, mut seat, catalog, context, .. } = parts;
+        let standing = seat.now();
+        let slice = standing.slice.clone().unwrap_or_default();
+        let (high, limits) = (in_flight(&standing, &slice, &shared), &shared.limits);
         let limits = SessionLimits {
             frames: codec::Limits {
                 statement: usize::try_from(limits.max_statement_bytes.0).unwrap_or(usize::MAX),
@@ -166,23 +168,26 @@ impl Relay {
             recorded_bytes: limits.recorded_bytes.0,
             high_water: high,
         };
-        let masking = masking(&current.snapshot, &principal, &to.name, &catalog.catalog, &to.database);
+        let masking = masking(&standing, &catalog.catalog, &to.database);
         let session = Session::new(limits, Arc::clone(&context), masking, clock::random_u128());
         let Upstream { stream, received, ready, holding } = parts.upstream;
         let (client_read, client_write) = tokio::io::split(parts.client);
         let (server_read, server_write) = tokio::io::split(stream);
+        // It was let in by what may be older.
+        place.allow_pair(slice.limits());
         let drain = Drain::new(&shared.supervisor, &shared.config);
         let left = principal.expires_at.map_or(FAR, |at| at.since(clock::now())).min(FAR);
-        let mut feed = shared.feed.clone();
-        // Whatever came since the snapshot that the session began by is looked at first.
-        feed.mark_changed();
+        let feed = shared.feed.clone();
+        // Whatever came since it was let in is looked at first.
+        seat.look_again();
         let mut this = Self {
             shared,
             place,
             principal,
             to,
             recorder,
-            current,
+            seat,
+            standing,
             slice,
             catalog,
             context,
@@ -405,7 +410,7 @@ impl Relay {
             waiting,
             delayed,
             refresh,
-            feed,
+            seat,
             key,
             drain,
             high,
@@ -428,7 +433,7 @@ impl Relay {
             Some(from) = key.requests.recv() => Woken::Cancel(from),
             update = next_update(waiting), if waiting.is_some() => Woken::Hold(update),
             () = over(delayed.as_ref()), if delayed.is_some() => Woken::Delayed,
-            Ok(()) = feed.changed() => { feed.mark_changed(); Woken::Policy },
+            () = seat.changed() => Woken::Policy,
             dated = next_catalog(refresh), if refresh.is_some() => Woken::Catalog(dated),
             written = write(client_write, to_client, &mut flow.client_unflushed), if write_client => match written {
                 Ok(()) => Woken::Moved,

@@ -1,0 +1,192 @@
+use postern_core::issuer::Issuer;
+use postern_core::masking::MaskFunction;
+use postern_core::policy::{ActionPattern, Conditions, Effect, Pattern, PrincipalSelector, Staleness};
+use postern_core::snapshot::{Labeled, Table};
+use postern_core::target::{
+    CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
+};
+use postern_runtime::jwt::Verifier;
+
+use super::*;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn principal(subject: &str) -> Principal {
+    Principal {
+        id: PrincipalId { issuer: name("ci"), subject: subject.into() },
+        groups: ["readers".into()].into(),
+        token_id: None,
+        expires_at: None,
+        chain: Vec::new(),
+    }
+}
+
+fn policy(principals: PrincipalSelector) -> Policy {
+    Policy {
+        effect: Effect::Permit,
+        principals,
+        targets: TargetSelector { names: vec!["*".into()], ..Default::default() },
+        actions: vec![ActionPattern::Any],
+        resources: Vec::new(),
+        when: Conditions::default(),
+        approval: None,
+        waits: false,
+        staleness: Staleness::default(),
+        limits: Allowance::default(),
+        reason: None,
+    }
+}
+
+fn of_subject(subject: &str) -> Policy {
+    policy(PrincipalSelector { subjects: vec![principal(subject).id], ..Default::default() })
+}
+
+fn issuer(url: &str) -> (Issuer, Option<String>) {
+    let issuer = Issuer {
+        url: url.into(),
+        audiences: Vec::new(),
+        groups_claim: String::new(),
+        groups_prefix: String::new(),
+        algorithms: Vec::new(),
+        leeway: std::time::Duration::ZERO,
+        max_age: None,
+        ca_pem: None,
+    };
+    (issuer, None)
+}
+
+fn target() -> Labeled<Target> {
+    let value = Target {
+        protocol: Protocol::Postgres,
+        address: "db:5432".parse().unwrap(),
+        tls: TargetTls { mode: TlsMode::Disable, ca_pem: None, server_name: None },
+        credential: CredentialRef { username: "app".into(), source: CredentialSource::None },
+        route: Route::Direct,
+        databases: Vec::new(),
+        disabled: false,
+        limits: Allowance::default(),
+    };
+    Labeled { labels: BTreeMap::new(), value }
+}
+
+fn first() -> Snapshot {
+    let readers = policy(PrincipalSelector { groups: vec!["readers".into()], ..Default::default() });
+    Snapshot {
+        revision: 1,
+        issuers: Table::from([(name("ci"), issuer("https://one.example"))]),
+        targets: Table::from([(name("db"), target()), (name("other"), target())]),
+        policies: Table::from([(name("readers"), readers)]),
+        ..Snapshot::empty("c", "i")
+    }
+}
+
+/// Standings, and the policy that they show.
+struct Rig {
+    standings: Standings,
+    snapshot: Snapshot,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let mut rig = Self { standings: Standings::default(), snapshot: first() };
+        rig.change(|_| {});
+        rig
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        let mut snapshot = self.snapshot.clone();
+        snapshot.revision += 1;
+        change(&mut snapshot);
+        self.snapshot = snapshot.clone();
+        let verifier = Arc::new(Verifier::from_snapshot(&snapshot));
+        self.standings.update(&Arc::new(Current { snapshot: Arc::new(snapshot), verifier }));
+    }
+
+    fn seat(&self, subject: &str, on: &str) -> Seat {
+        self.standings.join(&principal(subject), (&name(on), &"shop".into()), &self.snapshot).unwrap()
+    }
+}
+
+/// What a change was to a session: whether it was told, and whether it may stay.
+fn told(seat: &mut Seat) -> Result<bool, &'static str> {
+    match seat.take()? {
+        Some(standing) => standing.slice.clone().map(|_| true),
+        None => Ok(false),
+    }
+}
+
+#[test]
+fn whom_it_does_not_concern_is_not_told() {
+    let mut rig = Rig::new();
+    let (mut ada, mut bob, mut elsewhere) = (rig.seat("ada", "db"), rig.seat("bob", "db"), rig.seat("ada", "other"));
+    let another = rig.seat("ada", "db");
+    assert_eq!(rig.standings.len(), 3, "those who are alike share one");
+    let mut check = |change: &dyn Fn(&mut Snapshot), expect: [bool; 3]| {
+        rig.change(change);
+        let found = [&mut ada, &mut bob, &mut elsewhere].map(|seat| told(seat).unwrap());
+        assert_eq!(found, expect, "revision {}", rig.snapshot.revision);
+        assert_eq!(another.revision(), rig.snapshot.revision);
+    };
+    check(&|_| {}, [false; 3]);
+    check(&|now| now.policies.insert(name("eve"), of_subject("eve")), [false; 3]);
+    check(&|now| now.policies.insert(name("hers"), of_subject("ada")), [true, false, true]);
+    check(&|now| now.policies.remove(&name("hers")), [true, false, true]);
+    check(&|now| now.targets.get_mut(&name("other")).unwrap().value.limits.sessions = 3, [false, false, true]);
+    check(&|now| drop(now.credentials.insert(name("db"), SecretBytes::new(vec![1]))), [true, true, false]);
+    check(&|now| drop(now.credentials.insert(name("db"), SecretBytes::new(vec![1]))), [false; 3]);
+    let rule = |exempt: &str| MaskingRule {
+        targets: TargetSelector { names: vec!["db".into()], ..Default::default() },
+        columns: vec![Pattern::parse("public.people.email").unwrap()],
+        mask: MaskFunction::Null,
+        exempt_groups: vec![exempt.into()],
+    };
+    check(&|now| now.masking.insert(name("emails"), rule("readers")), [false; 3]);
+    check(&|now| now.masking.insert(name("emails"), rule("owners")), [true, true, false]);
+    check(&|now| now.mask_key = SecretBytes::new(vec![9]), [true; 3]);
+    let mut labeled = target();
+    labeled.labels.insert("env".into(), "prod".into());
+    check(&|now| now.targets.insert(name("db"), labeled.clone()), [true, true, false]);
+    assert!(!ada.now().masks.is_empty() && elsewhere.now().masks.is_empty());
+}
+
+/// Sessions are told late, at times: what ended them once must not be overtaken by what comes after.
+#[test]
+fn what_has_ended_stays_so() {
+    let mut rig = Rig::new();
+    let changes: [(fn(&mut Snapshot), fn(&mut Snapshot)); 3] = [
+        (
+            |now| now.targets.get_mut(&name("db")).unwrap().value.disabled = true,
+            |now| now.targets.get_mut(&name("db")).unwrap().value.disabled = false,
+        ),
+        (|now| now.issuers.insert(name("ci"), issuer("https://two.example")), |_| {}),
+        (|now| now.policies.remove(&name("readers")), |now| now.policies = first().policies),
+    ];
+    for (place, (ends, after)) in changes.into_iter().enumerate() {
+        let mut seat = rig.seat("ada", "db");
+        let under = rig.snapshot.clone();
+        rig.change(ends);
+        rig.change(after);
+        assert!(told(&mut seat).is_err(), "{place}");
+        assert!(told(&mut rig.seat("ada", "db")).is_ok(), "{place}: whoever comes now");
+        if place == 1 {
+            // Let in by a token of the issuer that was.
+            let late = rig.standings.join(&principal("ada"), (&name("db"), &"shop".into()), &under);
+            assert!(told(&mut late.unwrap()).is_err());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_kept_of_who_is_gone() {
+    let mut rig = Rig::new();
+    let stays = rig.seat("stays", "db");
+    for n in 0..5 * IDLE {
+        drop(rig.seat(&format!("s{n}"), "db"));
+    }
+    assert!(rig.standings.len() <= 2 * IDLE, "{}", rig.standings.len());
+    rig.change(|_| {});
+    assert_eq!(rig.standings.len(), 1);
+    drop(stays);
+}
