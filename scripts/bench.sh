@@ -7,6 +7,7 @@
 #   setup      what lies between a client and its server, hop by hop: sessions opened, statements, rows
 #   tunnel     bytes through a tunnel and an agent, beside TCP, TLS and a forward of OpenSSH
 #   redecide   how soon a write of an administrator ends open sessions, and what a change costs that concerns none
+#   fleet      hundreds to thousands of agents and 20 gateways: the leader's work, and storms when gateways are killed
 #   operation  criterion's figures of one operation inside the gateway
 # ONLY=control,operation runs those parts alone. ROUNDS (3), SECONDS_EACH (5) and KILLS (30) set how long; SMOKE=1 only proves that it
 # runs, and writes nothing.
@@ -17,7 +18,7 @@ wanted() { [ -z "${ONLY:-}" ] || [[ ",$ONLY," == *",$1,"* ]]; }
 
 if [ -n "${SMOKE:-}" ]; then
     cargo build --locked -p postern -p postern-benches
-    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 SCALE=1 LOGINS=20 MEGABYTES=5 OUTPUT=/dev/stdout
+    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 SCALE=1 LOGINS=20 MEGABYTES=5 AGENTS=20 GATEWAYS=4 STEADY=2 OUTPUT=/dev/stdout
     binary=debug
 else
     # The clients too: a slow client would measure itself.
@@ -34,6 +35,7 @@ if wanted idle; then "$target/$binary/idle"; fi
 if wanted setup; then "$target/$binary/setup"; fi
 if wanted tunnel; then "$target/$binary/tunnel"; fi
 if wanted redecide; then "$target/$binary/redecide"; fi
+if wanted fleet; then "$target/$binary/fleet"; fi
 if [ -z "${SMOKE:-}" ] && wanted operation; then
     cargo bench --locked -p postern-benches --bench micro -- --quiet | tee "$target/criterion.txt"
     "$target/$binary/load" --append-micro "$target/criterion.txt"

@@ -4,6 +4,7 @@
 
 mod cli;
 pub mod cluster;
+pub mod crowd;
 pub mod fleet;
 pub mod idle;
 mod issuer;

@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_tokens;
 mod clients;
 mod cluster;
+mod crowd;
 mod decide;
 mod drain;
 mod fleet;

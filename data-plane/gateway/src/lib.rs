@@ -22,6 +22,7 @@ mod session;
 mod tunnels;
 mod upstream;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -138,9 +139,32 @@ pub struct GatewayHandle {
     /// What of it works.
     pub readiness: Readiness,
     tunnels: Tunnels,
+    fleet: Fleet,
+}
+
+/// What a gateway knows of all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Of the leader whose directory it is.
+    pub term: u64,
+    /// The agents that each gateway has a tunnel of, by pool counted once in each.
+    pub agents: BTreeMap<Name, u64>,
 }
 
 impl GatewayHandle {
+    /// The agents that have a tunnel here, each with its pool.
+    #[must_use]
+    pub fn agents(&self) -> BTreeSet<(Name, Name)> {
+        self.tunnels.held().into_iter().map(|held| (held.pool, held.agent)).collect()
+    }
+
+    /// What it knows of all gateways, itself among them.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        let view = self.fleet.view();
+        Known { term: view.epoch().term, agents: view.agents() }
+    }
+
     /// How many agents have a tunnel, over all pools.
     #[must_use]
     pub fn tunnel_count(&self) -> usize {
@@ -298,7 +322,7 @@ pub async fn run(
         dialer,
         approvals: Approvals::new(control.any(), supervisor.clone()),
         cancels: CancelKeys::default(),
-        fleet,
+        fleet: fleet.clone(),
         supervisor: supervisor.clone(),
         config,
     });
@@ -313,6 +337,7 @@ pub async fn run(
         listener_certificate_pem,
         readiness,
         tunnels,
+        fleet,
     })
 }
 

@@ -61,10 +61,15 @@ impl Session {
             tokio::select! {
                 () = self.stop.cancelled() => return Some(Err(Status::unavailable("the node stops"))),
                 news = self.reporting.next() => {
-                    return Some(news.map(|news| news_to_proto(&news)).map_err(|why| ended(&self.members, &why)));
+                    let answer = news.map(|news| news_to_proto(&news));
+                    if let Ok(answer) = &answer {
+                        bytes("postern_control_fleet_answer_bytes_total", answer);
+                    }
+                    return Some(answer.map_err(|why| ended(&self.members, &why)));
                 }
                 heard = heard => match heard {
                     Ok(Some(report)) => {
+                        bytes("postern_control_fleet_report_bytes_total", &report);
                         let taken = report_from_proto(report, &self.gateway).map_err(status::wire);
                         let taken = taken.and_then(|report| {
                             self.reporting.take(report).map_err(|why| ended(&self.members, &why))
@@ -79,6 +84,10 @@ impl Session {
             }
         }
     }
+}
+
+fn bytes(counter: &'static str, message: &impl prost::Message) {
+    metrics::counter!(counter).increment(u64::try_from(message.encoded_len()).unwrap_or(u64::MAX));
 }
 
 #[tonic::async_trait]

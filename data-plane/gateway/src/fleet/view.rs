@@ -116,6 +116,16 @@ impl View {
         self.gateway(gateway).map(|gateway| all(&gateway.serves))
     }
 
+    /// The agents that each gateway has a tunnel of.
+    pub(crate) fn agents(&self) -> BTreeMap<Name, u64> {
+        let all = |gateway: &FleetGateway| {
+            let told = if self.now.gateways.contains_key(&gateway.name) { &self.now } else { &self.former };
+            let held = told.holdings.get(&gateway.name).into_iter().flat_map(BTreeMap::values);
+            (gateway.name.clone(), held.map(|holding| u64::from(holding.agents)).sum())
+        };
+        self.gateways().map(all).collect()
+    }
+
     /// What `gateway` holds of `pool`.
     fn holding(&self, gateway: &Name, pool: &Name) -> Option<Holding> {
         let told = if self.now.gateways.contains_key(gateway) { &self.now } else { &self.former };
