@@ -14,7 +14,7 @@ use postern_runtime::pki::{Authority, KeyRequest, NodeCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::tls;
 use postern_runtime::tunnel::mux::{Mux, MuxLimits, Side};
-use postern_runtime::tunnel::{Link, RecvHalf, SendHalf, endpoint, server_config, wire};
+use postern_runtime::tunnel::{Link, RecvHalf, SendHalf, listen, server_config, wire};
 use quinn::Endpoint;
 use rustls_pki_types::ServerName;
 use tempfile::TempDir;
@@ -174,8 +174,9 @@ impl Ssh {
 impl Tunnel {
     async fn quic(target: u16) -> Result<Self> {
         let (authority, folder) = (Authority::create("bench")?, folder()?);
-        let tls = tls::server_mtls(&credential(&authority, NodeRole::Gateway)?, &[ALPN])?;
-        let endpoint = endpoint("127.0.0.1:0".parse()?, Some(server_config(tls, 4, 64)?))?;
+        let credential = credential(&authority, NodeRole::Gateway)?;
+        let tls = tls::server_mtls(&credential, &[ALPN])?;
+        let endpoint = listen(server_config(tls, 4, 64)?, "127.0.0.1:0".parse()?, &credential)?;
         let gateways = format!("[\"{}\"]", endpoint.local_addr()?);
         let agent = agent(&authority, &folder, &format!("gateways = {gateways}"))?;
         let accepted = tokio::time::timeout(UP, async {

@@ -11,7 +11,7 @@ pub mod wire;
 
 pub use half::{RecvHalf, SendHalf, StreamFault};
 pub use link::{Carrier, Link, LinkError, LinkStats};
-pub use quic::{dialing_endpoint, endpoint, server_config, transport};
+pub use quic::{dialing_endpoint, listen, server_config, transport};
 
 /// Why a stream or link was broken off, as both ends write it.
 pub mod cause {

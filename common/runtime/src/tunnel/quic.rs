@@ -5,15 +5,19 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{KEEP_ALIVE, SILENCE, STREAM_WINDOW};
+use crate::pki::NodeCredential;
 use crate::tls::TlsError;
 
 /// How long a path whose larger packets vanish is used with small ones, before larger ones are tried again.
 const MTU_RETRY: Duration = Duration::from_secs(60);
+/// Between two answers to packets of connections that this endpoint does not know: each is smaller than what it answers.
+const RESET_EVERY: Duration = Duration::from_millis(2);
 
 /// The largest packet (UDP payload) that is tried on a path: much of what Ethernet's jumbo frames carry. Ten of them, which the kernel cuts out of one
 /// send, stay below the 64 KiB that it takes.
@@ -22,11 +26,16 @@ const MTU_MOST: u16 = 6_400;
 /// system allows.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// A socket for listening as `server` says, or for dialling. Port 0 is any.
+/// For dialling, from any address of either family.
 ///
 /// # Errors
-/// When the address cannot be bound.
-pub fn endpoint(address: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+/// When the system gives no socket.
+pub fn dialing_endpoint() -> io::Result<Endpoint> {
+    let socket = socket((Ipv6Addr::UNSPECIFIED, 0).into()).or_else(|_| socket((Ipv4Addr::UNSPECIFIED, 0).into()))?;
+    Endpoint::new(config()?, None, socket.into(), Arc::new(TokioRuntime))
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // Both families, where the system has it so.
@@ -36,17 +45,13 @@ pub fn endpoint(address: SocketAddr, server: Option<ServerConfig>) -> io::Result
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     socket.bind(&address.into())?;
-    let mut config = EndpointConfig::default();
-    config.max_udp_payload_size(MTU_MOST).map_err(io::Error::other)?;
-    Endpoint::new(config, server, socket.into(), Arc::new(TokioRuntime))
+    Ok(socket)
 }
 
-/// For dialling, from any address of either family.
-///
-/// # Errors
-/// When the system gives no socket.
-pub fn dialing_endpoint() -> io::Result<Endpoint> {
-    endpoint((Ipv6Addr::UNSPECIFIED, 0).into(), None).or_else(|_| endpoint((Ipv4Addr::UNSPECIFIED, 0).into(), None))
+fn config() -> io::Result<EndpointConfig> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(MTU_MOST).map_err(io::Error::other)?;
+    Ok(config)
 }
 
 /// For either end; the peer may have `streams` open at a time. Segmentation offload and the reading of many packets at once are quinn's
@@ -76,4 +81,83 @@ pub fn server_config(tls: rustls::ServerConfig, streams: u32, handshakes: usize)
     let mut server = ServerConfig::with_crypto(Arc::new(quic));
     server.transport_config(Arc::new(transport(streams))).max_incoming(handshakes).migration(true);
     Ok(server)
+}
+
+/// The listening end at `address`. Peers whose connections are of a former life of the same node (the same private key) are told at once that
+/// they are gone (RFC 9000, section 10.3): a node that was killed and is there again is not taken for a silent one.
+///
+/// # Errors
+/// When there is no socket, or the credential's key cannot be read.
+pub fn listen(server: ServerConfig, address: SocketAddr, credential: &NodeCredential) -> io::Result<Endpoint> {
+    let key = credential.derive_key(b"postern tunnel stateless reset v1").map_err(io::Error::other)?;
+    let mut config = config()?;
+    config.reset_key(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*key))).min_reset_interval(RESET_EVERY);
+    Endpoint::new(config, Some(server), socket(address)?.into(), Arc::new(TokioRuntime))
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::node::{NodeIdentity, NodeRole};
+    use quinn::ConnectionError;
+    use quinn::crypto::rustls::QuicClientConfig;
+
+    use super::*;
+    use crate::clock;
+    use crate::pki::{Authority, KeyRequest};
+    use crate::tls;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn credential(authority: &Authority) -> NodeCredential {
+        let identity = NodeIdentity { role: NodeRole::Gateway, name: "one".parse().unwrap(), pool: None };
+        let request = KeyRequest::generate().unwrap();
+        let hour = Duration::from_secs(3600);
+        let certificate_pem = authority.issue(&identity, &request.csr_der, &[], clock::now(), hour).unwrap();
+        NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() }
+    }
+
+    fn server(credential: &NodeCredential) -> ServerConfig {
+        server_config(tls::server_mtls(credential, &[b"x"]).unwrap(), 4, 4).unwrap()
+    }
+
+    /// Killed, nobody is told; there again, it tells whoever speaks to it as to the former one, long before silence would.
+    #[test]
+    fn a_node_that_was_killed_and_is_back_says_that_connections_are_gone() {
+        let credential = credential(&Authority::create("test").unwrap());
+        let first_life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let endpoint = {
+            let _inside = first_life.enter();
+            listen(server(&credential), "127.0.0.1:0".parse().unwrap(), &credential).unwrap()
+        };
+        let address = endpoint.local_addr().unwrap();
+        first_life.spawn(async move {
+            let connection = endpoint.accept().await.unwrap().await.unwrap();
+            connection.closed().await;
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let own = tls::client_mtls(&credential, &[b"x"]).unwrap();
+        let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(own).unwrap()));
+        let mut often = transport(4);
+        often.keep_alive_interval(Some(Duration::from_millis(100)));
+        client.transport_config(Arc::new(often));
+        let connection = runtime.block_on(async {
+            let dialler = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+            dialler.connect_with(client, address, postern_core::node::GATEWAYS_NAME).unwrap().await
+        });
+        let connection = connection.unwrap();
+        first_life.shutdown_timeout(LIMIT);
+        runtime.block_on(async {
+            let began = std::time::Instant::now();
+            let second_life = loop {
+                match listen(server(&credential), address, &credential) {
+                    Ok(endpoint) => break endpoint,
+                    Err(error) => assert!(began.elapsed() < LIMIT, "{error}"),
+                }
+            };
+            let why = tokio::time::timeout(LIMIT, connection.closed()).await.unwrap();
+            assert!(matches!(why, ConnectionError::Reset), "{why}");
+            assert!(began.elapsed() < SILENCE / 2, "{:?}", began.elapsed());
+            drop(second_life);
+        });
+    }
 }

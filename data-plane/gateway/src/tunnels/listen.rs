@@ -9,7 +9,7 @@ use postern_runtime::pki::{Revocations, RotatingCredential};
 use postern_runtime::supervisor::OnEnd;
 use postern_runtime::tls;
 use postern_runtime::tunnel::mux::{Mux, MuxLimits, Side};
-use postern_runtime::tunnel::{Link, cause, endpoint, server_config};
+use postern_runtime::tunnel::{self, Link, cause, server_config};
 use quinn::{Endpoint, Incoming, VarInt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -64,7 +64,7 @@ pub(crate) async fn listen(
         Some(address) => {
             let tls = tls::server_tunnels(credential, revoked.clone(), &[ALPN, ALPN_ENROL])?;
             let server = server_config(tls, STREAMS, Admission::room(config.handshakes_per_second))?;
-            let listening = endpoint(address, Some(server));
+            let listening = tunnel::listen(server, address, &credential.current());
             Some(listening.map_err(|source| TunnelsError::Listen { address, source })?)
         }
     };
