@@ -6,6 +6,8 @@ use postern_core::fleet::{FleetGateway, FleetTunnel, Report, TunnelKey};
 
 /// Tunnels in one report.
 const PART: usize = 1_000;
+/// A round trip that has changed by less is the same.
+const RTT_US: u32 = 2_000;
 
 /// What the control plane has been told over one stream.
 #[derive(Debug, Default)]
@@ -79,8 +81,10 @@ fn parts(
 }
 
 fn differs(known: &FleetTunnel, now: &FleetTunnel, exactly: bool) -> bool {
-    let load = exactly || noticeable(known.streams, now.streams) || noticeable(known.rtt_us / 500, now.rtt_us / 500);
-    let (streams, rtt_us) = if load { (now.streams, now.rtt_us) } else { (known.streams, known.rtt_us) };
+    let streams = if exactly || noticeable(known.streams, now.streams) { now.streams } else { known.streams };
+    // Never exactly: it is another one at every look.
+    let farther = known.rtt_us.abs_diff(now.rtt_us) >= RTT_US.max(known.rtt_us / 4);
+    let rtt_us = if farther { now.rtt_us } else { known.rtt_us };
     *known != FleetTunnel { streams, rtt_us, ..now.clone() }
 }
 
@@ -143,6 +147,24 @@ mod tests {
         assert_eq!(reporter.next(own(110, &[("a1", 130)]), false)[0].tunnels[0].1.streams, 130);
         let exact = reporter.next(own(110, &[("a1", 131)]), true);
         assert_eq!((exact[0].gateway.as_ref().unwrap().sessions, exact[0].tunnels[0].1.streams), (110, 131));
+    }
+
+    /// The round trip of an idle tunnel is never twice the same: thousands of them would tell everything anew, again and again.
+    #[test]
+    fn a_round_trip_that_hardly_changes_is_not_told() {
+        let mut reporter = Reporter::default();
+        let at = |rtt_us: u32| {
+            let mut own = own(0, &[("a1", 3)]);
+            own.tunnels.values_mut().for_each(|tunnel| tunnel.rtt_us = rtt_us);
+            own
+        };
+        reporter.next(at(400), false);
+        for rtt_us in [499, 501, 1_200, 2_399, 40] {
+            assert!(reporter.next(at(rtt_us), true).is_empty(), "{rtt_us}");
+        }
+        assert_eq!(reporter.next(at(40_000), false)[0].tunnels[0].1.rtt_us, 40_000);
+        assert!(reporter.next(at(48_000), true).is_empty());
+        assert_eq!(reporter.next(at(52_000), false)[0].tunnels[0].1.rtt_us, 52_000);
     }
 
     #[test]
