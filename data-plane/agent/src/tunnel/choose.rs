@@ -17,6 +17,8 @@ use super::{Place, Shared};
 const ALONE: Duration = Duration::from_secs(10);
 /// A tunnel that is no longer chosen stays until another one is up, at most so long.
 const OVERLAP: Duration = Duration::from_secs(60);
+/// At first one configured gateway is asked, as most tell of the others at once; the rest when none has told for so long.
+const ALL_SEEDS: Duration = Duration::from_secs(2);
 
 /// Which gateway a kept tunnel is to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,12 +35,16 @@ pub(crate) async fn manage(shared: Arc<Shared>, seeds: Vec<Place>, count: usize)
     let (mut list, mut draining) = (shared.gateways.subscribe(), shared.draining.subscribe());
     let mut active = shared.active.subscribe();
     let mut kept: BTreeMap<Key, Arc<Kept>> = BTreeMap::new();
-    let mut alone = false;
+    let all_seeds = tokio::time::Instant::now() + ALL_SEEDS;
+    let (mut alone, mut first) = (false, true);
     loop {
-        let wanted = {
+        let (wanted, listed) = {
             let (list, draining) = (list.borrow_and_update().clone(), draining.borrow_and_update().clone());
-            wanted(shared.agent.as_str(), &list, &draining, &seeds, count, alone)
+            let seeds_count = if first { 1 } else { count };
+            let wanted = wanted(shared.agent.as_str(), &list, &draining, &seeds, (count, seeds_count), alone);
+            (wanted, !list.gateways.is_empty())
         };
+        first &= !listed;
         adopt(&mut kept, &wanted);
         for (key, place) in &wanted {
             match kept.get(key) {
@@ -71,7 +77,8 @@ pub(crate) async fn manage(shared: Arc<Shared>, seeds: Vec<Place>, count: usize)
                 let listed = |(key, kept): (&Key, &Arc<Kept>)| matches!(key, Key::Named(_)) && kept.up.load(Ordering::SeqCst);
                 alone &= !kept.iter().any(listed);
             }
-            () = tokio::time::sleep(ALONE), if lonely && !alone => {
+            () = tokio::time::sleep_until(all_seeds), if first => first = false,
+            () = tokio::time::sleep(ALONE), if lonely && !alone && !first => {
                 alone = true;
                 // A list that leads nowhere may be a lie: the next one is taken, whatever its number.
                 shared.gateways.send_modify(|known| {
@@ -126,7 +133,7 @@ fn wanted(
     list: &Gateways,
     draining: &BTreeSet<String>,
     seeds: &[Place],
-    count: usize,
+    (count, seeds_count): (usize, usize),
     alone: bool,
 ) -> BTreeMap<Key, Place> {
     let mut known: Vec<GatewayAddress> = list.gateways.clone();
@@ -140,7 +147,7 @@ fn wanted(
     if wanted.is_empty() || alone {
         let mut seeds = seeds.to_vec();
         seeds.sort_by_cached_key(|seed| std::cmp::Reverse(tunnel::share(agent, seed.address())));
-        wanted.extend(seeds.into_iter().take(count).map(|seed| (Key::Seed(seed.address().to_owned()), seed)));
+        wanted.extend(seeds.into_iter().take(seeds_count).map(|seed| (Key::Seed(seed.address().to_owned()), seed)));
     }
     wanted
 }
@@ -170,14 +177,15 @@ mod tests {
     fn seeds_until_there_is_a_list_and_again_when_alone() {
         let seeds: Vec<Place> = (0..5).map(|n| seed(&format!("s{n}:1"))).collect();
         let none = BTreeSet::new();
-        assert_eq!(wanted("a", &Gateways::default(), &none, &seeds, 3, false).len(), 3);
+        assert_eq!(wanted("a", &Gateways::default(), &none, &seeds, (3, 1), false).len(), 1);
+        assert_eq!(wanted("a", &Gateways::default(), &none, &seeds, (3, 3), false).len(), 3);
         let list = Gateways { gateways: (0..6).map(|n| gateway(&format!("g{n}"))).collect(), ..Gateways::default() };
-        let by_list = wanted("a", &list, &none, &seeds, 3, false);
+        let by_list = wanted("a", &list, &none, &seeds, (3, 3), false);
         assert!(by_list.len() == 3 && by_list.keys().all(|key| matches!(key, Key::Named(_))), "{by_list:?}");
-        assert_eq!(wanted("a", &list, &none, &seeds, 3, true).len(), 6);
+        assert_eq!(wanted("a", &list, &none, &seeds, (3, 3), true).len(), 6);
         // One of them is about to stop: another takes its place, the others stay.
         let first = names(&by_list).into_iter().next().unwrap();
-        let after = names(&wanted("a", &list, &[first.clone()].into(), &seeds, 3, false));
+        let after = names(&wanted("a", &list, &[first.clone()].into(), &seeds, (3, 3), false));
         assert!(!after.contains(&first));
         assert_eq!(names(&by_list).intersection(&after).count(), 2);
     }

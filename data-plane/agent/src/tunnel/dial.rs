@@ -1,8 +1,8 @@
 //! Getting to a gateway: over QUIC, and where that does not get through over TCP.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use postern_core::node::GATEWAYS_NAME;
 use postern_protocols::tunnel::{ALPN, ALPN_ENROL, ALPN_ENROL_TCP, ALPN_TCP};
@@ -21,6 +21,10 @@ use tokio_rustls::TlsConnector;
 const CONNECT: Duration = Duration::from_secs(5);
 /// TCP is tried as well when QUIC has not come through by then.
 const TCP_AFTER: Duration = Duration::from_secs(1);
+/// The same where UDP has shown that it passes: the gateway has much to do, and a second handshake would be one more.
+const TCP_LATER: Duration = Duration::from_secs(4);
+/// For so long an answer over UDP shows that.
+const UDP_SHOWN: Duration = Duration::from_secs(60);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 8;
 /// Streams that we may have open to a gateway over TCP; over QUIC the gateway says how many.
@@ -63,6 +67,20 @@ pub(crate) enum DialError {
     NoAddress,
 }
 
+impl DialError {
+    /// Whether the gateway has said, over QUIC, that it takes nobody more now.
+    fn is_busy(&self) -> bool {
+        use quinn::{ConnectionError, TransportErrorCode};
+        matches!(self, Self::Connection(ConnectionError::ConnectionClosed(close)) if close.error_code == TransportErrorCode::CONNECTION_REFUSED)
+    }
+}
+
+/// Whether a connection's end is something that the peer has said.
+const fn is_answer(why: &quinn::ConnectionError) -> bool {
+    use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
+    matches!(why, ApplicationClosed(_) | ConnectionClosed(_) | Reset)
+}
+
 /// Closes its link when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Own(pub(crate) Link);
@@ -80,6 +98,18 @@ pub(crate) struct Dialer {
     tls: TlsConnectorConfig,
     supervisor: Supervisor,
     streams: u32,
+    udp: Arc<Mutex<Udp>>,
+}
+
+/// The socket of all tunnels over QUIC, and whether UDP passes, as far as was seen.
+#[derive(Debug, Default)]
+struct Udp {
+    /// quinn holds megabytes for each of them.
+    endpoint: Option<Endpoint>,
+    /// Connections that are up.
+    up: usize,
+    /// When a gateway last answered.
+    answered: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,7 +136,33 @@ impl Dialer {
         let quic = QuicClientConfig::try_from(quic).map_err(|error| TlsError::Quic(error.to_string()))?;
         let mut quic = ClientConfig::new(Arc::new(quic));
         quic.transport_config(Arc::new(transport(streams)));
-        Ok(Self { quic, tls: TlsConnectorConfig(Arc::new(tcp)), supervisor, streams })
+        Ok(Self { quic, tls: TlsConnectorConfig(Arc::new(tcp)), supervisor, streams, udp: Arc::default() })
+    }
+
+    fn udp(&self) -> std::sync::MutexGuard<'_, Udp> {
+        self.udp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One for all tunnels, until it is [`Self::renew`]ed.
+    fn endpoint(&self) -> std::io::Result<Endpoint> {
+        let mut udp = self.udp();
+        if let Some(endpoint) = &udp.endpoint {
+            return Ok(endpoint.clone());
+        }
+        Ok(udp.endpoint.insert(dialing_endpoint()?).clone())
+    }
+
+    /// Nothing came back to this socket: whatever stands in the way of it may not stand in the way of another. Its connections keep it.
+    fn renew(&self, endpoint: &Endpoint) {
+        let mut udp = self.udp();
+        if udp.endpoint.as_ref().is_some_and(|known| known.local_addr().ok() == endpoint.local_addr().ok()) {
+            udp.endpoint = None;
+        }
+    }
+
+    fn udp_passes(&self) -> bool {
+        let udp = self.udp();
+        udp.up > 0 || udp.answered.is_some_and(|at| at.elapsed() < UDP_SHOWN)
     }
 
     /// Over QUIC first; when that has not come through after a moment, over TCP as well, and whichever is first.
@@ -119,8 +175,11 @@ impl Dialer {
         }
         let (quic, tcp) = (self.quic(&place.quic), self.tcp(&place.tcp));
         tokio::pin!(quic, tcp);
-        let failed = match tokio::time::timeout(TCP_AFTER, &mut quic).await {
+        let patience = if self.udp_passes() { TCP_LATER } else { TCP_AFTER };
+        let failed = match tokio::time::timeout(patience, &mut quic).await {
             Ok(Ok(link)) => return Ok(link),
+            // It is there, and has too many at its door: it would say the same over TCP.
+            Ok(Err(error)) if error.is_busy() => return Err(error),
             Ok(Err(error)) => Some(error),
             Err(_) => None,
         };
@@ -137,6 +196,7 @@ impl Dialer {
         tokio::select! {
             dialled = &mut quic => match dialled {
                 Ok(link) => Ok(link),
+                Err(error) if error.is_busy() => Err(error),
                 Err(error) => tcp.await.map_err(|tcp| both(error, tcp)),
             },
             dialled = &mut tcp => match dialled {
@@ -146,9 +206,9 @@ impl Dialer {
         }
     }
 
-    /// Over QUIC, from a socket of its own.
+    /// Over QUIC.
     pub(crate) async fn quic(&self, addresses: &[String]) -> Result<Own, DialError> {
-        let endpoint = dialing_endpoint().map_err(DialError::Socket)?;
+        let endpoint = self.endpoint().map_err(DialError::Socket)?;
         let v6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
         let mut last = DialError::NoAddress;
         for address in addresses {
@@ -165,14 +225,24 @@ impl Dialer {
                     SocketAddr::V4(v4) if v6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
                     other => other,
                 };
-                let connecting = endpoint.connect_with(self.quic.clone(), address, GATEWAYS_NAME)?;
+                let connecting = endpoint.connect_with(self.quic.clone(), address, GATEWAYS_NAME);
+                // A socket that has failed does not come back.
+                let connecting = connecting.inspect_err(|_| self.renew(&endpoint))?;
                 match tokio::time::timeout(CONNECT, connecting).await {
                     Ok(Ok(connection)) => {
                         self.linger(endpoint, connection.clone());
                         return Ok(Own(Link::quic(connection)));
                     }
-                    Ok(Err(error)) => last = error.into(),
-                    Err(_) => last = DialError::TimedOut,
+                    Ok(Err(error)) => {
+                        if is_answer(&error) {
+                            self.udp().answered = Some(Instant::now());
+                        }
+                        last = error.into();
+                    }
+                    Err(_) => {
+                        self.renew(&endpoint);
+                        last = DialError::TimedOut;
+                    }
                 }
             }
         }
@@ -182,10 +252,27 @@ impl Dialer {
     /// Keeps the socket until the peer has heard of the connection's end; a lost packet is caught by its own idle timeout.
     fn linger(&self, endpoint: Endpoint, connection: quinn::Connection) {
         let stop = self.supervisor.sessions_ended_token();
+        self.udp().up += 1;
+        let this = self.clone();
         self.supervisor.spawn("tunnel-socket", OnEnd::EndPart, async move {
-            tokio::select! {
-                _ = connection.closed() => {}
-                () = stop.cancelled() => connection.close(VarInt::from_u32(cause::STOPPING), b"the agent stops"),
+            let answered = tokio::select! {
+                why = connection.closed() => {
+                    if matches!(why, quinn::ConnectionError::TimedOut) {
+                        this.renew(&endpoint);
+                    }
+                    is_answer(&why)
+                }
+                () = stop.cancelled() => {
+                    connection.close(VarInt::from_u32(cause::STOPPING), b"the agent stops");
+                    false
+                }
+            };
+            {
+                let mut udp = this.udp();
+                udp.up = udp.up.saturating_sub(1);
+                if answered {
+                    udp.answered = Some(Instant::now());
+                }
             }
             let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
         });

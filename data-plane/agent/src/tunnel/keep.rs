@@ -297,23 +297,28 @@ async fn hear(
 async fn tell(send: &mut SendHalf, shared: &Shared) -> Result<std::convert::Infallible, WireError<FrameError>> {
     let stopping = shared.supervisor.shutdown_token();
     let (mut told, mut draining) = (None, false);
+    let mut open_streams = shared.open.subscribe();
     loop {
         if stopping.is_cancelled() && !draining {
             draining = true;
             let message = Some(to_gateway::Message::Drain(Drain {}));
             wire::write(send, tunnel::frame(&ToGateway { message })).await?;
         }
-        let open = shared.open_streams();
+        let open = *open_streams.borrow_and_update();
         if told != Some(open) {
             let load = Load { open_streams: open, max_streams: shared.max_streams };
             let message = Some(to_gateway::Message::Load(load));
             wire::write(send, tunnel::frame(&ToGateway { message })).await?;
             told = Some(open);
         }
-        // Not `changed`: it wakes one of several tunnels.
+        let another = async {
+            tokio::time::sleep(LOAD_EVERY).await;
+            // The sender is `shared`'s own.
+            let _ = open_streams.changed().await;
+        };
         tokio::select! {
             () = stopping.cancelled(), if !draining => {}
-            () = tokio::time::sleep(LOAD_EVERY) => {}
+            () = another => {}
         }
     }
 }

@@ -6,7 +6,6 @@ mod dial;
 mod keep;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use postern_runtime::ops::Readiness;
 use postern_runtime::pki::RotatingCredential;
 use postern_runtime::supervisor::Supervisor;
 use postern_runtime::tunnel::Link;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::allow::AllowList;
 
@@ -44,8 +43,7 @@ pub(crate) struct Shared {
     active: watch::Sender<usize>,
     links: Mutex<BTreeMap<u64, (Link, u32)>>,
     /// Streams open, over all tunnels.
-    open: AtomicUsize,
-    changed: Notify,
+    open: watch::Sender<u32>,
 }
 
 impl Shared {
@@ -75,23 +73,13 @@ impl Shared {
             draining: watch::Sender::default(),
             active: watch::Sender::default(),
             links: Mutex::default(),
-            open: AtomicUsize::new(0),
-            changed: Notify::new(),
+            open: watch::Sender::default(),
         }
     }
 
     /// A stream has begun or ended: `by` is one more or one less.
     pub(crate) fn count(&self, more: bool) {
-        if more {
-            self.open.fetch_add(1, Ordering::Relaxed)
-        } else {
-            self.open.fetch_sub(1, Ordering::Relaxed)
-        };
-        self.changed.notify_one();
-    }
-
-    fn open_streams(&self) -> u32 {
-        u32::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+        self.open.send_modify(|open| *open = if more { open.saturating_add(1) } else { open.saturating_sub(1) });
     }
 
     /// Links over which the control plane can be reached, in no order.
