@@ -1,4 +1,4 @@
-//! Policy that is signed by a node of the control plane: whoever holds the cluster's authority can verify it, wherever it was kept.
+//! What is signed by a node of the control plane: whoever holds the cluster's authority can verify it, wherever it was kept.
 
 use rustls_pki_types::CertificateDer;
 
@@ -14,6 +14,8 @@ pub enum Purpose {
     Snapshot,
     /// The change from one revision to the next.
     Delta,
+    /// Gateways' certificates that are good no more, for agents.
+    RevokedGateways,
 }
 
 /// Why a signature is not good.
@@ -38,6 +40,7 @@ impl Purpose {
         match self {
             Self::Snapshot => b"postern policy snapshot v1\0",
             Self::Delta => b"postern policy delta v1\0",
+            Self::RevokedGateways => b"postern revoked gateways v1\0",
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod allow;
 pub mod config;
 mod enrol;
+mod revoked;
 mod serve;
 mod tunnel;
 
@@ -16,13 +17,14 @@ use postern_runtime::enrol::RedeemError;
 use postern_runtime::ops::{self, Readiness};
 use postern_runtime::pki::{NodeCredential, PkiError, RotatingCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
-use postern_runtime::telemetry;
 use postern_runtime::tls::TlsError;
+use postern_runtime::{clock, telemetry};
 use tokio::net::TcpListener;
 
 pub use allow::{AllowList, AllowRule};
 pub use config::AgentConfig;
 
+use revoked::Revoked;
 use tunnel::{Dialer, Shared};
 
 /// The agent cannot start.
@@ -128,13 +130,15 @@ fn tunnels(
 ) -> Result<(), AgentError> {
     let (agent, pool) = enrol::check(&credential)?;
     let credential = RotatingCredential::new(credential)?;
-    let dialer = Dialer::new(&credential, supervisor.clone(), config.max_streams)?;
+    let dir = Some(config.credential_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
+    let revoked = Revoked::load(credential.current().ca_der(), dir, clock::now());
+    let dialer = Dialer::new(&credential, &revoked.revocations(), supervisor.clone(), config.max_streams)?;
     let (seeds, count) = (config.seeds(), config.tunnels.max(1));
     let shared = Arc::new(Shared::new(
         agent,
         pool,
         credential,
-        dialer,
+        (dialer, revoked),
         AllowList::new(config.allow.clone()),
         (config.max_streams, config.udp_probe.0),
         supervisor.clone(),

@@ -250,13 +250,13 @@ pub async fn run(
         limit: config.staleness_limit.0,
     };
     let (loaded, keeper) = kept::start(config.kept_policy.enabled, kept, &credential.current(), &supervisor);
-    let (held, feed, standings) = policy_feed::Held::new(loaded, keeper);
+    let tunnels = Tunnels::default();
+    let (held, feed, standings) = policy_feed::Held::new(loaded, keeper, tunnels.revoked_gateways().clone());
     let follow = policy_feed::follow(control.clone(), held, readiness.clone(), config.staleness_limit.0, ended.clone());
     supervisor.spawn("policy", OnEnd::StopNode, follow);
     let follow = policy_feed::follow_revoked(feed.clone(), to_revoked, ended.clone());
     supervisor.spawn("revocations", OnEnd::StopNode, follow);
 
-    let tunnels = Tunnels::default();
     let fleet = Fleet::new(tunnels.clone());
     let (name, most) = (identity.name.clone(), config.fleet.max_relayed);
     let relays = config.fleet.relay;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postern_core::node::NodeIdentity;
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use rustls_pki_types::CertificateDer;
 
 use super::half::{RecvHalf, SendHalf};
@@ -19,6 +19,26 @@ use crate::tls;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct LinkError(pub String);
+
+/// In a [`LinkError`], over either carrier: the path swallows what is sent, or the peer is gone without a word.
+pub(super) const NOTHING_HEARD: &str = "nothing was heard of the peer";
+
+impl LinkError {
+    /// Whether the peer fell silent; else somebody has said that it is over, or the connection broke.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        self.0 == NOTHING_HEARD
+    }
+}
+
+impl From<ConnectionError> for LinkError {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::TimedOut => Self(NOTHING_HEARD.to_owned()),
+            other => Self(other.to_string()),
+        }
+    }
+}
 
 /// What a link goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +170,7 @@ impl Link {
         let waiting = Arc::clone(&self.0.waiting);
         match &self.0.kind {
             Kind::Quic(connection) => {
-                let (send, recv) = connection.open_bi().await.map_err(|error| LinkError(error.to_string()))?;
+                let (send, recv) = connection.open_bi().await?;
                 Ok((SendHalf::quic(send, waiting), RecvHalf::quic(recv)))
             }
             Kind::Tcp(mux) => {
@@ -168,7 +188,7 @@ impl Link {
         let waiting = Arc::clone(&self.0.waiting);
         match &self.0.kind {
             Kind::Quic(connection) => {
-                let (send, recv) = connection.accept_bi().await.map_err(|error| LinkError(error.to_string()))?;
+                let (send, recv) = connection.accept_bi().await?;
                 Ok((SendHalf::quic(send, waiting), RecvHalf::quic(recv)))
             }
             Kind::Tcp(mux) => {
@@ -197,7 +217,7 @@ impl Link {
     /// Waits for its end; why it ended.
     pub async fn closed(&self) -> LinkError {
         match &self.0.kind {
-            Kind::Quic(connection) => LinkError(connection.closed().await.to_string()),
+            Kind::Quic(connection) => connection.closed().await.into(),
             Kind::Tcp(mux) => mux.closed().await,
         }
     }

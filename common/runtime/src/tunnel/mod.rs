@@ -11,7 +11,7 @@ pub mod wire;
 
 pub use half::{RecvHalf, SendHalf, StreamFault};
 pub use link::{Carrier, Link, LinkError, LinkStats};
-pub use quic::{dialing_endpoint, listen, server_config, transport};
+pub use quic::{dialing_endpoint, listen, peer_transport, server_config, transport};
 
 /// Why a stream or link was broken off, as both ends write it.
 pub mod cause {
@@ -41,3 +41,7 @@ pub const STREAM_WINDOW: u32 = 512 << 10;
 pub const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(5);
 /// A link of which nothing was heard for so long is gone.
 pub const SILENCE: std::time::Duration = std::time::Duration::from_secs(20);
+/// The same between two gateways.
+pub const PEER_KEEP_ALIVE: std::time::Duration = std::time::Duration::from_millis(1_500);
+/// The same between two gateways.
+pub const PEER_SILENCE: std::time::Duration = std::time::Duration::from_secs(10);

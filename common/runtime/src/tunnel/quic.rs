@@ -10,7 +10,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{KEEP_ALIVE, SILENCE, STREAM_WINDOW};
+use super::{KEEP_ALIVE, PEER_KEEP_ALIVE, PEER_SILENCE, SILENCE, STREAM_WINDOW};
 use crate::pki::NodeCredential;
 use crate::tls::TlsError;
 
@@ -69,6 +69,16 @@ pub fn transport(streams: u32) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window(STREAM_WINDOW.into())
         .mtu_discovery_config(Some(mtu));
+    transport
+}
+
+/// For the dialling end of a link between two gateways: sessions hang on one that fell silent, and the network between gateways is a better
+/// one than that of agents. Half a dozen signs of life, each of them repeated until it is answered, are not lost by chance, not even when
+/// every fifth packet is. The lower of both ends' patience counts, so the listening end need not know.
+#[must_use]
+pub fn peer_transport(streams: u32) -> TransportConfig {
+    let mut transport = transport(streams);
+    transport.keep_alive_interval(Some(PEER_KEEP_ALIVE)).max_idle_timeout(IdleTimeout::try_from(PEER_SILENCE).ok());
     transport
 }
 

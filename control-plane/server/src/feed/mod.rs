@@ -322,7 +322,12 @@ fn failed(item: &ToOpen, error: &KeyError, pending: &mut BTreeSet<Name>) {
 fn newest(view: &View, keys: &ClusterKeys, epoch: u64, signer: SealSigner, former: Option<&Policy>) -> Policy {
     Policy::new(
         view.snapshot.clone(),
-        Secrets { opened: Arc::clone(&view.opened), mask_key: keys.mask_key.clone(), serves: Arc::clone(&view.serves) },
+        Secrets {
+            opened: Arc::clone(&view.opened),
+            mask_key: keys.mask_key.clone(),
+            serves: Arc::clone(&view.serves),
+            revoked_gateways: Arc::clone(&view.revoked_gateways),
+        },
         epoch,
         signer,
         former,

@@ -2,7 +2,7 @@
 //!
 //! The feed writes, gateways' watchers read. Everything that is long is made once for a revision and shared by all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,10 @@ use postern_core::signed::{Purpose, message};
 use postern_core::snapshot::Snapshot;
 use postern_core::target::TargetSelector;
 use postern_proto::gateway::v1 as pb;
+use postern_proto::tunnel::v1::RevokedGateways;
 use postern_runtime::jwt::Verifier;
 use postern_runtime::pki::SealSigner;
+use prost::Message as _;
 use tokio::sync::watch;
 
 use super::since::Since;
@@ -33,6 +35,8 @@ pub(crate) struct Policy {
     /// Changes when credentials, or who gets which, change without a step: each watcher then sends all of its gateway's anew.
     pub(crate) epoch: u64,
     pub(crate) signer: SealSigner,
+    /// Of `Secrets::revoked_gateways`; none when none was revoked.
+    pub(crate) revoked_gateways: Option<pb::Signed>,
 }
 
 /// What travels beside a policy, and who gets what of it. Cheap to clone.
@@ -43,6 +47,8 @@ pub(crate) struct Secrets {
     pub(crate) mask_key: SecretBytes,
     /// What gateways serve that do not serve all.
     pub(crate) serves: Arc<BTreeMap<Name, TargetSelector>>,
+    /// Gateways' certificates that are good no more: agents are told.
+    pub(crate) revoked_gateways: Arc<BTreeSet<String>>,
 }
 
 /// A target's credential.
@@ -99,7 +105,14 @@ impl Policy {
             Some(former) => Arc::clone(&former.verifier),
             None => Arc::new(Verifier::from_snapshot(&snapshot)),
         };
-        Self { snapshot, verifier, secrets, epoch, signer }
+        let same = former.filter(|former| {
+            former.secrets.revoked_gateways == secrets.revoked_gateways && former.signed_by(&signer.certificate_der())
+        });
+        let revoked_gateways = match same {
+            Some(former) => former.revoked_gateways.clone(),
+            None => revoked(&signer, &secrets.revoked_gateways),
+        };
+        Self { snapshot, verifier, secrets, epoch, signer, revoked_gateways }
     }
 
     pub(crate) const fn revision(&self) -> u64 {
@@ -175,6 +188,28 @@ impl Published {
     pub(crate) fn is_confirmed(&self) -> bool {
         self.confirmed.borrow().asked.elapsed() < LOST_AFTER
     }
+}
+
+/// Gateways' certificates that agents are told of, at most: what one message of theirs holds.
+const MOST_REVOKED: usize = 512;
+
+/// The signed list for agents; none of nobody.
+fn revoked(signer: &SealSigner, serials: &BTreeSet<String>) -> Option<pb::Signed> {
+    if serials.len() > MOST_REVOKED {
+        tracing::error!(
+            revoked = serials.len(),
+            "of revoked gateways' certificates agents are told of {MOST_REVOKED} only"
+        );
+    }
+    let serials: Vec<Vec<u8>> = serials.iter().take(MOST_REVOKED).filter_map(|serial| unhex(serial)).collect();
+    let payload = RevokedGateways { serials }.encode_to_vec();
+    (!payload.is_empty()).then(|| sign(signer, Purpose::RevokedGateways, payload))
+}
+
+/// A serial number as `pki::serial_of` writes it.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2));
+    digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
 }
 
 /// Signs an encoded message of the policy.

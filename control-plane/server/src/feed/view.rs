@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use postern_core::Name;
 use postern_core::delta::{Delta, DeltaError};
+use postern_core::node::NodeRole;
 use postern_core::resource::{Kind, Resource, Spec};
 use postern_core::secret::Sealed;
 use postern_core::snapshot::Snapshot;
@@ -28,6 +29,7 @@ pub(super) struct Gathered {
     issuer_keys: Vec<(Name, String)>,
     serves: BTreeMap<Name, TargetSelector>,
     revoked: BTreeSet<String>,
+    revoked_gateways: BTreeSet<String>,
 }
 
 /// What gateways decide by, with what is needed to change it.
@@ -36,6 +38,8 @@ pub(super) struct View {
     pub(super) snapshot: Snapshot,
     pub(super) serves: Arc<BTreeMap<Name, TargetSelector>>,
     pub(super) opened: Arc<BTreeMap<Name, Arc<Opened>>>,
+    /// Serial numbers of gateways' certificates, of those that are revoked.
+    pub(super) revoked_gateways: Arc<BTreeSet<String>>,
     secrets: BTreeMap<Name, Arc<Resource>>,
 }
 
@@ -69,7 +73,8 @@ impl Gathered {
             state.issuer_keys(name).map(|keys| (name.clone(), keys.jwks.clone()))
         });
         let serves = state.gateways().filter_map(|gateway| Some((gateway.name.clone(), gateway.serves.clone()?)));
-        let revoked = state.certificates().filter(|certificate| certificate.revoked.is_some());
+        let revoked = || state.certificates().filter(|certificate| certificate.revoked.is_some());
+        let revoked_gateways = revoked().filter(|certificate| certificate.role == NodeRole::Gateway);
         let cluster = state.cluster();
         Self {
             index: state.index(),
@@ -81,7 +86,8 @@ impl Gathered {
             resources: for_gateways.flat_map(|kind| state.resources(kind)).cloned().collect(),
             issuer_keys: keys.collect(),
             serves: serves.collect(),
-            revoked: revoked.map(|certificate| certificate.serial.clone()).collect(),
+            revoked: revoked().map(|certificate| certificate.serial.clone()).collect(),
+            revoked_gateways: revoked_gateways.map(|certificate| certificate.serial.clone()).collect(),
         }
     }
 }
@@ -106,7 +112,13 @@ impl View {
         for (issuer, keys) in gathered.issuer_keys {
             snapshot.set_keys(&issuer, Some(keys));
         }
-        Self { snapshot, secrets, serves: Arc::new(gathered.serves), opened: Arc::default() }
+        Self {
+            snapshot,
+            secrets,
+            serves: Arc::new(gathered.serves),
+            opened: Arc::default(),
+            revoked_gateways: Arc::new(gathered.revoked_gateways),
+        }
     }
 
     /// Takes a set of changes in.
@@ -159,6 +171,9 @@ impl View {
                 if certificate.revoked.is_some() && !self.snapshot.revoked.contains(serial) =>
             {
                 delta.revoked.push(serial.clone());
+                if certificate.role == NodeRole::Gateway {
+                    Arc::make_mut(&mut self.revoked_gateways).insert(serial.clone());
+                }
             }
             (ObjectKey::Gateway(name), value) => {
                 let selector = match value {

@@ -65,6 +65,8 @@ pub(crate) struct Watcher {
     epoch: Option<u64>,
     sending: Option<Sending>,
     confirmed: Option<std::time::Instant>,
+    /// The signature of the list of revoked gateways that it was told last.
+    revoked: bytes::Bytes,
 }
 
 struct Sending {
@@ -100,7 +102,17 @@ impl Watcher {
             }
         };
         metrics::gauge!("postern_control_policy_watchers_total").increment(1.0);
-        Ok(Self { published, gateway, stop, cursor, whole, epoch: None, sending: None, confirmed: None })
+        Ok(Self {
+            published,
+            gateway,
+            stop,
+            cursor,
+            whole,
+            epoch: None,
+            sending: None,
+            confirmed: None,
+            revoked: bytes::Bytes::new(),
+        })
     }
 
     /// What to send next.
@@ -212,7 +224,12 @@ impl Watcher {
             pb::Confirmation { revision: confirmed.revision, asked_ms, sent_ms }
         });
         let at = Some(timestamp_to_proto(clock::now()));
-        WatchResponse { at, policy, credentials, confirmation, because: String::new() }
+        let revoked_gateways = self.published.policy.borrow().revoked_gateways.clone();
+        let revoked_gateways = revoked_gateways.filter(|list| list.signature != self.revoked);
+        if let Some(list) = &revoked_gateways {
+            self.revoked.clone_from(&list.signature);
+        }
+        WatchResponse { at, policy, credentials, confirmation, because: String::new(), revoked_gateways }
     }
 }
 

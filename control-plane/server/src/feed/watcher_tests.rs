@@ -63,7 +63,12 @@ fn policy_of(signer: &SealSigner, snapshot: Snapshot, epoch: u64) -> Policy {
     let opened = [(name("prod"), opened("hunter2", "prod")), (name("lab"), opened("hunter3", "lab"))].into();
     let lab = TargetSelector { names: vec![], labels: [("env".to_owned(), "lab".to_owned())].into() };
     let serves = Arc::new(BTreeMap::from([(name("g1"), lab)]));
-    let secrets = Secrets { opened: Arc::new(opened), mask_key: SecretBytes::new(vec![7; 32]), serves };
+    let secrets = Secrets {
+        opened: Arc::new(opened),
+        mask_key: SecretBytes::new(vec![7; 32]),
+        serves,
+        revoked_gateways: Arc::default(),
+    };
     Policy::new(snapshot, secrets, epoch, signer.clone(), None)
 }
 

@@ -116,9 +116,14 @@ struct Udp {
 struct TlsConnectorConfig(Arc<rustls::ClientConfig>);
 
 impl Dialer {
-    /// For tunnels: with the node's certificate, to gateways of the own cluster. They may have `streams` open at a time.
-    pub(crate) fn new(credential: &RotatingCredential, supervisor: Supervisor, streams: u32) -> Result<Self, TlsError> {
-        let over = |alpn: &[u8]| tls::client_mtls_rotating(credential, Revocations::none(), &[alpn]);
+    /// For tunnels: with the node's certificate, to gateways of the own cluster that are not revoked. They may have `streams` open at a time.
+    pub(crate) fn new(
+        credential: &RotatingCredential,
+        revoked: &Revocations,
+        supervisor: Supervisor,
+        streams: u32,
+    ) -> Result<Self, TlsError> {
+        let over = |alpn: &[u8]| tls::client_mtls_rotating(credential, revoked.clone(), &[alpn]);
         Self::of(over(ALPN)?, over(ALPN_TCP)?, supervisor, streams)
     }
 

@@ -4,15 +4,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use postern_core::node::NodeRole;
 use postern_protocols::tunnel::{
     self, Drain, FrameError, Hello, Load, MAX_MESSAGE, ToAgent, ToGateway, VERSION, VERSION_MIN, Welcome, to_agent,
     to_gateway,
 };
 use postern_runtime::backoff::Backoff;
+use postern_runtime::clock;
 use postern_runtime::supervisor::OnEnd;
 use postern_runtime::tunnel::wire::{self, WireError};
-use postern_runtime::tunnel::{Carrier, Link, LinkError, RecvHalf, SILENCE, SendHalf};
+use postern_runtime::tunnel::{Carrier, Link, LinkError, RecvHalf, SILENCE, SendHalf, cause};
 use tokio_util::sync::CancellationToken;
 
 use super::dial::{DialError, Own};
@@ -57,8 +59,21 @@ enum TunnelError {
     Refused { why: String, retry_after: Duration },
     #[error("the gateway speaks version {0} of the protocol, this agent {VERSION_MIN} to {VERSION}")]
     Version(u32),
+    #[error("the gateway's certificate was revoked")]
+    Revoked,
     #[error("it lives no longer: {0}")]
-    Lost(String),
+    Lost(LinkError),
+}
+
+impl TunnelError {
+    /// Why a tunnel was lost that was up.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Lost(error) if error.is_silence() => "silent",
+            _ => "closed",
+        }
+    }
 }
 
 /// A link that was greeted.
@@ -157,10 +172,15 @@ async fn live(mut tunnel: Tunnel, kept: &Kept, shared: &Arc<Shared>) -> Option<T
         tracing::info!(gateway, %address, carrier, version = tunnel.version, "tunnel up");
         kept.up.store(true, Ordering::SeqCst);
         let up = Up::new(shared, &tunnel.link.0, tunnel.version);
-        let end = run(&mut tunnel, kept, shared).await;
+        let end = match (run(&mut tunnel, kept, shared).await, tunnel.link.0.closed().now_or_never()) {
+            // What ended is the tunnel, and with it the stream that told it.
+            (End::Lost(TunnelError::Wire(_)), Some(error)) => End::Lost(TunnelError::Lost(error)),
+            (end, _) => end,
+        };
         kept.up.store(false, Ordering::SeqCst);
         match end {
             End::Lost(error) => {
+                metrics::counter!("postern_agent_tunnels_lost_total", "reason" => error.reason()).increment(1);
                 tracing::info!(gateway, %error, "tunnel down");
                 return Some(error);
             }
@@ -195,6 +215,7 @@ fn leave(tunnel: Tunnel, shared: &Arc<Shared>) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = empty => {}
+            () = tunnel.link.0.until_revoked(served.revoked.revocations()) => {}
             _ = accept(&tunnel.link.0, tunnel.version, &tunnel.streams, &served) => {}
         }
     });
@@ -213,7 +234,11 @@ async fn run(tunnel: &mut Tunnel, kept: &Kept, shared: &Arc<Shared>) -> End {
     tokio::select! {
         () = stop.cancelled() => End::Stopped,
         () = kept.retire.cancelled() => End::Retired,
-        error = accept(link, version, streams, shared) => End::Lost(TunnelError::Lost(error.0)),
+        () = link.until_revoked(shared.revoked.revocations()) => {
+            link.close(cause::NOT_ALLOWED, "the certificate was revoked");
+            End::Lost(TunnelError::Revoked)
+        }
+        error = accept(link, version, streams, shared) => End::Lost(TunnelError::Lost(error)),
         error = talk(version, gateway, send, recv, shared) => End::Lost(error),
         new = probed => End::Moved(Box::new(new)),
     }
@@ -271,6 +296,7 @@ async fn hear(
     recv: &mut RecvHalf,
     shared: &Shared,
 ) -> Result<std::convert::Infallible, WireError<FrameError>> {
+    let mut forged = false;
     loop {
         let said: ToAgent = wire::read(recv, MAX_MESSAGE, tunnel::decode).await?;
         match said.message {
@@ -289,6 +315,21 @@ async fn hear(
                 tracing::info!(gateway, "the gateway is about to stop");
                 shared.draining.send_if_modified(|draining| draining.insert(gateway.to_owned()));
             }
+            Some(to_agent::Message::Revoked(list)) => match shared.revoked.take(&list, clock::now()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::warn!(told_by = gateway, "gateways' certificates were revoked: what is open to them ends");
+                    if let Err(error) = shared.revoked.keep(&list) {
+                        tracing::error!(%error, "the list of revoked gateways is not kept for the next start");
+                    }
+                }
+                Err(error) => {
+                    metrics::counter!("postern_agent_revocations_refused_total").increment(1);
+                    if !std::mem::replace(&mut forged, true) {
+                        tracing::warn!(gateway, %error, "the gateway tells a list of revoked gateways that is not the control plane's");
+                    }
+                }
+            },
             None => metrics::counter!("postern_agent_messages_skipped_total").increment(1),
         }
     }

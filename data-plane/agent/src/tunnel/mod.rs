@@ -18,6 +18,7 @@ use postern_runtime::tunnel::Link;
 use tokio::sync::{Semaphore, watch};
 
 use crate::allow::AllowList;
+use crate::revoked::Revoked;
 
 pub(crate) use choose::manage;
 pub(crate) use control::to_control_plane;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) pool: Name,
     pub(crate) credential: RotatingCredential,
     pub(crate) dialer: Dialer,
+    /// Gateways that are none any more.
+    revoked: Revoked,
     pub(crate) allow: AllowList,
     pub(crate) max_streams: u32,
     udp_probe: Duration,
@@ -52,7 +55,7 @@ impl Shared {
         agent: Name,
         pool: Name,
         credential: RotatingCredential,
-        dialer: Dialer,
+        (dialer, revoked): (Dialer, Revoked),
         allow: AllowList,
         (max_streams, udp_probe): (u32, Duration),
         supervisor: Supervisor,
@@ -63,6 +66,7 @@ impl Shared {
             pool,
             credential,
             dialer,
+            revoked,
             allow,
             max_streams,
             udp_probe,

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod black_hole;
 mod fleet;
 mod played;
+mod revoked;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

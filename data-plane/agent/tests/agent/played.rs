@@ -13,7 +13,7 @@ use super::*;
 /// A gateway that is played: where it listens, by its name.
 pub(crate) struct Played {
     pub(crate) name: String,
-    authority: Arc<Authority>,
+    pub(crate) credential: NodeCredential,
     quic: Option<Endpoint>,
     tcp: Option<TcpListener>,
     supervisor: Supervisor,
@@ -26,14 +26,12 @@ pub(crate) struct Taken {
     pub(crate) recv: RecvHalf,
 }
 
-fn tls_of(authority: &Authority, name: &str, alpn: &[u8]) -> rustls::ServerConfig {
-    let identity = NodeIdentity { role: NodeRole::Gateway, name: name.parse().unwrap(), pool: None };
+pub(crate) fn node(authority: &Authority, role: NodeRole, name: &str) -> NodeCredential {
+    let identity = NodeIdentity { role, name: name.parse().unwrap(), pool: None };
     let request = KeyRequest::generate().unwrap();
     let certificate_pem =
         authority.issue(&identity, &request.csr_der, &[], clock::now(), Duration::from_secs(3600)).unwrap();
-    let credential =
-        NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() };
-    tls::server_mtls(&credential, &[alpn]).unwrap()
+    NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() }
 }
 
 impl Played {
@@ -45,12 +43,12 @@ impl Played {
 
     pub(crate) async fn without_udp(authority: &Arc<Authority>, name: &str) -> Self {
         let tcp = Some(TcpListener::bind(local()).await.unwrap());
-        let (authority, supervisor) = (Arc::clone(authority), Supervisor::new());
-        Self { name: name.to_owned(), authority, quic: None, tcp, supervisor }
+        let credential = node(authority, NodeRole::Gateway, name);
+        Self { name: name.to_owned(), credential, quic: None, tcp, supervisor: Supervisor::new() }
     }
 
     pub(crate) fn listen_udp(&mut self, address: SocketAddr) {
-        let config = server_config(tls_of(&self.authority, &self.name, ALPN), 4, 64).unwrap();
+        let config = server_config(tls::server_mtls(&self.credential, &[ALPN]).unwrap(), 4, 64).unwrap();
         self.quic = Some(Endpoint::server(config, address).unwrap());
     }
 
@@ -61,18 +59,27 @@ impl Played {
     }
 
     pub(crate) async fn link_quic(&self) -> Link {
-        Link::quic(self.quic.as_ref().unwrap().accept().await.unwrap().await.unwrap())
+        self.try_link_quic().await.unwrap()
     }
 
     pub(crate) async fn link_tcp(&self) -> Link {
+        self.try_link_tcp().await.unwrap()
+    }
+
+    pub(crate) async fn try_link_quic(&self) -> Result<Link, String> {
+        let connection = self.quic.as_ref().unwrap().accept().await.unwrap().await;
+        connection.map(Link::quic).map_err(|error| error.to_string())
+    }
+
+    pub(crate) async fn try_link_tcp(&self) -> Result<Link, String> {
         let (stream, remote) = self.tcp.as_ref().unwrap().accept().await.unwrap();
-        let tls = TlsAcceptor::from(Arc::new(tls_of(&self.authority, &self.name, ALPN_TCP)));
-        let stream = tls.accept(stream).await.unwrap();
+        let tls = TlsAcceptor::from(Arc::new(tls::server_mtls(&self.credential, &[ALPN_TCP]).unwrap()));
+        let stream = tls.accept(stream).await.map_err(|error| error.to_string())?;
         let chain = stream.get_ref().1.peer_certificates().unwrap().to_vec();
         let limits = MuxLimits { incoming: 4, outgoing: 64 };
         let (mux, driver) = Mux::new(stream, Side::Listener, remote, limits);
         self.supervisor.spawn("mux", OnEnd::EndPart, driver);
-        Link::tcp(mux, &chain, ALPN_TCP)
+        Ok(Link::tcp(mux, &chain, ALPN_TCP))
     }
 
     /// Takes the next tunnel in, whichever way it comes.
@@ -150,4 +157,20 @@ impl Taken {
         // Field 15, of a message that this version does not know.
         self.send.write_all(&[0, 0, 0, 2, 0x7a, 0]).await.unwrap();
     }
+}
+
+/// Waits until samples of this name add up to so much.
+pub(crate) async fn counted(name: &str, at_least: f64) {
+    let metrics = postern_runtime::telemetry::install_metrics();
+    let count = || {
+        let all = metrics.render();
+        let lines = all.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>()
+    };
+    let there = async {
+        while count() < at_least {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, there).await.unwrap_or_else(|_| panic!("{name} is {}, not {at_least}", count()));
 }

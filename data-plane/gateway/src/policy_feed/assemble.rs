@@ -197,7 +197,8 @@ impl Assembler {
         Ok(snapshot)
     }
 
-    fn verified(&self, purpose: Purpose, signed: &pb::Signed, now: Timestamp) -> Result<(), AssembleError> {
+    /// Whether a node of the control plane, which is one still, has signed it for this.
+    pub(super) fn verified(&self, purpose: Purpose, signed: &pb::Signed, now: Timestamp) -> Result<(), AssembleError> {
         let authority = Authority(&self.authority);
         signed::verify(purpose, &signed.payload, &signed.signature, &signed.certificate, authority, now)?;
         let serial = serial_of(&signed.certificate);

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_core::policy::Freshness;
+use postern_core::signed::Purpose;
 use postern_core::snapshot::Snapshot;
 use postern_proto::gateway::v1::policy_feed_service_client::PolicyFeedServiceClient;
-use postern_proto::gateway::v1::{WatchRequest, WatchResponse};
+use postern_proto::gateway::v1::{self as pb, WatchRequest, WatchResponse};
 use postern_runtime::backoff::Backoff;
 use postern_runtime::clock;
 use postern_runtime::jwt::Verifier;
@@ -113,11 +114,20 @@ pub(crate) struct Held {
     standings: Standings,
     assembler: Assembler,
     keeper: Option<Keeper>,
+    /// For agents; it goes on to them as it came.
+    revoked_gateways: RevokedGateways,
 }
+
+/// The newest signed list of gateways' certificates that are good no more; none before the control plane has told one.
+pub(crate) type RevokedGateways = watch::Sender<Option<pb::Signed>>;
 
 impl Held {
     /// Begins with what the disk had.
-    pub(crate) fn new(loaded: Loaded, keeper: Option<Keeper>) -> (Self, watch::Receiver<Feed>, Standings) {
+    pub(crate) fn new(
+        loaded: Loaded,
+        keeper: Option<Keeper>,
+        revoked_gateways: RevokedGateways,
+    ) -> (Self, watch::Receiver<Feed>, Standings) {
         let standings = Standings::default();
         let feed = match loaded.policy {
             Some((current, confirmed_at)) => {
@@ -128,7 +138,8 @@ impl Held {
             None => Feed::default(),
         };
         let (feed, reader) = watch::channel(feed);
-        (Self { feed, standings: standings.clone(), assembler: loaded.assembler, keeper }, reader, standings)
+        let told = standings.clone();
+        (Self { feed, standings, assembler: loaded.assembler, keeper, revoked_gateways }, reader, told)
     }
 }
 
@@ -219,10 +230,15 @@ async fn stream(channel: Channel, held: &mut Held, progress: &mut bool) -> End {
     End::Moved
 }
 
-fn take(answer: WatchResponse, held: &mut Held, anchor: &mut Anchor) -> Result<(), AssembleError> {
-    let Held { feed, standings, assembler, keeper } = held;
+fn take(mut answer: WatchResponse, held: &mut Held, anchor: &mut Anchor) -> Result<(), AssembleError> {
+    let Held { feed, standings, assembler, keeper, revoked_gateways } = held;
+    let revoked = answer.revoked_gateways.take();
     let (confirmation, now) = (answer.confirmation, clock::now());
     let newer = assembler.take(answer, now)?;
+    if let Some(revoked) = revoked {
+        assembler.verified(Purpose::RevokedGateways, &revoked, now)?;
+        revoked_gateways.send_replace(Some(revoked));
+    }
     let confirmed = confirmation.and_then(|confirmation| {
         let asked = anchor.local(confirmation.asked_ms, confirmation.sent_ms);
         asked.filter(|_| confirmation.revision <= assembler.revision())

@@ -16,7 +16,7 @@ use postern_runtime::pki::{Revocations, RotatingCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::tls::{self, TlsError};
 use postern_runtime::tunnel::wire::{self, WireError};
-use postern_runtime::tunnel::{Link, LinkError, RecvHalf, SendHalf, cause, dialing_endpoint, transport};
+use postern_runtime::tunnel::{Link, LinkError, RecvHalf, SendHalf, cause, dialing_endpoint, peer_transport};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint};
 
@@ -115,7 +115,7 @@ impl Peers {
         let quic = QuicClientConfig::try_from(tls).map_err(|error| TlsError::Quic(error.to_string()))?;
         let mut client = ClientConfig::new(Arc::new(quic));
         // Nobody opens streams to us on a link that we have dialled.
-        client.transport_config(Arc::new(transport(0)));
+        client.transport_config(Arc::new(peer_transport(0)));
         let endpoint = dialing_endpoint().map_err(|error| TlsError::Quic(format!("no socket: {error}")))?;
         let slots = Mutex::default();
         Ok(Self(Arc::new(Inner { own, endpoint, client, revoked, supervisor, slots })))

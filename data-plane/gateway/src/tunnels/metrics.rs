@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use postern_core::Name;
-use postern_runtime::tunnel::LinkStats;
+use postern_runtime::tunnel::{LinkError, LinkStats};
 
 use super::Tunnel;
 
@@ -37,6 +37,12 @@ impl Labels {
 /// A peer that was not let in, or sent away, and in a word why.
 pub(super) fn refused(reason: &'static str) {
     counter!("postern_gateway_tunnels_refused_total", "reason" => reason).increment(1);
+}
+
+/// A tunnel that was up was lost.
+pub(super) fn lost(error: &LinkError) {
+    let reason = if error.is_silence() { "silent" } else { "closed" };
+    counter!("postern_gateway_tunnels_lost_total", "reason" => reason).increment(1);
 }
 
 /// What a peer said that this build does not understand, and skips.

@@ -40,6 +40,8 @@ pub(crate) use stream::HeldStream;
 use admission::Admission;
 use proxy::Proxy;
 
+use crate::policy_feed::RevokedGateways;
+
 /// The tunnel listener cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelsError {
@@ -75,6 +77,8 @@ pub(crate) struct Tunnel {
     superseded: AtomicBool,
     /// Unix milliseconds until which others are preferred: it did not answer.
     suspect_until: AtomicU64,
+    /// Addresses that its agent could not reach lately, and until when others are preferred for them.
+    unreached: Mutex<BTreeMap<String, Timestamp>>,
 }
 
 /// What a tunnel is doing, for whoever reports it.
@@ -99,6 +103,7 @@ pub(crate) struct Tunnels(Arc<Inner>);
 struct Inner {
     pools: watch::Sender<Pools>,
     gateways: watch::Sender<Arc<Gateways>>,
+    revoked_gateways: RevokedGateways,
     draining: CancellationToken,
 }
 
@@ -152,6 +157,7 @@ impl Default for Tunnels {
         Self(Arc::new(Inner {
             pools: watch::Sender::new(Pools::new()),
             gateways: watch::Sender::new(Arc::default()),
+            revoked_gateways: RevokedGateways::default(),
             draining: CancellationToken::new(),
         }))
     }
@@ -188,6 +194,12 @@ impl Tunnels {
     #[must_use]
     pub(crate) fn gateways(&self) -> &watch::Sender<Arc<Gateways>> {
         &self.0.gateways
+    }
+
+    /// What agents are told of gateways that are none any more: whoever learns of a newer list puts it here.
+    #[must_use]
+    pub(crate) fn revoked_gateways(&self) -> &RevokedGateways {
+        &self.0.revoked_gateways
     }
 
     /// Has agents go elsewhere for new streams; what is open goes on.
@@ -243,18 +255,40 @@ impl Tunnel {
             draining: AtomicBool::new(false),
             superseded: AtomicBool::new(false),
             suspect_until: AtomicU64::new(0),
+            unreached: Mutex::default(),
         }
     }
 
-    /// The less, the rather it is chosen.
-    fn rank(&self) -> (bool, bool, bool, bool, usize) {
+    /// The less, the rather it is chosen for `address`.
+    fn rank(&self, address: &str) -> (bool, bool, bool, bool, bool, usize) {
+        let unreached = self.unreached.lock().unwrap_or_else(PoisonError::into_inner);
+        let unreached = unreached.get(address).is_some_and(|until| *until > clock::now());
         let suspect = self.suspect_until.load(Ordering::Relaxed) > clock::now().millis();
         let (told, max) = (self.told_streams.load(Ordering::Relaxed), self.told_max.load(Ordering::Relaxed));
         let here = self.streams.load(Ordering::Relaxed);
         let busy = here.max(usize::try_from(told).unwrap_or(usize::MAX));
         let full = max > 0 && told >= max;
         let draining = self.draining.load(Ordering::Relaxed);
-        (draining, suspect, self.superseded.load(Ordering::Relaxed), full, busy)
+        (draining, suspect, unreached, self.superseded.load(Ordering::Relaxed), full, busy)
+    }
+
+    /// Whether its agent has just reached `address`. One that cannot has little to do, and would be chosen by everybody.
+    fn reaches(&self, address: &str, yes: bool) {
+        const FOR: Duration = Duration::from_secs(60);
+        /// Targets of a pool are few; further ones are asked as before.
+        const MOST: usize = 256;
+        let mut unreached = self.unreached.lock().unwrap_or_else(PoisonError::into_inner);
+        if yes {
+            unreached.remove(address);
+            return;
+        }
+        let now = clock::now();
+        if unreached.len() >= MOST {
+            unreached.retain(|_, until| *until > now);
+        }
+        if unreached.len() < MOST {
+            unreached.insert(address.to_owned(), now.plus(FOR));
+        }
     }
 
     fn suspect(&self, yes: bool) {

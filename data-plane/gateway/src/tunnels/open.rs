@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postern_core::target::Address;
 use postern_core::{Code, Name, SessionId};
@@ -20,6 +20,10 @@ const ANSWER: Duration = Duration::from_secs(12);
 const HEARD: Duration = Duration::from_secs(2);
 /// Tunnels that are tried for one stream.
 const TRIES: usize = 3;
+/// How long the target may take, as an agent is told while there is another one to ask: the way from this one may be broken.
+const CONNECT_FIRST: Duration = Duration::from_secs(4);
+/// With less than this left, no other agent is asked.
+const CONNECT_LEAST: Duration = Duration::from_secs(1);
 
 /// No stream to the target.
 #[derive(Debug, thiserror::Error)]
@@ -106,8 +110,13 @@ impl Tunnels {
     /// See there.
     pub(crate) async fn open_as(&self, pool: &Name, request: &Open) -> Result<TunnelStream, OpenError> {
         let mut first_error = None;
-        for tunnel in self.candidates(pool) {
-            let error = match attempt(&tunnel, request).await {
+        let mut left = Duration::from_millis(request.connect_timeout_ms.into());
+        let candidates = self.candidates(pool, &request.address);
+        let last = candidates.len().saturating_sub(1);
+        for (place, tunnel) in candidates.into_iter().enumerate() {
+            let most = if place < last { left.min(CONNECT_FIRST) } else { left };
+            let connect_timeout_ms = u32::try_from(most.as_millis()).unwrap_or(u32::MAX);
+            let error = match attempt(&tunnel, &Open { connect_timeout_ms, ..request.clone() }).await {
                 Ok(stream) => {
                     tunnel.suspect(false);
                     return Ok(stream);
@@ -115,8 +124,12 @@ impl Tunnels {
                 Err(error) => error,
             };
             let (reason, again) = match &error {
-                // What another agent may do better. A target that does not answer in time is not asked again: time is up.
-                OpenError::Refused { status, .. } => ("refused", *status != OpenStatus::TimedOut),
+                // What another agent may do better. When the target does not answer either of them in time, time is up.
+                OpenError::Refused { status: OpenStatus::TimedOut, .. } => {
+                    left = left.saturating_sub(most);
+                    ("refused", left >= CONNECT_LEAST)
+                }
+                OpenError::Refused { .. } => ("refused", true),
                 OpenError::Tunnel { .. } | OpenError::NoAgent(_) => {
                     tunnel.suspect(true);
                     ("tunnel", true)
@@ -139,10 +152,10 @@ impl Tunnels {
         Err(first_error.unwrap_or_else(|| OpenError::NoAgent(pool.clone())))
     }
 
-    /// The tunnels to try, best first; of each agent one.
-    fn candidates(&self, pool: &Name) -> Vec<Arc<Tunnel>> {
+    /// The tunnels to try for `address`, best first; of each agent one.
+    fn candidates(&self, pool: &Name, address: &str) -> Vec<Arc<Tunnel>> {
         let mut all = self.0.pools.borrow().get(pool).cloned().unwrap_or_default();
-        all.sort_by_cached_key(|tunnel| tunnel.rank());
+        all.sort_by_cached_key(|tunnel| tunnel.rank(address));
         let mut chosen: Vec<Arc<Tunnel>> = Vec::with_capacity(TRIES);
         for tunnel in all {
             if chosen.len() < TRIES && !chosen.iter().any(|other| other.agent == tunnel.agent) {
@@ -163,14 +176,42 @@ enum Fault {
     TimedOut,
 }
 
+/// An agent is asked. Whoever gives up while it is, a client that waits no longer, has learnt something for those who come after.
+struct Asking<'a> {
+    tunnel: &'a Tunnel,
+    address: &'a str,
+    began: Instant,
+    answered: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.began.elapsed() >= HEARD {
+            self.tunnel.reaches(self.address, false);
+        }
+    }
+}
+
 async fn attempt(tunnel: &Tunnel, request: &Open) -> Result<TunnelStream, OpenError> {
     let counted = Counted::new(&tunnel.streams);
     let agent = &tunnel.agent;
     let mut halves = None;
-    match ask(tunnel, request, &mut halves).await {
+    let mut asking = Asking { tunnel, address: &request.address, began: Instant::now(), answered: false };
+    let asked = ask(tunnel, request, &mut halves).await;
+    asking.answered = true;
+    match asked {
         Ok(opened) => match (opened.status(), halves) {
-            (OpenStatus::Connected, Some((send, recv))) => Ok(HeldStream::new(send, recv, counted)),
-            (status, _) => Err(OpenError::Refused { agent: agent.clone(), status, detail: opened.detail }),
+            (OpenStatus::Connected, Some((send, recv))) => {
+                tunnel.reaches(&request.address, true);
+                Ok(HeldStream::new(send, recv, counted))
+            }
+            (status, _) => {
+                // That it may not open it says nothing of the way there.
+                if status != OpenStatus::Forbidden {
+                    tunnel.reaches(&request.address, false);
+                }
+                Err(OpenError::Refused { agent: agent.clone(), status, detail: opened.detail })
+            }
         },
         Err(fault) => {
             if let Some((mut send, mut recv)) = halves {

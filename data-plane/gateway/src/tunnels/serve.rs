@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::FutureExt as _;
+use postern_proto::gateway::v1::Signed;
 use postern_protocols::tunnel::{
-    self, Drain, FrameError, Gateways, MAX_GATEWAYS, MAX_MESSAGE, ToAgent, ToGateway, to_agent, to_gateway,
+    self, Drain, FrameError, Gateways, MAX_GATEWAYS, MAX_MESSAGE, SignedRevocations, ToAgent, ToGateway, to_agent,
+    to_gateway,
 };
 use postern_runtime::supervisor::OnEnd;
 use postern_runtime::tunnel::wire::{self, WireError};
-use postern_runtime::tunnel::{RecvHalf, SendHalf, cause};
+use postern_runtime::tunnel::{LinkError, RecvHalf, SendHalf, cause};
 
 use super::{Shared, Tunnel, metrics, proxy};
 
@@ -22,7 +25,7 @@ pub(super) async fn tunnel(tunnel: Arc<Tunnel>, control: (SendHalf, RecvHalf), s
     let (send, recv) = control;
     let stop = shared.supervisor.sessions_ended_token();
     let why = tokio::select! {
-        error = link.closed() => error.to_string(),
+        error = link.closed() => lost(&error),
         () = link.until_revoked(shared.revoked.clone()) => {
             link.close(cause::NOT_ALLOWED, "the certificate was revoked");
             metrics::refused("revoked");
@@ -32,15 +35,25 @@ pub(super) async fn tunnel(tunnel: Arc<Tunnel>, control: (SendHalf, RecvHalf), s
             link.close(cause::STOPPING, "the gateway stops");
             "the gateway stops".to_owned()
         }
-        why = talk(&tunnel, send, recv, shared) => {
-            link.close(cause::PROTOCOL, &why);
-            why
-        }
+        why = talk(&tunnel, send, recv, shared) => match link.closed().now_or_never() {
+            // What ended is the tunnel, and with it the stream.
+            Some(error) => lost(&error),
+            None => {
+                link.close(cause::PROTOCOL, &why);
+                why
+            }
+        },
         why = streams(&tunnel, shared) => why,
         never = measure(&tunnel, shared) => match never {},
     };
     shared.tunnels.remove(&tunnel);
     tracing::info!(%agent, %pool, why, "tunnel down");
+}
+
+/// The tunnel has ended, and not because this gateway would have it so.
+fn lost(error: &LinkError) -> String {
+    metrics::lost(error);
+    error.to_string()
 }
 
 async fn measure(tunnel: &Tunnel, shared: &Shared) -> std::convert::Infallible {
@@ -88,6 +101,9 @@ async fn tell(
     shared: &Shared,
 ) -> Result<std::convert::Infallible, WireError<FrameError>> {
     let mut gateways = shared.tunnels.gateways().subscribe();
+    let mut revoked = shared.tunnels.revoked_gateways().subscribe();
+    // Also what was told before it came.
+    revoked.mark_changed();
     let draining = &shared.tunnels.0.draining;
     let mut drained = false;
     loop {
@@ -104,6 +120,18 @@ async fn tell(
                 changed = gateways.changed() => match changed {
                     Ok(()) => break,
                     // `shared` keeps the sender.
+                    Err(_) => return std::future::pending().await,
+                },
+                changed = revoked.changed() => match changed {
+                    Ok(()) => {
+                        let list = revoked.borrow_and_update().clone();
+                        if let Some(Signed { payload, signature, certificate }) = list {
+                            let (payload, certificate) = (payload.to_vec(), certificate.to_vec());
+                            let list = SignedRevocations { payload, signature: signature.to_vec(), certificate };
+                            let message = Some(to_agent::Message::Revoked(list));
+                            wire::write(send, tunnel::frame(&ToAgent { message })).await?;
+                        }
+                    }
                     Err(_) => return std::future::pending().await,
                 },
                 () = draining.cancelled(), if !drained => {
@@ -132,7 +160,7 @@ fn of_interest(agent: &str, all: &Gateways) -> Gateways {
 async fn streams(tunnel: &Tunnel, shared: &Arc<Shared>) -> String {
     loop {
         match tunnel.link.accept().await {
-            Err(error) => return error.to_string(),
+            Err(error) => return lost(&error),
             Ok((send, recv)) => {
                 let (served, agent) = (Arc::clone(shared), tunnel.agent.clone());
                 let pass_on = async move { proxy::stream(send, recv, &served, agent.as_str()).await };

@@ -18,6 +18,7 @@ use postern_proto::gateway::v1::policy_feed_service_server::{PolicyFeedService, 
 use postern_proto::gateway::v1::recording_service_server::{RecordingService, RecordingServiceServer};
 use postern_proto::gateway::v1::*;
 use postern_proto::resource::v1 as pb;
+use postern_proto::tunnel::v1::RevokedGateways;
 use postern_runtime::clock;
 use postern_runtime::pki::{NodeCredential, SealSigner};
 use prost::Message as _;
@@ -149,14 +150,18 @@ impl Control {
     }
 }
 
+fn sign(signer: &SealSigner, purpose: Purpose, payload: Vec<u8>) -> Signed {
+    Signed {
+        signature: signer.sign(&message(purpose, &payload)).into(),
+        certificate: signer.certificate_der().to_vec().into(),
+        payload: payload.into(),
+    }
+}
+
 /// The whole policy, as a node of the control plane that is up to date sends it.
 fn whole(snapshot: &Snapshot, signer: &SealSigner) -> WatchResponse {
     let payload = to_proto(snapshot).encode_to_vec();
-    let signed = Signed {
-        signature: signer.sign(&message(Purpose::Snapshot, &payload)).into(),
-        certificate: signer.certificate_der().to_vec().into(),
-        payload: payload.into(),
-    };
+    let signed = sign(signer, Purpose::Snapshot, payload);
     let credential = |(target, password): (&Name, &SecretBytes)| Credential {
         target: target.to_string(),
         username: String::new(),
@@ -174,6 +179,14 @@ fn whole(snapshot: &Snapshot, signer: &SealSigner) -> WatchResponse {
         credentials: Some(credentials),
         confirmation: Some(Confirmation { revision: snapshot.revision, asked_ms: 1, sent_ms: 1 }),
         because: String::new(),
+        // As if all of them were gateways'.
+        revoked_gateways: (!snapshot.revoked.is_empty()).then(|| {
+            let serial = |text: &String| {
+                (0..text.len() / 2).map(|at| u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).unwrap()).collect()
+            };
+            let payload = RevokedGateways { serials: snapshot.revoked.iter().map(serial).collect() }.encode_to_vec();
+            sign(signer, Purpose::RevokedGateways, payload)
+        }),
     }
 }
 

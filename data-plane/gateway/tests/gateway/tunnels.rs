@@ -25,14 +25,14 @@ use crate::house::{House, principal, spawn};
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// An agent's tunnel, as the agent sees it.
-struct Played {
-    link: Link,
+pub(crate) struct Played {
+    pub(crate) link: Link,
     welcome: Welcome,
     _control: (SendHalf, RecvHalf),
     _endpoint: Option<Endpoint>,
 }
 
-fn agent(authority: &Authority, name: &str) -> NodeCredential {
+pub(crate) fn agent(authority: &Authority, name: &str) -> NodeCredential {
     let identity =
         NodeIdentity { role: NodeRole::Agent, name: name.parse().unwrap(), pool: Some("lab".parse().unwrap()) };
     let request = KeyRequest::generate().unwrap();
@@ -61,7 +61,11 @@ async fn tcp(house: &House, tls: rustls::ClientConfig) -> Result<Link, String> {
     Ok(Link::tcp(mux, &chain, ALPN_TCP))
 }
 
-async fn greet(link: &Link, name: &str, (min, max): (u32, u32)) -> Result<(Welcome, (SendHalf, RecvHalf)), String> {
+pub(crate) async fn greet(
+    link: &Link,
+    name: &str,
+    (min, max): (u32, u32),
+) -> Result<(Welcome, (SendHalf, RecvHalf)), String> {
     let (mut send, mut recv) = link.open().await.map_err(|error| error.to_string())?;
     let hello = Hello { version: max, agent: name.into(), pool: "lab".into(), version_min: min };
     wire::write(&mut send, tunnel::frame(&hello)).await.map_err(|error| error.to_string())?;
@@ -69,7 +73,7 @@ async fn greet(link: &Link, name: &str, (min, max): (u32, u32)) -> Result<(Welco
     Ok((welcome, (send, recv)))
 }
 
-async fn dial(house: &House, name: &str, versions: (u32, u32)) -> Played {
+pub(crate) async fn dial(house: &House, name: &str, versions: (u32, u32)) -> Played {
     let tls = tls::client_mtls(&agent(&house.authority, name), &[ALPN]).unwrap();
     let (endpoint, link) = quic(house, tls).await.unwrap();
     let (welcome, control) = greet(&link, name, versions).await.unwrap();
@@ -77,7 +81,7 @@ async fn dial(house: &House, name: &str, versions: (u32, u32)) -> Played {
 }
 
 /// Opens what it is asked for, as version 2 does it.
-async fn serve(link: Link) {
+pub(crate) async fn serve(link: Link) {
     while let Ok((mut send, mut recv)) = link.accept().await {
         let open: Open = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
         for status in [OpenStatus::Opening, OpenStatus::Connected] {
@@ -92,7 +96,7 @@ async fn serve(link: Link) {
     }
 }
 
-async fn house(adjust: impl FnOnce(&mut postern_gateway::GatewayConfig)) -> House {
+pub(crate) async fn house(adjust: impl FnOnce(&mut postern_gateway::GatewayConfig)) -> House {
     let house = House::with("", |config| {
         config.tunnel_listen = Some("127.0.0.1:0".parse().unwrap());
         config.tunnel_tcp_listen = Some("127.0.0.1:0".parse().unwrap());
@@ -112,7 +116,7 @@ async fn house(adjust: impl FnOnce(&mut postern_gateway::GatewayConfig)) -> Hous
     house
 }
 
-async fn tunnels(house: &House, count: usize) {
+pub(crate) async fn tunnels(house: &House, count: usize) {
     let began = Instant::now();
     while house.gateway.tunnel_count() != count {
         assert!(began.elapsed() < LIMIT, "{} tunnels, not {count}", house.gateway.tunnel_count());
@@ -120,8 +124,36 @@ async fn tunnels(house: &House, count: usize) {
     }
 }
 
+/// Gateways that are none any more: each agent is told, in the control plane's own words, at once when it comes and when there are more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_are_told_of_revoked_gateways() {
+    use postern_core::recording::Authority as Anchor;
+    use postern_core::signed::{self, Purpose};
+    use postern_protocols::tunnel::{RevokedGateways, ToAgent, to_agent};
+    use prost::Message as _;
+    let house = house(|_| {}).await;
+    let told = async |played: &mut Played| loop {
+        let said: ToAgent =
+            tokio::time::timeout(LIMIT, wire::read(&mut played._control.1, MAX_MESSAGE, tunnel::decode))
+                .await
+                .unwrap()
+                .unwrap();
+        if let Some(to_agent::Message::Revoked(list)) = said.message {
+            let (anchor, now) = (house.credential.ca_der(), clock::now());
+            let (payload, purpose) = (&list.payload, Purpose::RevokedGateways);
+            signed::verify(purpose, payload, &list.signature, &list.certificate, Anchor(&anchor), now).unwrap();
+            return RevokedGateways::decode(&**payload).unwrap().serials;
+        }
+    };
+    let mut early = dial(&house, "one", (1, 2)).await;
+    house.apply(|snapshot| snapshot.revoked = Arc::new(["0aff".to_owned()].into()));
+    assert_eq!(told(&mut early).await, [[0x0a, 0xff]]);
+    let mut late = dial(&house, "two", (1, 2)).await;
+    assert_eq!(told(&mut late).await, [[0x0a, 0xff]]);
+}
+
 /// What the process has counted, of samples that contain all of `parts`.
-fn counted(parts: &[&str]) -> f64 {
+pub(crate) fn counted(parts: &[&str]) -> f64 {
     let all = telemetry::install_metrics().render();
     let lines = all.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
@@ -205,6 +237,41 @@ async fn a_silent_tunnel_is_left_for_another() {
         house.connect("readers").await;
     }
     assert!(began.elapsed() < Duration::from_secs(2), "the silent one was asked again: {:?}", began.elapsed());
+}
+
+/// An agent that is there, and whose way to the target is not: it has the least to do, and is chosen by nobody who comes after. The first
+/// session does not fail for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_does_not_reach_the_target_is_left_for_another() {
+    let house = house(|_| {}).await;
+    let cut_off = dial(&house, "one", (1, 2)).await;
+    tunnels(&house, 1).await;
+    let link = cut_off.link.clone();
+    let (asked, mut was_asked) = tokio::sync::mpsc::channel(8);
+    spawn(async move {
+        while let Ok((mut send, mut recv)) = link.accept().await {
+            let open: Open = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
+            let _ = asked.send(open.connect_timeout_ms).await;
+            let say = |status: OpenStatus| tunnel::frame(&Opened { status: status.into(), detail: String::new() });
+            wire::write(&mut send, say(OpenStatus::Opening)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(open.connect_timeout_ms.into())).await;
+            let _ = wire::write(&mut send, say(OpenStatus::TimedOut)).await;
+        }
+    });
+    let good = dial(&house, "two", (1, 2)).await;
+    spawn(serve(good.link.clone()));
+    tunnels(&house, 2).await;
+    // Sessions through the good one give it more to do.
+    let began = Instant::now();
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(house.connect("readers").await);
+    }
+    assert!(began.elapsed() < Duration::from_secs(9), "asked again and again: {:?}", began.elapsed());
+    assert_eq!(was_asked.recv().await, Some(4_000), "the whole time, while another could be asked");
+    // The gateway itself asks for the catalogue at the time of the first session.
+    let _ = was_asked.try_recv();
+    assert!(was_asked.try_recv().is_err(), "chosen for having nothing to do");
 }
 
 /// The agent that says that it has more to do gets less.

@@ -7,8 +7,8 @@ mod choose;
 mod version;
 
 pub use postern_proto::tunnel::v1::{
-    Drain, GatewayAddress, Gateways, Hello, Load, Open, OpenStatus, Opened, ToAgent, ToControlPlane, ToGateway,
-    Welcome, to_agent, to_gateway,
+    Drain, GatewayAddress, Gateways, Hello, Load, Open, OpenStatus, Opened, RevokedGateways, SignedRevocations,
+    ToAgent, ToControlPlane, ToGateway, Welcome, to_agent, to_gateway,
 };
 
 pub use choose::{newer, prefer, share};

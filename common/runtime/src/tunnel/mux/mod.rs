@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::frame::Frame;
 use self::state::State;
+use super::link::NOTHING_HEARD;
 use super::{KEEP_ALIVE, LinkError, LinkStats, SILENCE, cause};
 
 pub use frame::FrameFault;
@@ -263,7 +264,7 @@ enum End {
     Fault(#[from] MuxFault),
     #[error("the peer closed the connection")]
     Eof,
-    #[error("nothing was heard of the peer")]
+    #[error("{NOTHING_HEARD}")]
     Silent,
     #[error("closed")]
     Closed,
