@@ -2,6 +2,7 @@
 
 mod ledger;
 mod node;
+mod probe;
 mod site;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use super::cluster::{ClusterOptions, LiveCluster};
 use super::issuer::Issuer;
+use super::net::{Cut, Place};
 use super::postern::shop_objects;
 use super::postgres::Postgres;
 use super::process::wait_until;
@@ -17,6 +19,7 @@ use super::psql::Connection;
 
 pub use ledger::{Entered, Ledger};
 pub use node::Node;
+pub use probe::Probe;
 pub use site::Site;
 
 /// How long until a client can log in.
@@ -44,6 +47,19 @@ impl Default for FleetOptions {
         let cluster = ClusterOptions { members: 1, ..Default::default() };
         Self { cluster, gateways: 3, agents: 1, gateway: String::new(), agent: String::new() }
     }
+}
+
+/// One end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A member of the control plane.
+    Member(usize),
+    /// A gateway.
+    Gateway(usize),
+    /// An agent.
+    Agent(usize),
+    /// The PostgreSQL behind the agents.
+    Target,
 }
 
 /// A running fleet. Dropping it kills all of it.
@@ -105,6 +121,40 @@ impl Fleet {
     /// When it has none.
     pub fn site(&mut self) -> Result<&mut Site> {
         self.site.as_mut().context("this fleet has no hosts")
+    }
+
+    /// Where an end of a link is.
+    ///
+    /// # Errors
+    /// When there is none such, or the fleet has no hosts.
+    pub fn place(&self, end: End) -> Result<Place> {
+        let site = self.site.as_ref().context("this fleet has no hosts")?;
+        match end {
+            End::Member(number) => {
+                let network = self.cluster.network()?;
+                Ok(Place { namespace: network.namespace(number), address: network.address(number) })
+            }
+            End::Gateway(number) => site.gateway(number),
+            End::Agent(number) => site.agent(number),
+            End::Target => Ok(site.server()),
+        }
+    }
+
+    /// Cuts the link between two: `host` sees the `other` by its own address, so an agent is always the host.
+    ///
+    /// # Errors
+    /// When there are none such, or the rules cannot be set.
+    pub fn cut(&self, host: End, other: End) -> Result<Cut> {
+        Cut::between(&self.place(host)?, &self.place(other)?.address)
+    }
+
+    /// A session through `gateway` that asks again and again.
+    ///
+    /// # Errors
+    /// When it is not let in.
+    pub fn probe(&self, number: usize, gateway: usize) -> Result<Probe> {
+        let node = self.gateways.get(gateway).with_context(|| format!("no gateway {gateway}"))?;
+        Probe::start(number, gateway, &node.postgres(), &self.issuer.token("paula", &["dba"])?)
     }
 
     /// A further gateway, started; its number.

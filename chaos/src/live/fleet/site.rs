@@ -14,7 +14,7 @@ pub struct Site {
     postgres: Postgres,
     gateways: Vec<Host>,
     agents: Vec<Host>,
-    _server: Host,
+    server: Host,
     private: Private,
 }
 
@@ -23,7 +23,7 @@ impl Site {
         let private = network.private()?;
         let server = private.host()?;
         let postgres = Postgres::start_at(PostgresOptions::default(), server.place())?;
-        Ok(Self { postgres, gateways: Vec::new(), agents: Vec::new(), _server: server, private })
+        Ok(Self { postgres, gateways: Vec::new(), agents: Vec::new(), server, private })
     }
 
     pub(super) fn add_gateway(&mut self, cluster: &LiveCluster) -> Result<Place> {
@@ -38,6 +38,18 @@ impl Site {
         let place = host.place().clone();
         self.agents.push(host);
         Ok(place)
+    }
+
+    pub(super) fn gateway(&self, number: usize) -> Result<Place> {
+        Ok(self.gateways.get(number).with_context(|| format!("no gateway {number}"))?.place().clone())
+    }
+
+    pub(super) fn agent(&self, number: usize) -> Result<Place> {
+        Ok(self.agents.get(number).with_context(|| format!("no agent {number}"))?.place().clone())
+    }
+
+    pub(super) fn server(&self) -> Place {
+        self.server.place().clone()
     }
 
     /// The PostgreSQL on the private network.

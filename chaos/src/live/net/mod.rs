@@ -1,5 +1,6 @@
 //! Hosts as network namespaces: on a bridge, behind a wire whose weather the test makes, or on a private network with no route in.
 
+mod cut;
 mod private;
 mod wire;
 
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use super::process::run;
 
+pub use cut::Cut;
 pub use private::Private;
 pub use wire::{Weather, Wire};
 

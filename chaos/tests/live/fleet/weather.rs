@@ -4,29 +4,14 @@
 use std::time::Duration;
 
 use postern_chaos::live::cluster::ClusterOptions;
-use postern_chaos::live::fleet::{Fleet, FleetOptions, Ledger};
+use postern_chaos::live::fleet::{Fleet, FleetOptions};
 use postern_chaos::live::net::Weather;
 
-/// Until a client gets on in bad weather, and once a cut is healed.
-const SOON: Duration = Duration::from_secs(45);
+use super::{agree, gets_on};
 
 fn fleet(members: usize) -> Fleet {
     let cluster = ClusterOptions { members, ..Default::default() };
     Fleet::on_hosts(FleetOptions { cluster, gateways: 2, agents: 2, ..Default::default() }).unwrap()
-}
-
-#[track_caller]
-fn gets_on(fleet: &Fleet, ledger: &Ledger, what: &str) {
-    ledger.progress(3, SOON).unwrap_or_else(|error| panic!("{what}: {error:#}\n{}", fleet.logs()));
-}
-
-/// The target agrees with the clients, and so does the record: each row that is there is of a session whose recording is whole.
-#[track_caller]
-fn agree(fleet: &mut Fleet, ledger: Ledger) {
-    let entered = ledger.finish().unwrap();
-    let cli = fleet.cluster.cli();
-    entered.check(fleet.site().unwrap().postgres(), &cli).unwrap_or_else(|error| panic!("{error:#}\n{}", fleet.logs()));
-    assert!(entered.acknowledged > 20, "{entered:?}");
 }
 
 #[test]
