@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use postern_core::allowance::Allowance;
 use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
 use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
@@ -133,6 +134,7 @@ fn target() -> Resource {
         route: Route::Direct,
         databases: vec!["shop".into()],
         disabled: false,
+        limits: Allowance { sessions: 80, in_flight_bytes: 65_536, ..Default::default() },
     };
     resource("db", Spec::Target(target))
 }

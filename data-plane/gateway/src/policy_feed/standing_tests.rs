@@ -9,6 +9,8 @@ use postern_runtime::jwt::Verifier;
 
 use super::*;
 
+type Change = fn(&mut Snapshot);
+
 fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
@@ -155,7 +157,7 @@ fn whom_it_does_not_concern_is_not_told() {
 #[test]
 fn what_has_ended_stays_so() {
     let mut rig = Rig::new();
-    let changes: [(fn(&mut Snapshot), fn(&mut Snapshot)); 3] = [
+    let changes: [(Change, Change); 3] = [
         (
             |now| now.targets.get_mut(&name("db")).unwrap().value.disabled = true,
             |now| now.targets.get_mut(&name("db")).unwrap().value.disabled = false,
