@@ -8,6 +8,7 @@
 #   tunnel     bytes through a tunnel and an agent, beside TCP, TLS and a forward of OpenSSH
 #   redecide   how soon a write of an administrator ends open sessions, and what a change costs that concerns none
 #   fleet      hundreds to thousands of agents and 20 gateways: the leader's work, and storms when gateways are killed
+#   flood      what a flood costs the operations of others, beside those without one
 #   operation  criterion's figures of one operation inside the gateway
 # ONLY=control,operation runs those parts alone. ROUNDS (3), SECONDS_EACH (5) and KILLS (30) set how long; SMOKE=1 only proves that it
 # runs, and writes nothing.
@@ -36,6 +37,7 @@ if wanted setup; then "$target/$binary/setup"; fi
 if wanted tunnel; then "$target/$binary/tunnel"; fi
 if wanted redecide; then "$target/$binary/redecide"; fi
 if wanted fleet; then "$target/$binary/fleet"; fi
+if wanted flood; then "$target/$binary/flood"; fi
 if [ -z "${SMOKE:-}" ] && wanted operation; then
     cargo bench --locked -p postern-benches --bench micro -- --quiet | tee "$target/criterion.txt"
     "$target/$binary/load" --append-micro "$target/criterion.txt"

@@ -1,6 +1,7 @@
 //! What the whole-system loads share: the machine they ran on, medians and percentiles, and where their tables go.
 
 pub mod bouncer;
+pub mod client;
 
 use std::fmt::Write as _;
 use std::fs;

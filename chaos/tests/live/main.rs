@@ -16,6 +16,7 @@ mod harness;
 mod hold;
 mod idle;
 mod interrupted;
+mod limits;
 mod mask;
 mod passthrough;
 mod pipeline;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use postern_benches::progress;
-use postern_chaos::live::wire::{PROTOCOL_3, framed, message};
+use postern_benches::{client, progress};
+use postern_chaos::live::wire::message;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -86,32 +86,12 @@ impl Crowd {
 async fn persist(address: &str, token: &str) -> Result<TcpStream> {
     let began = Instant::now();
     loop {
-        match login(address, token).await {
+        match client::login(address, crate::writes::TARGET, token).await {
             Ok(stream) => return Ok(stream),
             Err(error) if began.elapsed() > LIMIT => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
-}
-
-async fn login(address: &str, token: &str) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let mut startup = PROTOCOL_3.to_be_bytes().to_vec();
-    startup.extend_from_slice(format!("user\0{}\0database\0shop\0\0", crate::writes::TARGET).as_bytes());
-    stream.write_all(&framed(&startup)?).await?;
-    stream.write_all(&message('p', format!("{token}\0").as_bytes())?).await?;
-    ready(&mut stream).await?;
-    Ok(stream)
-}
-
-/// Until the server is ready for a query.
-async fn ready(stream: &mut TcpStream) -> Result<()> {
-    let mut seen = Vec::new();
-    while !seen.ends_with(READY) {
-        ensure!(stream.read_buf(&mut seen).await? > 0, "refused");
-    }
-    Ok(())
 }
 
 /// Stays until the connection ends: when that was.
