@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::End;
 use super::open::farewell;
+use super::policy::CLIENTS_FIRST;
 use super::relay::{Relay, Sides};
 use crate::metrics;
 
@@ -28,7 +29,15 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
     if let Some(told) = &end.told {
         told.encode(&mut to_client);
     }
-    // Of all sessions that end at the same moment the clients are told first: the rest comes after the tasks that are ready now.
+    // Of all sessions that end at the same moment the clients are told first: the rest comes after the tasks that are ready now, and where policy ended
+    // them, which may be a thousand, after a while: targets and recordings have more to do with an end than clients.
+    let later = end.cuts_off().then(|| CLIENTS_FIRST.mul_f64(1.0 + fastrand::f64()));
+    let after_clients = || async move {
+        match later {
+            Some(later) => tokio::time::sleep(later).await,
+            None => tokio::task::yield_now().await,
+        }
+    };
     let client = client_read.unsplit(client_write);
     let told = async {
         // Nothing to tell: a client that left must not hold its recording up.
@@ -37,7 +46,7 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
         }
     };
     let target = async {
-        tokio::task::yield_now().await;
+        after_clients().await;
         let pending: &mut BytesMut = outbox.pending();
         let sent = async {
             server_write.write_all(pending).await?;
@@ -48,7 +57,7 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
         drop(server_read);
     };
     let sealed = async {
-        tokio::task::yield_now().await;
+        after_clients().await;
         if let Err(error) = recorder.seal(end.code, &end.reason).await {
             tracing::warn!(%error, "the recording is sealed once the spool can be written again");
         }

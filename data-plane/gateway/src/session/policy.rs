@@ -15,7 +15,7 @@ use crate::policy_feed::Standing;
 const STALE_AGAIN: Duration = Duration::from_secs(5);
 
 /// A write may end a thousand sessions at once: each client is told before the targets are bothered, as a cancellation costs them a connection.
-const CLIENTS_FIRST: Duration = Duration::from_millis(100);
+pub(super) const CLIENTS_FIRST: Duration = Duration::from_millis(100);
 
 /// Bytes that may wait for a side of a session: what its target, its policies and this gateway say, the smallest.
 pub(super) fn in_flight(standing: &Standing, slice: &PolicySlice, shared: &Shared) -> usize {
