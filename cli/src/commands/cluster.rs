@@ -147,7 +147,7 @@ async fn redeem_token(
     };
     let address = |server: &str| server.trim_start_matches("https://").trim_end_matches('/').to_owned();
     let addresses: Vec<String> = servers(server).into_iter().map(address).collect();
-    let applicant = Applicant { name: name.to_owned(), alt_names: alt_names.to_vec(), node: None };
+    let applicant = Applicant { name: name.to_owned(), alt_names: alt_names.to_vec(), ..Applicant::default() };
     let admitted =
         redeem(&addresses, &token, applicant, |_| Ok(())).await.map_err(|error| Failure::failed(error.to_string()))?;
     admitted.credential.save(out).map_err(|error| Failure::failed(format!("{}: {error}", out.display())))?;

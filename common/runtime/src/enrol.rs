@@ -23,6 +23,7 @@ use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::resource::v1 as resource_pb;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -157,6 +158,9 @@ pub struct Applicant {
     pub alt_names: Vec<String>,
     /// For a member of the control plane: what it tells of itself.
     pub node: Option<resource_pb::ControlNode>,
+    /// The key to be certified; none: a fresh one. Who asks again by the same key, because the answer was lost, is let in by the same use
+    /// of its token.
+    pub key: Option<SecretString>,
 }
 
 /// Let in.
@@ -197,11 +201,13 @@ pub async fn redeem_by(
     let channel =
         way.connect(verified).await.map_err(|error| RedeemError::Unreachable(format!("\n  {}: {error}", way.name)))?;
     let mut client = ClusterServiceClient::new(channel);
+    let asked = applicant.key.as_ref().map(KeyRequest::renew).transpose()?;
     let request = pb::RedeemTokenRequest {
         token_id: token.id.clone(),
         secret: token.secret().to_vec(),
         cluster_id: token.cluster_id.clone(),
-        csr: Vec::new(),
+        // Of a token that is used up it tells that it was used by this key.
+        csr: asked.as_ref().map(|key| key.csr_der.clone()).unwrap_or_default(),
         name: applicant.name,
         alt_names: applicant.alt_names,
         node: applicant.node,
@@ -213,7 +219,7 @@ pub async fn redeem_by(
     check(&shown).map_err(RedeemError::Refused)?;
 
     let role = role_from_proto(shown.role).map_err(|error| RedeemError::Refused(error.to_string()))?;
-    let key = KeyRequest::generate_for(role)?;
+    let key = asked.map_or_else(|| KeyRequest::generate_for(role), Ok)?;
     let request = pb::RedeemTokenRequest { csr: key.csr_der.clone(), check_only: false, ..request };
     let answer = client.redeem_token(request).await.map_err(|status| refused(&status))?.into_inner();
     let credential = NodeCredential { certificate_pem: answer.certificate_pem.clone(), key_pem: key.key_pem, ca_pem };

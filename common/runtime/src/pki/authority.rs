@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 use std::{fmt, str::FromStr as _};
 
+use aws_lc_rs::hmac;
 use postern_core::Timestamp;
 use postern_core::node::{CONTROL_PLANE_NAME, GATEWAYS_NAME, NodeIdentity, NodeRole};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateSigningRequestDer;
 use secrecy::SecretString;
@@ -93,6 +94,23 @@ impl Authority {
         now: Timestamp,
         lifetime: Duration,
     ) -> Result<String, PkiError> {
+        let random = Serial::random();
+        self.issue_as(random, identity, csr_der, extra_alt_names, now, lifetime)
+    }
+
+    /// The same under a serial number that is known before.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn issue_as(
+        &self,
+        serial: Serial,
+        identity: &NodeIdentity,
+        csr_der: &[u8],
+        extra_alt_names: &[String],
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<String, PkiError> {
         let refuse = |why: &str| PkiError::Request(why.to_owned());
         if csr_der.len() > MAX_CSR {
             return Err(refuse("it is too large"));
@@ -132,7 +150,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usages;
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial());
+        params.serial_number = Some(serial.number());
         params.not_before = date(now.secs().saturating_sub(SKEW_SECS));
         params.not_after = date(now.plus(lifetime).secs());
         Ok(params.signed_by(&request.public_key, &self.issuer).map_err(generate)?.pem())
@@ -186,8 +204,54 @@ pub(super) fn is_reserved(name: &str) -> bool {
 
 /// A random serial number, positive and within 20 octets (RFC 5280, section 4.1.2.2).
 pub(super) fn serial() -> SerialNumber {
-    let random = (crate::clock::random_u128() >> 1) | 1;
-    SerialNumber::from_slice(&random.to_be_bytes())
+    Serial::random().number()
+}
+
+/// A certificate's serial number: positive (RFC 5280, section 4.1.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serial(u128);
+
+impl Serial {
+    fn of(bits: u128) -> Self {
+        Self((bits >> 1) | 1)
+    }
+
+    fn random() -> Self {
+        Self::of(crate::clock::random_u128())
+    }
+
+    /// Of the certificate that the holder of the join token `id` with `secret` gets for the key of `csr_der`: the same whenever it asks, and
+    /// for nobody else to know.
+    ///
+    /// # Errors
+    /// The request is unreadable, or not signed by its own key.
+    pub fn of_joiner(id: &str, secret: &[u8], csr_der: &[u8]) -> Result<Self, PkiError> {
+        if csr_der.len() > MAX_CSR {
+            return Err(PkiError::Request("it is too large".to_owned()));
+        }
+        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
+            .map_err(|error| PkiError::Request(error.to_string()))?;
+        let mut message = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+        for part in [b"postern joiner's serial v1", id.as_bytes(), request.public_key.der_bytes()] {
+            message.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            message.update(part);
+        }
+        let tag = message.sign();
+        let bits = tag.as_ref().first_chunk().map_or(0, |first| u128::from_be_bytes(*first));
+        Ok(Self::of(bits))
+    }
+
+    fn number(self) -> SerialNumber {
+        SerialNumber::from_slice(&self.0.to_be_bytes())
+    }
+}
+
+/// As [`super::serial_of`] writes it.
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0.to_be_bytes();
+        bytes.iter().skip_while(|byte| **byte == 0).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// The date of a count of seconds since the Unix epoch.

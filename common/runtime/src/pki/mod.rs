@@ -22,7 +22,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-pub use authority::Authority;
+pub use authority::{Authority, Serial};
 pub use derived::{DERIVED_KEY, derive_key};
 pub use files::{create_private_dir, write_private};
 pub use join_token::{JoinTokenError, JoinTokenText, secret_sha256};

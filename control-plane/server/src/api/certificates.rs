@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::Name;
 use postern_core::cluster::NodeCertificate;
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::wire::cluster::{certificate_to_proto, role_from_proto};
 use postern_core::wire::timestamp_to_proto;
+use postern_core::{Name, Timestamp};
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::certificate_service_server::CertificateService;
 use postern_runtime::clock;
-use postern_runtime::pki::{self, PkiError};
+use postern_runtime::pki::{self, PkiError, Serial};
 use postern_state::{Success, commands};
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
@@ -49,12 +49,15 @@ pub(crate) fn sign(
     csr: &[u8],
     alt_names: &[String],
 ) -> Result<Signed, PkiError> {
-    let lifetime = match identity.role {
+    sign_for(keys, identity, csr, alt_names, lifetime_of(keys, identity.role))
+}
+
+fn lifetime_of(keys: &ClusterKeys, role: NodeRole) -> Duration {
+    match role {
         NodeRole::Control | NodeRole::Gateway | NodeRole::Agent => keys.certificate_lifetime,
         // Nobody renews these but people.
         NodeRole::Admin => keys.certificate_lifetime.max(LONG),
-    };
-    sign_for(keys, identity, csr, alt_names, lifetime)
+    }
 }
 
 /// As [`sign`], good for `lifetime`.
@@ -67,6 +70,33 @@ pub(crate) fn sign_for(
 ) -> Result<Signed, PkiError> {
     let now = keys.clock.now();
     let certificate_pem = keys.authority.issue(identity, csr, alt_names, now, lifetime)?;
+    signed(certificate_pem, identity, now, lifetime)
+}
+
+/// As [`sign`], for who joins by a token: under the serial number of its key, and for as long as `before` says, when it was let in before and
+/// has not heard of it.
+pub(crate) fn sign_joiner(
+    keys: &ClusterKeys,
+    identity: &NodeIdentity,
+    serial: Serial,
+    csr: &[u8],
+    alt_names: &[String],
+    before: Option<&NodeCertificate>,
+) -> Result<Signed, PkiError> {
+    let (now, lifetime) = match before {
+        Some(before) => (before.issued_at, before.not_after.since(before.issued_at)),
+        None => (keys.clock.now(), lifetime_of(keys, identity.role)),
+    };
+    let certificate_pem = keys.authority.issue_as(serial, identity, csr, alt_names, now, lifetime)?;
+    signed(certificate_pem, identity, now, lifetime)
+}
+
+fn signed(
+    certificate_pem: String,
+    identity: &NodeIdentity,
+    now: Timestamp,
+    lifetime: Duration,
+) -> Result<Signed, PkiError> {
     let record = NodeCertificate {
         serial: pki::serial_of_pem(&certificate_pem)?,
         role: identity.role,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use futures::StreamExt as _;
 use postern_core::Name;
-use postern_core::cluster::{ControlNode, JoinToken};
+use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::operation::Digest;
 use postern_core::wire::cluster::{
@@ -17,7 +17,7 @@ use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
 use postern_proto::resource::v1 as resource_pb;
 use postern_runtime::clock;
-use postern_runtime::pki::{JoinTokenText, secret_sha256};
+use postern_runtime::pki::{JoinTokenText, Serial, secret_sha256};
 use postern_state::{Cluster, State, Success, commands};
 use tonic::{Code, Request, Response, Status};
 use tracing::{error, info};
@@ -48,6 +48,10 @@ pub(crate) struct Service {
 /// What is known when somebody shows a token.
 struct Door {
     token: JoinToken,
+    /// Of the certificate for the key that was shown.
+    serial: Option<Serial>,
+    /// That certificate, when it was recorded already.
+    before: Option<Arc<NodeCertificate>>,
     cluster: Arc<Cluster>,
     feature_level: u32,
     now: postern_core::Timestamp,
@@ -111,10 +115,22 @@ impl Service {
         if token.expires_at <= now {
             return Err(refused_token("TOKEN_EXPIRED", format!("the join token expired at {}", token.expires_at)));
         }
-        if token.uses_left == 0 {
+        let serial = (!request.csr.is_empty())
+            .then(|| Serial::of_joiner(&request.token_id, &request.secret, &request.csr))
+            .transpose()
+            .map_err(certificates::refused)?;
+        // Who has it already has not heard of it: it is let in by the same use, as long as the token is good.
+        let before = match serial.map(|serial| serial.to_string()) {
+            Some(serial) => {
+                self.raft.read(move |state| state.certificate(&serial).cloned()).await.map_err(status::read)?
+            }
+            None => None,
+        };
+        let before = before.filter(|before| before.revoked.is_none() && before.not_after > now);
+        if token.uses_left == 0 && before.is_none() {
             return Err(refused_token("TOKEN_USED", "the join token is used up"));
         }
-        Ok(Door { token, cluster, feature_level, now, clock })
+        Ok(Door { token, serial, before, cluster, feature_level, now, clock })
     }
 }
 
@@ -199,9 +215,24 @@ impl ClusterService for Service {
             return Ok(Response::new(door.answer()));
         }
         let identity = NodeIdentity { role: door.token.role, name, pool: door.token.agent_pool.clone() };
-        let signed = certificates::sign(&self.keys, &identity, &request.csr, &request.alt_names)
-            .map_err(certificates::refused)?;
+        let Some(serial) = door.serial else {
+            return Err(status::invalid_field("csr", "is missing"));
+        };
+        // Somebody of another name by the same key is somebody else.
+        let before = door.before.as_deref().filter(|before| {
+            before.role == identity.role && before.name == identity.name && before.agent_pool == identity.pool
+        });
+        let sign = certificates::sign_joiner(&self.keys, &identity, serial, &request.csr, &request.alt_names, before);
+        let signed = sign.map_err(certificates::refused)?;
         let not_after = signed.record.not_after;
+        if before.is_some() && node.is_none() {
+            info!(token = door.token.id, %identity, "who was let in by a join token asks again: its answer was lost");
+            return Ok(Response::new(pb::RedeemTokenResponse {
+                certificate_pem: signed.certificate_pem,
+                not_after: Some(timestamp_to_proto(not_after)),
+                ..door.answer()
+            }));
+        }
         let command = commands::RedeemJoinToken {
             id: door.token.id.clone(),
             secret_sha256: Digest(secret_sha256(&request.secret)),

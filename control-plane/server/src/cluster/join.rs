@@ -45,8 +45,12 @@ pub async fn join(config: &ControlConfig, token: &JoinTokenText, peers: &[String
     let kek = kek(config, true)?;
     kek.ready().await?;
     let record = own_record(config, 0, &name, &kek, config.listen, config.peer_listen)?;
-    let applicant =
-        Applicant { name: name.to_string(), alt_names: config.certificate_names(), node: Some(node_to_proto(&record)) };
+    let applicant = Applicant {
+        name: name.to_string(),
+        alt_names: config.certificate_names(),
+        node: Some(node_to_proto(&record)),
+        key: None,
+    };
     let admitted = redeem(peers, token, applicant, |cluster| {
         if let Some(missing) = cluster.kek_ids.iter().find(|needed| !record.kek_ids.contains(needed)) {
             return Err(format!(

@@ -1,5 +1,7 @@
 //! Clusters of several members in one process, over real sockets.
 
+mod certificates;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -356,56 +358,6 @@ async fn an_empty_disk_founds_nothing_and_a_lost_log_does_not_vote() {
     std::fs::remove_dir_all(dir.path().join("c1/raft")).unwrap();
     let error = postern_server::run(config(dir.path(), 1), Supervisor::new()).await.map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("not its log"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_certificate_ends_what_is_open_within_a_second() {
-    let house = House::of(2).await;
-    let token = house.token(NodeRole::Gateway, false).await;
-    let applicant = Applicant { name: "g1".into(), alt_names: vec!["g1.example.com".into()], node: None };
-    let gateway = redeem(&[house.member(2).address()], &token, applicant, |_| Ok(())).await.unwrap().credential;
-    let channel = house.channel(2, Some(&gateway)).await;
-    // It renews its own certificate, and keeps its names.
-    let request = postern_runtime::pki::KeyRequest::renew(&gateway.key_pem).unwrap();
-    let mut certificates = CertificateServiceClient::new(channel.clone());
-    let renewed = certificates.renew_certificate(pb::RenewCertificateRequest { csr: request.csr_der }).await.unwrap();
-    let renewed = NodeCredential { certificate_pem: renewed.into_inner().certificate_pem, ..gateway.clone() };
-    assert_ne!(renewed.serial().unwrap(), gateway.serial().unwrap());
-    assert_eq!(renewed.identity().unwrap(), gateway.identity().unwrap());
-
-    let mut feed = postern_proto::gateway::v1::policy_feed_service_client::PolicyFeedServiceClient::new(channel);
-    let mut stream = feed.watch(postern_proto::gateway::v1::WatchRequest::default()).await.unwrap().into_inner();
-    assert!(stream.message().await.is_ok());
-    let mut admin = CertificateServiceClient::new(house.channel(1, Some(&house.admin)).await);
-    let revoke = pb::RevokeCertificatesRequest {
-        role: NodeRole::Gateway.into(),
-        name: "g1".into(),
-        because: "lost".into(),
-        ..Default::default()
-    };
-    let revoked = admin.revoke_certificates(revoke).await.unwrap().into_inner().revoked;
-    assert_eq!(revoked, 2);
-    // Open on the other member.
-    let ended =
-        tokio::time::timeout(Duration::from_secs(1), async { while let Ok(Some(_)) = stream.message().await {} });
-    ended.await.expect("the stream ends within a second");
-    for credential in [&gateway, &renewed] {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&house.admin.ca_pem))
-            .domain_name(CONTROL_PLANE_NAME)
-            .identity(Identity::from_pem(&credential.certificate_pem, credential.key_pem.expose_secret()));
-        let endpoint = Endpoint::from_shared(format!("https://{}", house.member(2).address())).unwrap();
-        let refused = match endpoint.tls_config(tls).unwrap().connect().await {
-            Err(_) => true,
-            Ok(channel) => {
-                let mut feed =
-                    postern_proto::gateway::v1::policy_feed_service_client::PolicyFeedServiceClient::new(channel);
-                feed.watch(postern_proto::gateway::v1::WatchRequest::default()).await.is_err()
-            }
-        };
-        assert!(refused);
-    }
-    house.end().await;
 }
 
 /// Everything that was acknowledged before the backup began is in it, and the restored cluster goes on.
