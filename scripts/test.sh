@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The whole-system tests run the binary, as a user does.
-cargo build --locked -p postern
+# The whole-system tests run the binary, as a user does, and the next release's beside it.
+cargo build --locked -p postern --bins --examples
 if command -v cargo-nextest >/dev/null 2>&1; then
     cargo nextest run --locked --workspace "$@"
     # The simulation has to find bugs that are built in for it. A run of its own: the feature must not get into the binary above.

@@ -9,6 +9,7 @@ mod files;
 mod messages;
 mod policy;
 mod seeds;
+mod tunnel;
 
 pub use bytes::Bytes;
 pub use seeds::seeds;
@@ -26,11 +27,13 @@ pub enum Target {
     Files,
     /// What a gateway is sent of policy.
     Policy,
+    /// What gateways and agents say to each other.
+    Tunnel,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 5] = [Self::Entries, Self::Restore, Self::Messages, Self::Files, Self::Policy];
+    pub const ALL: [Self; 6] = [Self::Entries, Self::Restore, Self::Messages, Self::Files, Self::Policy, Self::Tunnel];
 
     /// Also of its folders.
     #[must_use]
@@ -41,6 +44,7 @@ impl Target {
             Self::Messages => "messages",
             Self::Files => "files",
             Self::Policy => "policy",
+            Self::Tunnel => "tunnel",
         }
     }
 
@@ -55,6 +59,7 @@ impl Target {
             Self::Messages => messages::run(data),
             Self::Files => files::run(data),
             Self::Policy => policy::run(data),
+            Self::Tunnel => tunnel::run(data),
         }
     }
 }

@@ -20,7 +20,7 @@ pub mod wire;
 
 pub use cli::Cli;
 pub use issuer::Issuer;
-pub use postern::{Postern, PosternOptions, postern_binary, shop_objects};
+pub use postern::{Postern, PosternOptions, next_binary, postern_binary, shop_objects};
 pub use postgres::{Postgres, PostgresOptions, Role, is_root};
 pub use process::{Finished, Process, free_port, run, wait_until};
 pub use psql::{Connection, Psql, PsqlOutput};

@@ -57,6 +57,22 @@ pub fn postern_binary() -> Result<PathBuf> {
     Ok(built)
 }
 
+/// The build that speaks as the next release: an example of the binary's package.
+///
+/// # Errors
+/// When it is not there.
+pub fn next_binary() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let built = test.parent().and_then(Path::parent).context("no folder above the test's executable")?;
+    let built = built.join("examples/postern-next");
+    ensure!(
+        built.exists(),
+        "{} is not there: run `cargo build -p postern --examples`, or `make test`",
+        built.display()
+    );
+    Ok(built)
+}
+
 impl Postern {
     /// Starts it on an empty data folder and free ports, and waits until a client could connect.
     ///

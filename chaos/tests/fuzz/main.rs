@@ -80,6 +80,11 @@ fn policy_is_taken_or_refused() {
     leash(Target::Policy);
 }
 
+#[test]
+fn what_is_said_in_tunnels_is_read_or_refused() {
+    leash(Target::Tunnel);
+}
+
 /// `POSTERN_FUZZ_SEEDS=dir`: writes what the targets begin with, for `make fuzz`.
 #[test]
 #[ignore = "writes files"]

@@ -59,11 +59,11 @@ pub(crate) async fn stream(mut send: SendHalf, mut recv: RecvHalf, version: u32,
     };
     if shared.supervisor.shutdown_token().is_cancelled() {
         let refusal = Refusal { status: OpenStatus::Failed, detail: "the agent is about to stop".into() };
-        return refuse(&mut send, &mut recv, &open, refusal).await;
+        return refuse(&mut send, &mut recv, &open, refusal, &shared).await;
     }
     let Ok(_permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         let refusal = Refusal { status: OpenStatus::Failed, detail: "too many streams".into() };
-        return refuse(&mut send, &mut recv, &open, refusal).await;
+        return refuse(&mut send, &mut recv, &open, refusal, &shared).await;
     };
     // Before anything that takes time: a gateway that hears nothing asks another agent.
     if version >= 2 && answer(&mut send, OpenStatus::Opening, String::new()).await.is_err() {
@@ -75,7 +75,7 @@ pub(crate) async fn stream(mut send: SendHalf, mut recv: RecvHalf, version: u32,
         _ = send.stopped() => return count("abandoned"),
     };
     match connected {
-        Err(refusal) => refuse(&mut send, &mut recv, &open, refusal).await,
+        Err(refusal) => refuse(&mut send, &mut recv, &open, refusal, &shared).await,
         Ok(tcp) => {
             count("connected");
             if answer(&mut send, OpenStatus::Connected, String::new()).await.is_err() {
@@ -96,7 +96,7 @@ async fn answer(send: &mut SendHalf, status: OpenStatus, detail: String) -> Resu
     wire::write(send, tunnel::frame(&opened)).await.map_err(drop)
 }
 
-async fn refuse(send: &mut SendHalf, recv: &mut RecvHalf, open: &Open, refusal: Refusal) {
+async fn refuse(send: &mut SendHalf, recv: &mut RecvHalf, open: &Open, refusal: Refusal, shared: &Shared) {
     let Refusal { status, detail } = refusal;
     count(match status {
         OpenStatus::Forbidden => "forbidden",
@@ -105,8 +105,10 @@ async fn refuse(send: &mut SendHalf, recv: &mut RecvHalf, open: &Open, refusal: 
         OpenStatus::TimedOut => "timed-out",
         _ => "failed",
     });
-    let (session, target, relayed_for) = (shown(&open.session), shown(&open.target), shown(&open.relayed_for));
-    tracing::warn!(session, target, address = shown(&open.address), relayed_for, ?status, detail, "not opened");
+    if shared.refusals.may() {
+        let (session, target, relayed_for) = (shown(&open.session), shown(&open.target), shown(&open.relayed_for));
+        tracing::warn!(session, target, address = shown(&open.address), relayed_for, ?status, detail, "not opened");
+    }
     if answer(send, status, detail).await.is_ok() {
         let _ = send.finish();
     }

@@ -30,6 +30,8 @@ pub struct Node {
     config: String,
     environment: Vec<(String, String)>,
     process: Option<Process>,
+    /// Another build than the one that is tested.
+    program: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +98,18 @@ impl Node {
             None => ("127.0.0.1".to_owned(), None),
         };
         let environment = Vec::new();
-        Ok(Self { role, name, folder, host, namespace, ports, config: String::new(), environment, process: None })
+        Ok(Self {
+            role,
+            name,
+            folder,
+            host,
+            namespace,
+            ports,
+            config: String::new(),
+            environment,
+            process: None,
+            program: None,
+        })
     }
 
     fn write(&self) -> Result<()> {
@@ -163,6 +176,11 @@ impl Node {
         self.environment = environment;
     }
 
+    /// From its next start on it is this program; none: the `postern` that is tested.
+    pub fn set_program(&mut self, program: Option<PathBuf>) {
+        self.program = program;
+    }
+
     /// Starts it and waits until it answers; it need not be ready for that.
     ///
     /// # Errors
@@ -184,7 +202,7 @@ impl Node {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs", self.name);
         let mut arguments = vec![self.role.to_owned(), "--config".to_owned(), self.config_file().display().to_string()];
-        let mut program = postern_binary()?;
+        let mut program = self.program.clone().map_or_else(postern_binary, Ok)?;
         if let Some(namespace) = &self.namespace {
             let inside = ["netns", "exec", namespace].map(str::to_owned).into_iter();
             arguments = inside.chain([program.display().to_string()]).chain(arguments).collect();

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use postern_chaos::live::cluster::ClusterOptions;
-use postern_chaos::live::fleet::{Fleet, FleetOptions, Node};
+use postern_chaos::live::fleet::{End, Fleet, FleetOptions, Node};
 use postern_chaos::live::net::Weather;
 use postern_chaos::live::{Postgres, PostgresOptions, wait_until};
 
@@ -71,6 +71,24 @@ fn let_in_through_a_gateway_and_renewed_through_it() {
     agent.start().unwrap();
     agent.wait_ready().unwrap();
     assert!(fleet.gateway(0).unwrap().metric("postern_gateway_control_streams_total", "connected").unwrap() >= 1.0);
+}
+
+/// A wall between the agent and the control plane: gateways are all that it reaches, for being let in as for everything else.
+#[test]
+fn let_in_where_only_gateways_are_reached() {
+    let cluster = ClusterOptions { members: 1, ..Default::default() };
+    let mut fleet = Fleet::on_hosts(FleetOptions { cluster, gateways: 1, agents: 1, ..Default::default() }).unwrap();
+    let token = fleet.cluster.join_token(&["--role", "agent", "--pool", "dev"]).unwrap();
+    newcomer(&mut fleet, &token, "edge");
+    let wall = fleet.cut(End::Agent(1), End::Member(0)).unwrap();
+    let agent = fleet.agent(1).unwrap();
+    agent.start().unwrap();
+    agent.wait_ready().unwrap();
+    assert!(!agent.folder().join("credential/joining.key").exists(), "the key is a node's now");
+    // It serves, and alone.
+    fleet.agent(0).unwrap().kill9().unwrap();
+    fleet.wait_for_login_to(0, "shop").unwrap();
+    wall.heal().unwrap();
 }
 
 /// What is no token, is used up, has expired or is another role's: the process ends and says why, and what may pass is tried again.

@@ -6,6 +6,7 @@ use postern_chaos::live::cluster::ClusterOptions;
 use postern_chaos::live::fleet::{Fleet, FleetOptions};
 use postern_chaos::live::wire::Wire;
 use postern_chaos::live::{Finished, Postgres, PostgresOptions, wait_until};
+use rustix::process::Signal;
 
 /// Until the fleet knows of what has happened.
 const SOON: Duration = Duration::from_secs(30);
@@ -22,13 +23,13 @@ fn fleet(postgres: &Postgres, members: usize, gateways: usize, agents: usize) ->
     fleet
 }
 
-fn query(fleet: &Fleet, gateway: usize) -> Finished {
+pub(super) fn query(fleet: &Fleet, gateway: usize) -> Finished {
     let connection = fleet.connection(gateway, "shop", "alice", &["analysts"]).unwrap();
     connection.run("SELECT count(*) FROM orders").unwrap()
 }
 
 #[track_caller]
-fn until_reached(fleet: &Fleet, gateway: usize) {
+pub(super) fn until_reached(fleet: &Fleet, gateway: usize) {
     let mut last = String::new();
     wait_until(SOON, "the target to be reached", || {
         let run = query(fleet, gateway);
@@ -99,4 +100,31 @@ fn a_gateway_that_is_lost_leaves_the_others_and_a_leader_nothing_at_all() {
     fleet.wait_for_login(0).unwrap();
     fleet.gateway(1).unwrap().kill9().unwrap();
     until_reached(&fleet, 2);
+}
+
+/// The gateway that holds the tunnel vanishes without a word, as a machine does that loses its power. For a moment that is nothing; then
+/// sessions that it passed on end, and not only when a client gives up.
+#[test]
+fn a_session_through_a_gateway_that_vanishes_ends_in_time() {
+    let postgres = Postgres::start(PostgresOptions::default()).unwrap();
+    let mut fleet = fleet(&postgres, 1, 2, 1);
+    until_reached(&fleet, 1);
+    let mut session = Wire::connect_tls(&fleet.gateway(1).unwrap().postgres(), Duration::from_secs(60)).unwrap();
+    let token = fleet.issuer().token("alice", &["analysts"]).unwrap();
+    session.login("shop", "shop", &token).unwrap();
+    session.query("SELECT 1").unwrap();
+    fleet.gateway(0).unwrap().signal(Signal::STOP).unwrap();
+    std::thread::park_timeout(Duration::from_secs(4));
+    fleet.gateway(0).unwrap().signal(Signal::CONT).unwrap();
+    let answer = session.query("SELECT 2").unwrap();
+    assert!(answer.iter().all(|message| message.kind != 'E'), "{answer:?}");
+
+    fleet.gateway(0).unwrap().signal(Signal::STOP).unwrap();
+    let began = std::time::Instant::now();
+    session.message('Q', b"SELECT 3\0").unwrap();
+    let told = session.read().unwrap();
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(5) && took < Duration::from_secs(18), "{took:?}");
+    assert_eq!((told.kind, told.field('C').as_deref()), ('E', Some("57P03")), "{told:?}");
+    fleet.gateway(0).unwrap().kill9().unwrap();
 }

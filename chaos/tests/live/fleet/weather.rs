@@ -11,7 +11,7 @@ use super::{agree, gets_on};
 
 fn fleet(members: usize) -> Fleet {
     let cluster = ClusterOptions { members, ..Default::default() };
-    Fleet::on_hosts(FleetOptions { cluster, gateways: 2, agents: 2, ..Default::default() }).unwrap()
+    Fleet::on_hosts(FleetOptions { cluster, gateways: 3, agents: 2, ..Default::default() }).unwrap()
 }
 
 #[test]
@@ -29,10 +29,13 @@ fn writes_get_through_bad_weather_once() {
             Weather { delay: ms(5), jitter: ms(20), twice: 0.1, ..Default::default() },
         ),
     ] {
+        // Between the agents and everybody, and between one gateway and everybody: clients, members, the other two.
         fleet.site().unwrap().private_weather(weather).unwrap();
+        fleet.site().unwrap().gateway_weather(0, weather).unwrap();
         gets_on(&fleet, &ledger, what);
     }
     fleet.site().unwrap().private_weather(Weather::default()).unwrap();
+    fleet.site().unwrap().gateway_weather(0, Weather::default()).unwrap();
     fleet.site().unwrap().private().rebind().unwrap();
     gets_on(&fleet, &ledger, "the NAT has forgotten");
     agree(&mut fleet, ledger);

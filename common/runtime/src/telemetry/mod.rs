@@ -3,6 +3,8 @@
 //! Logs go to standard error: for people on a terminal, as JSON lines otherwise. Spans go to an OTLP collector when one is configured;
 //! the exporter has a bounded queue and a thread of its own, so a collector that is slow or away costs spans and nothing else.
 
+mod lines;
+
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -20,6 +22,8 @@ use tracing_subscriber::filter::Directive;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
+
+pub use lines::Lines;
 
 /// How long the last spans may take to leave.
 const FLUSH: Duration = Duration::from_secs(3);

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use postern_core::node::NodeRole;
 use postern_protocols::tunnel::{
-    self, Drain, FrameError, Hello, Load, MAX_MESSAGE, ToAgent, ToGateway, VERSION, VERSION_MIN, Welcome, to_agent,
-    to_gateway,
+    self, Drain, FrameError, Hello, Load, MAX_MESSAGE, ToAgent, ToGateway, Welcome, to_agent, to_gateway,
 };
 use postern_runtime::backoff::Backoff;
 use postern_runtime::clock;
@@ -57,8 +56,8 @@ enum TunnelError {
     NotAGateway,
     #[error("refused by the gateway: {why}")]
     Refused { why: String, retry_after: Duration },
-    #[error("the gateway speaks version {0} of the protocol, this agent {VERSION_MIN} to {VERSION}")]
-    Version(u32),
+    #[error("the gateway speaks version {theirs} of the protocol, this agent {least} to {most}")]
+    Version { theirs: u32, least: u32, most: u32 },
     #[error("the gateway's certificate was revoked")]
     Revoked,
     #[error("it lives no longer: {0}")]
@@ -148,15 +147,16 @@ async fn greet(link: Own, shared: &Arc<Shared>) -> Result<Tunnel, TunnelError> {
     }
     let (mut send, mut recv) = link.0.open().await?;
     let (agent, pool) = (shared.agent.to_string(), shared.pool.to_string());
-    let hello = Hello { version: VERSION, agent, pool, version_min: VERSION_MIN };
+    let (version_min, version) = tunnel::versions();
+    let hello = Hello { version, agent, pool, version_min, release: env!("CARGO_PKG_VERSION").to_owned() };
     wire::write(&mut send, tunnel::frame(&hello)).await?;
     let welcome: Welcome = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await?;
     if !welcome.refused.is_empty() {
         let retry_after = Duration::from_millis(welcome.retry_after_ms.into());
         return Err(TunnelError::Refused { why: welcome.refused, retry_after });
     }
-    if !(VERSION_MIN..=VERSION).contains(&welcome.version) {
-        return Err(TunnelError::Version(welcome.version));
+    if !(version_min..=version).contains(&welcome.version) {
+        return Err(TunnelError::Version { theirs: welcome.version, least: version_min, most: version });
     }
     let Welcome { version, gateway, .. } = welcome;
     Ok(Tunnel { link, version, gateway, send, recv, streams: Arc::default() })

@@ -14,6 +14,7 @@ use postern_protocols::tunnel::Gateways;
 use postern_runtime::ops::Readiness;
 use postern_runtime::pki::RotatingCredential;
 use postern_runtime::supervisor::Supervisor;
+use postern_runtime::telemetry::Lines;
 use postern_runtime::tunnel::Link;
 use tokio::sync::{Semaphore, watch};
 
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) pool: Name,
     pub(crate) credential: RotatingCredential,
     pub(crate) dialer: Dialer,
+    /// Of what gateways ask and are refused.
+    pub(crate) refusals: Lines,
     /// Gateways that are none any more.
     revoked: Revoked,
     pub(crate) allow: AllowList,
@@ -66,6 +69,7 @@ impl Shared {
             pool,
             credential,
             dialer,
+            refusals: Lines::default(),
             revoked,
             allow,
             max_streams,

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod bad_input;
 mod black_hole;
 mod fleet;
+mod logged;
 mod played;
 mod revoked;
 

@@ -10,7 +10,7 @@ use postern_core::wire::fleet::{news_from_proto, report_to_proto};
 use postern_core::{Name, Timestamp};
 use postern_proto::gateway::v1::ReportRequest;
 use postern_proto::gateway::v1::fleet_service_client::FleetServiceClient;
-use postern_protocols::tunnel::{VERSION, VERSION_MIN};
+use postern_protocols::tunnel::versions;
 use postern_runtime::backoff::Backoff;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -214,8 +214,8 @@ fn own(following: &Following, (clients, quic, tcp): &(Addresses, Addresses, Addr
         tunnel_tcp_addresses: tcp.clone(),
         client_addresses: clients.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        tunnel_version_min: VERSION_MIN,
-        tunnel_version: VERSION,
+        tunnel_version_min: versions().0,
+        tunnel_version: versions().1,
         draining: following.draining.is_cancelled(),
         sessions: u32::try_from(following.fleet.sessions.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
         started_at: following.started_at,

@@ -93,7 +93,7 @@ impl Fleet {
                     Carrier::Quic => Transport::Quic,
                     Carrier::Tcp => Transport::Tcp,
                 },
-                version: String::new(),
+                version: tunnel.release,
             };
             let key = TunnelKey { pool: tunnel.pool, agent: tunnel.agent };
             held.entry(key)

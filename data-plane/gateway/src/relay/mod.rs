@@ -27,8 +27,6 @@ use crate::policy_feed::Feed;
 use crate::tunnels::{HeldStream, OpenError, Tunnels};
 use crate::upstream::{BoxStream, Destination};
 
-/// The version of what gateways say to each other that this build speaks; it is the lowest too.
-const VERSION: u32 = 1;
 /// How long a target may take, as the agent is told.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long the other gateway may take to say that it is at it.

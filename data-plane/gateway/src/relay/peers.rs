@@ -20,7 +20,7 @@ use postern_runtime::tunnel::{Link, LinkError, RecvHalf, SendHalf, cause, dialin
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint};
 
-use super::{VERSION, metrics};
+use super::metrics;
 
 /// How long it may take to reach another gateway, over all of its addresses.
 const DIAL: Duration = Duration::from_secs(3);
@@ -225,13 +225,14 @@ impl Peers {
             return Err(PeerError::NotThat(gateway.clone()));
         }
         let (mut send, mut recv) = link.open().await?;
-        let hello = RelayHello { version_min: VERSION, version: VERSION, gateway: self.0.own.to_string() };
+        let (version_min, version) = tunnel::relay_versions();
+        let hello = RelayHello { version_min, version, gateway: self.0.own.to_string() };
         wire::write(&mut send, tunnel::frame(&hello)).await?;
         let welcome: RelayWelcome = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await?;
         if !welcome.refused.is_empty() {
             return Err(PeerError::Refused(welcome.refused));
         }
-        if welcome.version != VERSION {
+        if !(version_min..=version).contains(&welcome.version) {
             return Err(PeerError::Refused(format!("it speaks version {}", welcome.version)));
         }
         Ok((link, (send, recv)))

@@ -15,11 +15,12 @@ use postern_core::target::{Address, Route};
 use postern_proto::tunnel::v1::{Open, RelayHello, RelayOpen, RelayOpened, RelayStatus, RelayWelcome};
 use postern_protocols::tunnel::{self, FrameError, MAX_MESSAGE};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
+use postern_runtime::telemetry::Lines;
 use postern_runtime::tunnel::wire::{self, WireError};
 use postern_runtime::tunnel::{Link, RecvHalf, SendHalf, cause};
 use tokio::sync::{Semaphore, watch};
 
-use super::{VERSION, carry, metrics};
+use super::{carry, metrics};
 use crate::fleet::Fleet;
 use crate::policy_feed::Feed;
 use crate::tunnels::{OpenError, PeerLinks, TunnelStream, Tunnels};
@@ -47,6 +48,7 @@ struct Inner {
     feed: watch::Receiver<Feed>,
     streams: Arc<Semaphore>,
     links: Mutex<BTreeMap<Name, usize>>,
+    refusals: Lines,
     supervisor: Supervisor,
 }
 
@@ -64,7 +66,16 @@ impl Holder {
         supervisor: Supervisor,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Inner { own, tunnels, fleet, feed, streams, links: Mutex::default(), supervisor }))
+        Self(Arc::new(Inner {
+            own,
+            tunnels,
+            fleet,
+            feed,
+            streams,
+            links: Mutex::default(),
+            refusals: Lines::default(),
+            supervisor,
+        }))
     }
 }
 
@@ -135,15 +146,20 @@ impl Holder {
         let (mut send, mut recv) = link.accept().await.map_err(|error| error.to_string())?;
         let text = |error: WireError<FrameError>| error.to_string();
         let hello: RelayHello = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.map_err(text)?;
-        let lowest = if hello.version_min == 0 { hello.version } else { hello.version_min };
+        let agreed = tunnel::agree_relay(hello.version_min, hello.version);
+        let highest = tunnel::relay_versions().1;
         let refused = if hello.gateway != peer.as_str() {
             "the greeting does not agree with the certificate".to_owned()
-        } else if hello.version < VERSION || lowest > VERSION {
-            format!("this gateway speaks version {VERSION}, not {lowest} to {}", hello.version)
+        } else if agreed.is_none() {
+            format!("this gateway speaks version {highest}, not {} to {}", hello.version_min, hello.version)
         } else {
             String::new()
         };
-        let welcome = RelayWelcome { version: VERSION, gateway: self.0.own.to_string(), refused: refused.clone() };
+        let welcome = RelayWelcome {
+            version: agreed.unwrap_or(highest),
+            gateway: self.0.own.to_string(),
+            refused: refused.clone(),
+        };
         wire::write(&mut send, tunnel::frame(&welcome)).await.map_err(text)?;
         if refused.is_empty() {
             return Ok((send, recv));
@@ -206,8 +222,10 @@ impl Holder {
         let told = wire::write(send, tunnel::frame(&opening)).await;
         told.map_err(|error| no(RelayStatus::NoTunnel, error.to_string()))?;
         let (pool, open) = self.permitted(request, peer).await.map_err(|why| {
-            // Once: it is a gateway that is behind, or one that cheats.
-            tracing::warn!(gateway = %peer, why, "another gateway asks for what is not permitted");
+            // It is a gateway that is behind, or one that cheats.
+            if self.0.refusals.may() {
+                tracing::warn!(gateway = %peer, why, "another gateway asks for what is not permitted");
+            }
             no(RelayStatus::NotPermitted, why.to_owned())
         })?;
         match self.0.tunnels.open_as(&pool, &open).await {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use postern_runtime::telemetry::Lines;
 use tokio::time::Instant;
 
 /// How long a peer may wait for its turn; a queue that is longer sends away.
@@ -16,10 +17,6 @@ const STRANGERS: usize = 32;
 /// And of one address.
 const STRANGERS_OF_ONE: usize = 4;
 
-/// Of refusals this many lines are logged in such a time; all are counted.
-const LINES: u32 = 20;
-const LINES_IN: Duration = Duration::from_secs(10);
-
 /// Who may come in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Admission(Arc<Inner>);
@@ -30,8 +27,7 @@ struct Inner {
     /// When the next handshake's turn is.
     next: Mutex<Instant>,
     strangers: Mutex<BTreeMap<IpAddr, usize>>,
-    /// Since when, and how many lines.
-    logged: Mutex<(Instant, u32)>,
+    refusals: Lines,
 }
 
 /// A place for a peer without a certificate, until it is dropped.
@@ -45,8 +41,7 @@ impl Admission {
     pub(super) fn new(per_second: u32) -> Self {
         let every = Duration::from_secs(1).checked_div(per_second.max(1)).unwrap_or_default();
         let now = Instant::now();
-        let logged = Mutex::new((now, 0));
-        Self(Arc::new(Inner { every, next: Mutex::new(now), strangers: Mutex::default(), logged }))
+        Self(Arc::new(Inner { every, next: Mutex::new(now), strangers: Mutex::default(), refusals: Lines::default() }))
     }
 
     /// How many handshakes may wait for their turn.
@@ -82,16 +77,7 @@ impl Admission {
 
     /// Whether one more refusal may be logged: whoever can reach the listener must not fill the disk with them.
     pub(super) fn may_log(&self) -> bool {
-        self.may_log_at(Instant::now())
-    }
-
-    fn may_log_at(&self, now: Instant) -> bool {
-        let mut logged = self.0.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_duration_since(logged.0) >= LINES_IN {
-            *logged = (now, 0);
-        }
-        logged.1 = logged.1.saturating_add(1);
-        logged.1 <= LINES
+        self.0.refusals.may()
     }
 
     /// A place for a peer without a certificate at `address`, if there is one.
@@ -137,16 +123,6 @@ mod tests {
         let later = began + Duration::from_secs(5);
         assert!(!admission.is_busy_at(later));
         assert!(admission.turn_at(later).is_some());
-    }
-
-    #[test]
-    fn refusals_do_not_fill_the_log() {
-        let admission = Admission::new(1);
-        let now = Instant::now();
-        let lines = |at| (0..10_000).filter(|_| admission.may_log_at(at)).count();
-        assert_eq!(lines(now), 20);
-        assert_eq!(lines(now + Duration::from_secs(5)), 0);
-        assert_eq!(lines(now + Duration::from_secs(11)), 20);
     }
 
     #[test]

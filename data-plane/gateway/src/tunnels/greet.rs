@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::Name;
+use postern_core::fleet::FleetGateway;
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_protocols::tunnel::{
-    self, ALPN, ALPN_ENROL, ALPN_ENROL_TCP, ALPN_TCP, FrameError, Hello, MAX_MESSAGE, VERSION, Welcome,
+    self, ALPN, ALPN_ENROL, ALPN_ENROL_TCP, ALPN_TCP, FrameError, Hello, MAX_MESSAGE, Welcome,
 };
 use postern_runtime::tunnel::wire::{self, WireError};
 use postern_runtime::tunnel::{Link, LinkError, RecvHalf, SendHalf, cause};
@@ -29,7 +30,7 @@ pub(super) enum GreetError {
     Wire(#[from] WireError<FrameError>),
     #[error("it has shown no certificate of an agent or gateway")]
     NotANode,
-    #[error("it speaks version {min} to {max} of the protocol, this gateway up to {VERSION}")]
+    #[error("it speaks version {min} to {max} of the protocol, this gateway up to {}", tunnel::versions().1)]
     Version { min: u32, max: u32 },
     #[error("the greeting does not agree with the certificate of {0}")]
     Disagrees(NodeIdentity),
@@ -103,7 +104,7 @@ async fn greet(
     let hello: Hello = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await?;
     let judged = judge(&hello, identity, &pool, shared);
     let welcome = Welcome {
-        version: judged.as_ref().copied().unwrap_or(VERSION),
+        version: judged.as_ref().copied().unwrap_or(tunnel::versions().1),
         gateway: shared.gateway.to_string(),
         refused: judged.as_ref().err().map(ToString::to_string).unwrap_or_default(),
         retry_after_ms: match &judged {
@@ -113,13 +114,21 @@ async fn greet(
     };
     wire::write(&mut send, tunnel::frame(&welcome)).await?;
     match judged {
-        Ok(version) => Ok((Tunnel::new(identity.name.clone(), pool, link.clone(), version), (send, recv))),
+        Ok(version) => {
+            Ok((Tunnel::new(identity.name.clone(), pool, link.clone(), version, release(hello.release)), (send, recv)))
+        }
         Err(error) => {
             let _ = send.finish();
             let _ = tokio::time::timeout(LAST_WORDS, link.closed()).await;
             Err(error)
         }
     }
+}
+
+/// An agent's word for its release, no longer than the directory takes.
+fn release(mut said: String) -> String {
+    said.truncate(said.floor_char_boundary(FleetGateway::MAX_VERSION));
+    said
 }
 
 /// The version to speak.

@@ -67,6 +67,8 @@ pub(crate) struct Tunnel {
     link: Link,
     /// Of the protocol.
     version: u32,
+    /// The agent's, as it says.
+    release: String,
     streams: Arc<AtomicUsize>,
     /// As the agent told last: streams over all of its tunnels, and how many it takes.
     told_streams: AtomicU32,
@@ -90,6 +92,8 @@ pub(crate) struct Held {
     pub(crate) carrier: Carrier,
     pub(crate) streams: usize,
     pub(crate) rtt: Duration,
+    /// The agent's release.
+    pub(crate) release: String,
 }
 
 /// Tunnels by pool.
@@ -186,6 +190,7 @@ impl Tunnels {
             carrier: tunnel.link.carrier(),
             streams: tunnel.streams.load(Ordering::Relaxed),
             rtt: tunnel.link.stats().rtt,
+            release: tunnel.release.clone(),
         };
         self.0.pools.borrow().values().flatten().map(held).collect()
     }
@@ -242,13 +247,14 @@ impl Tunnels {
 }
 
 impl Tunnel {
-    fn new(agent: Name, pool: Name, link: Link, version: u32) -> Self {
+    fn new(agent: Name, pool: Name, link: Link, version: u32, release: String) -> Self {
         Self {
             agent,
             pool,
             since: clock::now(),
             link,
             version,
+            release,
             streams: Arc::default(),
             told_streams: AtomicU32::new(0),
             told_max: AtomicU32::new(0),

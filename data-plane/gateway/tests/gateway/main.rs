@@ -2,15 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod bad_input;
 mod black_hole;
 mod control;
 mod drain;
 mod failover;
 mod house;
 mod limits;
+mod logged;
 mod names;
 mod redecide;
 mod relay;
+mod relay_streams;
 mod renewal;
 mod sessions;
 mod target;

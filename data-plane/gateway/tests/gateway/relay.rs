@@ -25,7 +25,7 @@ use crate::house::{House, db, principal, spawn};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn node(authority: &Authority, role: NodeRole, name: &str) -> NodeCredential {
+pub(crate) fn node(authority: &Authority, role: NodeRole, name: &str) -> NodeCredential {
     let pool = (role == NodeRole::Agent).then(|| "lab".parse().unwrap());
     let identity = NodeIdentity { role, name: name.parse().unwrap(), pool };
     let request = KeyRequest::generate().unwrap();
@@ -35,7 +35,7 @@ fn node(authority: &Authority, role: NodeRole, name: &str) -> NodeCredential {
 }
 
 /// A gateway with tunnels whose target is in pool `lab`.
-async fn house() -> House {
+pub(crate) async fn house() -> House {
     let house = House::with("", |config| config.tunnel_listen = Some("127.0.0.1:0".parse().unwrap())).await;
     house.apply(|snapshot| {
         let target = snapshot.targets.get_mut(&"db".parse().unwrap()).unwrap();
@@ -46,7 +46,7 @@ async fn house() -> House {
     house
 }
 
-async fn until<T>(what: &str, mut there: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut there: impl AsyncFnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = there().await {
@@ -57,7 +57,7 @@ async fn until<T>(what: &str, mut there: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
-fn gateway(name: &str, address: &str, serves: Option<&str>) -> FleetGateway {
+pub(crate) fn gateway(name: &str, address: &str, serves: Option<&str>) -> FleetGateway {
     FleetGateway {
         name: name.to_owned(),
         tunnel_addresses: vec![address.to_owned()],
@@ -67,7 +67,7 @@ fn gateway(name: &str, address: &str, serves: Option<&str>) -> FleetGateway {
 }
 
 /// All of these gateways; each holds one agent of the pool.
-fn directory(term: u64, gateways: Vec<FleetGateway>) -> ReportResponse {
+pub(crate) fn directory(term: u64, gateways: Vec<FleetGateway>) -> ReportResponse {
     let holding = |gateway: &FleetGateway| Holding {
         gateway: gateway.name.clone(),
         pool: "lab".into(),
@@ -85,7 +85,7 @@ fn directory(term: u64, gateways: Vec<FleetGateway>) -> ReportResponse {
 }
 
 /// A link to the gateway under test, with this certificate.
-async fn dial(house: &House, credential: &NodeCredential) -> (Endpoint, Link) {
+pub(crate) async fn dial(house: &House, credential: &NodeCredential) -> (Endpoint, Link) {
     let tls = tls::client_mtls(credential, &[ALPN]).unwrap();
     let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     client.transport_config(Arc::new(transport(64)));
@@ -94,19 +94,19 @@ async fn dial(house: &House, credential: &NodeCredential) -> (Endpoint, Link) {
     (endpoint, Link::quic(connecting.await.unwrap()))
 }
 
-async fn greet(link: &Link, hello: RelayHello) -> (RelayWelcome, (SendHalf, RecvHalf)) {
+pub(crate) async fn greet(link: &Link, hello: RelayHello) -> (RelayWelcome, (SendHalf, RecvHalf)) {
     let (mut send, mut recv) = link.open().await.unwrap();
     wire::write(&mut send, tunnel::frame(&hello)).await.unwrap();
     let welcome = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
     (welcome, (send, recv))
 }
 
-fn hello(name: &str, version_min: u32, version: u32) -> RelayHello {
+pub(crate) fn hello(name: &str, version_min: u32, version: u32) -> RelayHello {
     RelayHello { version_min, version, gateway: name.into() }
 }
 
 /// Asks for a stream; the last answer and the stream.
-async fn ask(link: &Link, request: &RelayOpen) -> (RelayOpened, SendHalf, RecvHalf) {
+pub(crate) async fn ask(link: &Link, request: &RelayOpen) -> (RelayOpened, SendHalf, RecvHalf) {
     let (mut send, mut recv) = link.open().await.unwrap();
     wire::write(&mut send, tunnel::frame(request)).await.unwrap();
     loop {
@@ -121,7 +121,7 @@ async fn ask(link: &Link, request: &RelayOpen) -> (RelayOpened, SendHalf, RecvHa
 async fn agent(house: &House) -> tokio::sync::mpsc::Receiver<String> {
     let (endpoint, link) = dial(house, &node(&house.authority, NodeRole::Agent, "a1")).await;
     let (mut send, mut recv) = link.open().await.unwrap();
-    let hello = Hello { version: 2, agent: "a1".into(), pool: "lab".into(), version_min: 1 };
+    let hello = Hello { version: 2, agent: "a1".into(), pool: "lab".into(), version_min: 1, ..Hello::default() };
     wire::write(&mut send, tunnel::frame(&hello)).await.unwrap();
     let welcome: Welcome = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
     assert_eq!(welcome.refused, "");

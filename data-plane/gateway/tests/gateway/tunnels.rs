@@ -28,6 +28,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Played {
     pub(crate) link: Link,
     welcome: Welcome,
+    pub(crate) credential: NodeCredential,
     _control: (SendHalf, RecvHalf),
     _endpoint: Option<Endpoint>,
 }
@@ -41,7 +42,7 @@ pub(crate) fn agent(authority: &Authority, name: &str) -> NodeCredential {
     NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() }
 }
 
-async fn quic(house: &House, tls: rustls::ClientConfig) -> Result<(Endpoint, Link), String> {
+pub(crate) async fn quic(house: &House, tls: rustls::ClientConfig) -> Result<(Endpoint, Link), String> {
     let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     client.transport_config(Arc::new(transport(64)));
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -50,7 +51,7 @@ async fn quic(house: &House, tls: rustls::ClientConfig) -> Result<(Endpoint, Lin
     Ok((endpoint, Link::quic(connection)))
 }
 
-async fn tcp(house: &House, tls: rustls::ClientConfig) -> Result<Link, String> {
+pub(crate) async fn tcp(house: &House, tls: rustls::ClientConfig) -> Result<Link, String> {
     let address: SocketAddr = house.gateway.tunnel_tcp_addr.unwrap();
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(GATEWAYS_NAME).unwrap();
@@ -67,17 +68,18 @@ pub(crate) async fn greet(
     (min, max): (u32, u32),
 ) -> Result<(Welcome, (SendHalf, RecvHalf)), String> {
     let (mut send, mut recv) = link.open().await.map_err(|error| error.to_string())?;
-    let hello = Hello { version: max, agent: name.into(), pool: "lab".into(), version_min: min };
+    let hello = Hello { version: max, agent: name.into(), pool: "lab".into(), version_min: min, ..Hello::default() };
     wire::write(&mut send, tunnel::frame(&hello)).await.map_err(|error| error.to_string())?;
     let welcome = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.map_err(|error| error.to_string())?;
     Ok((welcome, (send, recv)))
 }
 
 pub(crate) async fn dial(house: &House, name: &str, versions: (u32, u32)) -> Played {
-    let tls = tls::client_mtls(&agent(&house.authority, name), &[ALPN]).unwrap();
+    let credential = agent(&house.authority, name);
+    let tls = tls::client_mtls(&credential, &[ALPN]).unwrap();
     let (endpoint, link) = quic(house, tls).await.unwrap();
     let (welcome, control) = greet(&link, name, versions).await.unwrap();
-    Played { link, welcome, _control: control, _endpoint: Some(endpoint) }
+    Played { link, welcome, credential, _control: control, _endpoint: Some(endpoint) }
 }
 
 /// Opens what it is asked for, as version 2 does it.
@@ -370,7 +372,7 @@ async fn those_without_a_certificate_reach_the_control_plane_only() {
     assert!(through.read_u8().await.is_ok(), "the control plane's HTTP/2 settings");
     // A greeting is no request to be passed on.
     let (mut send, mut recv) = link.open().await.unwrap();
-    let hello = Hello { version: 2, agent: "one".into(), pool: "lab".into(), version_min: 1 };
+    let hello = Hello { version: 2, agent: "one".into(), pool: "lab".into(), version_min: 1, ..Hello::default() };
     wire::write(&mut send, tunnel::frame(&hello)).await.unwrap();
     let answered = wire::read::<Welcome, _>(&mut recv, MAX_MESSAGE, tunnel::decode);
     let answered = tokio::time::timeout(LIMIT, answered).await.unwrap();

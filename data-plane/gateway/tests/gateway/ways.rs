@@ -44,7 +44,7 @@ async fn dial_with(
     let connection = endpoint.connect_with(client, house.gateway.tunnel_addr.unwrap(), GATEWAYS_NAME).unwrap();
     let connection = connection.await.map_err(|error| error.to_string())?;
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
-    let hello = Hello { version: 1, agent: "one".into(), pool: pool.into(), version_min: 0 };
+    let hello = Hello { version: 1, agent: "one".into(), pool: pool.into(), version_min: 0, ..Hello::default() };
     send.write_all(&tunnel::frame(&hello).unwrap()).await.map_err(|error| error.to_string())?;
     let mut length = [0; 4];
     recv.read_exact(&mut length).await.map_err(|error| error.to_string())?;

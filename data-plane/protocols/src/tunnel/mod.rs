@@ -12,7 +12,7 @@ pub use postern_proto::tunnel::v1::{
 };
 
 pub use choose::{newer, prefer, share};
-pub use version::{VERSION, VERSION_MIN, agree};
+pub use version::{VERSION, VERSION_MIN, agree, agree_relay, relay_versions, speak_as_the_next, versions};
 
 /// The application protocol of a tunnel's TLS (RFC 7301).
 pub const ALPN: &[u8] = b"postern-tunnel/1";
@@ -50,7 +50,8 @@ pub enum FrameError {
 /// # Errors
 /// When it is longer than [`MAX_MESSAGE`].
 pub fn encode(message: &impl Message, out: &mut BytesMut) -> Result<(), FrameError> {
-    let length = message.encoded_len();
+    let further = version::further();
+    let length = message.encoded_len().saturating_add(further.len());
     let too_long = FrameError::TooLong(length);
     let prefix = u32::try_from(length).map_err(|_| too_long)?;
     if length > MAX_MESSAGE {
@@ -59,7 +60,9 @@ pub fn encode(message: &impl Message, out: &mut BytesMut) -> Result<(), FrameErr
     out.reserve(length.saturating_add(LENGTH));
     out.put_u32(prefix);
     // Cannot fail: the room is reserved.
-    message.encode(out).map_err(|_| too_long)
+    message.encode(out).map_err(|_| too_long)?;
+    out.put_slice(further);
+    Ok(())
 }
 
 /// `message` with its length.

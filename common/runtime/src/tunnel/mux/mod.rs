@@ -271,7 +271,7 @@ enum End {
 }
 
 async fn read(from: &mut (impl AsyncRead + Unpin), shared: &Shared, heard: &Mutex<Instant>) -> End {
-    let mut buffer = BytesMut::new();
+    let (mut buffer, mut flooded) = (BytesMut::new(), false);
     loop {
         buffer.reserve(PORTION);
         match from.read_buf(&mut buffer).await {
@@ -294,12 +294,18 @@ async fn read(from: &mut (impl AsyncRead + Unpin), shared: &Shared, heard: &Mute
                 Err(fault) => return End::Fault(fault),
             }
         }
-        let answered = state.answered.take();
+        let (answered, over) = (state.answered.take(), std::mem::take(&mut state.over));
         let (accepted, closed) = (!state.accepted.is_empty(), state.closed.is_some());
         drop(state);
         // A peer that sends back what it was never asked is only wrong about itself.
         if let Some(asked) = answered {
             shared.count(|stats| stats.rtt = Duration::from_micros(shared.micros().saturating_sub(asked)));
+        }
+        if over > 0 {
+            metrics::counter!("postern_tunnel_streams_refused_total").increment(over);
+            if !std::mem::replace(&mut flooded, true) {
+                tracing::warn!(remote = %shared.remote, "the peer opens more streams than it may have: those are refused");
+            }
         }
         if accepted {
             shared.opened.notify_one();

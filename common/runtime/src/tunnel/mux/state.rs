@@ -120,6 +120,8 @@ pub(super) struct State {
     pub(super) closed: Option<String>,
     /// Frames that this build does not know.
     pub(super) unknown: u64,
+    /// Streams that were one too many, since somebody looked.
+    pub(super) over: u64,
 }
 
 impl State {
@@ -140,6 +142,7 @@ impl State {
             close_sent: false,
             closed: None,
             unknown: 0,
+            over: 0,
         }
     }
 
@@ -265,6 +268,7 @@ impl State {
                 return Err(MuxFault::Flood);
             }
             self.refusals.push_back(id);
+            self.over = self.over.saturating_add(1);
             return Ok(true);
         }
         self.add(id, false);

@@ -1,0 +1,9 @@
+//! `postern`, as a build of the next release is to its peers: it speaks a version more, and what it says has fields that this one does not
+//! know. For tests of an upgrade under way.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    postern_protocols::tunnel::speak_as_the_next();
+    postern::main()
+}
