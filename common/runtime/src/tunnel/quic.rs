@@ -8,6 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig};
+use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{KEEP_ALIVE, PEER_KEEP_ALIVE, PEER_SILENCE, SILENCE, STREAM_WINDOW};
@@ -99,9 +100,16 @@ pub fn server_config(tls: rustls::ServerConfig, streams: u32, handshakes: usize)
 /// # Errors
 /// When there is no socket, or the credential's key cannot be read.
 pub fn listen(server: ServerConfig, address: SocketAddr, credential: &NodeCredential) -> io::Result<Endpoint> {
-    let key = credential.derive_key(b"postern tunnel stateless reset v1").map_err(io::Error::other)?;
+    let derived = |purpose: &[u8]| credential.derive_key(purpose).map_err(io::Error::other);
+    let resets = derived(b"postern tunnel stateless reset v1")?;
+    let names = derived(b"postern tunnel connection ids v1")?;
+    let names = names.first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default();
     let mut config = config()?;
-    config.reset_key(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*key))).min_reset_interval(RESET_EVERY);
+    config
+        .reset_key(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*resets)))
+        .min_reset_interval(RESET_EVERY)
+        // What does not bear the mark of this key is dropped unread: a former life's connections must bear it.
+        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(names)));
     Endpoint::new(config, Some(server), socket(address)?.into(), Arc::new(TokioRuntime))
 }
 
