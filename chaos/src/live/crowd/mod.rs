@@ -241,9 +241,20 @@ impl Crowd {
             }
             Ok(found.is_some())
         });
-        waited.with_context(|| amiss.clone())?;
+        waited.with_context(|| format!("{amiss}\n{}", self.amiss()))?;
         let (agents, term) = found.context("a steady crowd")?;
         Ok(Steady { after: began.elapsed(), agents, term })
+    }
+
+    /// Some of the agents that have other tunnels than they should, and to which gateways.
+    fn amiss(&self) -> String {
+        let wanted = self.options.tunnels.min(self.running().count());
+        let mut each: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (agent, gateway) in self.pairs() {
+            each.entry(agent).or_default().push(gateway);
+        }
+        each.retain(|_, gateways| gateways.len() != wanted);
+        format!("{} agents are amiss: {:?}", each.len(), each.iter().take(10).collect::<Vec<_>>())
     }
 
     fn alive(&self) -> Result<()> {

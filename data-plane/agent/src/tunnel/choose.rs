@@ -38,6 +38,12 @@ pub(crate) async fn manage(shared: Arc<Shared>, seeds: Vec<Place>, count: usize)
     let all_seeds = tokio::time::Instant::now() + ALL_SEEDS;
     let (mut alone, mut first) = (false, true);
     loop {
+        // Read first: whatever changes from here on wakes the loop again.
+        let lonely = *active.borrow_and_update() == 0;
+        // Configured gateways are let go of when one of the list is there again, not before.
+        let is_listed =
+            |(key, kept): (&Key, &Arc<Kept>)| matches!(key, Key::Named(_)) && kept.up.load(Ordering::SeqCst);
+        alone &= !kept.iter().any(is_listed);
         let (wanted, listed) = {
             let (list, draining) = (list.borrow_and_update().clone(), draining.borrow_and_update().clone());
             let seeds_count = if first { 1 } else { count };
@@ -67,16 +73,11 @@ pub(crate) async fn manage(shared: Arc<Shared>, seeds: Vec<Place>, count: usize)
                 retire(kept, &shared);
             }
         }
-        let lonely = *active.borrow_and_update() == 0;
         tokio::select! {
             () = stop.cancelled() => return,
             _ = list.changed() => {}
             _ = draining.changed() => {}
-            _ = active.changed() => {
-                // Configured gateways are let go of when one of the list is there again, not before.
-                let listed = |(key, kept): (&Key, &Arc<Kept>)| matches!(key, Key::Named(_)) && kept.up.load(Ordering::SeqCst);
-                alone &= !kept.iter().any(listed);
-            }
+            _ = active.changed() => {}
             () = tokio::time::sleep_until(all_seeds), if first => first = false,
             () = tokio::time::sleep(ALONE), if lonely && !alone && !first => {
                 alone = true;
