@@ -23,10 +23,16 @@ fn main() -> Result<()> {
     let sizes = std::env::var("AGENTS").unwrap_or_else(|_| "250,500,1000,2000".to_owned());
     let sizes: Result<Vec<usize>, _> = sizes.split(',').map(str::parse).collect();
     let sizes = sizes.context("AGENTS is numbers with commas between")?;
-    let scenes = scenes::growth(gateways, &sizes, number("STEADY", 20)?)?;
-    let most = sizes.iter().max().copied().unwrap_or_default();
-    let storm = number("STORM", 1_u8)? > 0;
-    let disaster = if storm { Some(scenes::disaster(gateways, most)?) } else { None };
+    let mut found = Found { gateways, scenes: Vec::new(), disaster: None };
+    scenes::growth(gateways, &sizes, number("STEADY", 20)?, |scene| {
+        // Each as soon as it is there: a later one may fail.
+        found.scenes.push(scene);
+        report::write(&found)
+    })?;
+    if number("STORM", 1_u8)? > 0 {
+        let most = sizes.iter().max().copied().unwrap_or_default();
+        found.disaster = Some(scenes::disaster(gateways, most)?);
+    }
     progress("writing the report");
-    report::write(&Found { gateways, scenes, disaster })
+    report::write(&found)
 }

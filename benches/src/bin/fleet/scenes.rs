@@ -61,7 +61,12 @@ fn pause(long: Duration) {
 }
 
 /// The fleet at each size, before one member of the control plane.
-pub(crate) fn growth(gateways: usize, sizes: &[usize], calm: u64) -> Result<Vec<Scene>> {
+pub(crate) fn growth(
+    gateways: usize,
+    sizes: &[usize],
+    calm: u64,
+    mut found: impl FnMut(Scene) -> Result<()>,
+) -> Result<()> {
     let postgres = Postgres::start(PostgresOptions::default())?;
     let issuer = Issuer::start()?;
     let cluster = ClusterOptions { members: 1, ..Default::default() };
@@ -69,14 +74,13 @@ pub(crate) fn growth(gateways: usize, sizes: &[usize], calm: u64) -> Result<Vec<
     let mut crowd = Crowd::start(options)?;
     crowd.cluster.cli().apply(&(issuer.object("bench") + &shop_objects(&postgres)))?;
     progress(&format!("{gateways} gateways"));
-    let mut scenes = Vec::new();
     let mut known = 0;
     for &agents in sizes {
         let token = issuer.token("bench", &["dba"])?;
-        scenes.push(scene(&mut crowd, (known, agents), &token, Duration::from_secs(calm))?);
+        found(scene(&mut crowd, (known, agents), &token, Duration::from_secs(calm))?)?;
         known = known.max(agents);
     }
-    Ok(scenes)
+    Ok(())
 }
 
 #[allow(clippy::cast_precision_loss)] // figures for people
