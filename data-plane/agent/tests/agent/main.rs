@@ -8,6 +8,7 @@ mod fleet;
 mod logged;
 mod played;
 mod revoked;
+mod sparing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -62,6 +62,11 @@ impl Played {
         self.try_link_quic().await.unwrap()
     }
 
+    /// Sends the next one who comes over QUIC away, as a gateway that has too many at its door.
+    pub(crate) async fn refuse(&self) {
+        self.quic.as_ref().unwrap().accept().await.unwrap().refuse();
+    }
+
     pub(crate) async fn link_tcp(&self) -> Link {
         self.try_link_tcp().await.unwrap()
     }
