@@ -108,8 +108,11 @@ fn adopt(kept: &mut BTreeMap<Key, Arc<Kept>>, wanted: &BTreeMap<Key, Place>) {
     }
 }
 
-/// Lets go of it once there is another one.
+/// Lets go of it once there is another one; of one that is not up at once.
 fn retire(kept: Arc<Kept>, shared: &Arc<Shared>) {
+    if !kept.up.load(Ordering::SeqCst) {
+        return kept.retire.cancel();
+    }
     let mut active = shared.active.subscribe();
     let stop = shared.supervisor.sessions_ended_token();
     shared.supervisor.spawn("tunnel-retire", OnEnd::EndPart, async move {

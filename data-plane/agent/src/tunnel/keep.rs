@@ -25,6 +25,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// A gateway may ask for patience, but not for ever.
 const MOST_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a gateway without room is left alone, more or less.
+const AVOID: Duration = Duration::from_secs(600);
 /// While the tunnel goes over TCP, QUIC is tried again after a time that grows up to so many times its first.
 const PROBES: u32 = 20;
 /// A tunnel that is left goes on for what is open in it, at most so long.
@@ -55,7 +57,7 @@ enum TunnelError {
     #[error("the peer's certificate is not a gateway's")]
     NotAGateway,
     #[error("refused by the gateway: {why}")]
-    Refused { why: String, retry_after: Duration },
+    Refused { gateway: String, why: String, retry_after: Duration },
     #[error("the gateway speaks version {theirs} of the protocol, this agent {least} to {most}")]
     Version { theirs: u32, least: u32, most: u32 },
     #[error("the gateway's certificate was revoked")]
@@ -121,7 +123,10 @@ pub(super) async fn keep(kept: Arc<Kept>, shared: Arc<Shared>) {
             told = true;
         }
         let least = match &error {
-            TunnelError::Refused { retry_after, .. } => (*retry_after).min(MOST_PATIENCE),
+            TunnelError::Refused { gateway, retry_after, .. } if !retry_after.is_zero() => {
+                avoid(gateway.clone(), &shared);
+                (*retry_after).min(MOST_PATIENCE)
+            }
             _ => Duration::ZERO,
         };
         tokio::select! {
@@ -130,6 +135,25 @@ pub(super) async fn keep(kept: Arc<Kept>, shared: Arc<Shared>) {
             () = tokio::time::sleep(backoff.next_delay().max(least)) => {}
         }
     }
+}
+
+/// A gateway that has no room: another one takes its place, if there is one, and it is looked at again later. Not soon, as trying it costs
+/// the tunnel that was taken instead.
+fn avoid(gateway: String, shared: &Arc<Shared>) {
+    if !shared.draining.send_if_modified(|avoided| avoided.insert(gateway.clone())) {
+        return;
+    }
+    tracing::info!(gateway, "the gateway has no room: another one is taken");
+    let (later, served) = (AVOID.mul_f64(fastrand::f64() + 0.5), Arc::clone(shared));
+    shared.supervisor.spawn("gateway-full", OnEnd::EndPart, async move {
+        let stop = served.supervisor.sessions_ended_token();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(later) => {
+                served.draining.send_if_modified(|avoided| avoided.remove(&gateway));
+            }
+        }
+    });
 }
 
 async fn connect(place: &Place, shared: &Arc<Shared>) -> Result<Tunnel, TunnelError> {
@@ -153,7 +177,7 @@ async fn greet(link: Own, shared: &Arc<Shared>) -> Result<Tunnel, TunnelError> {
     let welcome: Welcome = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await?;
     if !welcome.refused.is_empty() {
         let retry_after = Duration::from_millis(welcome.retry_after_ms.into());
-        return Err(TunnelError::Refused { why: welcome.refused, retry_after });
+        return Err(TunnelError::Refused { gateway: welcome.gateway, why: welcome.refused, retry_after });
     }
     if !(version_min..=version).contains(&welcome.version) {
         return Err(TunnelError::Version { theirs: welcome.version, least: version_min, most: version });

@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) readiness: Readiness,
     /// The newest list of gateways that any of them has told.
     gateways: watch::Sender<Arc<Gateways>>,
-    /// Gateways that said that they are about to stop.
+    /// Gateways that said that they are about to stop, or that they have no room.
     draining: watch::Sender<BTreeSet<String>>,
     /// Tunnels that are up and meant to stay.
     active: watch::Sender<usize>,

@@ -219,6 +219,35 @@ async fn comes_back_when_it_is_told_to() {
     assert!(refused.elapsed() >= Duration::from_millis(2_900), "{:?}", refused.elapsed());
 }
 
+/// A gateway of the agent's share has no room: another one takes its place at once, and the full one is not asked again and again.
+#[tokio::test]
+async fn a_gateway_without_room_is_left_for_another() {
+    let authority = Arc::new(Authority::create("test").unwrap());
+    let mut played = Vec::new();
+    for name in ["g1", "g2", "g3"] {
+        played.push(Played::new(&authority, name).await);
+    }
+    let all: Vec<&Played> = played.iter().collect();
+    let share = chosen(&all, 1);
+    let full = all.iter().find(|played| share.contains(&played.name)).unwrap();
+    let two = chosen(&all, 2);
+    let next = all.iter().find(|played| two.contains(&played.name) && played.name != full.name).unwrap();
+    let seed = all.iter().find(|played| !two.contains(&played.name)).unwrap();
+    let config = serde_json::json!({"gateways": seed.address().quic, "tcp_gateways": [], "tunnels": 1});
+    let _agent = agent(&authority, config).await;
+    let mut first = seed.take().await;
+    first.tell(list(1, &all)).await;
+    let link = tokio::time::timeout(LIMIT, full.link_quic()).await.unwrap();
+    let (mut send, mut recv) = link.accept().await.unwrap();
+    let _: Hello = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
+    let (gateway, refused) = (full.name.clone(), "4096 tunnels already".to_owned());
+    let welcome = Welcome { version: 2, gateway, refused, retry_after_ms: 500 };
+    wire::write(&mut send, tunnel::frame(&welcome)).await.unwrap();
+    let _taken = next.take().await;
+    tokio::time::timeout(LIMIT, first.link.closed()).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(3), full.link_quic()).await.is_err(), "asked again");
+}
+
 /// A gateway that asks for more streams than it may have, in garbage: each is refused, and the tunnel lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_streams_is_refused() {
