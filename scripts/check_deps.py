@@ -131,7 +131,7 @@ MODULE = re.compile(r'(?:#\[path = "([^"]+)"\]\s*(?:#\[[^\]]*\]\s*)*)?^\s*(?:pub
 def modules() -> None:
     """Every source file is compiled: a merge that loses a `mod` line loses the tests in it without a word."""
     files = {path for path in text_files() if path.suffix == ".rs" and path.parts[0] != "fuzz"}
-    roots = [path for path in files if path.name in ("lib.rs", "main.rs", "build.rs") or path.parent.name == "bin"]
+    roots = [path for path in files if path.name in ("lib.rs", "main.rs", "build.rs") or path.parent.name in ("bin", "examples")]
     named, waiting = set(roots), list(roots)
     while waiting:
         path = waiting.pop()

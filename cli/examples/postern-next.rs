@@ -4,6 +4,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    postern_protocols::tunnel::speak_as_the_next();
+    postern_gateway::speak_as_the_next();
     postern::main()
 }

@@ -55,6 +55,10 @@ pub use fleet::{AdvertiseError, FleetConfig};
 pub use recorder::SpoolError;
 pub use tunnels::{TunnelsConfig, TunnelsError};
 
+/// For a test of this release beside the next, of agents as of gateways.
+#[doc(hidden)]
+pub use postern_protocols::tunnel::speak_as_the_next;
+
 use approvals::Approvals;
 use cancel::CancelKeys;
 use catalogs::Catalogs;
