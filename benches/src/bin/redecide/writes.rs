@@ -82,6 +82,16 @@ impl Admin {
         self.put("somebody-else", deny(&format!("test/nobody-{place}"))).await
     }
 
+    /// So many policies, at most 1,000, that speak of others: any system has them, and each change is held against them.
+    pub(crate) async fn bystanders(&mut self, count: usize) -> Result<()> {
+        let resources = (0..count).map(|place| {
+            let metadata = Metadata { name: format!("bystander-{place}"), ..Default::default() };
+            Resource { metadata: Some(metadata), spec: Some(deny(&format!("test/bystander-{place}"))) }
+        });
+        self.client.apply(ApplyRequest { resources: resources.collect(), ..Default::default() }).await?;
+        Ok(())
+    }
+
     async fn put(&mut self, name: &str, spec: Spec) -> Result<()> {
         let labels = match spec {
             Spec::Target(_) => BTreeMap::from([("kind".to_owned(), "shop".to_owned())]),
