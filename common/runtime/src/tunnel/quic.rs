@@ -150,6 +150,9 @@ mod tests {
         let address = endpoint.local_addr().unwrap();
         first_life.spawn(async move {
             let connection = endpoint.accept().await.unwrap().await.unwrap();
+            let (mut send, mut recv) = connection.accept_bi().await.unwrap();
+            send.write_all(&recv.read_to_end(1).await.unwrap()).await.unwrap();
+            send.finish().unwrap();
             connection.closed().await;
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -163,6 +166,13 @@ mod tests {
             dialler.connect_with(client, address, postern_core::node::GATEWAYS_NAME).unwrap().await
         });
         let connection = connection.unwrap();
+        // Once both know that the handshake is over.
+        runtime.block_on(async {
+            let (mut send, mut recv) = connection.open_bi().await.unwrap();
+            send.write_all(b".").await.unwrap();
+            send.finish().unwrap();
+            assert_eq!(recv.read_to_end(1).await.unwrap(), b".");
+        });
         first_life.shutdown_timeout(LIMIT);
         runtime.block_on(async {
             let began = std::time::Instant::now();
