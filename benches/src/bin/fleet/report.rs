@@ -15,8 +15,8 @@ pub(crate) fn write(found: &Found) -> Result<()> {
     writeln!(
         out,
         "- {} gateways and all agents in one process, the leader of the control plane in its own, all on this machine: the gateways and agents \
-         are the real ones, whole, over QUIC on loopback, with certificates of the cluster's authority and three tunnels for each agent, each \
-         from a socket of its own. {}\n\
+         are the real ones, whole, over QUIC on loopback, with certificates of the cluster's authority and three tunnels for each agent, which has \
+         one socket. {}\n\
          - Simplified: no network between them, one source address for all agents, and the processors are shared by all; a gateway that is \
          killed loses its tasks and sockets at once, without a word, as by SIGKILL, but no process ends\n\
          - Steady: every agent has its tunnels, and every gateway knows of exactly the tunnels that there are\n",

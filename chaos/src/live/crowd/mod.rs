@@ -27,8 +27,10 @@ use agent::Agent;
 
 /// The pool of all agents.
 pub const POOL: &str = "dev";
-/// Files that may be open: three sockets of an agent, and their gateways' ends.
+/// Files that may be open: the agents' sockets, those of gateways and sessions, and what a control plane has.
 const FILES: u64 = 200_000;
+/// The most uses of one join token.
+const TOKEN_USES: usize = 1_000;
 /// How long a gateway may take to have its ports again.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -121,19 +123,18 @@ impl Crowd {
         self.gateways.iter().filter_map(|gateway| Some((gateway.name(), gateway.handle()?)))
     }
 
-    /// Starts agents until `count` run, all at once. Those that have never run are let in by one join token.
+    /// Starts agents until `count` run, all at once. Those that have never run are let in by join tokens, each for as many as one may be for.
     ///
     /// # Errors
     /// When no token is given, or one cannot be started.
     pub fn start_agents(&mut self, count: usize) -> Result<()> {
-        let new = count.saturating_sub(self.agents.len());
-        if new > 0 {
-            let uses = new.to_string();
-            let token = self.cluster.join_token(&["--role", "agent", "--pool", POOL, "--uses", &uses])?;
+        while self.agents.len() < count {
+            let uses = count.saturating_sub(self.agents.len()).min(TOKEN_USES);
+            let token = self.cluster.join_token(&["--role", "agent", "--pool", POOL, "--uses", &uses.to_string()])?;
             let file = self.cluster.folder().join(format!("agents-token-{}", self.agents.len()));
             fs::write(&file, token)?;
-            for number in self.agents.len()..count {
-                self.agents.push(self.new_agent(number, &file)?);
+            for _ in 0..uses {
+                self.agents.push(self.new_agent(self.agents.len(), &file)?);
             }
         }
         let gateways: Vec<String> = self.gateways.iter().map(Gateway::tunnel).collect();
