@@ -160,7 +160,12 @@ impl Mux {
         self.0.opened.notify_waiters();
     }
 
+    /// Does not wait for the last words, which may take a while: streams break before.
     pub(super) async fn closed(&self) -> LinkError {
+        let known = self.0.lock().closed.clone();
+        if let Some(why) = known {
+            return LinkError(why);
+        }
         self.0.over.cancelled().await;
         LinkError(self.0.lock().closed.clone().unwrap_or_default())
     }

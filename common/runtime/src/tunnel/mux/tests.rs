@@ -212,6 +212,30 @@ async fn a_frame_of_a_later_version_is_skipped() {
     assert!(mux.closed().await.0.contains("done"));
 }
 
+/// Who finds a stream broken may ask at once why the link is: the last words to a peer that does not read are still under way then.
+#[tokio::test]
+async fn why_it_ended_is_known_when_streams_break() {
+    use futures::FutureExt as _;
+
+    // Has room for little, and is not read.
+    let (mut peer, other) = tokio::io::duplex(16);
+    let (mux, driver) = Mux::new(other, Side::Listener, "127.0.0.1:1".parse().unwrap(), SOME);
+    let mut driver = Box::pin(driver);
+    let (_send, mut recv) = mux.open().unwrap();
+    let cheat = async {
+        let mut wire = BytesMut::new();
+        Frame::Credit(1).encode(77, &mut wire);
+        peer.write_all(&wire).await.unwrap();
+        let read = std::future::poll_fn(|cx| recv.poll_read(cx, &mut tokio::io::ReadBuf::new(&mut [0; 8]))).await;
+        assert!(read.is_err());
+    };
+    tokio::select! {
+        () = cheat => {}
+        () = &mut driver => panic!("its last words were read by nobody"),
+    }
+    assert!(mux.closed().now_or_never().unwrap().0.contains("not open"));
+}
+
 #[tokio::test]
 async fn a_silent_peer_is_found() {
     let (_peer, other) = tokio::io::duplex(1 << 20);
