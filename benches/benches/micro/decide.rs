@@ -7,12 +7,12 @@ use bytes::Bytes;
 use criterion::Criterion;
 use postern_core::action::{Action, Object, ObjectKind, Verb};
 use postern_core::id::{DecisionId, OperationId, SessionId};
-use postern_core::name::Name;
 use postern_core::operation::Operation;
 use postern_core::policy::{
     ActionPattern, Conditions, Effect, Freshness, Pattern, Policy, PolicySlice, PrincipalSelector, Verdict,
 };
 use postern_core::principal::{Principal, PrincipalId};
+use postern_core::snapshot::Table;
 use postern_core::target::TargetSelector;
 use postern_core::time::Timestamp;
 
@@ -27,7 +27,7 @@ pub(crate) fn principal() -> Principal {
 }
 
 /// `count` policies on tables of their own; the last permits what is asked. One in ten speaks of other principals.
-fn policies(count: usize) -> BTreeMap<Name, Policy> {
+fn policies(count: usize) -> Table<Policy> {
     let policy = |place: usize| {
         let group = if place % 10 == 3 { format!("others-{place}") } else { "robots".to_owned() };
         let resources = if place + 1 == count { "public.orders".to_owned() } else { format!("app{place}.*") };
@@ -63,13 +63,13 @@ pub(crate) fn all(bench: &mut Criterion) {
     let (id, now) = (DecisionId::new(Timestamp::from_millis(1), 1), Timestamp::from_millis(1));
     for count in [3, 100, 1000] {
         let policies = policies(count);
-        let slice = PolicySlice::new(1, &policies, &principal, &target, &BTreeMap::new());
+        let slice = PolicySlice::new(1, policies.shared(), &principal, &target, &BTreeMap::new());
         assert!(matches!(slice.decide(&operation, id, now, Freshness::CONFIRMED), Verdict::Permit(..)));
         bench.bench_function(&format!("decide/{count} policies"), |b| {
             b.iter(|| black_box(slice.decide(&operation, id, now, Freshness::CONFIRMED)))
         });
         bench.bench_function(&format!("slice/{count} policies"), |b| {
-            b.iter(|| black_box(PolicySlice::new(1, &policies, &principal, &target, &BTreeMap::new())));
+            b.iter(|| black_box(PolicySlice::new(1, policies.shared(), &principal, &target, &BTreeMap::new())));
         });
     }
 }

@@ -91,7 +91,7 @@ impl Snapshot {
     pub fn policy_slice(&self, principal: &Principal, target: &Name) -> PolicySlice {
         let none = BTreeMap::new();
         let labels = self.targets.get(target).map_or(&none, |target| &target.labels);
-        PolicySlice::of(self.revision, self.policies.shared(), principal, target, labels)
+        PolicySlice::new(self.revision, self.policies.shared(), principal, target, labels)
     }
 
     /// The masking rules that hold for `principal` on `target`.

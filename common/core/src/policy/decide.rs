@@ -38,23 +38,9 @@ pub enum Verdict {
 }
 
 impl PolicySlice {
-    /// Those of `policies` that speak of `principal` on the target.
+    /// Those of `policies` that speak of `principal` on the target; shared with whoever has them.
     #[must_use]
     pub fn new<'a>(
-        revision: u64,
-        policies: impl IntoIterator<Item = (&'a Name, &'a Policy)>,
-        principal: &Principal,
-        target: &Name,
-        labels: &BTreeMap<String, String>,
-    ) -> Self {
-        let speaking = policies.into_iter().filter(|(_, policy)| policy.speaks_of(principal, target, labels));
-        let policies = speaking.map(|(name, policy)| (name.clone(), Arc::new(policy.clone()))).collect();
-        Self { revision, policies: Arc::new(policies) }
-    }
-
-    /// As [`Self::new`], and what speaks is shared.
-    #[must_use]
-    pub fn of<'a>(
         revision: u64,
         policies: impl IntoIterator<Item = (&'a Name, &'a Arc<Policy>)>,
         principal: &Principal,

@@ -5,6 +5,7 @@ use crate::action::{Object, ObjectKind, Verb};
 use crate::allowance::Allowance;
 use crate::approval::{Approval, ApprovalState};
 use crate::id::{ApprovalId, OperationId, SessionId};
+use crate::snapshot::Table;
 use std::time::Duration;
 
 use crate::policy::{
@@ -51,9 +52,8 @@ fn held(groups: &[&str]) -> Policy {
 
 fn slice(policies: Vec<Policy>) -> PolicySlice {
     let named = policies.into_iter().enumerate();
-    let policies: BTreeMap<Name, Policy> =
-        named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
-    PolicySlice::new(7, &policies, &alice(), &"shop".parse().unwrap(), &BTreeMap::new())
+    let policies: Table<Policy> = named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
+    PolicySlice::new(7, policies.shared(), &alice(), &"shop".parse().unwrap(), &BTreeMap::new())
 }
 
 fn action(verb: Verb, table: &str) -> Action {
@@ -80,9 +80,8 @@ fn outcome(policies: Vec<Policy>, actions: Vec<Action>) -> Outcome {
 
 #[test]
 fn a_slice_follows_what_changed_as_if_it_were_made_anew() {
-    use crate::snapshot::Table;
     let (target, labels) = ("shop".parse().unwrap(), BTreeMap::new());
-    let whole = |table: &Table<Policy>| PolicySlice::of(2, table.shared(), &alice(), &target, &labels);
+    let whole = |table: &Table<Policy>| PolicySlice::new(2, table.shared(), &alice(), &target, &labels);
     let name = |text: &str| text.parse::<Name>().unwrap();
     let mine = |action: &str| policy(Effect::Permit, &[action], &[]);
     let mut others = mine("*");
@@ -314,13 +313,13 @@ fn a_hold_waits_only_when_all_that_hold_say_so() {
 fn a_token_is_denied_by_its_id() {
     let mut deny = policy(Effect::Deny, &["*"], &[]);
     deny.principals = PrincipalSelector { tokens: vec!["tok_1".into()], ..Default::default() };
-    let policies = BTreeMap::from([
+    let policies = Table::from([
         ("deny".parse().unwrap(), deny),
         ("permit".parse().unwrap(), policy(Effect::Permit, &["*"], &[])),
     ]);
     let permitted = |token: Option<&str>| {
         let who = Principal { token_id: token.map(Into::into), ..alice() };
-        PolicySlice::new(7, &policies, &who, &"shop".parse().unwrap(), &BTreeMap::new()).permits_anything()
+        PolicySlice::new(7, policies.shared(), &who, &"shop".parse().unwrap(), &BTreeMap::new()).permits_anything()
     };
     assert_eq!([permitted(None), permitted(Some("tok_2")), permitted(Some("tok_1"))], [true, true, false]);
 }

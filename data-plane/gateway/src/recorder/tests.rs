@@ -119,8 +119,8 @@ fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
         reason: None,
     };
     let (name, target) = ("all".parse().unwrap(), "db".parse().unwrap());
-    let policies = [(&name, &everything)];
-    let slice = PolicySlice::new(1, policies, &started(session).principal, &target, &Default::default());
+    let policies = postern_core::snapshot::Table::from([(name, everything)]);
+    let slice = PolicySlice::new(1, policies.shared(), &started(session).principal, &target, &Default::default());
     let operation = Operation::new(id, session, "select 1".into(), Vec::new(), Vec::new());
     match slice.decide(&operation, clock::decision_id(), clock::now(), postern_core::policy::Freshness::CONFIRMED) {
         Verdict::Permit(permit, _) => permit,
