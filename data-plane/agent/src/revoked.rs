@@ -12,7 +12,7 @@ use postern_core::Timestamp;
 use postern_core::recording::Authority;
 use postern_core::signed::{self, Purpose, SignatureFault};
 use postern_proto::tunnel::v1::{RevokedGateways, SignedRevocations};
-use postern_runtime::pki::{PkiError, Revocations, write_private};
+use postern_runtime::pki::{PkiError, Revocations, serial_text, write_private};
 use prost::Message as _;
 use tokio::sync::watch;
 
@@ -85,7 +85,7 @@ impl Revoked {
         let told = RevokedGateways::decode(&*list.payload).map_err(|_| RevokedError::Malformed)?;
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&list.signature);
         let told = told.serials.iter().filter(|serial| !serial.is_empty() && serial.len() <= SERIAL);
-        let told: Vec<String> = told.map(|serial| hex(serial)).collect();
+        let told: Vec<String> = told.map(|serial| serial_text(serial)).collect();
         Ok(self.known.send_if_modified(|known| {
             let mut all = BTreeSet::clone(known);
             all.extend(told.into_iter().take(MOST.saturating_sub(known.len())));
@@ -106,16 +106,6 @@ impl Revoked {
     pub(crate) fn keep(&self, list: &SignedRevocations) -> Result<(), PkiError> {
         self.file.as_ref().map_or(Ok(()), |file| write_private(file, &list.encode_to_vec()))
     }
-}
-
-/// As `pki::serial_of` writes it.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -249,8 +249,7 @@ impl Serial {
 /// As [`super::serial_of`] writes it.
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0.to_be_bytes();
-        bytes.iter().skip_while(|byte| **byte == 0).try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&super::serial_text(&self.0.to_be_bytes()))
     }
 }
 

@@ -304,8 +304,13 @@ pub fn self_signed_listener(names: &[String]) -> Result<(String, SecretString), 
 #[must_use]
 pub fn serial_of(certificate_der: &[u8]) -> Option<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate_der).ok()?;
-    let bytes = parsed.raw_serial().iter().skip_while(|byte| **byte == 0);
-    Some(bytes.map(|byte| format!("{byte:02x}")).collect())
+    Some(serial_text(parsed.raw_serial()))
+}
+
+/// A serial number's bytes as [`serial_of`] writes them.
+#[must_use]
+pub fn serial_text(bytes: &[u8]) -> String {
+    bytes.iter().skip_while(|byte| **byte == 0).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The serial number of the first certificate of some PEM text, as [`serial_of`] writes it.
