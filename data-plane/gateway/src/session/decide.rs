@@ -143,7 +143,11 @@ impl Relay {
             Code::Cancelled => ErrorFields::error(code, denial.decision.reason),
             _ => ErrorFields::denial(&denial),
         };
-        self.refuse(pending, &hint.map_or(fields.clone(), |hint| fields.with_hint(hint)));
+        let fields = match hint {
+            Some(hint) => fields.with_hint(hint),
+            None => fields,
+        };
+        self.refuse(pending, &fields);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Connections to targets: dialled by the gateway or through a tunnel, secured as the target says, logged in with its own credential.
 
 mod direct;
-mod keys;
+mod kept;
 mod recorded;
 mod tls;
 
@@ -14,7 +14,7 @@ use postern_core::target::{Route, Target, TlsMode};
 use postern_core::{Code, Name, SessionId};
 use postern_protocols::postgres::codec::write::cancel_request;
 use postern_protocols::postgres::upstream::{
-    Credentials, Login, LoginError, LoginStep, Ready, SslAnswer, ssl_answer, ssl_request,
+    Credentials, Login, LoginError, LoginStep, Ready, ScramKeys, SslAnswer, ssl_answer, ssl_request,
 };
 use postern_runtime::clock;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -25,7 +25,7 @@ pub(crate) use tls::UpstreamTlsError;
 
 use crate::credentials::{Account, Accounts, CredentialError, Holding};
 use crate::relay::{RouteError, Router};
-use keys::Keys;
+use kept::Kept;
 use recorded::NotRecorded;
 use tls::Configs;
 
@@ -107,13 +107,14 @@ pub(crate) struct Upstream {
 pub(crate) struct Dialer {
     router: Router,
     credentials: Accounts,
-    keys: Keys,
+    /// What earlier logins by SCRAM came to: else each would hash thousands of times, on a worker that serves sessions.
+    keys: Kept<ScramKeys>,
     tls: Configs,
 }
 
 impl Dialer {
     pub(crate) fn new(router: Router, credentials: Accounts) -> Self {
-        Self { router, credentials, keys: Keys::default(), tls: Configs::default() }
+        Self { router, credentials, keys: Kept::default(), tls: Configs::default() }
     }
 
     /// Connects and logs in; shows the target nothing of its credential before `recorded` is. The caller bounds the time.

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
-use postern_core::Name;
 use postern_core::target::{TargetTls, TlsMode};
 use postern_runtime::tls::{AnyServer, provider};
 use rustls::client::WebPkiServerVerifier;
@@ -15,9 +13,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
 
 use super::Destination;
+use super::kept::Kept;
 
-/// Targets whose configurations are kept (I11).
-const KEPT: usize = 1_024;
 /// After so long the system's authorities are read again.
 const SYSTEM_FOR: Duration = Duration::from_secs(600);
 
@@ -41,7 +38,7 @@ pub(crate) enum UpstreamTlsError {
 /// What was made of each target's settings last: authorities are not read and parsed for each login, and servers that hand out tickets are
 /// resumed with. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Configs(Arc<DashMap<Name, Made>>);
+pub(super) struct Configs(Kept<Made>);
 
 #[derive(Debug)]
 struct Made {
@@ -62,18 +59,15 @@ impl Configs {
         let tls = &to.target.tls;
         let name = tls.server_name.as_deref().unwrap_or_else(|| to.target.address.host());
         let name = ServerName::try_from(name.to_owned())?;
-        if let Some(known) = self.0.get(&to.name)
+        if let Some(known) = self.0.of(&to.name)
             && known.of == *tls
             && (tls.ca_pem.is_some() || known.at.elapsed() < SYSTEM_FOR)
         {
             return Ok((Arc::clone(&known.config), name));
         }
         let config = Arc::new(config(tls)?);
-        if self.0.len() >= KEPT {
-            self.0.clear();
-        }
         let made = Made { of: tls.clone(), at: Instant::now(), config: Arc::clone(&config) };
-        self.0.insert(to.name.clone(), made);
+        self.0.keep(&to.name, &Arc::new(made));
         Ok((config, name))
     }
 }
