@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::net::Place;
 use super::process::{Process, free_port, run, wait_until};
+use super::psql::Connection;
 
 /// The sample database.
 const SHOP: &str = include_str!("../../fixtures/shop.sql");
@@ -122,6 +123,19 @@ impl Postgres {
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// A stock client's connection to the shop, as `role`, past all of Postern.
+    #[must_use]
+    pub fn connection(&self, role: Role) -> Connection {
+        Connection {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            user: role.name().to_owned(),
+            database: "shop".to_owned(),
+            password: role.password().to_owned(),
+            sslmode: "disable",
+        }
     }
 
     /// PEM of the authority of its certificate, when it has TLS.

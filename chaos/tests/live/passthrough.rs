@@ -2,20 +2,9 @@
 
 use std::time::Duration;
 
-use postern_chaos::live::{Connection, Postgres, Role, wait_until};
+use postern_chaos::live::{Role, wait_until};
 
 use crate::{assert_has, shop};
-
-fn direct(postgres: &Postgres) -> Connection {
-    Connection {
-        host: "127.0.0.1".into(),
-        port: postgres.port(),
-        user: Role::Scram.name().into(),
-        database: "shop".into(),
-        password: Role::Scram.password().into(),
-        sslmode: "disable",
-    }
-}
 
 /// The same script, directly and through Postern, says the same in every byte, SQLSTATEs, positions and source lines included.
 #[test]
@@ -23,7 +12,7 @@ fn results_errors_and_notices_are_the_servers_own() {
     let (postgres, postern) = shop();
     // The owner's view of the catalogue, without masks.
     let through = postern.as_member("dora", &["dba", "privacy"]).unwrap();
-    let direct = direct(&postgres);
+    let direct = postgres.connection(Role::Scram);
     for sql in [
         "SELECT 1/0;",
         "SELECT * FROM nowhere;",

@@ -19,7 +19,7 @@ impl Stage {
     /// Starts a server with pgbench's tables, and its guards.
     pub(crate) fn set() -> Result<Self> {
         let postgres = Postgres::start(PostgresOptions::default())?;
-        let mut initialise = direct(&postgres).client("pgbench");
+        let mut initialise = postgres.connection(Role::Scram).client("pgbench");
         initialise.args(["-i", "-q", "-s", "10"]);
         run(initialise, "", Duration::from_secs(300))?.ok()?;
         let postern = Postern::with_shop(&postgres)?;
@@ -34,21 +34,10 @@ impl Stage {
         let guarded =
             |target: &str| Ok::<_, anyhow::Error>(self.postern.connection(target, &token)?.sslmode("disable"));
         Ok(vec![
-            ("direct", direct(&self.postgres)),
-            ("pgbouncer", Connection { port: self.bouncer.port(), ..direct(&self.postgres) }),
+            ("direct", self.postgres.connection(Role::Scram)),
+            ("pgbouncer", Connection { port: self.bouncer.port(), ..self.postgres.connection(Role::Scram) }),
             ("Postern", guarded("shop-direct")?),
             ("Postern, tunnel", guarded("shop")?),
         ])
-    }
-}
-
-fn direct(postgres: &Postgres) -> Connection {
-    Connection {
-        host: "127.0.0.1".into(),
-        port: postgres.port(),
-        user: Role::Scram.name().into(),
-        database: "shop".into(),
-        password: Role::Scram.password().into(),
-        sslmode: "disable",
     }
 }

@@ -50,21 +50,11 @@ fn main() -> Result<()> {
     for gateway in 0..2 {
         fleet.wait_for_login_to(gateway, "shop")?;
     }
-    let direct = Connection {
-        host: "127.0.0.1".into(),
-        port: postgres.port(),
-        user: Role::Scram.name().into(),
-        database: "shop".into(),
-        password: Role::Scram.password().into(),
-        sslmode: "disable",
-    };
+    let direct = postgres.connection(Role::Scram);
     let guarded = |gateway, target| fleet.connection(gateway, target, "bench", &["dba"]);
     let mut ways: Vec<Way> = [
         ("PostgreSQL itself", direct.clone()),
-        (
-            "PostgreSQL itself, without SCRAM's hashing (md5)",
-            Connection { user: Role::Md5.name().into(), password: Role::Md5.password().into(), ..direct.clone() },
-        ),
+        ("PostgreSQL itself, without SCRAM's hashing (md5)", postgres.connection(Role::Md5)),
         ("pgbouncer, which keeps sessions", Connection { port: bouncer.port(), ..direct }),
         ("Postern's gateway", guarded(0, "shop-direct")?),
         ("gateway, tunnel, agent", guarded(0, "shop")?),

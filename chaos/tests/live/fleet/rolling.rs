@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postern_chaos::live::fleet::{Fleet, FleetOptions};
 use postern_chaos::live::wire::Wire;
-use postern_chaos::live::{Connection, Postgres, PostgresOptions, Role, run};
+use postern_chaos::live::{Postgres, PostgresOptions, Role, run};
 
 const LONG: Duration = Duration::from_secs(120);
 /// Transactions of one session; a pool's connections have a lifetime too.
@@ -63,15 +63,7 @@ fn a_rolling_restart_loses_no_commit_and_breaks_no_transaction() {
         .sql("shop", "CREATE TABLE ledger (client int, n int, PRIMARY KEY (client, n)); GRANT ALL ON ledger TO PUBLIC")
         .unwrap();
     // Before the fleet is there: what is made through one gateway, another's catalog learns of seconds later.
-    let mut initialise = Connection {
-        host: "127.0.0.1".to_owned(),
-        port: postgres.port(),
-        user: Role::Scram.name().to_owned(),
-        database: "shop".to_owned(),
-        password: Role::Scram.password().to_owned(),
-        sslmode: "disable",
-    }
-    .client("pgbench");
+    let mut initialise = postgres.connection(Role::Scram).client("pgbench");
     initialise.args(["-i", "-q", "-s", "1", "--no-vacuum"]);
     run(initialise, "", LONG).unwrap().ok().unwrap();
     let drains = "drain_limit = \"60s\"\ndrain_idle_grace = \"0s\"\ndrain_notice = \"1s\"\n";

@@ -9,6 +9,7 @@ mod drain;
 mod failover;
 mod house;
 mod limits;
+#[path = "../../../agent/tests/agent/logged.rs"]
 mod logged;
 mod names;
 mod redecide;
