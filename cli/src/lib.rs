@@ -24,11 +24,7 @@ use crate::output::{Paint, note, paint};
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(run(cli)));
+    let done = runtime(&cli.command).map_err(Failure::from).and_then(|runtime| runtime.block_on(run(cli)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -41,6 +37,16 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// A worker for each core. An agent only copies: what one worker hands to another costs more than that one saves, until there is more than
+/// a core's worth of it. So it has one for every two cores, unless `TOKIO_WORKER_THREADS` says how many.
+fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if matches!(command, Command::Agent(_)) && std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        builder.worker_threads((std::thread::available_parallelism()?.get() / 2).max(1));
+    }
+    builder.enable_all().build()
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
