@@ -8,6 +8,7 @@ use postern_core::resource::Kind;
 
 use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::manifest::parse_duration;
+use crate::token_args::TokenArgs;
 
 /// Postern: an identity-aware gateway that decides, masks, holds and records every operation.
 #[derive(Debug, Parser)]
@@ -89,14 +90,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Sessions(SessionsCommand),
     /// Exchanges the token in POSTERN_TOKEN or --token-file for a session token, and prints it.
-    Token {
-        /// Good for this target only; may be given again. Default: all that policy permits.
-        #[arg(long, value_name = "TARGET")]
-        target: Vec<String>,
-        /// How long it is good for: 15m, 1h. At most as long as the token that it is made from.
-        #[arg(long, default_value = "15m", value_parser = parse_duration)]
-        ttl: std::time::Duration,
-    },
+    Token(TokenArgs),
     /// Whom the control plane takes you for.
     Whoami {
         #[command(flatten)]

@@ -10,6 +10,7 @@ mod manifest;
 mod output;
 mod recording;
 mod roles;
+mod token_args;
 mod yaml;
 
 use std::process::ExitCode;
@@ -69,7 +70,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Approvals(command) => commands::approvals::run(&command, connection).await,
         Command::Sessions(command) => commands::sessions::run(&command, connection).await,
-        Command::Token { target, ttl } => commands::tokens::exchange(&target, ttl, connection).await,
+        Command::Token(args) => commands::tokens::run(&args, connection).await,
         Command::Whoami { output } => commands::tokens::whoami(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,
         Command::Cluster(command) => commands::cluster::run(&command, connection).await,

@@ -5,6 +5,7 @@
 mod codec;
 mod decide;
 mod statement;
+mod token;
 
-criterion::criterion_group!(benches, decide::all, codec::all, statement::all);
+criterion::criterion_group!(benches, decide::all, codec::all, statement::all, token::all);
 criterion::criterion_main!(benches);

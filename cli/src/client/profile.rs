@@ -124,7 +124,7 @@ fn authority_of(args: &ConnectionArgs, profile: Option<&Located<'_>>) -> Result<
 }
 
 /// The token in the file that is named, or in the environment.
-fn token(args: &ConnectionArgs) -> Result<Option<SecretString>, Failure> {
+pub(crate) fn token(args: &ConnectionArgs) -> Result<Option<SecretString>, Failure> {
     let text = match &args.token_file {
         Some(path) => read(path)?,
         None => match std::env::var("POSTERN_TOKEN") {

@@ -33,8 +33,13 @@ fn when_exactly(time: Timestamp) -> String {
 fn principal(principal: Option<&pb::Principal>) -> String {
     let Some(principal) = principal else { return String::new() };
     let mut text = format!("{}/{}", principal.issuer, principal.subject);
-    for delegator in principal.chain.iter().rev() {
-        text.push_str(&format!(" for {}/{}", delegator.issuer, delegator.subject));
+    let actors = principal.chain.iter().filter(|link| !link.subject.is_empty());
+    for (place, link) in actors.enumerate() {
+        text.push_str(if place == 0 { " by " } else { " > " });
+        if !link.issuer.is_empty() {
+            text.push_str(&format!("{}/", link.issuer));
+        }
+        text.push_str(&link.subject);
     }
     text
 }

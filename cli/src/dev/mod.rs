@@ -176,7 +176,7 @@ async fn trusted(client: &Client, key: &IssuerKey, url: &str) -> Result<(), Fail
             not_before: now,
             ttl: Duration::from_secs(60),
         })?;
-        let request = ExchangeTokenRequest { subject_token, targets: Vec::new(), ttl_seconds: 60 };
+        let request = ExchangeTokenRequest { subject_token, ttl_seconds: 60, ..Default::default() };
         match client.tokens().exchange_token(request).await {
             Ok(_) => return Ok(()),
             Err(status)

@@ -85,8 +85,10 @@ impl Replay {
         let groups: Vec<&str> = started.principal.groups.iter().map(|group| &**group).collect();
         let groups = if groups.is_empty() { String::new() } else { format!(" ({})", groups.join(", ")) };
         say(out, &format!("  principal  {}", printable(&format!("{}{groups}", started.principal))));
-        for delegator in started.principal.chain.iter().rev() {
-            say(out, &format!("  for        {}", printable(&delegator.to_string())));
+        for link in &started.principal.chain {
+            let actor = link.actor.as_ref().map(|actor| format!(" of {actor}")).unwrap_or_default();
+            let scope = if link.scope.is_open() { String::new() } else { format!(", good for {}", link.scope) };
+            say(out, &format!("  token      {}", printable(&format!("{}{actor}{scope}", link.token))));
         }
         say(out, &format!("  target     {}, database {}", started.target, printable(&started.database)));
         let application = if started.application.is_empty() {

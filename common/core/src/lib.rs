@@ -22,6 +22,7 @@ pub mod principal;
 pub mod recording;
 pub mod resource;
 pub mod role;
+pub mod scope;
 pub mod secret;
 pub mod session;
 pub mod signed;

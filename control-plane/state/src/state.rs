@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postern_core::approval::{Approval, ApprovalState};
+use postern_core::principal::Link;
 use postern_core::resource::{Kind, Resource};
 use postern_core::secret::Sealed;
 use postern_core::session::Session;
@@ -317,7 +318,7 @@ pub(crate) fn approval_bytes(approval: &Approval) -> usize {
     let lists = [&approval.parameters, &approval.actions, &approval.policies, &approval.requirement.groups];
     let lists = lists.into_iter().flatten().map(String::len);
     let requester = approval.requester.groups.iter().map(|group| group.len());
-    let chain = approval.requester.chain.iter().map(|id| id.subject.len());
+    let chain = approval.requester.chain.iter().map(Link::weight);
     lists
         .chain(requester)
         .chain(chain)

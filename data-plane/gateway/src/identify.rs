@@ -3,9 +3,11 @@
 //! A valid token gets one answer for a target that does not exist, that is disabled, that the token is not for, and on which policy
 //! permits the principal nothing: nobody learns which targets there are.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_core::policy::{Freshness, PolicySlice};
+use postern_core::scope::Scopes;
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::Snapshot;
 use postern_core::target::{Protocol, Target};
@@ -57,15 +59,16 @@ pub(crate) fn identify(
     fresh: Freshness,
     token: &SecretBytes,
     (target, database): (&str, &str),
-    now: Timestamp,
+    (from, now): (IpAddr, Timestamp),
 ) -> Result<Admitted, Refusal> {
     let verified = match std::str::from_utf8(token.expose()) {
         Ok("") => Err(Refusal::NoToken),
         Ok(token) => current.verifier.verify(token.trim_ascii(), now).map_err(Refusal::from),
         Err(_) => Err(TokenError::Malformed.into()),
     };
-    let Verified { principal, targets } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
-    match find(&current.snapshot, &principal, &targets, target, database) {
+    let verified = verified.and_then(|verified| Ok(verified.shown_from(Some(from)).map(|()| verified)?));
+    let Verified { principal, .. } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
+    match find(&current.snapshot, &principal, target, database) {
         Ok((name, _, slice)) if !slice.opens(fresh) => {
             Err(Refusal::Stale { principal: Box::new(principal), target: name })
         }
@@ -83,12 +86,11 @@ pub(crate) fn identify(
 fn find(
     snapshot: &Snapshot,
     principal: &Principal,
-    scope: &[Name],
     target: &str,
     database: &str,
 ) -> Result<(Name, Arc<Target>, PolicySlice), &'static str> {
     let name: Name = target.parse().map_err(|_| "not a target's name")?;
-    if !scope.is_empty() && !scope.contains(&name) {
+    if !Scopes::of(principal).reach(&name) {
         return Err("the token is not for it");
     }
     let target = snapshot.targets.get(&name).map(|labeled| &labeled.value).ok_or("no such target")?;
@@ -142,6 +144,9 @@ const fn label(refusal: &Refusal) -> &'static str {
             TokenError::NotYetValid => "not-yet-valid",
             TokenError::TooOld => "too-old",
             TokenError::Claims(_) => "claims",
+            TokenError::Delegable => "delegable",
+            TokenError::Unconfirmed => "unconfirmed",
+            TokenError::Network => "network",
         },
         Refusal::Target { .. } | Refusal::Stale { .. } => "target",
     }

@@ -15,6 +15,7 @@ use crate::id::DecisionId;
 use crate::name::Name;
 use crate::operation::Operation;
 use crate::principal::Principal;
+use crate::scope::Scopes;
 use crate::snapshot::Difference;
 use crate::time::Timestamp;
 
@@ -24,6 +25,8 @@ pub struct PolicySlice {
     revision: u64,
     /// By name. Shared: as many sessions as there may be have the same.
     pub(super) policies: Arc<Vec<(Name, Arc<Policy>)>>,
+    /// What the tokens shown leave over of them.
+    scopes: Scopes,
 }
 
 /// What was decided. `Permit` and `Held` are proofs; the record beside them is what is written down.
@@ -47,9 +50,11 @@ impl PolicySlice {
         target: &Name,
         labels: &BTreeMap<String, String>,
     ) -> Self {
-        let speaking = policies.into_iter().filter(|(_, policy)| policy.speaks_of(principal, target, labels));
+        let scopes = Scopes::of(principal);
+        let reach = scopes.reach(target);
+        let speaking = policies.into_iter().filter(|(_, policy)| reach && policy.speaks_of(principal, target, labels));
         let policies = speaking.map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect();
-        Self { revision, policies: Arc::new(policies) }
+        Self { revision, policies: Arc::new(policies), scopes }
     }
 
     /// The slice after `differences` between the policies that it is of and those of `revision`, for the same principal, target and labels. In the
@@ -63,6 +68,9 @@ impl PolicySlice {
         target: &Name,
         labels: &BTreeMap<String, String>,
     ) -> Option<Self> {
+        if !self.scopes.reach(target) {
+            return None;
+        }
         let speaks = |policy: &&Arc<Policy>| policy.speaks_of(principal, target, labels);
         let mut policies: Option<Vec<(Name, Arc<Policy>)>> = None;
         for difference in differences {
@@ -83,7 +91,7 @@ impl PolicySlice {
                 (Err(_), None) => {}
             }
         }
-        policies.map(|policies| Self { revision, policies: Arc::new(policies) })
+        policies.map(|policies| Self { revision, policies: Arc::new(policies), scopes: self.scopes.clone() })
     }
 
     /// Nothing that is in it is another at `revision`.
@@ -103,10 +111,10 @@ impl PolicySlice {
         self.policies.iter().fold(Allowance::default(), |limits, (_, policy)| limits.and(policy.limits))
     }
 
-    /// Whether it has the same policies as `other`: then nothing that is decided by it is decided otherwise.
+    /// Whether it has the same policies as `other`, within the same scopes: then nothing that is decided by it is decided otherwise.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies
+        (Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies) && self.scopes == other.scopes
     }
 
     /// Whether anything at all is permitted, and not everything denied: without it no session opens.
@@ -186,6 +194,9 @@ impl PolicySlice {
         }
         let mut weighed = Weighed::default();
         for action in actions {
+            if !self.scopes.cover(action) {
+                return Err(Refusal::denied(Vec::new(), format!("{action} is outside of the token's scope")));
+            }
             let matching = || self.policies.iter().filter(|(_, policy)| policy.matches(action));
             if let Some((name, policy)) = matching().find(|(_, policy)| policy.effect == Effect::Deny) {
                 let why = policy.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));

@@ -67,12 +67,12 @@ pub struct PrincipalSelector {
     pub groups: Vec<String>,
     /// Single identities.
     pub subjects: Vec<PrincipalId>,
-    /// Whoever presented one of these tokens, by their `jti`.
+    /// Whoever presented one of these tokens, or one that was made from it, by their `jti`.
     pub tokens: Vec<String>,
 }
 
 /// Which verbs a rule speaks of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ActionPattern {
     /// `*`
     Any,
@@ -93,10 +93,10 @@ impl PrincipalSelector {
     /// Whether `principal` is meant.
     #[must_use]
     pub fn matches(&self, principal: &Principal) -> bool {
-        let by_token = |token: &str| self.tokens.iter().any(|known| known == token);
         principal.in_any(&self.groups)
             || self.subjects.contains(&principal.id)
-            || principal.token_id.as_deref().is_some_and(by_token)
+            // What is made from a token shares its fate.
+            || (!self.tokens.is_empty() && principal.tokens().any(|token| self.tokens.iter().any(|known| **known == **token)))
     }
 }
 

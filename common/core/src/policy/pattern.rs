@@ -7,7 +7,7 @@ use crate::action::{Object, ObjectKind};
 /// A pattern over dotted names: `shop.public.orders`, `public.*`, `function:app.get_*`, `"odd.name".t`. `*` matches any text within
 /// one part, never a dot between parts. A pattern with fewer parts than the name matches its end, so `public.orders` means that table in
 /// any database; the pattern `*` alone matches everything of every kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
     text: String,
     kind: Option<ObjectKind>,

@@ -4,8 +4,11 @@ use postern_proto::resource::v1 as pb;
 
 use super::{WireError, parse, timestamp_from_proto, timestamp_or_zero, timestamp_to_proto};
 use crate::approval::{Approval, ApprovalRequirement, ApprovalState, Review, ReviewVerdict};
+use crate::name::Name;
 use crate::operation::Digest;
-use crate::principal::{Principal, PrincipalId};
+use crate::policy::{ActionPattern, Pattern};
+use crate::principal::{Actor, Link, Principal, PrincipalId};
+use crate::scope::{Network, Scope};
 use crate::session::{Session, SessionEnd};
 use crate::time::Ttl;
 
@@ -21,9 +24,61 @@ pub fn principal_to_proto(principal: &Principal) -> pb::Principal {
         chain: principal
             .chain
             .iter()
-            .map(|id| pb::Delegator { issuer: id.issuer.to_string(), subject: id.subject.to_string() })
+            .map(|link| {
+                let actor = link.actor.as_ref();
+                let issuer = actor.and_then(|actor| actor.issuer.as_ref());
+                pb::Delegator {
+                    issuer: issuer.map(ToString::to_string).unwrap_or_default(),
+                    subject: actor.map(|actor| actor.name.to_string()).unwrap_or_default(),
+                    token_id: link.token.to_string(),
+                    scope: (link.scope != Scope::default()).then(|| scope_to_proto(&link.scope)),
+                }
+            })
             .collect(),
     }
+}
+
+/// To protobuf.
+#[must_use]
+pub fn scope_to_proto(scope: &Scope) -> pb::TokenScope {
+    fn texts<T: ToString>(of: impl IntoIterator<Item = T>) -> Vec<String> {
+        of.into_iter().map(|one| one.to_string()).collect()
+    }
+    pb::TokenScope {
+        targets: texts(&scope.targets),
+        actions: texts(&scope.actions),
+        resources: texts(&scope.resources),
+        networks: texts(&scope.networks),
+        roles: texts(&scope.roles),
+    }
+}
+
+/// From protobuf.
+///
+/// # Errors
+/// When something in it is no name, action, pattern or network, or there is too much of it.
+pub fn scope_from_proto(field: &str, scope: &pb::TokenScope) -> Result<Scope, WireError> {
+    fn read<T, E: std::fmt::Display, C: FromIterator<T>>(
+        field: String,
+        texts: &[String],
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<C, WireError> {
+        texts
+            .iter()
+            .map(|text| parse(text).map_err(|fault| WireError::new(&field, format!("{text:?}: {fault}"))))
+            .collect()
+    }
+    let action = |text: &str| ActionPattern::parse(text).ok_or("not an action");
+    let role = |text: &str| if text.is_empty() { Err("empty") } else { Ok(text.into()) };
+    let scope = Scope {
+        targets: read(format!("{field}.targets"), &scope.targets, str::parse::<Name>)?,
+        actions: read(format!("{field}.actions"), &scope.actions, action)?,
+        resources: read(format!("{field}.resources"), &scope.resources, Pattern::parse)?,
+        networks: read(format!("{field}.networks"), &scope.networks, str::parse::<Network>)?,
+        roles: read(format!("{field}.roles"), &scope.roles, role)?,
+    };
+    scope.check().map_err(|fault| WireError::new(field, fault.to_string()))?;
+    Ok(scope)
 }
 
 /// From protobuf.
@@ -39,8 +94,15 @@ pub fn principal_from_proto(principal: pb::Principal) -> Result<Principal, WireE
         groups: principal.groups.into_iter().map(Into::into).collect(),
         token_id: Some(principal.token_id).filter(|token| !token.is_empty()).map(Into::into),
         expires_at: principal.expires_at.as_ref().map(timestamp_from_proto),
-        chain: principal.chain.into_iter().map(|link| id(&link.issuer, link.subject)).collect::<Result<_, _>>()?,
+        chain: principal.chain.into_iter().map(link_from_proto).collect::<Result<_, _>>()?,
     })
+}
+
+fn link_from_proto(link: pb::Delegator) -> Result<Link, WireError> {
+    let issuer = (!link.issuer.is_empty()).then(|| parse("principal.chain.issuer", &link.issuer)).transpose()?;
+    let actor = (!link.subject.is_empty()).then(|| Actor { issuer, name: link.subject.into() });
+    let scope = link.scope.as_ref().map(|scope| scope_from_proto("principal.chain.scope", scope)).transpose()?;
+    Ok(Link { token: link.token_id.into(), actor, scope: scope.unwrap_or_default() })
 }
 
 /// To protobuf.

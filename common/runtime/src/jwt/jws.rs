@@ -9,6 +9,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use postern_core::Timestamp;
 use postern_core::issuer::Algorithm;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -73,6 +74,25 @@ impl<'a> Parts<'a> {
             return Err(TokenError::Malformed);
         }
         Ok(Self { header, payload: decode(payload)?, signed: signed.as_bytes(), signature: decode(signature)? })
+    }
+
+    /// Checks the signature by an Ed25519 key that is known already (RFC 8037, section 3.1).
+    pub(super) fn verify_ed25519(&self, key: &ParsedPublicKey) -> Result<(), TokenError> {
+        if self.header.alg != Algorithm::EdDsa.as_str() {
+            return Err(TokenError::Algorithm);
+        }
+        key.verify_sig(self.signed, &self.signature).map_err(|_| TokenError::Signature)
+    }
+
+    /// `iat` (RFC 7519, section 4.1.6), in whole seconds.
+    pub(super) fn issued_at(&self) -> Option<Timestamp> {
+        #[derive(Deserialize)]
+        struct Claims {
+            iat: f64,
+        }
+        let Claims { iat } = serde_json::from_slice(&self.payload).ok()?;
+        let since = std::time::Duration::try_from_secs_f64(iat).ok()?;
+        Some(Timestamp::from_secs(since.as_secs()))
     }
 
     pub(super) fn unverified_issuer(&self) -> Option<String> {

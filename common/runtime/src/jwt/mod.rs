@@ -6,16 +6,21 @@
 
 mod issuer;
 mod jws;
+mod link;
+mod seen;
 mod session;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 
+use postern_core::scope::Scopes;
 use postern_core::snapshot::Snapshot;
-use postern_core::token::{SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE};
-use postern_core::{Code, Name, Principal, Timestamp};
+use postern_core::token::{Confirmation, LINK_SEPARATOR, SCOPED_TOKEN_TYPE, SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE};
+use postern_core::{Code, Principal, Timestamp};
 
 pub use issuer::IssuerVerifier;
 pub use jws::{KeyError, MAX_TOKEN};
+pub use link::{DelegationKey, NewLink, is_actor};
 pub use session::{SessionSigner, SessionVerifier};
 
 /// Why a token is refused. Nothing of the token is in the text, so that it may be logged.
@@ -51,6 +56,15 @@ pub enum TokenError {
     /// Issued longer ago than the issuer's rules accept.
     #[error("the token was issued too long ago")]
     TooOld,
+    /// It is good only from other addresses.
+    #[error("the token is not for use from this address")]
+    Network,
+    /// Its bearer has not proven to have what it is bound to.
+    #[error("the token is bound to a certificate that was not shown")]
+    Unconfirmed,
+    /// It carries a delegation key: only what is made from it by that key is shown.
+    #[error("the token is to be handed on: only its children are shown")]
+    Delegable,
     /// A claim is missing or unfit; the text names it, not its value.
     #[error("the token's claims are not accepted: {0}")]
     Claims(String),
@@ -70,6 +84,9 @@ impl TokenError {
             | Self::Signature
             | Self::Issuer
             | Self::Audience
+            | Self::Delegable
+            | Self::Unconfirmed
+            | Self::Network
             | Self::Claims(_) => Code::TokenInvalid,
         }
     }
@@ -83,7 +100,7 @@ impl TokenError {
             Self::Algorithm => 3,
             Self::Signature => 4,
             Self::Audience => 5,
-            Self::Claims(_) => 6,
+            Self::Claims(_) | Self::Delegable | Self::Unconfirmed | Self::Network => 6,
             Self::Expired | Self::NotYetValid | Self::TooOld => 7,
         }
     }
@@ -96,10 +113,32 @@ impl TokenError {
 /// A verified token's meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Who.
+    /// Who, and within what.
     pub principal: Principal,
-    /// Targets that the token is good for; empty: all that policy permits.
-    pub targets: Vec<Name>,
+    /// When the token that began it was issued.
+    pub issued_at: Timestamp,
+    /// How often it was handed on; none: it is no session token.
+    pub depth: Option<u8>,
+    /// Of what the bearer must prove possession.
+    pub confirmation: Option<Confirmation>,
+}
+
+impl Verified {
+    /// Checks what hangs on the connection on which the token was shown, `from` being the other end; none: unknown.
+    ///
+    /// # Errors
+    /// The token is not for there, or bound to what was not shown.
+    pub fn shown_from(&self, from: Option<IpAddr>) -> Result<(), TokenError> {
+        if self.confirmation.is_some() {
+            return Err(TokenError::Unconfirmed);
+        }
+        if self.principal.is_whole() {
+            return Ok(());
+        }
+        let scopes = Scopes::of(&self.principal);
+        let admitted = scopes.admit(from.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+        if admitted { Ok(()) } else { Err(TokenError::Network) }
+    }
 }
 
 /// Everything that may sign a principal's token, at one revision: made once per snapshot, shared by all sessions.
@@ -145,18 +184,28 @@ impl Verifier {
     /// # Errors
     /// The token is not accepted.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Verified, TokenError> {
+        let session = || self.session.as_ref().ok_or(TokenError::KeysUnavailable);
+        if let Some(verifier) = &self.session
+            && let Some(verified) = verifier.again(token, now)
+        {
+            return verified;
+        }
+        if token.contains(LINK_SEPARATOR) {
+            return session()?.verify(token, now);
+        }
         let parts = jws::Parts::parse(token)?;
-        if parts.header.typ.as_deref() == Some(SESSION_TOKEN_TYPE) {
-            let verifier = self.session.as_ref().ok_or(TokenError::KeysUnavailable)?;
-            let claims = verifier.verify(token, now)?;
-            return Ok(Verified { principal: claims.principal, targets: claims.targets });
+        if matches!(parts.header.typ.as_deref(), Some(SESSION_TOKEN_TYPE | SCOPED_TOKEN_TYPE)) {
+            return session()?.verify(token, now);
         }
         let issuer = parts.unverified_issuer().ok_or(TokenError::Issuer)?;
         let mut refusal = TokenError::Issuer;
         for candidate in self.issuers.get(&issuer).ok_or(TokenError::Issuer)? {
             let error = match candidate {
                 Some(verifier) => match verifier.verify_parts(&parts, now) {
-                    Ok(principal) => return Ok(Verified { principal, targets: Vec::new() }),
+                    Ok(principal) => {
+                        let issued_at = parts.issued_at().unwrap_or_default();
+                        return Ok(Verified { principal, issued_at, depth: None, confirmation: None });
+                    }
                     Err(error) => error,
                 },
                 None => TokenError::KeysUnavailable,

@@ -1,29 +1,52 @@
-//! Postern's own session tokens: EdDSA (RFC 8037), one `typ`, one audience, one cluster.
+//! Postern's own session tokens: EdDSA (RFC 8037), one audience, one cluster; and the links by which their holders hand them on.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{self, SHA256};
+use aws_lc_rs::signature::ParsedPublicKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use postern_core::Timestamp;
 use postern_core::issuer::Algorithm;
+use postern_core::principal::Link;
+use postern_core::scope::Scope;
 use postern_core::token::{
-    SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_ISSUER, SESSION_TOKEN_MAX_TTL, SESSION_TOKEN_TYPE, SessionClaims,
+    Confirmation, LINK_SEPARATOR, MAX_DEPTH, SCOPED_TOKEN_TYPE, SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_ISSUER,
+    SESSION_TOKEN_MAX_TTL, SESSION_TOKEN_TYPE, SessionClaims,
 };
+use postern_core::{Principal, Timestamp};
 use rcgen::{KeyPair, SigningKey as _};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::TokenError;
-use super::jws::{KeyError, KeySet, Parts};
+use super::jws::{KeyError, KeySet, MAX_TOKEN, Parts};
+use super::seen::{Digest, Seen};
+use super::{TokenError, Verified, link};
 
 /// How far a gateway's clock may be behind the control plane's. There is none for the end: it is never later than written.
-const LEEWAY: Duration = Duration::from_secs(30);
+pub(super) const LEEWAY: Duration = Duration::from_secs(30);
 
-/// Verifies session tokens of one cluster. Keys are parsed once, here.
+/// Verifies session tokens of one cluster, and the links that follow them. Keys are parsed once, here; a token that was seen before is known by
+/// its digest.
 #[derive(Debug)]
 pub struct SessionVerifier {
     cluster_id: String,
     keys: KeySet,
+    seen: Seen,
+}
+
+/// A token, alone or with links, whose signatures are right; its time is another matter.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// With the end of the whole chain.
+    pub(super) principal: Principal,
+    pub(super) issued_at: Timestamp,
+    pub(super) depth: u8,
+    pub(super) not_before: Timestamp,
+    pub(super) expires_at: Timestamp,
+    /// By whom the next link must be signed, and how many there may be.
+    pub(super) delegation: Option<(ParsedPublicKey, u8)>,
+    pub(super) confirmation: Option<Confirmation>,
 }
 
 impl SessionVerifier {
@@ -32,20 +55,63 @@ impl SessionVerifier {
     /// # Errors
     /// The set is unreadable or has no Ed25519 key.
     pub fn new(cluster_id: &str, jwks_json: &str) -> Result<Self, KeyError> {
-        Ok(Self { cluster_id: cluster_id.to_owned(), keys: KeySet::parse(jwks_json, &[Algorithm::EdDsa])? })
+        let keys = KeySet::parse(jwks_json, &[Algorithm::EdDsa])?;
+        Ok(Self { cluster_id: cluster_id.to_owned(), keys, seen: Seen::default() })
     }
 
-    /// What `token` says, once it is verified at `now`. The principal in it bears the token's id and end.
+    /// Whom `token` (with the links that follow it) proves, at `now`.
     ///
     /// # Errors
     /// The token is not accepted.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<SessionClaims, TokenError> {
-        let parts = Parts::parse(token)?;
-        if parts.header.typ.as_deref() != Some(SESSION_TOKEN_TYPE) {
-            return Err(TokenError::claims("typ"));
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Verified, TokenError> {
+        match self.again(token, now) {
+            Some(verified) => verified,
+            None if token.len() > MAX_TOKEN => Err(TokenError::Malformed),
+            None => self.check(token, now)?.show(now),
         }
+    }
+
+    /// As [`Self::verify`], if the token's signatures were checked before.
+    pub(super) fn again(&self, token: &str, now: Timestamp) -> Option<Result<Verified, TokenError>> {
+        if token.len() > MAX_TOKEN {
+            return None;
+        }
+        Some(self.seen.get(&sha256(token))?.show(now))
+    }
+
+    fn check(&self, token: &str, now: Timestamp) -> Result<Arc<Checked>, TokenError> {
+        let parts: Vec<&str> = token.split(LINK_SEPARATOR).collect();
+        if parts.len() > usize::from(MAX_DEPTH) + 1 {
+            return Err(TokenError::claims("more links than any token may have"));
+        }
+        let prefixes = digests(&parts);
+        // What was handed to many begins alike for all of them.
+        let known = prefixes.iter().enumerate().rev().find_map(|(place, digest)| Some((place, self.seen.get(digest)?)));
+        let mut checked: Option<Arc<Checked>> = known.as_ref().map(|(_, checked)| Arc::clone(checked));
+        let from = known.map_or(0, |(place, _)| place.saturating_add(1));
+        let mut parent = from.checked_sub(1).and_then(|before| prefixes.get(before));
+        for (part, digest) in parts.iter().zip(&prefixes).skip(from) {
+            let next = match (&checked, parent) {
+                (Some(before), Some(parent)) => link::follow(before, part, parent)?,
+                _ => self.root(part)?,
+            };
+            let next = Arc::new(next);
+            self.seen.keep(*digest, Arc::clone(&next), now);
+            (checked, parent) = (Some(next), Some(digest));
+        }
+        checked.ok_or(TokenError::Malformed)
+    }
+
+    /// What the cluster itself signed.
+    fn root(&self, token: &str) -> Result<Checked, TokenError> {
+        let parts = Parts::parse(token)?;
+        let scoped = match parts.header.typ.as_deref() {
+            Some(SESSION_TOKEN_TYPE) => false,
+            Some(SCOPED_TOKEN_TYPE) => true,
+            _ => return Err(TokenError::claims("typ")),
+        };
         self.keys.verify(&parts)?;
-        let mut claims: SessionClaims =
+        let claims: SessionClaims =
             serde_json::from_slice(&parts.payload).map_err(|_| TokenError::claims("not a session token's"))?;
         if claims.iss != SESSION_TOKEN_ISSUER || claims.cluster != self.cluster_id {
             return Err(TokenError::Issuer);
@@ -53,7 +119,8 @@ impl SessionVerifier {
         if claims.aud != SESSION_TOKEN_AUDIENCE {
             return Err(TokenError::Audience);
         }
-        if claims.sub != claims.principal.id.to_string() {
+        let mut principal = claims.principal;
+        if claims.sub != principal.id.to_string() {
             return Err(TokenError::claims("sub is not the principal"));
         }
         if claims.jti.is_empty() {
@@ -62,17 +129,79 @@ impl SessionVerifier {
         if claims.exp.saturating_sub(claims.iat) > u64::from(SESSION_TOKEN_MAX_TTL) {
             return Err(TokenError::claims("exp is too far from iat"));
         }
+        let id: Arc<str> = claims.jti.into();
+        let whole = principal.chain.is_empty() && claims.dlg.is_none() && claims.cnf.is_none();
+        if whole == scoped || principal.chain.last().is_some_and(|last| last.token != id) {
+            return Err(TokenError::claims("typ and scope do not go together"));
+        }
+        if !claims.targets.is_empty() {
+            let scope = Scope::of_targets(claims.targets);
+            principal.chain.push(Link { token: Arc::clone(&id), actor: None, scope });
+        }
+        let delegation = claims.dlg.map(|dlg| link::delegation(&dlg, MAX_DEPTH.saturating_sub(claims.depth)));
         let expires_at = Timestamp::from_secs(claims.exp);
-        if now >= expires_at {
+        principal.token_id = Some(id);
+        principal.expires_at = Some(expires_at);
+        Ok(Checked {
+            principal,
+            issued_at: Timestamp::from_secs(claims.iat),
+            depth: claims.depth,
+            not_before: Timestamp::from_secs(claims.nbf.max(claims.iat)),
+            expires_at,
+            delegation: delegation.transpose()?,
+            confirmation: claims.cnf,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.seen.len()
+    }
+}
+
+impl Checked {
+    /// Shown to somebody, at `now`.
+    fn show(&self, now: Timestamp) -> Result<Verified, TokenError> {
+        if now >= self.expires_at {
             return Err(TokenError::Expired);
         }
-        if Timestamp::from_secs(claims.nbf.max(claims.iat)) > now.plus(LEEWAY) {
+        if self.not_before > now.plus(LEEWAY) {
             return Err(TokenError::NotYetValid);
         }
-        claims.principal.token_id = Some(claims.jti.as_str().into());
-        claims.principal.expires_at = Some(expires_at);
-        Ok(claims)
+        // Else whoever was handed a link could cut it off.
+        if self.delegation.is_some() {
+            return Err(TokenError::Delegable);
+        }
+        Ok(Verified {
+            principal: self.principal.clone(),
+            issued_at: self.issued_at,
+            depth: Some(self.depth),
+            confirmation: self.confirmation.clone(),
+        })
     }
+}
+
+pub(super) fn sha256(text: &str) -> Digest {
+    let mut digest = [0; 32];
+    // Both are 32 bytes.
+    digest.iter_mut().zip(digest::digest(&SHA256, text.as_bytes()).as_ref()).for_each(|(to, from)| *to = *from);
+    digest
+}
+
+/// Of the first part, of the first two with the separator between them, and so on.
+fn digests(parts: &[&str]) -> Vec<Digest> {
+    let mut so_far = digest::Context::new(&SHA256);
+    let mut digests = Vec::with_capacity(parts.len());
+    for (place, part) in parts.iter().enumerate() {
+        if place > 0 {
+            so_far.update(LINK_SEPARATOR.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+        so_far.update(part.as_bytes());
+        let mut digest = [0; 32];
+        digest.iter_mut().zip(so_far.clone().finish().as_ref()).for_each(|(to, from)| *to = *from);
+        digests.push(digest);
+    }
+    digests
 }
 
 /// Signs session tokens with one Ed25519 key.
@@ -138,12 +267,22 @@ impl SessionSigner {
     /// # Errors
     /// The key failed to sign.
     pub fn sign(&self, claims: &SessionClaims) -> Result<String, KeyError> {
-        let header = serde_json::json!({"alg": "EdDSA", "typ": SESSION_TOKEN_TYPE, "kid": self.kid}).to_string();
-        let claims = serde_json::to_vec(claims).map_err(|_| KeyError::Sign)?;
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let signature = self.key.sign(signed.as_bytes()).map_err(|_| KeyError::Sign)?;
-        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+        let whole = claims.principal.chain.is_empty() && claims.dlg.is_none() && claims.cnf.is_none();
+        let typ = if whole { SESSION_TOKEN_TYPE } else { SCOPED_TOKEN_TYPE };
+        signed(&self.key, &serde_json::json!({"alg": "EdDSA", "typ": typ, "kid": self.kid}), claims)
     }
+}
+
+/// A JWS in compact form (RFC 7515, section 7.1), by an Ed25519 key.
+pub(super) fn signed(
+    key: &KeyPair,
+    header: &serde_json::Value,
+    claims: &impl serde::Serialize,
+) -> Result<String, KeyError> {
+    let claims = serde_json::to_vec(claims).map_err(|_| KeyError::Sign)?;
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
+    let signature = key.sign(signed.as_bytes()).map_err(|_| KeyError::Sign)?;
+    Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 
 impl fmt::Debug for SessionSigner {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::node::{NodeIdentity, NodeRole};
+use postern_core::scope::Scopes;
 use postern_core::{Name, Principal};
 use postern_runtime::jwt::{TokenError, Verified};
 use tonic::metadata::MetadataMap;
@@ -49,8 +50,6 @@ struct Groups {
 pub(crate) struct Caller {
     node: Option<NodeIdentity>,
     principal: Option<Principal>,
-    /// Of a narrowed token: the targets that it is good for; empty: not narrowed.
-    targets: Vec<Name>,
     grants: Grants,
     roles: Vec<String>,
 }
@@ -70,11 +69,8 @@ impl Access {
             Some(token) => Some(self.verified(token, peer)?),
             None => None,
         };
-        let (principal, targets) = match verified {
-            Some(Verified { principal, targets }) => (Some(principal), targets),
-            None => (None, Vec::new()),
-        };
-        Ok(Caller { node, principal, targets, grants: Grants::default(), roles: Vec::new() })
+        let principal = verified.map(|verified| verified.principal);
+        Ok(Caller { node, principal, grants: Grants::default(), roles: Vec::new() })
     }
 
     /// Looks up what the caller may do: linearizably, so that a role that was taken away is gone, and so is an issuer.
@@ -106,8 +102,8 @@ impl Access {
         }
         let (Some(principal), Some(bound)) = (&caller.principal, bound) else { return Ok(()) };
         trusted(bound, principal)?;
-        // A token narrowed to targets is handed on to do work there, not to rule.
-        if !caller.targets.is_empty() {
+        // A token that was narrowed or handed on is to do work at targets, not to rule.
+        if !principal.is_whole() {
             return Ok(());
         }
         if principal.in_any(&self.groups.admin) {
@@ -135,7 +131,11 @@ impl Access {
 
     fn verified(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
         let policy = Arc::clone(&self.policy.borrow());
-        policy.verifier.verify(token, self.clock.now()).map_err(|error| {
+        let verified = policy.verifier.verify(token, self.clock.now()).and_then(|verified| {
+            let from = peer.map(|peer| peer.address.ip());
+            verified.shown_from(from).map(|()| verified)
+        });
+        verified.map_err(|error| {
             let code = error.code().as_str();
             metrics::counter!("postern_control_auth_failures_total", "code" => code).increment(1);
             let address = peer.map(|peer| peer.address.to_string());
@@ -168,7 +168,7 @@ impl Caller {
     /// Who showed a token that is not believed: of them only the certificate is known.
     pub(super) fn unknown(peer: Option<&PeerInfo>) -> Self {
         let node = peer.and_then(|peer| peer.identity.clone());
-        Self { node, principal: None, targets: Vec::new(), grants: Grants::default(), roles: Vec::new() }
+        Self { node, principal: None, grants: Grants::default(), roles: Vec::new() }
     }
 
     /// Whether the caller may, by certificate or role.
@@ -252,7 +252,7 @@ impl Caller {
 
     /// Whether the token, if it is narrowed, is good for `target`.
     pub(super) fn reaches(&self, target: &Name) -> bool {
-        self.targets.is_empty() || self.targets.contains(target)
+        self.principal.as_ref().is_none_or(|principal| Scopes::of(principal).reach(target))
     }
 
     /// Whether `principal` is the caller's own identity.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern_core::Name;
 use postern_core::role::Grant;
-use postern_core::wire::identity::principal_to_proto;
+use postern_core::wire::identity::{principal_to_proto, scope_from_proto};
 use postern_core::wire::timestamp_to_proto;
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::token_service_server::TokenService;
@@ -16,7 +16,10 @@ use zeroize::Zeroize as _;
 use super::access::Access;
 use super::status;
 use crate::bootstrap::ClusterKeys;
-use crate::identity::{ExchangeError, exchange};
+use crate::identity::{ExchangeError, Wanted, exchange};
+
+/// Bytes of an Ed25519 public key (RFC 8032, section 5.1.5).
+const KEY: usize = 32;
 
 pub(super) struct Service {
     pub(super) keys: Arc<ClusterKeys>,
@@ -36,27 +39,20 @@ impl TokenService for Service {
         let verified = verified?;
         call.identified(&verified.principal);
         self.access.still_trusted(&verified.principal).await?;
-        let request = request.into_inner();
-        let targets = request.targets.iter().map(|name| status::parse::<Name>("targets", name));
-        let targets = targets.collect::<Result<Vec<_>, _>>()?;
-        for target in &targets {
+        let wanted = wanted(request.into_inner())?;
+        for target in &wanted.scope.targets {
             call.about(format_args!("Target/{target}"));
         }
-        let principal = verified.principal.id.clone();
-        let minted = exchange(
-            &self.keys.signer,
-            &self.keys.cluster.id,
-            verified,
-            targets,
-            request.ttl_seconds,
-            self.keys.clock.now(),
-        )
-        .map_err(refused)?;
+        let principal = verified.principal.clone();
+        let minted = exchange(&self.keys.signer, &self.keys.cluster.id, verified, wanted, self.keys.clock.now());
+        let minted = minted.map_err(refused)?;
         metrics::counter!("postern_control_tokens_minted_total").increment(1);
-        info!(%principal, token_id = minted.id, expires_at = %minted.expires_at, "a session token was made");
+        let from = principal.token_id.as_deref();
+        info!(%principal, token_id = minted.id, from, expires_at = %minted.expires_at, "a session token was made");
         Ok(Response::new(pb::ExchangeTokenResponse {
             token: minted.token,
             expires_at: Some(timestamp_to_proto(minted.expires_at)),
+            id: minted.id,
         }))
     }
 
@@ -73,6 +69,22 @@ impl TokenService for Service {
     }
 }
 
+fn wanted(request: pb::ExchangeTokenRequest) -> Result<Wanted, Status> {
+    let scope = request.scope.unwrap_or_default();
+    let mut scope =
+        scope_from_proto("scope", &scope).map_err(|fault| status::invalid_field(&fault.field, &fault.why))?;
+    for target in &request.targets {
+        scope.targets.insert(status::parse::<Name>("targets", target)?);
+    }
+    let depth = u8::try_from(request.delegation_depth).unwrap_or(u8::MAX);
+    let delegation = match request.delegation_key.len() {
+        0 => None,
+        KEY => Some((request.delegation_key, depth)),
+        _ => return Err(status::invalid_field("delegation_key", "not an Ed25519 public key of 32 bytes")),
+    };
+    Ok(Wanted { scope, ttl: request.ttl_seconds, actor: request.actor, delegation })
+}
+
 fn grant_to_proto(grant: Grant) -> resource_pb::Grant {
     resource_pb::Grant { objects: grant.objects, verbs: grant.verbs }
 }
@@ -80,7 +92,9 @@ fn grant_to_proto(grant: Grant) -> resource_pb::Grant {
 #[allow(clippy::needless_pass_by_value)] // for map_err
 fn refused(error: ExchangeError) -> Status {
     match &error {
-        ExchangeError::TooManyTargets => status::invalid_field("targets", error),
+        ExchangeError::TooMany(_) => status::invalid_field("scope", error),
+        ExchangeError::Actor => status::invalid_field("actor", error),
+        ExchangeError::TooDeep => Status::failed_precondition(error.to_string()),
         ExchangeError::TooLong => status::invalid_field("ttl_seconds", error),
         ExchangeError::Wider(_) => Status::permission_denied(error.to_string()),
         ExchangeError::Expired => Status::unauthenticated(error.to_string()),

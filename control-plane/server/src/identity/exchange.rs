@@ -1,28 +1,45 @@
-//! A trusted issuer's token for a session token. What comes out is never more than what went in (I6).
+//! A trusted issuer's token, or a session token, for a session token. What comes out is never more than what went in (I6).
 
+use std::sync::Arc;
+
+use postern_core::principal::{Actor, Link};
+use postern_core::scope::{Scope, Scopes, TooMany};
 use postern_core::token::{
-    SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_DEFAULT_TTL, SESSION_TOKEN_ISSUER, SESSION_TOKEN_MAX_TTL, SessionClaims,
+    Act, Delegation, MAX_ACTOR, MAX_DEPTH, SESSION_TOKEN_DEFAULT_TTL, SESSION_TOKEN_MAX_TTL, SessionClaims,
 };
 use postern_core::{Name, Timestamp, Ttl};
 use postern_runtime::clock;
-use postern_runtime::jwt::{KeyError, SessionSigner, Verified};
-
-/// The most targets that a session token may name.
-const MAX_TARGETS: usize = 64;
+use postern_runtime::jwt::{KeyError, SessionSigner, Verified, is_actor};
 
 /// Why no session token is made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExchangeError {
-    #[error("a session token names at most {MAX_TARGETS} targets")]
-    TooManyTargets,
+    #[error("{0}")]
+    TooMany(#[from] TooMany),
     #[error("the subject token is not good for target {0}")]
     Wider(Name),
     #[error("the subject token has expired")]
     Expired,
     #[error("a session token lives at most {SESSION_TOKEN_MAX_TTL} seconds")]
     TooLong,
+    #[error("the subject token was handed on {MAX_DEPTH} times already: it is as deep as may be")]
+    TooDeep,
+    #[error("an actor's name has 1 to {MAX_ACTOR} bytes, none of them a control character")]
+    Actor,
     #[error("the token cannot be signed: {0}")]
     Sign(#[from] KeyError),
+}
+
+/// What the token is to be good for.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) scope: Scope,
+    /// Seconds; 0: as usual.
+    pub(crate) ttl: u32,
+    /// Who is handed it; empty: who asks.
+    pub(crate) actor: String,
+    /// A delegation key, and how often it may be used; 0: as often as may be.
+    pub(crate) delegation: Option<(Vec<u8>, u8)>,
 }
 
 /// A session token.
@@ -37,97 +54,73 @@ pub(crate) fn exchange(
     signer: &SessionSigner,
     cluster: &str,
     subject: Verified,
-    targets: Vec<Name>,
-    ttl_seconds: u32,
+    wanted: Wanted,
     now: Timestamp,
 ) -> Result<Minted, ExchangeError> {
-    if targets.len() > MAX_TARGETS {
-        return Err(ExchangeError::TooManyTargets);
+    wanted.scope.check()?;
+    let Verified { mut principal, depth: parent_depth, .. } = subject;
+    let scopes = Scopes::of(&principal);
+    if let Some(wider) = wanted.scope.targets.iter().find(|target| !scopes.reach(target)) {
+        return Err(ExchangeError::Wider(wider.clone()));
     }
-    let targets = match (subject.targets.is_empty(), targets.is_empty()) {
-        (true, _) => targets,
-        // A narrowed token stays as narrow.
-        (false, true) => subject.targets,
-        (false, false) => match targets.iter().find(|target| !subject.targets.contains(target)) {
-            Some(wider) => return Err(ExchangeError::Wider(wider.clone())),
-            None => targets,
-        },
-    };
-    let ttl = match ttl_seconds {
+    let ttl = match wanted.ttl {
         0 => SESSION_TOKEN_DEFAULT_TTL,
         seconds if seconds > SESSION_TOKEN_MAX_TTL => return Err(ExchangeError::TooLong),
         seconds => seconds,
     };
-    let wanted = now.plus(Ttl(ttl).duration());
-    let expires_at = subject.principal.expires_at.map_or(wanted, |end| end.min(wanted));
+    let end = now.plus(Ttl(ttl).duration());
+    let expires_at = principal.expires_at.map_or(end, |parents| parents.min(end));
     // In whole seconds, as the token says it.
     let expires_at = Timestamp::from_secs(expires_at.secs());
     if expires_at <= now {
         return Err(ExchangeError::Expired);
     }
+    let depth = parent_depth.map_or(0, |depth| depth.saturating_add(1));
+    if depth > MAX_DEPTH {
+        return Err(ExchangeError::TooDeep);
+    }
+    let dlg = wanted.delegation.map(|(key, asked)| match MAX_DEPTH.saturating_sub(depth) {
+        0 => Err(ExchangeError::TooDeep),
+        left => Ok(Delegation::new(&key, if asked == 0 { left } else { asked.min(left) })),
+    });
+    let dlg = dlg.transpose()?;
+
     let id = clock::token_id().to_string();
-    let mut principal = subject.principal;
-    principal.token_id = Some(id.as_str().into());
+    let token: Arc<str> = id.as_str().into();
+    let parent = if parent_depth.is_some() { principal.token_id.take() } else { None };
+    let root = principal.tokens().next().or(parent.as_ref()).map(ToString::to_string);
+    let root = if parent.is_some() { root } else { None };
+    if let (Some(parent), true) = (&parent, principal.chain.is_empty()) {
+        principal.chain.push(Link { token: Arc::clone(parent), actor: None, scope: Scope::default() });
+    }
+    let actor = match wanted.actor {
+        none if none.is_empty() => None,
+        name if is_actor(&name) => Some(Actor { issuer: None, name: name.into() }),
+        _ => return Err(ExchangeError::Actor),
+    };
+    let targets_alone = Scope { targets: wanted.scope.targets.clone(), ..Scope::default() } == wanted.scope;
+    let (mut scope, mut targets) = (wanted.scope, Vec::new());
+    if principal.chain.is_empty() && actor.is_none() && targets_alone && dlg.is_none() {
+        // All that it says, gateways of former versions understand too.
+        targets = std::mem::take(&mut scope.targets).into_iter().collect();
+    } else if !principal.chain.is_empty() || actor.is_some() || scope != Scope::default() {
+        principal.chain.push(Link { token: Arc::clone(&token), actor, scope });
+    }
+    principal.token_id = Some(token);
     principal.expires_at = Some(expires_at);
     let claims = SessionClaims {
-        iss: SESSION_TOKEN_ISSUER.to_owned(),
-        aud: SESSION_TOKEN_AUDIENCE.to_owned(),
-        sub: principal.id.to_string(),
-        exp: expires_at.secs(),
-        nbf: now.secs(),
-        iat: now.secs(),
-        jti: id.clone(),
-        cluster: cluster.to_owned(),
-        principal,
+        act: Act::of(&principal.chain),
         targets,
+        parent: parent.map(|parent| parent.to_string()),
+        root,
+        depth,
+        dlg,
+        cnf: subject.confirmation,
+        ..SessionClaims::new(cluster, &id, principal, (now, expires_at))
     };
     Ok(Minted { token: signer.sign(&claims)?, id, expires_at })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use postern_core::Principal;
-    use postern_core::principal::PrincipalId;
-    use postern_runtime::jwt::SessionVerifier;
-
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
-
-    fn subject(ends_in: u64, targets: &[&str]) -> Verified {
-        let principal = Principal {
-            id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
-            groups: BTreeSet::from(["dev".into()]),
-            token_id: None,
-            expires_at: Some(Timestamp::from_secs(NOW.secs() + ends_in)),
-            chain: Vec::new(),
-        };
-        Verified { principal, targets: names(targets) }
-    }
-
-    fn names(of: &[&str]) -> Vec<Name> {
-        of.iter().map(|name| name.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn never_outlives_or_outreaches_its_subject() {
-        let signer = SessionSigner::generate().unwrap();
-        let verifier = SessionVerifier::new("c", &signer.jwks()).unwrap();
-        let minted = exchange(&signer, "c", subject(100, &[]), names(&["db"]), 0, NOW).unwrap();
-        let claims = verifier.verify(&minted.token, NOW).unwrap();
-        assert_eq!((claims.exp, &claims.targets), (NOW.secs() + 100, &names(&["db"])));
-        assert_eq!(&*claims.principal.id.subject, "alice");
-        assert!(SessionVerifier::new("other", &signer.jwks()).unwrap().verify(&minted.token, NOW).is_err());
-
-        let narrowed = exchange(&signer, "c", subject(9_000, &["db"]), Vec::new(), 60, NOW).unwrap();
-        assert_eq!(verifier.verify(&narrowed.token, NOW).unwrap().targets, names(&["db"]));
-        assert_eq!(narrowed.expires_at.secs(), NOW.secs() + 60);
-        let wider = exchange(&signer, "c", subject(9_000, &["db"]), names(&["db", "other"]), 60, NOW);
-        assert!(matches!(wider, Err(ExchangeError::Wider(_))));
-        assert!(matches!(exchange(&signer, "c", subject(0, &[]), Vec::new(), 0, NOW), Err(ExchangeError::Expired)));
-        let long = exchange(&signer, "c", subject(90_000, &[]), Vec::new(), SESSION_TOKEN_MAX_TTL + 1, NOW);
-        assert!(matches!(long, Err(ExchangeError::TooLong)));
-    }
-}
+#[path = "exchange_tests.rs"]
+mod tests;

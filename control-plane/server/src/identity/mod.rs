@@ -3,5 +3,5 @@
 mod exchange;
 mod issuer_keys;
 
-pub(crate) use exchange::{ExchangeError, exchange};
+pub(crate) use exchange::{ExchangeError, Wanted, exchange};
 pub(crate) use issuer_keys::IssuerKeysLoop;

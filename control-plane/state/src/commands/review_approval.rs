@@ -106,7 +106,7 @@ mod tests {
         let twice = fixture.run(review(id, principal("rita", &["dba"]), ReviewVerdict::Approve));
         assert_eq!(twice, Err(Refusal::AlreadyReviewed));
         let mut delegate = principal("bot", &["dba"]);
-        delegate.chain.push(principal("rita", &[]).id);
+        delegate.chain.push(handed_to("rita"));
         assert_eq!(fixture.run(review(id, delegate, ReviewVerdict::Approve)), Err(Refusal::AlreadyReviewed));
         fixture.run(review(id, principal("rob", &["dba"]), ReviewVerdict::Approve)).unwrap();
         assert_eq!(state(&fixture), ApprovalState::Approved);
@@ -131,7 +131,7 @@ mod tests {
         let own = fixture.run(review(id, principal(&requester, &["dba"]), ReviewVerdict::Approve));
         assert_eq!(own, Err(Refusal::SelfReview));
         let mut agent = principal("agent", &["dba"]);
-        agent.chain.push(principal(&requester, &[]).id);
+        agent.chain.push(handed_to(&requester));
         assert_eq!(fixture.run(review(id, agent, ReviewVerdict::Approve)), Err(Refusal::SelfReview));
         let other = fixture.run(review(id, principal("rita", &["dev"]), ReviewVerdict::Approve));
         assert_eq!(other, Err(Refusal::NotAReviewer));

@@ -9,9 +9,10 @@ use postern_core::issuer::{Algorithm, Issuer};
 use postern_core::node::NodeRole;
 use postern_core::operation::Digest;
 use postern_core::policy::PrincipalSelector;
-use postern_core::principal::PrincipalId;
+use postern_core::principal::{Actor, Link, PrincipalId};
 use postern_core::resource::{Metadata, Resource, Spec};
 use postern_core::role::{Grant, Role, RoleBinding};
+use postern_core::scope::Scope;
 use postern_core::secret::Sealed;
 use postern_core::session::Session;
 use postern_core::target::{CredentialRef, CredentialSource, Protocol, Route, Target, TargetTls, TlsMode};
@@ -158,6 +159,12 @@ pub(crate) fn principal(subject: &str, groups: &[&str]) -> Principal {
         expires_at: None,
         chain: Vec::new(),
     }
+}
+
+/// The part of a chain by which somebody acts for another, as an issuer says.
+pub(crate) fn handed_to(subject: &str) -> Link {
+    let actor = Actor { issuer: Some(name("corp")), name: subject.into() };
+    Link { token: "tok_1".into(), actor: Some(actor), scope: Scope::default() }
 }
 
 pub(crate) fn approval(n: u128) -> Approval {

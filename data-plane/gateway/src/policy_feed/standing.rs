@@ -12,7 +12,7 @@ use postern_core::Name;
 use postern_core::allowance::Allowance;
 use postern_core::masking::{MaskSlice, MaskingRule};
 use postern_core::policy::{Policy, PolicySlice};
-use postern_core::principal::{Principal, PrincipalId};
+use postern_core::principal::{Link, Principal, PrincipalId};
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::{Difference, Snapshot};
 use tokio::sync::watch;
@@ -42,6 +42,7 @@ struct Key {
     id: PrincipalId,
     groups: BTreeSet<Arc<str>>,
     token: Option<Arc<str>>,
+    chain: Vec<Link>,
     target: Name,
     database: Arc<str>,
 }
@@ -115,6 +116,7 @@ impl Standings {
             id: principal.id.clone(),
             groups: principal.groups.clone(),
             token: principal.token_id.clone(),
+            chain: principal.chain.clone(),
             target: target.clone(),
             database: Arc::clone(database),
         };

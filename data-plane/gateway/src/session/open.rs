@@ -151,7 +151,7 @@ async fn enter(
     };
     let current = shared.feed.borrow().fresh(shared.config.staleness_limit.0);
     let (current, fresh) = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
-    let admitted = identify(&current, fresh, &token, (&startup.target, &startup.database), clock::now())
+    let admitted = identify(&current, fresh, &token, (&startup.target, &startup.database), (from.ip(), clock::now()))
         .map_err(|refusal| Refused::because(refusal.code(), refusal))?;
     let central =
         Central::of(&current.snapshot, &admitted.slice, &admitted.name, (&shared.gateway, &shared.fleet.view()));

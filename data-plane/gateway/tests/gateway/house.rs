@@ -17,8 +17,8 @@ use postern_core::target::{
     CredentialRef, CredentialSource, Protocol, Route, Target as TargetSpec, TargetSelector, TargetTls, TlsMode,
 };
 use postern_core::time::Ttl;
-use postern_core::token::{SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_ISSUER, SessionClaims};
-use postern_core::{Name, SessionId};
+use postern_core::token::SessionClaims;
+use postern_core::{Name, SessionId, Timestamp};
 use postern_gateway::{GatewayConfig, GatewayHandle};
 use postern_runtime::clock;
 use postern_runtime::jwt::SessionSigner;
@@ -214,18 +214,9 @@ impl House {
 
     pub(crate) fn token(&self, principal: &Principal, ttl: i64) -> String {
         let now = clock::now().secs();
-        let claims = SessionClaims {
-            iss: SESSION_TOKEN_ISSUER.into(),
-            aud: SESSION_TOKEN_AUDIENCE.into(),
-            sub: principal.id.to_string(),
-            exp: now.saturating_add_signed(ttl),
-            nbf: now - 60,
-            iat: now - 60,
-            jti: clock::token_id().to_string(),
-            cluster: CLUSTER.into(),
-            principal: principal.clone(),
-            targets: Vec::new(),
-        };
+        let (from, end) = (Timestamp::from_secs(now - 60), Timestamp::from_secs(now.saturating_add_signed(ttl)));
+        let id = clock::token_id().to_string();
+        let claims = SessionClaims::new(CLUSTER, &id, principal.clone(), (from, end));
         self.signer.sign(&claims).unwrap()
     }
 

@@ -1,6 +1,7 @@
 //! By an issuer that signs with another implementation than the one under test.
 
 mod issuer;
+mod link;
 mod session;
 
 use std::collections::BTreeSet;
@@ -10,9 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm as Alg, EncodingKey, Header};
+use postern_core::Name;
 use postern_core::issuer::{Algorithm, Issuer};
 use postern_core::principal::PrincipalId;
-use postern_core::token::{SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE, SessionClaims};
+use postern_core::token::{SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE, SessionClaims};
 use serde_json::{Value, json};
 
 use super::*;
@@ -112,22 +114,13 @@ fn raw(header: &Value, claims: &Value, signature: &[u8]) -> String {
 }
 
 fn session_claims() -> SessionClaims {
-    SessionClaims {
-        iss: SESSION_TOKEN_ISSUER.to_owned(),
-        aud: SESSION_TOKEN_AUDIENCE.to_owned(),
-        sub: "ci/robot".to_owned(),
-        exp: NOW + 900,
-        nbf: NOW,
-        iat: NOW,
-        jti: "tok_1".to_owned(),
-        cluster: "c1".to_owned(),
-        principal: Principal {
-            id: PrincipalId { issuer: name("ci"), subject: "robot".into() },
-            groups: BTreeSet::from(["ci:deployers".into()]),
-            token_id: None,
-            expires_at: None,
-            chain: vec![PrincipalId { issuer: name("ci"), subject: "parent".into() }],
-        },
-        targets: vec![name("orders")],
-    }
+    let principal = Principal {
+        id: PrincipalId { issuer: name("ci"), subject: "robot".into() },
+        groups: BTreeSet::from(["ci:deployers".into()]),
+        token_id: None,
+        expires_at: None,
+        chain: Vec::new(),
+    };
+    let claims = SessionClaims::new("c1", "tok_1", principal, (now(), Timestamp::from_secs(NOW + 900)));
+    SessionClaims { targets: vec![name("orders")], ..claims }
 }

@@ -1,5 +1,8 @@
 //! Session tokens, and both kinds together.
 
+use postern_core::principal::Link;
+use postern_core::scope::Scope;
+
 use super::*;
 
 #[test]
@@ -8,10 +11,16 @@ fn session_tokens_round_trip() {
     let verifier = SessionVerifier::new("c1", &signer.jwks()).unwrap();
     let token = signer.sign(&session_claims()).unwrap();
     let found = verifier.verify(&token, now()).unwrap();
-    let mut expected = session_claims();
-    expected.principal.token_id = Some("tok_1".into());
-    expected.principal.expires_at = Some(Timestamp::from_secs(NOW + 900));
-    assert_eq!(found, expected);
+    let mut expected = session_claims().principal;
+    expected.token_id = Some("tok_1".into());
+    expected.expires_at = Some(Timestamp::from_secs(NOW + 900));
+    let scope = Scope::of_targets([name("orders")]);
+    expected.chain.push(Link { token: "tok_1".into(), actor: None, scope });
+    let (issued_at, depth) = (Timestamp::from_secs(NOW), Some(0));
+    assert_eq!(found, Verified { principal: expected, issued_at, depth, confirmation: None });
+    // What is remembered of it says the same.
+    assert_eq!(verifier.known(), 1);
+    assert_eq!(verifier.verify(&token, now()).unwrap(), found);
 
     let again = SessionSigner::from_pem(&signer.to_pem()).unwrap();
     assert_eq!((again.kid(), again.jwks()), (signer.kid(), signer.jwks()));
@@ -71,7 +80,8 @@ fn kinds_of_token_do_not_pass_for_each_other() {
     );
     let verifier = Verifier::from_snapshot(&snapshot);
     let token = signer.sign(&session_claims()).unwrap();
-    assert_eq!(verifier.verify(&token, now()).unwrap().targets, [name("orders")]);
+    let scopes = Scopes::of(&verifier.verify(&token, now()).unwrap().principal);
+    assert!(scopes.reach(&name("orders")) && !scopes.reach(&name("other")));
 
     // The session token is no issuer's.
     let oidc = IssuerVerifier::new(&name("evil"), &evil, &signer.jwks()).unwrap();

@@ -1,0 +1,90 @@
+//! What the command line takes about session tokens.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use postern_core::Name;
+use postern_core::policy::{ActionPattern, Pattern};
+use postern_core::scope::{Network, Scope};
+use postern_core::token::MAX_DEPTH;
+
+use crate::args::OutputArgs;
+use crate::manifest::parse_duration;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<TokenCommand>,
+    #[command(flatten)]
+    pub(crate) new: NewTokenArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Makes a narrower child of the token in POSTERN_TOKEN or --token-file, by the delegation key that this one names, and prints it.
+    /// Nobody is asked.
+    Child {
+        /// The private key, as --delegate wrote it (PKCS#8, PEM).
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        #[command(flatten)]
+        new: NewTokenArgs,
+    },
+    /// Shows what the token in POSTERN_TOKEN or --token-file says, without asking whether it is believed.
+    Show {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// What a new token is to be good for.
+#[derive(Debug, Args)]
+pub(crate) struct NewTokenArgs {
+    /// Good for this target only; may be given again. Default: all that policy permits.
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) target: Vec<Name>,
+    /// Good for this only, "sql:select" or "sql:*"; may be given again.
+    #[arg(long, value_name = "ACTION", value_parser = parse_action)]
+    pub(crate) action: Vec<ActionPattern>,
+    /// Good for what is done to this only, as policies name it: "public.orders"; may be given again.
+    #[arg(long, value_name = "PATTERN", value_parser = parse_pattern)]
+    pub(crate) resource: Vec<Pattern>,
+    /// Good only from this address or network, "10.0.0.0/8"; may be given again.
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) network: Vec<Network>,
+    /// Who is handed it: the name is in every record of what is done by it. Default: whoever has the token that it is made from.
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) actor: Option<String>,
+    /// How long it is good for: 15m, 1h. At most as long as the token that it is made from.
+    #[arg(long, default_value = "15m", value_parser = parse_duration)]
+    pub(crate) ttl: Duration,
+    /// Makes a delegation key, and writes the private one to this new file (0600): who has both makes children with `token child`. The token
+    /// itself is shown to nobody then, only its children.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) delegate: Option<PathBuf>,
+    /// How often it may be handed on so.
+    #[arg(long, requires = "delegate", default_value_t = MAX_DEPTH, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_DEPTH)))]
+    pub(crate) depth: u8,
+}
+
+impl NewTokenArgs {
+    pub(crate) fn scope(&self) -> Scope {
+        Scope {
+            targets: self.target.iter().cloned().collect(),
+            actions: self.action.clone(),
+            resources: self.resource.clone(),
+            networks: self.network.clone(),
+            ..Scope::default()
+        }
+    }
+}
+
+fn parse_action(text: &str) -> Result<ActionPattern, String> {
+    ActionPattern::parse(text).ok_or_else(|| "not an action: say \"sql:select\", or \"sql:*\"".to_owned())
+}
+
+fn parse_pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::parse(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,142 @@
+use std::collections::BTreeSet;
+
+use postern_core::Principal;
+use postern_core::policy::ActionPattern;
+use postern_core::principal::PrincipalId;
+use postern_runtime::jwt::{DelegationKey, NewLink, SessionVerifier, TokenError};
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+fn subject(ends_in: u64) -> Verified {
+    let principal = Principal {
+        id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
+        groups: BTreeSet::from(["dev".into()]),
+        token_id: Some("idp-1".into()),
+        expires_at: Some(Timestamp::from_secs(NOW.secs() + ends_in)),
+        chain: Vec::new(),
+    };
+    Verified { principal, issued_at: NOW, depth: None, confirmation: None }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn targets(of: &[&str]) -> Wanted {
+    Wanted { scope: Scope::of_targets(of.iter().map(|target| name(target))), ..Wanted::default() }
+}
+
+struct House {
+    signer: SessionSigner,
+    verifier: SessionVerifier,
+}
+
+impl House {
+    fn new() -> Self {
+        let signer = SessionSigner::generate().unwrap();
+        let verifier = SessionVerifier::new("c", &signer.jwks()).unwrap();
+        Self { signer, verifier }
+    }
+
+    fn mint(&self, subject: Verified, wanted: Wanted) -> Result<Minted, ExchangeError> {
+        exchange(&self.signer, "c", subject, wanted, NOW)
+    }
+
+    fn shown(&self, token: &str) -> Verified {
+        self.verifier.verify(token, NOW).unwrap()
+    }
+
+    fn made(&self, subject: Verified, wanted: Wanted) -> Verified {
+        self.shown(&self.mint(subject, wanted).unwrap().token)
+    }
+}
+
+fn reaches(verified: &Verified, target: &str) -> bool {
+    Scopes::of(&verified.principal).reach(&name(target))
+}
+
+#[test]
+fn never_outlives_or_outreaches_its_subject() {
+    let house = House::new();
+    let whole = house.made(subject(9_000), Wanted::default());
+    assert!(whole.principal.is_whole() && whole.depth == Some(0));
+    let narrow = house.made(subject(100), targets(&["db"]));
+    assert_eq!(narrow.principal.expires_at.unwrap().secs(), NOW.secs() + 100);
+    assert!(reaches(&narrow, "db") && !reaches(&narrow, "other") && !narrow.principal.is_whole());
+    assert_eq!(&*narrow.principal.id.subject, "alice");
+
+    let wider = house.mint(narrow.clone(), targets(&["db", "other"]));
+    assert!(matches!(wider, Err(ExchangeError::Wider(_))));
+    // Asked for nothing, it stays as narrow.
+    let same = house.made(narrow, Wanted { ttl: 60, ..Wanted::default() });
+    assert!(reaches(&same, "db") && !reaches(&same, "other"));
+    assert_eq!(same.principal.expires_at.unwrap().secs(), NOW.secs() + 60);
+    assert!(matches!(house.mint(subject(0), Wanted::default()), Err(ExchangeError::Expired)));
+    let long = Wanted { ttl: SESSION_TOKEN_MAX_TTL + 1, ..Wanted::default() };
+    assert!(matches!(house.mint(subject(90_000), long), Err(ExchangeError::TooLong)));
+    let stranger = SessionVerifier::new("other", &house.signer.jwks()).unwrap();
+    let token = house.mint(subject(100), Wanted::default()).unwrap().token;
+    assert_eq!(stranger.verify(&token, NOW), Err(TokenError::Issuer));
+}
+
+#[test]
+fn a_token_of_targets_alone_is_as_former_versions_know_it() {
+    let house = House::new();
+    let typ = |token: &str| {
+        use base64::Engine as _;
+        let header = token.split('.').next().unwrap();
+        let header = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(header).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&header).unwrap()["typ"].as_str().unwrap().to_owned()
+    };
+    let plain = house.mint(subject(900), targets(&["db"])).unwrap();
+    assert_eq!(typ(&plain.token), "postern-session+jwt");
+    // What they would pass over, they do not take for a session token at all.
+    let mut wanted = targets(&["db"]);
+    wanted.scope.actions.push(ActionPattern::parse("sql:select").unwrap());
+    assert_eq!(typ(&house.mint(subject(900), wanted).unwrap().token), "postern-scoped+jwt");
+    let child = house.mint(house.shown(&plain.token), Wanted::default()).unwrap();
+    assert_eq!(typ(&child.token), "postern-scoped+jwt");
+}
+
+#[test]
+fn children_say_whose_they_are_and_who_acts() {
+    let house = House::new();
+    let as_actor = |actor: &str| Wanted { actor: actor.to_owned(), ..Wanted::default() };
+    let parent = house.mint(subject(900), Wanted::default()).unwrap();
+    let planner = house.mint(house.shown(&parent.token), as_actor("planner")).unwrap();
+    let executor = house.made(house.shown(&planner.token), as_actor("executor"));
+    assert_eq!(executor.depth, Some(2));
+    let tokens: Vec<&str> = executor.principal.tokens().map(|id| &**id).collect();
+    let own = executor.principal.token_id.as_deref().unwrap();
+    assert_eq!(tokens, [&*parent.id, &*planner.id, own]);
+    assert_eq!(executor.principal.to_string(), "corp/alice by planner > executor");
+    let mut deep = executor;
+    for _ in 2..MAX_DEPTH {
+        deep = house.made(deep, Wanted::default());
+    }
+    assert!(matches!(house.mint(deep.clone(), Wanted::default()), Err(ExchangeError::TooDeep)));
+    for bad in ["a\nb", &"x".repeat(MAX_ACTOR + 1)] {
+        assert!(matches!(house.mint(subject(9), as_actor(bad)), Err(ExchangeError::Actor)), "{bad}");
+    }
+}
+
+#[test]
+fn a_delegation_key_leaves_room_for_what_may_still_follow() {
+    let house = House::new();
+    let key = DelegationKey::generate().unwrap();
+    let wanted = |depth| Wanted { delegation: Some((key.public().to_vec(), depth)), ..Wanted::default() };
+    let token = house.mint(subject(900), wanted(2)).unwrap().token;
+    assert_eq!(house.verifier.verify(&token, NOW), Err(TokenError::Delegable));
+    let end = Timestamp::from_secs(NOW.secs() + 60);
+    let own = key.hand_on(&token, NewLink { expires_at: end, ..NewLink::default() }, NOW).unwrap();
+    // The holder may go on from its own link; what comes out is deeper by it.
+    let child = house.made(house.shown(&own), Wanted::default());
+    assert_eq!((child.depth, child.principal.tokens().count()), (Some(2), 3));
+    let mut deep = child;
+    while deep.depth != Some(MAX_DEPTH) {
+        deep = house.made(deep, Wanted::default());
+    }
+    assert!(matches!(house.mint(deep, wanted(0)), Err(ExchangeError::TooDeep)));
+}
