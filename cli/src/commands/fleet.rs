@@ -57,7 +57,7 @@ async fn agents(pool: &str, gateway: &str, format: Option<Format>, connection: &
     }
     match format.unwrap_or_default() {
         Format::Table => {
-            let heading = ["POOL", "AGENT", "GATEWAY", "OVER", "RTT", "STREAMS", "SINCE"];
+            let heading = ["POOL", "AGENT", "STATE", "GATEWAY", "OVER", "RTT", "STREAMS", "SINCE"];
             output::table(&heading, &all.iter().flat_map(agent_rows).collect::<Vec<_>>())
         }
         Format::Json => output::json(&Value::Array(all.iter().map(agent_value).collect())),
@@ -111,6 +111,7 @@ fn agent_rows(status: &AgentStatus) -> Vec<Vec<String>> {
         vec![
             status.pool.clone(),
             status.agent.clone(),
+            state(true, status.draining).to_owned(),
             tunnel.gateway.clone(),
             transport(tunnel.transport()).to_owned(),
             round_trip(tunnel.rtt_us),
@@ -129,7 +130,10 @@ fn agent_value(status: &AgentStatus) -> Value {
         })
     };
     let tunnels: Vec<Value> = status.tunnels.iter().map(tunnel).collect();
-    json!({ "pool": status.pool, "agent": status.agent, "version": status.version, "tunnels": tunnels })
+    json!({
+        "pool": status.pool, "agent": status.agent, "version": status.version, "state": state(true, status.draining),
+        "draining": status.draining, "tunnels": tunnels,
+    })
 }
 
 const fn transport(transport: TunnelTransport) -> &'static str {

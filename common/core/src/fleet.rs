@@ -75,6 +75,8 @@ pub struct FleetTunnel {
     pub transport: Transport,
     /// Of the agent's program; empty: not known.
     pub version: String,
+    /// The agent is about to stop: what is open goes on, new streams belong elsewhere.
+    pub draining: bool,
 }
 
 /// How many agents of a pool have a tunnel to one gateway.
@@ -84,6 +86,8 @@ pub struct Holding {
     pub agents: u32,
     /// Open streams to them.
     pub streams: u64,
+    /// Those of them that are about to stop.
+    pub draining: u32,
 }
 
 /// What is new of a gateway.
@@ -127,6 +131,14 @@ impl Epoch {
     #[must_use]
     pub fn compare(&self, other: &Self) -> Option<Ordering> {
         (self.incarnation == other.incarnation).then(|| self.term.cmp(&other.term))
+    }
+}
+
+impl Holding {
+    /// Agents that take new streams.
+    #[must_use]
+    pub const fn staying(&self) -> u32 {
+        self.agents.saturating_sub(self.draining)
     }
 }
 

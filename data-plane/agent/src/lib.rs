@@ -66,7 +66,7 @@ pub enum AgentError {
 /// A running agent.
 #[derive(Clone, Debug)]
 pub struct AgentHandle {
-    /// What of it works: `tunnel` once it has at least one.
+    /// What of it works: `tunnel` once it has at least one, `accepting` until it is told to stop.
     pub readiness: Readiness,
 }
 
@@ -76,7 +76,7 @@ pub struct AgentHandle {
 /// When it cannot start at all; an unreachable gateway is retried, and no error.
 pub async fn start(config: AgentConfig, supervisor: Supervisor) -> Result<AgentHandle, AgentError> {
     let existing = enrol::existing(&config)?;
-    let readiness = Readiness::new(&["tunnel"]);
+    let readiness = readiness(&supervisor);
     serve_ops(&config, &readiness, &supervisor).await?;
     match existing {
         Some(credential) => tunnels(config, credential, &readiness, &supervisor)?,
@@ -106,10 +106,22 @@ pub async fn run(
     credential: NodeCredential,
     supervisor: Supervisor,
 ) -> Result<AgentHandle, AgentError> {
-    let readiness = Readiness::new(&["tunnel"]);
+    let readiness = readiness(&supervisor);
     serve_ops(&config, &readiness, &supervisor).await?;
     tunnels(config, credential, &readiness, &supervisor)?;
     Ok(AgentHandle { readiness })
+}
+
+/// Not ready any more once the agent is told to stop: from then on it opens nothing.
+fn readiness(supervisor: &Supervisor) -> Readiness {
+    let readiness = Readiness::new(&["tunnel", "accepting"]);
+    readiness.set("accepting", true);
+    let (told, begins) = (readiness.clone(), supervisor.shutdown_token());
+    supervisor.spawn("drain", OnEnd::EndPart, async move {
+        begins.cancelled().await;
+        told.set("accepting", false);
+    });
+    readiness
 }
 
 async fn serve_ops(config: &AgentConfig, readiness: &Readiness, supervisor: &Supervisor) -> Result<(), AgentError> {

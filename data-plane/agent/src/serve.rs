@@ -58,11 +58,11 @@ pub(crate) async fn stream(mut send: SendHalf, mut recv: RecvHalf, version: u32,
         return;
     };
     if shared.supervisor.shutdown_token().is_cancelled() {
-        let refusal = Refusal { status: OpenStatus::Failed, detail: "the agent is about to stop".into() };
+        let refusal = Refusal { status: OpenStatus::Unavailable, detail: "the agent is about to stop".into() };
         return refuse(&mut send, &mut recv, &open, refusal, &shared).await;
     }
     let Ok(_permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
-        let refusal = Refusal { status: OpenStatus::Failed, detail: "too many streams".into() };
+        let refusal = Refusal { status: OpenStatus::Unavailable, detail: "too many streams".into() };
         return refuse(&mut send, &mut recv, &open, refusal, &shared).await;
     };
     // Before anything that takes time: a gateway that hears nothing asks another agent.
@@ -103,6 +103,7 @@ async fn refuse(send: &mut SendHalf, recv: &mut RecvHalf, open: &Open, refusal: 
         OpenStatus::Refused => "refused",
         OpenStatus::Unresolved => "unresolved",
         OpenStatus::TimedOut => "timed-out",
+        OpenStatus::Unavailable => "unavailable",
         _ => "failed",
     });
     if shared.refusals.may() {

@@ -128,3 +128,49 @@ fn a_session_through_a_gateway_that_vanishes_ends_in_time() {
     assert_eq!((told.kind, told.field('C').as_deref()), ('E', Some("57P03")), "{told:?}");
     fleet.gateway(0).unwrap().kill9().unwrap();
 }
+
+/// An agent that is told to stop: people and gateways see it at once, no new session asks it, wherever it comes from, and what is open in it
+/// goes on to its end.
+#[test]
+fn an_agent_that_drains_is_seen_to_and_nobody_is_sent_to_it() {
+    let postgres = Postgres::start(PostgresOptions::default()).unwrap();
+    let mut fleet = fleet(&postgres, 1, 3, 2);
+    for gateway in 0..3 {
+        until_reached(&fleet, gateway);
+    }
+    // The agents' tunnels are where hashing has them: at one of the three gateways there is none.
+    let token = fleet.issuer().token("alice", &["analysts"]).unwrap();
+    let mut sessions: Vec<Wire> = (0..3)
+        .map(|gateway| {
+            let mut session = Wire::connect(&fleet.gateway(gateway).unwrap().postgres()).unwrap();
+            session.login("shop", "shop", &token).unwrap();
+            session
+        })
+        .collect();
+    let open = |fleet: &mut Fleet| fleet.agent(0).unwrap().metric("postern_agent_streams_open", "").unwrap();
+    assert!(open(&mut fleet) >= 1.0 && fleet.agent(0).unwrap().is_ready());
+    fleet.agent(0).unwrap().signal(Signal::TERM).unwrap();
+    let cli = fleet.cluster.cli();
+    wait_until(SOON, "the drain to be listed", || {
+        let listed = cli.cli(["fleet", "agents"])?.ok()?;
+        let row = |name: &str| listed.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+        Ok(row("agent-1").contains("draining") && row("agent-2").contains("ok"))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", fleet.logs()));
+    assert!(!fleet.agent(0).unwrap().is_ready());
+    // Its own gateway has no other agent: each finds the one that stays, at the first try.
+    for gateway in [0, 1, 2, 0, 1, 2] {
+        query(&fleet, gateway).ok().unwrap();
+    }
+    let refused = fleet.agent(0).unwrap().metric("postern_agent_streams_total", "unavailable").unwrap();
+    assert!(refused < 1.0, "{refused}: {}", fleet.logs());
+    for session in &mut sessions {
+        let answer = session.query("SELECT 2").unwrap();
+        assert!(answer.iter().all(|message| message.kind != 'E'), "{answer:?}");
+    }
+    drop(sessions);
+    fleet.agent(0).unwrap().wait_end(SOON).unwrap();
+    for gateway in 0..3 {
+        query(&fleet, gateway).ok().unwrap();
+    }
+}

@@ -92,6 +92,7 @@ pub fn tunnel_to_proto((key, tunnel): &(TunnelKey, FleetTunnel)) -> resource_pb:
         rtt_us: tunnel.rtt_us,
         transport: transport_to_proto(tunnel.transport).into(),
         version: tunnel.version.clone(),
+        draining: tunnel.draining,
     }
 }
 
@@ -108,7 +109,8 @@ pub fn tunnel_from_proto(tunnel: resource_pb::FleetTunnel) -> Result<(TunnelKey,
     let key = TunnelKey { pool: parse("tunnel.pool", &tunnel.pool)?, agent: parse("tunnel.agent", &tunnel.agent)? };
     let since = timestamp_or_zero(tunnel.since.as_ref());
     let version = short("tunnel.version", tunnel.version)?;
-    Ok((key, FleetTunnel { since, streams: tunnel.streams, rtt_us: tunnel.rtt_us, transport, version }))
+    let (streams, rtt_us, draining) = (tunnel.streams, tunnel.rtt_us, tunnel.draining);
+    Ok((key, FleetTunnel { since, streams, rtt_us, transport, version, draining }))
 }
 
 /// To protobuf.
@@ -160,6 +162,7 @@ pub fn news_to_proto(news: &News) -> pb::ReportResponse {
         pool: pool.to_string(),
         agents: holding.agents,
         streams: holding.streams,
+        draining: holding.draining,
     };
     pb::ReportResponse {
         epoch: Some(epoch_to_proto(&news.epoch)),
@@ -179,7 +182,7 @@ pub fn news_to_proto(news: &News) -> pb::ReportResponse {
 /// When a part of it is not valid.
 pub fn news_from_proto(news: pb::ReportResponse) -> Result<News, WireError> {
     let holding = |holding: pb::Holding| {
-        let held = Holding { agents: holding.agents, streams: holding.streams };
+        let held = Holding { agents: holding.agents, streams: holding.streams, draining: holding.draining };
         Ok((parse("holding.gateway", &holding.gateway)?, parse("holding.pool", &holding.pool)?, held))
     };
     Ok(News {
@@ -239,6 +242,7 @@ mod tests {
             rtt_us: 250,
             transport: Transport::Tcp,
             version: "0.4.0".into(),
+            draining: true,
         };
         let report = Report {
             whole: true,
@@ -257,7 +261,11 @@ mod tests {
             settling: true,
             gateways: vec![FleetGateway { serves, ..gateway() }],
             gone: vec!["g2".parse().unwrap()],
-            holdings: vec![("g1".parse().unwrap(), "lab".parse().unwrap(), Holding { agents: 2, streams: 5 })],
+            holdings: vec![(
+                "g1".parse().unwrap(),
+                "lab".parse().unwrap(),
+                Holding { agents: 2, streams: 5, draining: 1 },
+            )],
         };
         assert_eq!(news_from_proto(news_to_proto(&news)).unwrap(), news);
     }

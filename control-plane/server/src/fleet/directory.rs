@@ -405,10 +405,12 @@ impl Told {
         if let Some(former) = self.tunnels.remove(key) {
             holding.agents = holding.agents.saturating_sub(1);
             holding.streams = holding.streams.saturating_sub(former.streams.into());
+            holding.draining = holding.draining.saturating_sub(former.draining.into());
         }
         if let Some(tunnel) = tunnel {
             holding.agents = holding.agents.saturating_add(1);
             holding.streams = holding.streams.saturating_add(tunnel.streams.into());
+            holding.draining = holding.draining.saturating_add(tunnel.draining.into());
             self.tunnels.insert(key.clone(), tunnel);
         }
         if holding.agents == 0 {

@@ -34,7 +34,10 @@ fn gateway(text: &str, sessions: u32) -> FleetGateway {
 fn tunnel(pool: &str, agent: &str, streams: u32) -> (TunnelKey, FleetTunnel) {
     let key = TunnelKey { pool: name(pool), agent: name(agent) };
     let since = Timestamp::from_millis(2);
-    (key, FleetTunnel { since, streams, rtt_us: 0, transport: Transport::Quic, version: String::new() })
+    (
+        key,
+        FleetTunnel { since, streams, rtt_us: 0, transport: Transport::Quic, version: String::new(), draining: false },
+    )
 }
 
 fn whole(text: &str, tunnels: Vec<(TunnelKey, FleetTunnel)>) -> Report {
@@ -105,7 +108,7 @@ fn a_gateway_is_seen_when_its_report_is_whole_and_not_before() {
     assert_eq!(directory.counts(), (1, 2));
     let (mut seen, mut cursor) = (Seen::default(), Cursor::default());
     seen.read(&directory, &mut cursor, now);
-    assert_eq!(seen.holdings[&(name("g1"), name("lab"))], Holding { agents: 2, streams: 3 });
+    assert_eq!(seen.holdings[&(name("g1"), name("lab"))], Holding { agents: 2, streams: 3, draining: 0 });
 
     // A second whole one takes the place of the first only when it is complete.
     directory.report(&stream, Report { more: true, ..whole("g1", Vec::new()) }, now).unwrap();

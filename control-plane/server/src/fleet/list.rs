@@ -53,6 +53,7 @@ fn matching(directory: &Directory, request: &pb::ListAgentsRequest) -> Vec<pb::A
             if agent.version.is_empty() {
                 agent.version.clone_from(&tunnel.version);
             }
+            agent.draining |= tunnel.draining;
             agent.tunnels.push(pb::AgentTunnel {
                 gateway: listed.gateway.name.to_string(),
                 since: Some(timestamp_to_proto(tunnel.since)),

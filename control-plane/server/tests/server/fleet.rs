@@ -70,7 +70,7 @@ impl Gateway {
 }
 
 fn holds(gateway: &str, pool: &str, agents: u32, streams: u64) -> impl Fn(&ReportResponse) -> bool {
-    let wanted = Holding { gateway: gateway.to_owned(), pool: pool.to_owned(), agents, streams };
+    let wanted = Holding { gateway: gateway.to_owned(), pool: pool.to_owned(), agents, streams, draining: 0 };
     move |news| news.holdings.contains(&wanted)
 }
 
@@ -88,13 +88,21 @@ async fn gateways_are_told_of_each_other() {
     one.until(|news| news.gateways.iter().any(|it| it.name == "g2")).await;
 
     let key = TunnelKey { pool: "lab".into(), agent: "a1".into() };
+    // An agent that is about to stop: gateways are told, and people.
+    let mut stops = tunnel("lab", "a1", 2);
+    stops.draining = true;
+    one.reports.send(ReportRequest { tunnels: vec![stops], ..Default::default() }).await.unwrap();
+    two.until(|news| news.holdings.iter().any(|held| held.agents == 1 && held.draining == 1)).await;
+    let mut admin = AdminClient::new(node.admin().await);
+    let agents = admin.list_agents(pb::ListAgentsRequest::default()).await.unwrap().into_inner().agents;
+    assert!(agents[0].draining && !agents[0].tunnels[0].draining, "{agents:?}");
+
     let change =
         ReportRequest { tunnels: vec![tunnel("edge", "b1", 0)], closed: vec![key.clone()], ..Default::default() };
     one.reports.send(change).await.unwrap();
     let news = two.until(holds("g1", "edge", 1, 0)).await;
     assert!(holds("g1", "lab", 0, 0)(&news) && !news.whole);
 
-    let mut admin = AdminClient::new(node.admin().await);
     let listed = admin.list_gateways(pb::ListGatewaysRequest { page_size: 1, ..Default::default() }).await;
     let listed = listed.unwrap().into_inner();
     let gateway = &listed.gateways[0];

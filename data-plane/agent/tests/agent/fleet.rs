@@ -406,7 +406,7 @@ async fn an_agent_that_stops_ends_what_it_has_begun() {
         let request = Open { address: address.clone(), ..Open::default() };
         wire::write(&mut other, tunnel::frame(&request)).await.unwrap();
         let refused: Opened = wire::read(&mut answers, MAX_MESSAGE, tunnel::decode).await.unwrap();
-        assert_eq!(refused.status(), OpenStatus::Failed);
+        assert_eq!(refused.status(), OpenStatus::Unavailable);
         send.finish().unwrap();
         drop(stream);
         taken.link.closed().await;

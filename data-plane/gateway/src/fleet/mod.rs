@@ -94,6 +94,7 @@ impl Fleet {
                     Carrier::Tcp => Transport::Tcp,
                 },
                 version: tunnel.release,
+                draining: tunnel.draining,
             };
             let key = TunnelKey { pool: tunnel.pool, agent: tunnel.agent };
             held.entry(key)

@@ -120,8 +120,8 @@ mod tests {
         let tunnel = |(agent, streams): &(&str, u32)| {
             let key = TunnelKey { pool: "lab".parse().unwrap(), agent: agent.parse().unwrap() };
             let since = Timestamp::from_millis(1);
-            let version = String::new();
-            (key, FleetTunnel { since, streams: *streams, rtt_us: 900, transport: Transport::Quic, version })
+            let (version, draining) = (String::new(), false);
+            (key, FleetTunnel { since, streams: *streams, rtt_us: 900, transport: Transport::Quic, version, draining })
         };
         Own { gateway: gateway(sessions), tunnels: held.iter().map(tunnel).collect() }
     }
@@ -135,6 +135,10 @@ mod tests {
         let next = reporter.next(own(0, &[("a1", 1), ("a3", 0)]), false);
         assert_eq!((next[0].whole, next[0].tunnels.len(), next[0].closed.len()), (false, 2, 1));
         assert!(next[0].gateway.is_none());
+        let mut own_stops = own(0, &[("a1", 1), ("a3", 0)]);
+        own_stops.tunnels.values_mut().for_each(|tunnel| tunnel.draining = tunnel.streams == 1);
+        let told = reporter.next(own_stops, false);
+        assert_eq!((told[0].tunnels.len(), told[0].tunnels[0].1.draining), (1, true));
         let drains = Own { gateway: FleetGateway { draining: true, ..gateway(0) }, ..own(0, &[("a1", 1), ("a3", 0)]) };
         assert!(reporter.next(drains, false)[0].gateway.as_ref().unwrap().draining);
     }

@@ -132,14 +132,16 @@ impl View {
         told.holdings.get(gateway)?.get(pool).copied()
     }
 
-    /// The gateways that hold a tunnel of `pool`: those that stay before those that drain, then by the streams that each agent has.
+    /// The gateways that hold a tunnel of `pool`: those with an agent that stays first, of them those that stay themselves, then by the
+    /// streams that each agent has.
     pub(crate) fn holders(&self, pool: &Name) -> Vec<&FleetGateway> {
         let holding = |gateway: &&FleetGateway| self.holding(&gateway.name, pool).filter(|held| held.agents > 0);
         let held = self.gateways().filter_map(|gateway| Some((gateway, holding(&gateway)?)));
         let mut holders: Vec<_> = held
-            .map(|(gateway, Holding { agents, streams })| {
-                // In sixteenths of a stream: enough to tell idle ones apart.
-                ((gateway.draining, streams.saturating_mul(16) / u64::from(agents.max(1))), gateway)
+            .map(|(gateway, held)| {
+                // In sixteenths of a stream: enough to tell idle ones apart. What is open to agents that drain is left to them.
+                let each = held.streams.saturating_mul(16) / u64::from(held.staying().max(1));
+                ((held.staying() == 0, gateway.draining, each), gateway)
             })
             .collect();
         holders.sort_by_key(|(rank, _)| *rank);

@@ -38,7 +38,7 @@ fn whole(term: u64, settling: bool, held: &[(&str, &str, u32, u64)]) -> News {
         holdings: held
             .iter()
             .map(|(gateway, pool, agents, streams)| {
-                (name(gateway), name(pool), Holding { agents: *agents, streams: *streams })
+                (name(gateway), name(pool), Holding { agents: *agents, streams: *streams, draining: 0 })
             })
             .collect(),
         ..News::default()
@@ -62,6 +62,15 @@ fn the_least_busy_holder_comes_first_and_one_that_drains_last() {
     assert_eq!(holders(&view, "lab"), ["g1", "g3"]);
     assert_eq!(holders(&view, "none"), Vec::<String>::new());
     assert!(view.for_agents().gateways.iter().any(|it| it.name == "g3" && it.draining));
+    // Whose agents are all about to stop comes last of all; what they still carry says nothing of one that stays.
+    let held = |agents, streams, draining| Holding { agents, streams, draining };
+    let holdings = vec![
+        (name("g1"), name("lab"), held(2, 0, 2)),
+        (name("g2"), name("lab"), held(2, 90, 1)),
+        (name("g4"), name("lab"), held(1, 95, 0)),
+    ];
+    assert_eq!(reader.take(&mut view, News { epoch: epoch(1), holdings, ..News::default() }), Ok(true));
+    assert_eq!(holders(&view, "lab"), ["g2", "g4", "g3", "g1"]);
     // A sign of life is no news.
     assert_eq!(reader.take(&mut view, News { epoch: epoch(1), ..News::default() }), Ok(false));
 }

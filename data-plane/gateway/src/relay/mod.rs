@@ -1,6 +1,6 @@
 //! Streams to targets whose agents have no tunnel here: through another gateway that has one, one hop and never more.
 //!
-//! A [`Router`] takes an own tunnel where there is one, else asks the gateways that hold one, the least busy first; `peers` keeps the links to
+//! A [`Router`] takes an own tunnel where there is one whose agent stays, else asks the gateways that hold one, the least busy first; `peers` keeps the links to
 //! them. The other side is a [`Holder`]: it opens through its own tunnels only, and only what policy there knows as well. Until a route is
 //! open the next one is tried; from then on a break is the session's end.
 
@@ -106,20 +106,24 @@ impl Router {
     /// # Errors
     /// When no gateway has a tunnel that works, or the agent says no.
     pub(crate) async fn open(&self, pool: &Name, to: &Destination) -> Result<BoxStream, RouteError> {
-        let own = match self.tunnels.open(pool, &to.target.address, to.session, &to.name).await {
-            Ok(stream) => return Ok(Box::new(stream)),
-            Err(error @ OpenError::Refused { .. }) => return Err(error.into()),
-            Err(error) => error,
-        };
-        let Some(peers) = &self.peers else { return Err(own.into()) };
+        // Agents that are about to stop come after all that stay, wherever their tunnels are.
+        let own_last = self.peers.is_some() && self.tunnels.all_drain(pool);
         let mut last = None;
-        for holder in self.holders(pool, to, peers) {
+        if !own_last {
+            match self.own(pool, to).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) if !error.elsewhere() => return Err(error.into()),
+                Err(error) => last = Some(error.into()),
+            }
+        }
+        let holders = self.peers.as_ref().map(|peers| (peers, self.holders(pool, to, peers)));
+        for (peers, holder) in holders.into_iter().flat_map(|(peers, all)| all.into_iter().map(move |it| (peers, it))) {
             match relayed(peers, &holder, pool, to).await {
                 Ok(stream) => {
                     metrics::opened("connected");
                     return Ok(stream);
                 }
-                Err(Fault::Agent(status, detail)) => {
+                Err(Fault::Agent(status, detail)) if status != OpenStatus::Unavailable => {
                     metrics::opened("refused");
                     return Err(RouteError::Refused { gateway: holder.name, status, detail });
                 }
@@ -130,7 +134,15 @@ impl Router {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| own.into()))
+        match last {
+            Some(error) if !own_last => Err(error),
+            _ => self.own(pool, to).await.map_err(Into::into),
+        }
+    }
+
+    async fn own(&self, pool: &Name, to: &Destination) -> Result<BoxStream, OpenError> {
+        let stream = self.tunnels.open(pool, &to.target.address, to.session, &to.name).await?;
+        Ok(Box::new(stream))
     }
 
     /// The gateways to ask, best first. One that does not serve the target is not trusted with its sessions, whatever it says it holds.

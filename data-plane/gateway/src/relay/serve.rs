@@ -228,8 +228,13 @@ impl Holder {
             }
             no(RelayStatus::NotPermitted, why.to_owned())
         })?;
+        if self.0.tunnels.all_drain(&pool) {
+            return Err(no(RelayStatus::NoTunnel, "every agent here is about to stop".into()));
+        }
         match self.0.tunnels.open_as(&pool, &open).await {
             Ok(stream) => Ok((stream, permit)),
+            // Of no agent here: the other gateway asks the next.
+            Err(error) if error.elsewhere() => Err(no(RelayStatus::NoTunnel, error.to_string())),
             Err(OpenError::Refused { agent, status, detail }) => {
                 let detail = format!("agent {agent}: {detail}");
                 Err(RelayOpened { status: RelayStatus::Refused.into(), agent_status: status.into(), detail })

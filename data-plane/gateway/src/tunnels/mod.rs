@@ -94,6 +94,8 @@ pub(crate) struct Held {
     pub(crate) rtt: Duration,
     /// The agent's release.
     pub(crate) release: String,
+    /// The agent is about to stop.
+    pub(crate) draining: bool,
 }
 
 /// Tunnels by pool.
@@ -191,6 +193,7 @@ impl Tunnels {
             streams: tunnel.streams.load(Ordering::Relaxed),
             rtt: tunnel.link.stats().rtt,
             release: tunnel.release.clone(),
+            draining: tunnel.draining.load(Ordering::Relaxed),
         };
         self.0.pools.borrow().values().flatten().map(held).collect()
     }
@@ -210,6 +213,19 @@ impl Tunnels {
     /// Has agents go elsewhere for new streams; what is open goes on.
     pub(crate) fn drain(&self) {
         self.0.draining.cancel();
+    }
+
+    /// Whether every agent of `pool` that has a tunnel here is about to stop; not so where there is none.
+    pub(crate) fn all_drain(&self, pool: &Name) -> bool {
+        let pools = self.0.pools.borrow();
+        pools.get(pool).is_some_and(|all| all.iter().all(|tunnel| tunnel.draining.load(Ordering::Relaxed)))
+    }
+
+    /// Its agent says that it is about to stop: whoever reports tunnels looks again.
+    fn drains(&self, tunnel: &Tunnel) {
+        if !tunnel.draining.swap(true, Ordering::Relaxed) {
+            self.0.pools.send_modify(|_| {});
+        }
     }
 
     fn add(&self, tunnel: Arc<Tunnel>) {

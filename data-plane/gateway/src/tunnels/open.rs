@@ -52,12 +52,18 @@ pub(crate) enum OpenError {
 }
 
 impl OpenError {
+    /// Whether another agent of the pool, at another gateway, may do it: those that were asked here take nothing, or do not answer.
+    #[must_use]
+    pub(crate) const fn elsewhere(&self) -> bool {
+        matches!(self, Self::NoAgent(_) | Self::Tunnel { .. } | Self::Refused { status: OpenStatus::Unavailable, .. })
+    }
+
     /// What the client is told.
     #[must_use]
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::NoAgent(_) | Self::Tunnel { .. } => Code::AgentUnavailable,
-            Self::Refused { .. } => Code::TargetUnavailable,
+            Self::Refused { status, .. } if !matches!(status, OpenStatus::Unavailable) => Code::TargetUnavailable,
+            Self::NoAgent(_) | Self::Tunnel { .. } | Self::Refused { .. } => Code::AgentUnavailable,
         }
     }
 }
@@ -137,11 +143,8 @@ impl Tunnels {
             };
             metrics::open_failed(reason);
             tracing::debug!(%error, "not opened through this tunnel");
-            // An agent's own word says more than a silent tunnel.
-            let better = matches!(
-                (&first_error, &error),
-                (None, _) | (Some(OpenError::Tunnel { .. }), OpenError::Refused { .. })
-            );
+            // What an agent says of the target says more than a silent tunnel, or one that takes nothing.
+            let better = first_error.as_ref().is_none_or(|first: &OpenError| first.elsewhere() && !error.elsewhere());
             if better {
                 first_error = Some(error);
             }
@@ -206,8 +209,8 @@ async fn attempt(tunnel: &Tunnel, request: &Open) -> Result<TunnelStream, OpenEr
                 Ok(HeldStream::new(send, recv, counted))
             }
             (status, _) => {
-                // That it may not open it says nothing of the way there.
-                if status != OpenStatus::Forbidden {
+                // That it may not open it, or takes nothing now, says nothing of the way there.
+                if !matches!(status, OpenStatus::Forbidden | OpenStatus::Unavailable) {
                     tunnel.reaches(&request.address, false);
                 }
                 Err(OpenError::Refused { agent: agent.clone(), status, detail: opened.detail })

@@ -72,13 +72,17 @@ async fn talk(tunnel: &Tunnel, mut send: SendHalf, mut recv: RecvHalf, shared: &
         return std::future::pending().await;
     }
     let ended = tokio::select! {
-        Err(error) = listen(tunnel, &mut recv) => error,
+        Err(error) = listen(tunnel, &mut recv, shared) => error,
         Err(error) = tell(tunnel, &mut send, shared) => error,
     };
     format!("control stream: {ended}")
 }
 
-async fn listen(tunnel: &Tunnel, recv: &mut RecvHalf) -> Result<std::convert::Infallible, WireError<FrameError>> {
+async fn listen(
+    tunnel: &Tunnel,
+    recv: &mut RecvHalf,
+    shared: &Shared,
+) -> Result<std::convert::Infallible, WireError<FrameError>> {
     loop {
         let said: ToGateway = wire::read(recv, MAX_MESSAGE, tunnel::decode).await?;
         match said.message {
@@ -88,7 +92,7 @@ async fn listen(tunnel: &Tunnel, recv: &mut RecvHalf) -> Result<std::convert::In
             }
             Some(to_gateway::Message::Drain(_)) => {
                 tracing::info!(agent = %tunnel.agent, "the agent is about to stop");
-                tunnel.draining.store(true, Ordering::Relaxed);
+                shared.tunnels.drains(tunnel);
             }
             None => metrics::skipped(),
         }

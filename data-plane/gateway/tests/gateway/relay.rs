@@ -10,7 +10,8 @@ use postern_core::target::Route;
 use postern_proto::gateway::v1::{Holding, ReportResponse};
 use postern_proto::resource::v1::{FleetEpoch, FleetGateway, TargetSelector};
 use postern_proto::tunnel::v1::{
-    Hello, Open, OpenStatus, Opened, RelayHello, RelayOpen, RelayOpened, RelayStatus, RelayWelcome, Welcome,
+    Drain, Hello, Open, OpenStatus, Opened, RelayHello, RelayOpen, RelayOpened, RelayStatus, RelayWelcome, ToGateway,
+    Welcome, to_gateway,
 };
 use postern_protocols::tunnel::{self, ALPN, MAX_MESSAGE};
 use postern_runtime::clock;
@@ -119,6 +120,14 @@ pub(crate) async fn ask(link: &Link, request: &RelayOpen) -> (RelayOpened, SendH
 
 /// Plays an agent of pool `lab`, which opens what it is asked for; whom the streams were opened for.
 async fn agent(house: &House) -> tokio::sync::mpsc::Receiver<String> {
+    agent_that(house, OpenStatus::Connected).await.0
+}
+
+/// The same, which answers `last` to whatever it is asked for; and what it says on the control stream.
+async fn agent_that(
+    house: &House,
+    last: OpenStatus,
+) -> (tokio::sync::mpsc::Receiver<String>, tokio::sync::mpsc::Sender<ToGateway>) {
     let (endpoint, link) = dial(house, &node(&house.authority, NodeRole::Agent, "a1")).await;
     let (mut send, mut recv) = link.open().await.unwrap();
     let hello = Hello { version: 2, agent: "a1".into(), pool: "lab".into(), version_min: 1, ..Hello::default() };
@@ -126,15 +135,25 @@ async fn agent(house: &House) -> tokio::sync::mpsc::Receiver<String> {
     let welcome: Welcome = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
     assert_eq!(welcome.refused, "");
     let (to, seen) = tokio::sync::mpsc::channel(64);
+    let (says, mut said) = tokio::sync::mpsc::channel::<ToGateway>(4);
     spawn(async move {
-        let _kept = (endpoint, send, recv);
+        while let Some(message) = said.recv().await {
+            wire::write(&mut send, tunnel::frame(&message)).await.unwrap();
+        }
+        std::future::pending::<()>().await;
+    });
+    spawn(async move {
+        let _kept = (endpoint, recv);
         while let Ok((mut send, mut recv)) = link.accept().await {
             let open: Open = wire::read(&mut recv, MAX_MESSAGE, tunnel::decode).await.unwrap();
-            for status in [OpenStatus::Opening, OpenStatus::Connected] {
+            for status in [OpenStatus::Opening, last] {
                 let opened = Opened { status: status.into(), detail: String::new() };
                 wire::write(&mut send, tunnel::frame(&opened)).await.unwrap();
             }
             let _ = to.try_send(open.relayed_for);
+            if last != OpenStatus::Connected {
+                continue;
+            }
             let mut tcp = tokio::net::TcpStream::connect(&open.address).await.unwrap();
             spawn(async move {
                 let mut stream = tokio::io::join(recv, send);
@@ -143,7 +162,7 @@ async fn agent(house: &House) -> tokio::sync::mpsc::Receiver<String> {
         }
     });
     until("the tunnel", async || (house.gateway.tunnel_count() == 1).then_some(())).await;
-    seen
+    (seen, says)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -338,4 +357,54 @@ async fn a_route_that_fails_before_it_is_open_is_left_for_the_next() {
     let mut seen = agent(&house).await;
     house.try_connect("db", &token).await.unwrap();
     assert_eq!(seen.recv().await.unwrap(), "");
+}
+
+/// An own tunnel comes first only while its agent stays: one that is about to stop makes way for another gateway's at once, and the control
+/// plane is told; where there is no other it is asked all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_about_to_stop_makes_way_for_one_elsewhere() {
+    let house = house().await;
+    let token = house.token(&principal("ada", "readers"), 600);
+    let (mut seen, says) = agent_that(&house, OpenStatus::Connected).await;
+    house.try_connect("db", &token).await.unwrap();
+    assert_eq!(seen.recv().await.unwrap(), "");
+    house.control.fleet.send_replace(Some(directory(1, Vec::new())));
+    let message = Some(to_gateway::Message::Drain(Drain {}));
+    says.send(ToGateway { message }).await.unwrap();
+    let told = async || {
+        let reports = house.control.reported.borrow();
+        reports.iter().any(|report| report.tunnels.iter().any(|tunnel| tunnel.draining)).then_some(())
+    };
+    until("the report", told).await;
+    house.try_connect("db", &token).await.unwrap();
+    let good = listen(&house.authority, "good", Holder::Good).to_string();
+    house.control.fleet.send_replace(Some(directory(2, vec![gateway("good", &good, None)])));
+    until("the other way", async || {
+        while seen.try_recv().is_ok() {}
+        house.try_connect("db", &token).await.unwrap();
+        seen.try_recv().is_err().then_some(())
+    })
+    .await;
+}
+
+/// One that takes nothing, and has not said so before: no word on the target, another gateway's agent is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_takes_nothing_is_no_word_on_the_target() {
+    let house = house().await;
+    let token = house.token(&principal("ada", "readers"), 600);
+    let (mut seen, _says) = agent_that(&house, OpenStatus::Unavailable).await;
+    let refused = house.try_connect("db", &token).await.err().unwrap();
+    let (state, message) = db(&refused);
+    assert!(state == "57P03" && message.contains("agent"), "{refused:?}");
+    let good = listen(&house.authority, "good", Holder::Good).to_string();
+    house.control.fleet.send_replace(Some(directory(1, vec![gateway("good", &good, None)])));
+    until("the other way", async || house.try_connect("db", &token).await.ok()).await;
+    assert!(seen.try_recv().is_ok(), "it was asked first");
+    // Nor to a gateway that asks for its sessions: that one goes on to the next.
+    let (_endpoint, link) = dial(&house, &node(&house.authority, NodeRole::Gateway, "good")).await;
+    let _control = greet(&link, hello("good", 1, 1)).await;
+    let address = format!("127.0.0.1:{}", house.target.port);
+    let open = Open { address, target: "db".into(), connect_timeout_ms: 5_000, ..Open::default() };
+    let (answer, ..) = ask(&link, &RelayOpen { pool: "lab".into(), open: Some(open) }).await;
+    assert_eq!(answer.status(), RelayStatus::NoTunnel, "{answer:?}");
 }
