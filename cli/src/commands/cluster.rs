@@ -9,7 +9,8 @@ use postern_proto::admin::v1::{
 };
 use postern_proto::resource::v1 as pb;
 use postern_runtime::clock;
-use postern_server::cluster::{Applicant, redeem};
+use postern_runtime::pki::NodeCredential;
+use postern_server::cluster::{Applicant, JoiningKey, redeem};
 use serde_json::json;
 
 use super::certs::node_role;
@@ -139,7 +140,8 @@ async fn redeem_token(
     connection: &ConnectionArgs,
 ) -> Result<(), Failure> {
     let token = control::join_token(connection)?;
-    if out.join("node.key").exists() {
+    // Half of a credential is left by who was interrupted, and has the key to go on by.
+    if NodeCredential::exists(out) || (out.join("node.key").exists() && !JoiningKey::is_kept(out)) {
         return Err(Failure::failed(format!("{} already holds a key", out.display())));
     }
     let Some(server) = &connection.server else {
@@ -147,10 +149,12 @@ async fn redeem_token(
     };
     let address = |server: &str| server.trim_start_matches("https://").trim_end_matches('/').to_owned();
     let addresses: Vec<String> = servers(server).into_iter().map(address).collect();
-    let applicant = Applicant { name: name.to_owned(), alt_names: alt_names.to_vec(), ..Applicant::default() };
+    let key = JoiningKey::Kept(out.to_owned());
+    let applicant = Applicant { name: name.to_owned(), alt_names: alt_names.to_vec(), key, node: None };
     let admitted =
         redeem(&addresses, &token, applicant, |_| Ok(())).await.map_err(|error| Failure::failed(error.to_string()))?;
     admitted.credential.save(out).map_err(|error| Failure::failed(format!("{}: {error}", out.display())))?;
+    JoiningKey::done(out);
     let identity = admitted.credential.identity().map(|identity| identity.to_string()).unwrap_or_default();
     let until = when(admitted.answer.not_after.as_ref());
     output::line(format!("{}: node.crt, node.key and ca.crt of {identity} written; good until {until}", out.display()))

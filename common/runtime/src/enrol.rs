@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use postern_core::Timestamp;
-use postern_core::node::CONTROL_PLANE_NAME;
+use postern_core::node::{CONTROL_PLANE_NAME, NodeRole};
 use postern_core::wire::cluster::role_from_proto;
 use postern_core::wire::timestamp_from_proto;
 use postern_proto::admin::v1 as pb;
@@ -23,7 +24,7 @@ use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::resource::v1 as resource_pb;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -33,7 +34,7 @@ use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::clock;
-use crate::pki::{JoinTokenText, KeyRequest, NodeCredential, PkiError};
+use crate::pki::{self, JoinTokenText, KeyRequest, NodeCredential, PkiError};
 use crate::tls::{self, TlsError};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -158,9 +159,66 @@ pub struct Applicant {
     pub alt_names: Vec<String>,
     /// For a member of the control plane: what it tells of itself.
     pub node: Option<resource_pb::ControlNode>,
-    /// The key to be certified; none: a fresh one. Who asks again by the same key, because the answer was lost, is let in by the same use
-    /// of its token.
-    pub key: Option<SecretString>,
+    /// The key to be certified. Who asks again by the same key, because the answer was lost, is let in by the same use of its token.
+    pub key: JoiningKey,
+}
+
+/// The key that somebody is let in by.
+#[derive(Clone, Debug, Default)]
+pub enum JoiningKey {
+    /// A fresh one: when the answer is lost, the token's use is.
+    #[default]
+    Fresh,
+    /// This one. Its holder has it on the disk already.
+    Given(SecretString),
+    /// The one that lies in this folder, or a fresh one that is put there (0600) before the token is shown. Once the credential is saved,
+    /// [`JoiningKey::done`].
+    Kept(PathBuf),
+}
+
+impl JoiningKey {
+    /// In the folder, until its holder is let in.
+    const FILE: &str = "joining.key";
+
+    /// Whether somebody began to join by a key in `dir` and has not ended.
+    #[must_use]
+    pub fn is_kept(dir: &Path) -> bool {
+        dir.join(Self::FILE).exists()
+    }
+
+    /// The key in `dir` is a credential's now. What is left of it when this fails does no harm: another joining may begin with it.
+    pub fn done(dir: &Path) {
+        let _ = std::fs::remove_file(dir.join(Self::FILE));
+    }
+
+    /// What there is before the role is known.
+    fn present(&self) -> Result<Option<KeyRequest>, PkiError> {
+        match self {
+            Self::Fresh => Ok(None),
+            Self::Given(key) => KeyRequest::renew(key).map(Some),
+            Self::Kept(dir) if !Self::is_kept(dir) => Ok(None),
+            Self::Kept(dir) => {
+                let file = dir.join(Self::FILE);
+                let key = pki::read(&file).and_then(|text| KeyRequest::renew(&SecretString::from(text)));
+                Ok(key
+                    .inspect_err(|error| {
+                        let file = file.display();
+                        tracing::warn!(%file, %error, "the key to join by cannot be read: another one is made");
+                    })
+                    .ok())
+            }
+        }
+    }
+
+    /// A fresh one, kept where it should be.
+    fn make(&self, role: NodeRole) -> Result<KeyRequest, PkiError> {
+        let fresh = KeyRequest::generate_for(role)?;
+        if let Self::Kept(dir) = self {
+            pki::create_private_dir(dir)?;
+            pki::write_private(&dir.join(Self::FILE), fresh.key_pem.expose_secret().as_bytes())?;
+        }
+        Ok(fresh)
+    }
 }
 
 /// Let in.
@@ -201,7 +259,7 @@ pub async fn redeem_by(
     let channel =
         way.connect(verified).await.map_err(|error| RedeemError::Unreachable(format!("\n  {}: {error}", way.name)))?;
     let mut client = ClusterServiceClient::new(channel);
-    let asked = applicant.key.as_ref().map(KeyRequest::renew).transpose()?;
+    let asked = applicant.key.present()?;
     let request = pb::RedeemTokenRequest {
         token_id: token.id.clone(),
         secret: token.secret().to_vec(),
@@ -219,7 +277,9 @@ pub async fn redeem_by(
     check(&shown).map_err(RedeemError::Refused)?;
 
     let role = role_from_proto(shown.role).map_err(|error| RedeemError::Refused(error.to_string()))?;
-    let key = asked.map_or_else(|| KeyRequest::generate_for(role), Ok)?;
+    // One that was made for a token of another role is nobody's.
+    let kept = asked.filter(|key| !matches!(applicant.key, JoiningKey::Kept(_)) || key.suits(role));
+    let key = kept.map_or_else(|| applicant.key.make(role), Ok)?;
     let request = pb::RedeemTokenRequest { csr: key.csr_der.clone(), check_only: false, ..request };
     let answer = client.redeem_token(request).await.map_err(|status| refused(&status))?.into_inner();
     let credential = NodeCredential { certificate_pem: answer.certificate_pem.clone(), key_pem: key.key_pem, ca_pem };
@@ -314,6 +374,23 @@ impl Service<Uri> for Dial {
 mod tests {
     use super::*;
     use postern_core::wire::timestamp_to_proto;
+
+    #[test]
+    fn a_kept_key_is_the_same_again_until_it_is_done_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("new");
+        let kept = JoiningKey::Kept(folder.clone());
+        assert!(kept.present().unwrap().is_none() && !JoiningKey::is_kept(&folder));
+        let made = kept.make(NodeRole::Admin).unwrap();
+        let again = kept.present().unwrap().unwrap();
+        assert_eq!(made.key_pem.expose_secret(), again.key_pem.expose_secret());
+        assert!(again.suits(NodeRole::Admin) && !again.suits(NodeRole::Gateway));
+        // Nothing that was asked for by it can have been given.
+        std::fs::write(folder.join(JoiningKey::FILE), "half").unwrap();
+        assert!(kept.present().unwrap().is_none() && JoiningKey::is_kept(&folder));
+        JoiningKey::done(&folder);
+        assert!(!JoiningKey::is_kept(&folder));
+    }
 
     #[test]
     fn a_clock_two_hours_off_is_told_and_a_small_skew_is_none() {

@@ -11,11 +11,10 @@ use postern_core::node::NodeRole;
 use postern_proto::admin::v1::RenewCertificateRequest;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
 use postern_runtime::backoff::Backoff;
-use postern_runtime::enrol::{Applicant, Io, RedeemError, Way, redeem_by};
-use postern_runtime::pki::{self, JoinTokenText, KeyRequest, NodeCredential, Revocations};
+use postern_runtime::enrol::{Applicant, Io, JoiningKey, RedeemError, Way, redeem_by};
+use postern_runtime::pki::{self, JoinTokenText, NodeCredential, Revocations};
 use postern_runtime::supervisor::Supervisor;
 use postern_runtime::{clock, tls};
-use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use crate::tunnel::{Dialer, Place, Shared, to_control_plane};
@@ -23,8 +22,6 @@ use crate::{AgentConfig, AgentError};
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
-/// The key, until the agent is let in.
-const JOINING: &str = "joining.key";
 /// Gateways that are asked in a row: in a crowd of newcomers, each that is sent away costs a gateway a handshake.
 const IN_A_ROW: usize = 3;
 /// A join token is one short line.
@@ -63,19 +60,17 @@ fn has_token(config: &AgentConfig) -> bool {
 /// When there is no readable token, or the cluster says no: asking again would not help.
 pub(crate) async fn enrol(config: &AgentConfig, supervisor: &Supervisor) -> Result<Option<NodeCredential>, AgentError> {
     let token = token(config)?;
-    let key = key(&config.credential_dir)?;
     let stop = supervisor.shutdown_token();
     let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
         let asked = tokio::select! {
             () = stop.cancelled() => return Ok(None),
-            asked = once(config, &token, &key, supervisor) => asked,
+            asked = once(config, &token, supervisor) => asked,
         };
         match asked {
             Ok(credential) => {
                 credential.save(&config.credential_dir)?;
-                // What is left of it does no harm: another joining may begin with it.
-                let _ = std::fs::remove_file(config.credential_dir.join(JOINING));
+                JoiningKey::done(&config.credential_dir);
                 let (identity, until) = (credential.identity()?, credential.expires_at()?);
                 metrics::counter!("postern_agent_enrolments_total", "outcome" => "let-in").increment(1);
                 tracing::info!(%identity, %until, "the agent was let in");
@@ -100,7 +95,6 @@ pub(crate) async fn enrol(config: &AgentConfig, supervisor: &Supervisor) -> Resu
 async fn once(
     config: &AgentConfig,
     token: &JoinTokenText,
-    key: &SecretString,
     supervisor: &Supervisor,
 ) -> Result<NodeCredential, RedeemError> {
     let mut ways: Vec<Way> = config.control_plane.iter().map(|address| Way::tcp(address)).collect();
@@ -110,7 +104,9 @@ async fn once(
         let dialer = Dialer::stranger(supervisor.clone())?;
         ways.extend(seeds.into_iter().take(IN_A_ROW).map(|seed| through(seed, &dialer)));
     }
-    let applicant = Applicant { name: config.name.clone(), key: Some(key.clone()), ..Applicant::default() };
+    // Whoever is let in and does not hear of it, as its answer was lost or it was killed, asks again by the same key.
+    let key = JoiningKey::Kept(config.credential_dir.clone());
+    let applicant = Applicant { name: config.name.clone(), key, ..Applicant::default() };
     let admitted = redeem_by(&ways, token, applicant, |cluster| {
         if cluster.role == postern_proto::resource::v1::NodeRole::Agent as i32 {
             Ok(())
@@ -134,23 +130,6 @@ fn through(seed: Place, dialer: &Dialer) -> Way {
             Ok(Box::new(Held { stream, _link: link }) as Box<dyn Io>)
         })
     })
-}
-
-/// The key that is to be certified. It is on the disk before anybody is asked: whoever is let in and does not hear of it, as its answer was
-/// lost or it was killed, asks again by the same key, and has its certificate by the same use of its token.
-fn key(dir: &Path) -> Result<SecretString, AgentError> {
-    let file = dir.join(JOINING);
-    if file.exists() {
-        let text = SecretString::from(std::mem::take(&mut *read(&file)?));
-        if KeyRequest::renew(&text).is_ok() {
-            return Ok(text);
-        }
-        tracing::warn!(file = %file.display(), "the key to join by cannot be read: another one is made");
-    }
-    let fresh = KeyRequest::generate_for(NodeRole::Agent)?.key_pem;
-    pki::create_private_dir(dir)?;
-    pki::write_private(&file, fresh.expose_secret().as_bytes())?;
-    Ok(fresh)
 }
 
 fn token(config: &AgentConfig) -> Result<JoinTokenText, AgentError> {

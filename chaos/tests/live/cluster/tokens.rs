@@ -118,6 +118,28 @@ fn a_token_lets_one_in_however_many_come_at_once() {
             || redeem(&token, &urls[second], &format!("b{round}")),
         ));
     }
+    // Its answer was lost: the same key is let in again by the same token, for what it was let in as, and is a credential then.
+    let once = folder.join("admin-token-0");
+    let first =
+        ["a0", "b0"].map(|name| folder.join(name)).into_iter().find(|out| out.join("node.crt").exists()).unwrap();
+    let name = first.file_name().unwrap().to_str().unwrap().to_owned();
+    let again = folder.join("again");
+    std::fs::create_dir(&again).unwrap();
+    std::fs::copy(first.join("node.key"), again.join("joining.key")).unwrap();
+    let out = again.display().to_string();
+    let redeem_again = |name: &str| {
+        let token = once.display().to_string();
+        let all = ["--token-file", &token, "cluster", "redeem", "--server", &urls[0], "--name", name, "--out", &out];
+        Cli::new(Vec::new()).cli(all).unwrap()
+    };
+    assert_has(&redeem_again("another-name").fails().unwrap(), &["used"]);
+    redeem_again(&name).ok().unwrap();
+    assert!(!again.join("joining.key").exists());
+    let serial =
+        |folder: &std::path::Path| postern_runtime::pki::NodeCredential::load(folder).unwrap().serial().unwrap();
+    assert_eq!(serial(&again), serial(&first));
+    assert_has(&redeem_again(&name).fails().unwrap(), &["already holds a key"]);
+
     let late = folder.join("late-token");
     std::fs::write(&late, cluster.join_token(&["--role", "admin", "--ttl", "1s"]).unwrap()).unwrap();
     let made = Instant::now();

@@ -269,6 +269,13 @@ impl KeyRequest {
         Self::of(&key_pair(key_pem)?)
     }
 
+    /// Whether the key is of the kind that holders of `role` have.
+    #[must_use]
+    pub fn suits(&self, role: NodeRole) -> bool {
+        let kind = if role == NodeRole::Admin { &rcgen::PKCS_ECDSA_P256_SHA256 } else { &rcgen::PKCS_ED25519 };
+        key_pair(&self.key_pem).is_ok_and(|key| key.is_compatible(kind))
+    }
+
     fn of(key: &KeyPair) -> Result<Self, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -359,7 +366,7 @@ fn key_pair(pem: &SecretString) -> Result<KeyPair, PkiError> {
     KeyPair::from_pem(pem.expose_secret()).map_err(|_| PkiError::Unreadable("the private key"))
 }
 
-fn read(path: &Path) -> Result<String, PkiError> {
+pub(crate) fn read(path: &Path) -> Result<String, PkiError> {
     let fault = |source| PkiError::File { path: path.display().to_string(), source };
     // Wiped on a failure; on success the text moves on without a copy.
     let mut bytes = Zeroizing::new(std::fs::read(path).map_err(fault)?);

@@ -82,6 +82,12 @@ impl Service {
         known.ok_or_else(|| status::not_found("Member", text))
     }
 
+    /// Whom a new member will talk to.
+    async fn nodes(&self) -> Result<Vec<resource_pb::ControlNode>, Status> {
+        let all = self.raft.read(|state| state.nodes().map(|node| node_to_proto(node)).collect());
+        all.await.map_err(status::read)
+    }
+
     async fn change(&self, change: Change) -> Result<Changed, Status> {
         self.members.change(change).await.map_err(changed)
     }
@@ -225,11 +231,19 @@ impl ClusterService for Service {
         let sign = certificates::sign_joiner(&self.keys, &identity, serial, &request.csr, &request.alt_names, before);
         let signed = sign.map_err(certificates::refused)?;
         let not_after = signed.record.not_after;
-        if before.is_some() && node.is_none() {
+        if before.is_some() {
             info!(token = door.token.id, %identity, "who was let in by a join token asks again: its answer was lost");
+            let members = if node.is_some() { self.nodes().await? } else { Vec::new() };
+            let itself = members.iter().find(|member| identity.name.as_str() == member.name).map(|member| member.id);
+            if node.is_some() && itself.is_none() {
+                return Err(refused_token("TOKEN_USED", "the member that the join token let in was removed"));
+            }
+            let node_id = itself.unwrap_or_default();
             return Ok(Response::new(pb::RedeemTokenResponse {
                 certificate_pem: signed.certificate_pem,
                 not_after: Some(timestamp_to_proto(not_after)),
+                node_id,
+                members,
                 ..door.answer()
             }));
         }
@@ -242,14 +256,7 @@ impl ClusterService for Service {
         let Success::Redeemed { node_id } = call.write(&self.raft, command, Some(clock::request_id())).await? else {
             return Err(Status::internal("another outcome than was asked for"));
         };
-        let members = match node_id {
-            Some(_) => self
-                .raft
-                .read(|state| state.nodes().map(|node| node_to_proto(node)).collect())
-                .await
-                .map_err(status::read)?,
-            None => Vec::new(),
-        };
+        let members = if node_id.is_some() { self.nodes().await? } else { Vec::new() };
         info!(token = door.token.id, %identity, ?node_id, at = %door.now, "a join token let somebody in");
         Ok(Response::new(pb::RedeemTokenResponse {
             certificate_pem: signed.certificate_pem,

@@ -5,10 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use postern_core::Name;
+use postern_core::node::NodeRole;
 use postern_core::wire::resource::{sealed_from_proto, sealed_to_proto};
 use postern_proto::resource::v1 as resource_pb;
 use postern_runtime::clock;
-use postern_runtime::pki::{NodeCredential, PkiError, create_private_dir, write_private};
+use postern_runtime::pki::{KeyRequest, NodeCredential, PkiError, create_private_dir, write_private};
 use prost::Message as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ const KEY_FILE: &str = "node.key.sealed";
 const CA_FILE: &str = "ca.crt";
 /// What the sealed key is of.
 const NODE_KEY: &str = "node/key";
+/// The sealed key that a node joins by, until it is made.
+const JOINING_FILE: &str = "joining.key.sealed";
 
 /// A data directory that no node can start from, or be made in.
 #[derive(Debug, thiserror::Error)]
@@ -129,12 +132,24 @@ impl DataDir {
 
     /// Refuses when a node is or was here. A key-encryption key may lie here: it is made, or brought, before.
     pub(crate) fn prepare_new(&self) -> Result<(), IdentityError> {
+        self.prepare(&["kek", "lost+found"])
+    }
+
+    /// The same, for a node that joins: what a joining left that was interrupted may lie here.
+    pub(crate) fn prepare_join(&self) -> Result<(), IdentityError> {
+        if self.has_node() || !self.0.join(JOINING_FILE).exists() {
+            return self.prepare_new();
+        }
+        self.prepare(&["kek", "lost+found", JOINING_FILE, "credential"])
+    }
+
+    fn prepare(&self, allowed: &[&str]) -> Result<(), IdentityError> {
         create_private_dir(&self.0)?;
         let unreadable =
             |error: std::io::Error| IdentityError::Unreadable { path: self.display(), why: error.to_string() };
         for entry in std::fs::read_dir(&self.0).map_err(unreadable)? {
             let name = entry.map_err(unreadable)?.file_name();
-            if name != "kek" && name != "lost+found" {
+            if !allowed.iter().any(|allowed| name == *allowed) {
                 return Err(IdentityError::NotEmpty(self.display()));
             }
         }
@@ -166,7 +181,10 @@ impl DataDir {
         let mut text = serde_json::to_vec_pretty(file)
             .map_err(|error| IdentityError::Unreadable { path: path.display().to_string(), why: error.to_string() })?;
         text.push(b'\n');
-        Ok(write_private(&path, &text)?)
+        write_private(&path, &text)?;
+        // The node is made, and the key is its own by now. What is left of it opens nothing that the node's own key does not.
+        let _ = std::fs::remove_file(self.0.join(JOINING_FILE));
+        Ok(())
     }
 
     /// Counts a start of the node; the first is 1. Only for whoever has the log open.
@@ -203,6 +221,28 @@ impl DataDir {
         write_private(&dir.join(CA_FILE), credential.ca_pem.as_bytes())?;
         write_private(&dir.join(KEY_FILE), &sealed_to_proto(&sealed).encode_to_vec())?;
         Ok(self.save_certificate(&credential.certificate_pem)?)
+    }
+
+    /// The key that a node joins by: the one that was made before, or a fresh one, sealed on the disk.
+    pub(crate) async fn joining_key(&self, kek: &Kek) -> Result<SecretString, ControlError> {
+        let path = self.0.join(JOINING_FILE);
+        let unreadable =
+            |why: &str| IdentityError::Unreadable { path: path.display().to_string(), why: why.to_owned() };
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let sealed = resource_pb::Sealed::decode(bytes.as_slice()).map(sealed_from_proto);
+                let key = kek.open_waiting(NODE_KEY, &sealed.map_err(|_| unreadable("is no sealed key"))?).await?;
+                let key = std::str::from_utf8(key.expose()).map_err(|_| unreadable("is no key"))?;
+                Ok(SecretString::from(key.to_owned()))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let key = KeyRequest::generate_for(NodeRole::Control)?.key_pem;
+                let sealed = kek.seal(NODE_KEY, key.expose_secret().as_bytes()).await?;
+                write_private(&path, &sealed_to_proto(&sealed).encode_to_vec())?;
+                Ok(key)
+            }
+            Err(error) => Err(unreadable(&error.to_string()).into()),
+        }
     }
 
     /// A renewed certificate of the same key.
@@ -270,6 +310,7 @@ mod tests {
         data.save(&file).unwrap();
         assert_eq!(data.load().unwrap(), file);
         assert!(matches!(data.prepare_new(), Err(IdentityError::NotEmpty(_))));
+        assert!(matches!(data.prepare_join(), Err(IdentityError::NotEmpty(_))));
         file.started = true;
         data.save(&file).unwrap();
         assert!(matches!(data.load(), Err(IdentityError::LogLost { id: 2, .. })));
@@ -277,6 +318,22 @@ mod tests {
         assert!(matches!(data.load(), Err(IdentityError::LogLost { .. })));
         std::fs::write(data.log().join("db"), "x").unwrap();
         assert!(data.load().unwrap().started);
+    }
+
+    #[test]
+    fn a_joining_that_was_interrupted_goes_on_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path());
+        std::fs::create_dir(data.credential()).unwrap();
+        assert!(matches!(data.prepare_join(), Err(IdentityError::NotEmpty(_))));
+        let joining = dir.path().join(JOINING_FILE);
+        std::fs::write(&joining, "sealed").unwrap();
+        data.prepare_join().unwrap();
+        assert!(matches!(data.prepare_new(), Err(IdentityError::NotEmpty(_))));
+        data.save(&NodeFile::new("c", "i", 2, "c2".parse().unwrap())).unwrap();
+        assert!(!joining.exists());
+        std::fs::write(&joining, "sealed").unwrap();
+        assert!(matches!(data.prepare_join(), Err(IdentityError::NotEmpty(_))));
     }
 
     #[test]

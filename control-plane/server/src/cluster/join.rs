@@ -2,7 +2,7 @@
 
 use postern_core::Timestamp;
 use postern_core::wire::cluster::node_to_proto;
-use postern_runtime::enrol::{Applicant, redeem};
+use postern_runtime::enrol::{Applicant, JoiningKey, redeem};
 use postern_runtime::pki::JoinTokenText;
 use postern_state::FEATURE_LEVEL;
 
@@ -28,7 +28,7 @@ pub struct Joined {
 /// `host:port`.
 ///
 /// # Errors
-/// When the directory holds something already, the cluster does not let the node in, or the two do not fit together.
+/// When the directory holds something already (what a joining that was interrupted left is gone on with), the cluster does not let the node in, or the two do not fit together.
 pub async fn join(config: &ControlConfig, token: &JoinTokenText, peers: &[String]) -> Result<Joined, ControlError> {
     if let Some(fault) = config.faults() {
         return Err(ControlError::Config(fault));
@@ -40,7 +40,7 @@ pub async fn join(config: &ControlConfig, token: &JoinTokenText, peers: &[String
         return Err(ControlError::Config("peer_listen: a node that joins needs a listener for its peers".to_owned()));
     }
     let data = DataDir::new(&config.data_dir);
-    data.prepare_new()?;
+    data.prepare_join()?;
     // An existing key: a new one would open nothing.
     let kek = kek(config, true)?;
     kek.ready().await?;
@@ -49,7 +49,8 @@ pub async fn join(config: &ControlConfig, token: &JoinTokenText, peers: &[String
         name: name.to_string(),
         alt_names: config.certificate_names(),
         node: Some(node_to_proto(&record)),
-        key: None,
+        // On the disk before anybody is asked: when the answer is lost, the same command is let in by the same use of the token.
+        key: JoiningKey::Given(data.joining_key(&kek).await?),
     };
     let admitted = redeem(peers, token, applicant, |cluster| {
         if let Some(missing) = cluster.kek_ids.iter().find(|needed| !record.kek_ids.contains(needed)) {

@@ -12,4 +12,4 @@ pub(crate) mod view;
 pub use identity::IdentityError;
 pub use init::{Founded, init};
 pub use join::{Joined, join};
-pub use postern_runtime::enrol::{Admitted, Applicant, MAX_CLOCK_SKEW, RedeemError, redeem};
+pub use postern_runtime::enrol::{Admitted, Applicant, JoiningKey, MAX_CLOCK_SKEW, RedeemError, redeem};

@@ -4,8 +4,11 @@ use postern_core::recording::Authority;
 use postern_core::signed::{self, Purpose};
 use postern_proto::tunnel::v1::RevokedGateways;
 use postern_runtime::pki::KeyRequest;
+use postern_runtime::supervisor::OnEnd;
+use postern_server::cluster::JoiningKey;
 use prost::Message as _;
 use secrecy::SecretString;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
@@ -17,7 +20,8 @@ async fn an_answer_that_was_lost_is_given_again() {
     let token = house.token(NodeRole::Gateway, false).await;
     let key = KeyRequest::generate().unwrap().key_pem;
     let ask = async |name: &str, key: Option<&SecretString>| {
-        let applicant = Applicant { name: name.into(), key: key.cloned(), ..Default::default() };
+        let key = key.cloned().map_or(JoiningKey::Fresh, JoiningKey::Given);
+        let applicant = Applicant { name: name.into(), key, ..Default::default() };
         redeem(&peer, &token, applicant, |_| Ok(())).await.map(|admitted| admitted.credential)
     };
     let first = ask("g1", Some(&key)).await.unwrap();
@@ -39,6 +43,64 @@ async fn an_answer_that_was_lost_is_given_again() {
     let request = pb::RevokeCertificatesRequest { serials: vec![first.serial().unwrap()], ..Default::default() };
     certificates.revoke_certificates(request).await.unwrap();
     assert!(ask("g1", Some(&key)).await.is_err());
+    house.end().await;
+}
+
+/// Passes bytes on to the first member until the cluster knows of `name`, and no byte of what it says after that.
+async fn until_let_in(house: &House, name: &'static str) -> (String, Supervisor) {
+    let (supervisor, asked) = (Supervisor::new(), house.cluster(1).await);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, member) = (listener.local_addr().unwrap().to_string(), house.member(1).address());
+    let spawner = supervisor.clone();
+    supervisor.spawn("lossy", OnEnd::EndPart, async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = tokio::net::TcpStream::connect(&member).await.unwrap();
+            let ((mut from, mut to), (mut asks, mut told)) = (server.into_split(), client.into_split());
+            spawner.spawn("asks", OnEnd::EndPart, async move { drop(tokio::io::copy(&mut asks, &mut to).await) });
+            let mut asked = asked.clone();
+            spawner.spawn("told", OnEnd::EndPart, async move {
+                let mut bytes = vec![0; 16 << 10];
+                while let Ok(read @ 1..) = from.read(&mut bytes).await {
+                    let status = asked.get_cluster_status(pb::GetClusterStatusRequest {}).await.unwrap().into_inner();
+                    let known = |it: &pb::MemberStatus| it.node.as_ref().is_some_and(|node| node.name == name);
+                    if status.members.iter().any(known) || told.write_all(&bytes[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, supervisor)
+}
+
+/// A new member whose answer was lost joins by the same token, from the same data directory, and is one member; the key is sealed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_answer_was_lost_joins_by_the_same_command() {
+    let mut house = House::found().await;
+    let token = house.token(NodeRole::Control, false).await;
+    let (lossy, _proxy) = until_let_in(&house, "c2").await;
+    let (config, direct) = (house.config(2), [house.member(1).address()]);
+    let lost = cluster::join(&config, &token, &[lossy]).await.unwrap_err();
+    assert!(!lost.to_string().contains("used"), "{lost}");
+    let sealed = std::fs::read(config.data_dir.join("joining.key.sealed")).unwrap();
+    assert!(!sealed.windows(7).any(|window| window == b"PRIVATE"));
+    // Another machine has another key.
+    let mut other = house.config(3);
+    other.node_name = Some("c2".parse().unwrap());
+    let refused = cluster::join(&other, &token, &direct).await.unwrap_err();
+    assert!(refused.to_string().contains("used"), "{refused}");
+    // Another name by the same key neither.
+    let mut renamed = config.clone();
+    renamed.node_name = Some("c9".parse().unwrap());
+    assert!(cluster::join(&renamed, &token, &direct).await.is_err());
+
+    let joined = cluster::join(&config, &token, &direct).await.unwrap();
+    assert!(!config.data_dir.join("joining.key.sealed").exists());
+    house.members.push(Some(run(config).await));
+    house.voters(2).await;
+    let members = house.status(1).await.members;
+    let ids: Vec<u64> = members.iter().filter_map(|member| member.node.as_ref()).map(|node| node.id).collect();
+    assert_eq!((ids.len(), ids.contains(&joined.node_id)), (2, true), "{members:?}");
     house.end().await;
 }
 
