@@ -137,6 +137,9 @@ impl Held {
             }
             None => Feed::default(),
         };
+        if loaded.revoked_gateways.is_some() {
+            revoked_gateways.send_replace(loaded.revoked_gateways);
+        }
         let (feed, reader) = watch::channel(feed);
         let told = standings.clone();
         (Self { feed, standings, assembler: loaded.assembler, keeper, revoked_gateways }, reader, told)
@@ -237,6 +240,9 @@ fn take(mut answer: WatchResponse, held: &mut Held, anchor: &mut Anchor) -> Resu
     let newer = assembler.take(answer, now)?;
     if let Some(revoked) = revoked {
         assembler.verified(Purpose::RevokedGateways, &revoked, now)?;
+        if let Some(keeper) = keeper {
+            keeper.revoked(revoked.clone());
+        }
         revoked_gateways.send_replace(Some(revoked));
     }
     let confirmed = confirmation.and_then(|confirmation| {

@@ -9,6 +9,7 @@
 
 mod file;
 mod mark;
+mod revoked;
 mod seal;
 mod store;
 #[cfg(test)]
@@ -117,6 +118,15 @@ pub(crate) struct Loaded {
     pub(super) assembler: Assembler,
     /// The policy, and when it was confirmed: `None` when that is too long ago, or not known.
     pub(super) policy: Option<(Arc<Current>, Option<Instant>)>,
+    /// The last list of gateways that are none any more, for agents.
+    pub(super) revoked_gateways: Option<Signed>,
+}
+
+impl Loaded {
+    /// Nothing; what comes is verified by `authority`.
+    fn nothing(authority: Vec<u8>) -> Self {
+        Self { assembler: Assembler::new(authority), policy: None, revoked_gateways: None }
+    }
 }
 
 /// What is to be written.
@@ -129,6 +139,8 @@ struct Pending {
     newest: Option<Arc<Current>>,
     credentials: bool,
     confirmed: Option<Instant>,
+    /// A file of its own.
+    revoked_gateways: Option<Signed>,
     /// Changes were left out: the file cannot be gone on with.
     lost: bool,
 }
@@ -155,7 +167,7 @@ pub(crate) fn start(
     credential: &NodeCredential,
     supervisor: &Supervisor,
 ) -> (Loaded, Option<Keeper>) {
-    let nothing = || Loaded { assembler: Assembler::new(credential.ca_der()), policy: None };
+    let nothing = || Loaded::nothing(credential.ca_der());
     if !enabled {
         return (nothing(), None);
     }
@@ -201,7 +213,8 @@ impl Keeper {
         let mut pending = lock(&self.0.pending);
         match taken.signed {
             Some(watch_response::Policy::Whole(signed)) => {
-                *pending = Pending { confirmed: pending.confirmed, ..Pending::default() };
+                let revoked_gateways = pending.revoked_gateways.take();
+                *pending = Pending { confirmed: pending.confirmed, revoked_gateways, ..Pending::default() };
                 pending.whole = Some((taken.past, signed, now));
                 pending.credentials = true;
                 self.0.whole.store(false, Ordering::Relaxed);
@@ -216,10 +229,17 @@ impl Keeper {
         pending.newest = Some(Arc::clone(newest));
         if pending.bytes > MAX_WAITING {
             // The disk does not keep up. What is on it stays good until it is too old.
-            *pending = Pending { lost: true, ..Pending::default() };
+            let revoked_gateways = pending.revoked_gateways.take();
+            *pending = Pending { lost: true, revoked_gateways, ..Pending::default() };
             self.0.whole.store(true, Ordering::Relaxed);
         }
         drop(pending);
+        self.0.wake.notify_one();
+    }
+
+    /// The control plane has told of gateways that are none any more.
+    pub(super) fn revoked(&self, list: Signed) {
+        lock(&self.0.pending).revoked_gateways = Some(list);
         self.0.wake.notify_one();
     }
 

@@ -11,6 +11,7 @@ use postern_runtime::clock;
 
 use super::file::{self, Log};
 use super::mark::{self, Boot, Mark};
+use super::revoked;
 use super::seal::Root;
 use super::{KeepError, KeptConfig, Loaded, Pending, Refused};
 use crate::metrics;
@@ -36,7 +37,13 @@ impl Store {
 
     /// What is kept, as far as it may be served; and whether a new file should begin.
     pub(super) fn load(&mut self, authority: &[u8]) -> (Loaded, bool) {
-        let nothing = || Loaded { assembler: Assembler::new(authority.to_vec()), policy: None };
+        let (mut loaded, whole) = self.load_policy(authority);
+        loaded.revoked_gateways = revoked::read(&self.config.dir, &loaded.assembler, clock::now());
+        (loaded, whole)
+    }
+
+    fn load_policy(&mut self, authority: &[u8]) -> (Loaded, bool) {
+        let nothing = || Loaded::nothing(authority.to_vec());
         let read = Mark::read(&self.config.dir, &self.root).and_then(|mark| match mark {
             None => Ok(None),
             Some(mark) => self.replay(&mark, authority).map(|(assembler, current)| Some((mark, assembler, current))),
@@ -65,7 +72,7 @@ impl Store {
                 };
                 self.confirmed = Some((mark.confirmed, mark.boot.clone()));
                 self.seen = self.seen.max(mark.seen);
-                (Loaded { assembler, policy: Some((current, confirmed)) }, self.unwanted)
+                (Loaded { assembler, policy: Some((current, confirmed)), revoked_gateways: None }, self.unwanted)
             }
             Err(refused) => {
                 told(&refused);
@@ -154,6 +161,9 @@ impl Store {
     }
 
     fn write(&mut self, pending: Pending) -> Result<(), KeepError> {
+        if let Some(list) = &pending.revoked_gateways {
+            revoked::write(&self.config.dir, list)?;
+        }
         let mut records = Vec::new();
         let begins = pending.whole.is_some();
         if let Some((past_incarnations, whole, taken)) = pending.whole {

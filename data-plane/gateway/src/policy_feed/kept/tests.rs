@@ -29,6 +29,7 @@ struct Running {
     keeper: Keeper,
     store: Store,
     policy: Option<(Arc<Current>, Option<Instant>)>,
+    revoked_gateways: Option<Signed>,
 }
 
 fn credential(authority: &Authority, role: NodeRole, name: &str) -> NodeCredential {
@@ -53,8 +54,8 @@ impl Rig {
     }
 
     fn start_with(&self, config: KeptConfig) -> Running {
-        let (Loaded { assembler, policy }, keeper, store) = open(config, &self.credential).unwrap();
-        Running { assembler, keeper, store, policy }
+        let (Loaded { assembler, policy, revoked_gateways }, keeper, store) = open(config, &self.credential).unwrap();
+        Running { assembler, keeper, store, policy, revoked_gateways }
     }
 
     fn start(&self) -> Running {
@@ -310,6 +311,45 @@ fn it_is_served_no_longer_than_the_limit_whatever_the_clock_says() {
     running.take(rig.delta(10, vec![]));
     running.flush();
     assert_eq!(rig.start().has(), Some((11, true)));
+}
+
+/// It is there after a restart, whatever became of the policy beside it; one that nobody of the control plane signed is not passed on.
+#[test]
+fn the_list_of_revoked_gateways_is_kept_beside_it() {
+    let rig = Rig::new();
+    let mut running = rig.start();
+    let list = |serial: &[u8]| {
+        let list = postern_proto::tunnel::v1::RevokedGateways { serials: vec![serial.to_vec()] };
+        rig.signed(Purpose::RevokedGateways, list.encode_to_vec())
+    };
+    assert_eq!(running.revoked_gateways, None);
+    running.keeper.revoked(list(&[1]));
+    // It is not lost with what a new whole makes needless.
+    running.take(rig.whole(10));
+    running.flush();
+    assert_eq!(rig.start().revoked_gateways, Some(list(&[1])));
+    let mut running = rig.start();
+    running.keeper.revoked(list(&[1, 2]));
+    running.flush();
+    fs::remove_file(rig.mark()).unwrap();
+    let again = rig.start();
+    assert_eq!((again.has(), again.revoked_gateways), (None, Some(list(&[1, 2]))));
+
+    let file = rig.dir.path().join("policy/revoked-gateways");
+    let good = fs::read(&file).unwrap();
+    let other = rig.signed(Purpose::Snapshot, list(&[3]).payload.to_vec()).encode_to_vec();
+    let stranger = Rig::new().signed(Purpose::RevokedGateways, list(&[3]).payload.to_vec()).encode_to_vec();
+    for bad in [&good[..good.len() - 1], &other, &stranger, b""] {
+        fs::write(&file, bad).unwrap();
+        assert_eq!(rig.start().revoked_gateways, None);
+    }
+    // Nor one by a node that was revoked since.
+    fs::write(&file, &good).unwrap();
+    let mut running = rig.start();
+    running.take(rig.whole(11));
+    let serial = postern_runtime::pki::serial_of(&rig.signer.certificate_der()).unwrap();
+    running.take(rig.delta(11, vec![serial]));
+    assert!(revoked::read(&rig.config().dir, &running.assembler, clock::now()).is_none());
 }
 
 #[test]
