@@ -10,6 +10,9 @@ use super::End;
 use super::decide::Asked;
 use super::relay::Relay;
 
+/// In PostgreSQL's words.
+const CANCELLED: &str = "canceling statement due to user request";
+
 /// What is asked, and under which ids it will be decided.
 pub(super) struct Question {
     pub(super) pending: Box<Pending>,
@@ -92,7 +95,13 @@ impl Relay {
     /// The client wants the operation cancelled that waits. False when none does.
     pub(super) async fn cancel_delayed(&mut self) -> Result<bool, End> {
         let Some(Delayed { question, .. }) = self.delayed.take() else { return Ok(false) };
-        self.undecided(question, Code::Cancelled, "canceling statement due to user request".to_owned(), None).await?;
+        self.undecided(question, Code::Cancelled, CANCELLED.to_owned(), None).await?;
         Ok(true)
+    }
+
+    /// The client wanted it cancelled before it was looked at.
+    pub(super) async fn cancelled(&mut self, pending: Box<Pending>) -> Result<(), End> {
+        let question = Question::new(pending, Asked::Run);
+        self.undecided(question, Code::Cancelled, CANCELLED.to_owned(), None).await
     }
 }

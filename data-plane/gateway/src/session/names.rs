@@ -51,6 +51,23 @@ impl Refresh {
     }
 }
 
+/// What stands before the next of the client's messages: after a change of the session's own it waits for the catalog. The session goes on
+/// meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    /// One message goes on by names as they are known: the reading has ended, well or not, or is not waited for.
+    open: bool,
+    /// The client wants cancelled what comes next.
+    cancel: bool,
+}
+
+impl Gate {
+    /// Whether the operation that was just read is to be cancelled. Whatever it was, the one after is not.
+    pub(super) fn cancels(&mut self) -> bool {
+        std::mem::take(&mut self.cancel)
+    }
+}
+
 /// A name that is in no schema known here. (`?.?` is what a CASCADE reaches: no catalog tells that.)
 fn is_unresolved(action: &Action) -> bool {
     let mut parts = action.object.path.iter().rev().map(|part| &**part);
@@ -63,22 +80,30 @@ pub(super) fn masking(standing: &Standing, catalog: &Arc<Catalog>, database: &st
 }
 
 impl Relay {
-    /// Before the next statement is looked at: a catalog that this session changed must be read anew, an old one should be.
-    pub(super) async fn keep_names(&mut self) {
+    /// Before the next statement is looked at: a catalog that this session changed must be read anew, an old one should be. False: the
+    /// statement waits for that.
+    pub(super) fn keep_names(&mut self) -> bool {
         let stale = self.session.catalog_stale();
+        if std::mem::take(&mut self.gate.open) {
+            return true;
+        }
         let old = self.catalog.read_at.elapsed() > FRESH;
         if (stale.is_some() || old) && self.refresh.as_ref().is_none_or(|refresh| refresh.change != stale) {
             // For an own change, read after it; else whatever another session has read lately.
             let since = if stale.is_some() { Some(Instant::now()) } else { Instant::now().checked_sub(FRESH) };
             self.read_catalog(since.unwrap_or_else(Instant::now), stale);
         }
-        if stale.is_some()
-            && let Some(mut refresh) = self.refresh.take()
-        {
-            let change = refresh.change;
-            let done = tokio::time::timeout(WAIT, refresh.done()).await.ok().flatten();
-            self.take_catalog(done, change);
-        }
+        stale.is_none()
+    }
+
+    /// Whether what the client has sent waits for the catalog.
+    pub(super) fn awaits_names(&self) -> bool {
+        self.refresh.as_ref().is_some_and(|refresh| refresh.change.is_some())
+    }
+
+    /// What waits for the catalog is to be cancelled: it goes on at once, and no further than that.
+    pub(super) const fn cancel_at_gate(&mut self) {
+        self.gate = Gate { open: true, cancel: true };
     }
 
     /// Whether the catalog must be read anew before `pending` is decided, and after how long: where it would be denied for a name that could not be
@@ -144,8 +169,9 @@ impl Relay {
         let (to, answer) = oneshot::channel();
         let (catalogs, of) = (self.shared.catalogs.clone(), self.to.clone());
         self.shared.supervisor.spawn("catalog", OnEnd::EndSession, async move {
+            let read = tokio::time::timeout(WAIT, catalogs.get(&of, since)).await;
             // The session may have ended meanwhile.
-            let _ = to.send(catalogs.get(&of, since).await);
+            let _ = to.send(read.unwrap_or(Err(CatalogsError::TimedOut)));
         });
         self.refresh = Some(Refresh { answer, change });
     }
@@ -153,6 +179,8 @@ impl Relay {
     /// A reading that was under way is over.
     pub(super) async fn refreshed(&mut self, dated: Option<Dated>) -> Result<(), End> {
         let change = self.refresh.take().and_then(|refresh| refresh.change);
+        // Also when it could not be read: what is in doubt is denied or masked, and the next statement tries again.
+        self.gate.open |= change.is_some();
         self.take_catalog(dated, change);
         self.names_came().await
     }

@@ -28,7 +28,7 @@ use super::decide::Asked;
 use super::delayed::{Delayed, over};
 use super::drain::Drain;
 use super::hold::Waiting;
-use super::names::{Refresh, masking};
+use super::names::{Gate, Refresh, masking};
 use super::outbox::Outbox;
 use super::policy::in_flight;
 use super::record::Rows;
@@ -86,6 +86,7 @@ pub(super) struct Relay {
     pub(super) catalog: Dated,
     pub(super) context: Arc<AnalyzeContext>,
     pub(super) refresh: Option<Refresh>,
+    pub(super) gate: Gate,
     pub(super) session: Session,
     pub(super) waiting: Option<Waiting>,
     /// What cannot be decided yet.
@@ -192,6 +193,7 @@ impl Relay {
             catalog,
             context,
             refresh: None,
+            gate: Gate::default(),
             session,
             waiting: None,
             delayed: None,
@@ -293,7 +295,9 @@ impl Relay {
             && self.to_client.len() < self.high
         {
             if !self.from_client.is_empty() {
-                self.keep_names().await;
+                if !self.keep_names() {
+                    break;
+                }
                 self.take_policy().await?;
             }
             match self.session.next_client(&mut self.from_client)? {
@@ -303,6 +307,9 @@ impl Relay {
                 }
                 ClientStep::Wait => break,
                 ClientStep::Forward(bytes) => self.outbox.protocol(&bytes),
+                ClientStep::Decide(pending) | ClientStep::Prepare(pending) if self.gate.cancels() => {
+                    self.cancelled(pending).await?;
+                }
                 ClientStep::Decide(pending) => self.decide(pending, Asked::Run).await?,
                 ClientStep::Prepare(pending) => self.decide(pending, Asked::Prepare).await?,
                 ClientStep::Terminate(bytes) => {
@@ -356,11 +363,16 @@ impl Relay {
     }
 
     async fn cancel(&mut self, from: std::net::SocketAddr) -> Result<(), End> {
-        if self.waiting.is_none() && self.delayed.is_none() && self.session.current_operation().is_none() {
+        let at_gate = self.awaits_names() && !self.from_client.is_empty();
+        if self.waiting.is_none() && self.delayed.is_none() && self.session.current_operation().is_none() && !at_gate {
             return Ok(());
         }
         tracing::info!(%from, "cancel requested");
         self.recorder.append(&Event::CancelRequested { client_address: from.to_string() }).await?;
+        if at_gate {
+            self.cancel_at_gate();
+            return Ok(());
+        }
         if self.cancel_held().await? {
             return Ok(());
         }

@@ -70,3 +70,39 @@ async fn what_is_in_no_catalog_waits_once() {
     }
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
+
+/// While the catalog that a session's own change made old cannot be read, the session is as alive as ever: what it asked can be cancelled, and a
+/// change of policy ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_catalog_is_slow_is_not_held_up_by_it() {
+    const SOON: Duration = Duration::from_secs(10);
+    let house = open_house().await;
+    let client = house.connect("writers").await;
+    client.sql.batch_execute("CREATE TABLE public.changed (id int)").await.unwrap();
+    // What reads the catalog waits for this; what reads tables does not.
+    let (lock, watch) = (house.target.direct().await.unwrap(), house.target.direct().await.unwrap());
+    lock.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_inherits IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let began = Instant::now();
+    let asked = client.sql.simple_query("SELECT count(*) FROM items");
+    let cancelled = async {
+        // Until the catalog's connection waits for the lock.
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'postern catalog' AND wait_event_type = 'Lock'";
+        while watch.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            assert!(began.elapsed() < SOON, "nobody reads the catalog");
+        }
+        client.sql.cancel_token().cancel_query(tokio_postgres::NoTls).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(asked, cancelled);
+    assert_eq!(answer.unwrap_err().code().unwrap().code(), "57014");
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+
+    // The next one waits again, and what ends the session does not wait for it.
+    let asked = client.sql.simple_query("SELECT count(*) FROM items");
+    let disabled = async {
+        house.apply(|snapshot| snapshot.targets.get_mut(&"db".parse().unwrap()).unwrap().value.disabled = true);
+    };
+    let (answer, ()) = tokio::join!(asked, disabled);
+    answer.unwrap_err();
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    lock.batch_execute("ROLLBACK").await.unwrap();
+}
