@@ -16,9 +16,9 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use postern_core::{Name, Timestamp};
 use postern_protocols::tunnel::Gateways;
@@ -77,10 +77,10 @@ pub(crate) struct Tunnel {
     draining: AtomicBool,
     /// The same agent has a newer one.
     superseded: AtomicBool,
-    /// Unix milliseconds until which others are preferred: it did not answer.
-    suspect_until: AtomicU64,
+    /// Until then others are preferred: it did not answer.
+    suspect_until: Mutex<Option<Instant>>,
     /// Addresses that its agent could not reach lately, and until when others are preferred for them.
-    unreached: Mutex<BTreeMap<String, Timestamp>>,
+    unreached: Mutex<BTreeMap<String, Instant>>,
 }
 
 /// What a tunnel is doing, for whoever reports it.
@@ -276,16 +276,16 @@ impl Tunnel {
             told_max: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             superseded: AtomicBool::new(false),
-            suspect_until: AtomicU64::new(0),
+            suspect_until: Mutex::default(),
             unreached: Mutex::default(),
         }
     }
 
     /// The less, the rather it is chosen for `address`.
     fn rank(&self, address: &str) -> (bool, bool, bool, bool, bool, usize) {
-        let unreached = self.unreached.lock().unwrap_or_else(PoisonError::into_inner);
-        let unreached = unreached.get(address).is_some_and(|until| *until > clock::now());
-        let suspect = self.suspect_until.load(Ordering::Relaxed) > clock::now().millis();
+        let now = Instant::now();
+        let unreached = lock(&self.unreached).get(address).is_some_and(|until| *until > now);
+        let suspect = lock(&self.suspect_until).is_some_and(|until| until > now);
         let (told, max) = (self.told_streams.load(Ordering::Relaxed), self.told_max.load(Ordering::Relaxed));
         let here = self.streams.load(Ordering::Relaxed);
         let busy = here.max(usize::try_from(told).unwrap_or(usize::MAX));
@@ -299,29 +299,32 @@ impl Tunnel {
         const FOR: Duration = Duration::from_secs(60);
         /// Targets of a pool are few; further ones are asked as before.
         const MOST: usize = 256;
-        let mut unreached = self.unreached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unreached = lock(&self.unreached);
         if yes {
             unreached.remove(address);
             return;
         }
-        let now = clock::now();
+        let now = Instant::now();
         if unreached.len() >= MOST {
             unreached.retain(|_, until| *until > now);
         }
         if unreached.len() < MOST {
-            unreached.insert(address.to_owned(), now.plus(FOR));
+            unreached.insert(address.to_owned(), now + FOR);
         }
     }
 
     fn suspect(&self, yes: bool) {
         const FOR: Duration = Duration::from_secs(15);
-        let until = if yes { clock::now().plus(FOR).millis() } else { 0 };
-        self.suspect_until.store(until, Ordering::Relaxed);
+        *lock(&self.suspect_until) = yes.then(|| Instant::now() + FOR);
     }
 }
 
 impl Shared {
     fn labels(&self, agent: &Name) -> Arc<str> {
-        self.labels.lock().unwrap_or_else(PoisonError::into_inner).of(agent)
+        lock(&self.labels).of(agent)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
