@@ -22,3 +22,7 @@ pub mod watch;
 
 pub use config::ControlConfig;
 pub use run::{ControlError, ControlHandle, run};
+
+/// For a test of members of this release beside the next.
+#[doc(hidden)]
+pub use postern_state::know_as_the_next;

@@ -12,7 +12,7 @@ use postern_runtime::ops::{self, Readiness};
 use postern_runtime::pki::{NodeCredential, PkiError, Revocations, RotatingCredential};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::{jwt, telemetry, tls};
-use postern_state::{FEATURE_LEVEL, Refusal};
+use postern_state::{Refusal, known_level};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -237,7 +237,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
             address: record.peer_address.clone(),
             starts: data.count_start()?,
             seeds: config.peer_seeds.clone(),
-            feature_level: FEATURE_LEVEL,
+            feature_level: known_level(),
             data_dir: config.data_dir.clone(),
             snapshot_rate: PeersConfig::SNAPSHOT_RATE,
         },

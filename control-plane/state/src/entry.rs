@@ -14,6 +14,7 @@ use crate::commands::{
     PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RemoveNode, RequestApproval,
     ReviewApproval, RevokeCertificates, RewrapSecrets, SealSession, SetIssuerKeys, UpdateNode, WithdrawApproval,
 };
+use crate::level::known_level;
 use crate::outcome::Halt;
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
@@ -125,8 +126,12 @@ impl Command {
     pub fn decode(bytes: &[u8]) -> Result<Self, Vec<FieldFault>> {
         let fault = |message: String| vec![FieldFault::new("command", message)];
         let proto = pb::Entry::decode(bytes).map_err(|error| fault(error.to_string()))?;
-        if !(1..=FEATURE_LEVEL).contains(&proto.version) {
-            return Err(fault(format!("is of feature level {}, this node knows up to {FEATURE_LEVEL}", proto.version)));
+        if !(1..=known_level()).contains(&proto.version) {
+            return Err(fault(format!(
+                "is of feature level {}, this node knows up to {}",
+                proto.version,
+                known_level()
+            )));
         }
         Self::from_proto(proto.command.ok_or_else(|| fault("is missing or unknown".to_owned()))?)
     }
@@ -150,8 +155,8 @@ impl Entry {
 pub(crate) fn decode(index: u64, bytes: &[u8]) -> Result<Decoded, Halt> {
     let undecodable = |why: String| Halt::Undecodable { index, why };
     let proto = pb::Entry::decode(bytes).map_err(|error| undecodable(error.to_string()))?;
-    if !(1..=FEATURE_LEVEL).contains(&proto.version) {
-        return Err(Halt::UnknownVersion { index, version: proto.version, known: FEATURE_LEVEL });
+    if !(1..=known_level()).contains(&proto.version) {
+        return Err(Halt::UnknownVersion { index, version: proto.version, known: known_level() });
     }
     let request_id = match proto.request_id.as_slice() {
         [] => None,

@@ -7,6 +7,7 @@
 mod audit;
 pub mod commands;
 mod entry;
+mod level;
 mod members;
 mod outcome;
 mod read;
@@ -19,6 +20,7 @@ mod tree;
 
 pub use audit::chained as audit_hash;
 pub use entry::{Command, Entry, FEATURE_LEVEL};
+pub use level::{know_as_the_next, known_level};
 pub use outcome::{Applied, Change, Effect, Halt, ObjectKey, Outcome, Put, Refusal, Success};
 pub use snapshot::RestoreError;
 pub use state::{Cluster, IssuerKeys, Limits, State};

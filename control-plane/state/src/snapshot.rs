@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use crate::audit::AuditLog;
 use crate::commands::InitCluster;
-use crate::entry::FEATURE_LEVEL;
+use crate::level::known_level;
 use crate::requests::Remembered;
 use crate::state::{IssuerKeys, State};
 
@@ -149,8 +149,8 @@ impl State {
         // A snapshot of before there were members has neither.
         members.next_node_id = single.next_node_id.max(1);
         members.feature_level = single.feature_level.max(1);
-        if members.feature_level > FEATURE_LEVEL {
-            return Err(RestoreError::FeatureLevel { level: members.feature_level, known: FEATURE_LEVEL });
+        if members.feature_level > known_level() {
+            return Err(RestoreError::FeatureLevel { level: members.feature_level, known: known_level() });
         }
         state.audit = AuditLog::restored(single.audit_sequence, single.audit_head.try_into().unwrap_or_default());
         let mut lists = Fields(bytes).filter_map(|field| match field {

@@ -11,7 +11,8 @@ use postern_core::session::Session;
 use postern_core::{ApprovalId, Name, SessionId, Timestamp};
 
 use crate::audit::AuditLog;
-use crate::entry::{Command, Decoded, FEATURE_LEVEL, decode};
+use crate::entry::{Command, Decoded, decode};
+use crate::level::known_level;
 use crate::members::Members;
 use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
 use crate::requests::{Remembered, Requests};
@@ -128,10 +129,10 @@ impl State {
         }
         let decoded = decode(index, entry)?;
         if let Ok(Command::RaiseFeatureLevel(raise)) = &decoded.command
-            && raise.level > FEATURE_LEVEL
+            && raise.level > known_level()
             && self.may_raise_to(raise.level)
         {
-            return Err(Halt::FeatureLevel { index, level: raise.level, known: FEATURE_LEVEL });
+            return Err(Halt::FeatureLevel { index, level: raise.level, known: known_level() });
         }
         Ok(self.execute(index, decoded))
     }

@@ -31,6 +31,8 @@ pub struct Member {
     environment: Vec<(String, String)>,
     file_limit: Option<u64>,
     process: Option<Process>,
+    /// Another build than the one that is tested.
+    program: Option<PathBuf>,
 }
 
 /// The environment of a program whose clock is off by so much, `+1h` or `-90`, from its start on.
@@ -72,8 +74,8 @@ impl Member {
         );
         let config = written(&folder, host, ports, &settings)?;
         let name = name.to_owned();
-        let (environment, file_limit, process) = (Vec::new(), None, None);
-        Ok(Self { name, folder, network, ports, settings, config, environment, file_limit, process })
+        let (environment, file_limit, process, program) = (Vec::new(), None, None, None);
+        Ok(Self { name, folder, network, ports, settings, config, environment, file_limit, process, program })
     }
 
     /// From its next start on it is at other ports.
@@ -163,6 +165,11 @@ impl Member {
     /// Another environment from its next start on.
     pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
         self.environment = environment;
+    }
+
+    /// From its next start on it is this program; none: the `postern` that is tested.
+    pub fn set_program(&mut self, program: Option<PathBuf>) {
+        self.program = program;
     }
 
     /// A clock of its own from its next start on, which is right until it is set.
@@ -260,7 +267,8 @@ impl Member {
         ensure!(self.process.is_none(), "{} runs", self.name);
         let config = self.folder.join("control.toml").display().to_string();
         let arguments = vec!["control".to_owned(), "--config".to_owned(), config];
-        let (program, arguments) = self.wrapped(&postern_binary()?, arguments);
+        let program = self.program.clone().map_or_else(postern_binary, Ok)?;
+        let (program, arguments) = self.wrapped(&program, arguments);
         let mut environment = self.environment.clone();
         if std::env::var_os("RUST_LOG").is_none() {
             environment.push(("RUST_LOG".to_owned(), "info".to_owned()));

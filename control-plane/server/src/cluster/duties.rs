@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postern_core::cluster::ControlNode;
 use postern_runtime::clock;
-use postern_state::{FEATURE_LEVEL, commands};
+use postern_state::{commands, known_level};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -87,7 +87,7 @@ async fn raise_feature_level(members: &Members, view: &ClusterView, max: Option<
 /// The level that every member can, when it is above the cluster's.
 fn raisable(view: &ClusterView, max: Option<u32>) -> Option<u32> {
     let all = view.nodes.iter().map(|node| node.feature_level).min()?;
-    let level = all.min(max.unwrap_or(u32::MAX)).min(FEATURE_LEVEL);
+    let level = all.min(max.unwrap_or(u32::MAX)).min(known_level());
     (level > view.feature_level).then_some(level)
 }
 
@@ -204,6 +204,7 @@ mod tests {
 
     #[test]
     fn the_level_is_what_every_member_can() {
+        use postern_state::FEATURE_LEVEL;
         let view = |levels: &[u32], level| ClusterView {
             nodes: levels
                 .iter()

@@ -11,7 +11,7 @@ use postern_core::operation::Digest;
 use postern_runtime::clock;
 use postern_runtime::pki::{JoinTokenText, KeyRequest, NodeCredential};
 use postern_runtime::supervisor::Supervisor;
-use postern_state::{Command, FEATURE_LEVEL, Success, commands};
+use postern_state::{Command, Success, commands, known_level};
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{DataDir, NodeFile};
@@ -153,7 +153,7 @@ pub(crate) fn own_record(
         name: name.clone(),
         peer_address: config.peer_address(peer).map_err(ControlError::Config)?,
         api_address: config.api_address(api).map_err(ControlError::Config)?,
-        feature_level: FEATURE_LEVEL,
+        feature_level: known_level(),
         kek_ids: kek.ids(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         joined_at: Timestamp::default(),

@@ -4,7 +4,7 @@ use postern_core::Timestamp;
 use postern_core::wire::cluster::node_to_proto;
 use postern_runtime::enrol::{Applicant, JoiningKey, redeem};
 use postern_runtime::pki::JoinTokenText;
-use postern_state::FEATURE_LEVEL;
+use postern_state::known_level;
 
 use super::identity::{DataDir, KnownMember, NodeFile};
 use super::init::own_record;
@@ -58,10 +58,11 @@ pub async fn join(config: &ControlConfig, token: &JoinTokenText, peers: &[String
                 "the cluster's secrets are under key-encryption key {missing}, which this node has not"
             ));
         }
-        if cluster.feature_level > FEATURE_LEVEL {
+        if cluster.feature_level > known_level() {
             return Err(format!(
-                "the cluster is at feature level {}, this program knows up to {FEATURE_LEVEL}",
-                cluster.feature_level
+                "the cluster is at feature level {}, this program knows up to {}",
+                cluster.feature_level,
+                known_level()
             ));
         }
         Ok(())
