@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long until a session's recording is whole at the control plane, also of one that a gateway lost sight of.
 const SEALED: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two rows of one client: each is read again from its recording at the end, which takes longer than to write it.
+const BETWEEN: Duration = Duration::from_millis(20);
 
 /// Clients at work. Each writes one row after the other and never the same twice; when its session ends, it goes to the next gateway.
 #[derive(Debug)]
@@ -180,6 +182,7 @@ fn session(
         }
         book.rows.insert(row, true);
         entered();
+        std::thread::park_timeout(BETWEEN);
     }
     // Orderly, so that the recording says so.
     wire.message('X', b"")

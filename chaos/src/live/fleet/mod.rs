@@ -62,6 +62,15 @@ pub enum End {
     Target,
 }
 
+/// A direction between a gateway and the agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OneWay {
+    /// What agents send to it.
+    FromAgents,
+    /// What it sends to agents.
+    ToAgents,
+}
+
 /// A running fleet. Dropping it kills all of it.
 #[derive(Debug)]
 pub struct Fleet {
@@ -146,6 +155,18 @@ impl Fleet {
     /// When there are none such, or the rules cannot be set.
     pub fn cut(&self, host: End, other: End) -> Result<Cut> {
         Cut::between(&self.place(host)?, &self.place(other)?.address)
+    }
+
+    /// What goes one way between a gateway and the private network vanishes; the other way everything passes.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn black_hole(&mut self, gateway: usize, way: OneWay) -> Result<Cut> {
+        let (gateway, router) = (self.place(End::Gateway(gateway))?, self.site()?.private().router().clone());
+        match way {
+            OneWay::FromAgents => Cut::one_way(&gateway, &router.address),
+            OneWay::ToAgents => Cut::one_way(&router, &gateway.address),
+        }
     }
 
     /// A session through `gateway` that asks again and again.

@@ -1,4 +1,4 @@
-//! A link between two hosts that is cut: neither hears the other, and neither is told.
+//! A link between two hosts that is cut, both ways or one: who is not heard is not told.
 
 use anyhow::{Context as _, Result};
 
@@ -20,6 +20,18 @@ impl Cut {
         let rules = format!(
             "create table ip {TABLE}; table ip {TABLE} {{ chain in {{ type filter hook input priority 0; ip saddr {other} drop; }}; \
              chain out {{ type filter hook output priority 0; ip daddr {other} drop; }}; }}"
+        );
+        nft(&host.namespace, &rules)?;
+        Ok(Self(Some(host.namespace.clone())))
+    }
+
+    /// Nothing that `from` sends arrives at `host` or goes through it; what it sends itself does, and nobody is told.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn one_way(host: &Place, from: &str) -> Result<Self> {
+        let rules = format!(
+            "create table ip {TABLE}; table ip {TABLE} {{ chain in {{ type filter hook prerouting priority -300; ip saddr {from} drop; }}; }}"
         );
         nft(&host.namespace, &rules)?;
         Ok(Self(Some(host.namespace.clone())))

@@ -6,6 +6,7 @@ mod fail_static;
 mod partitions;
 mod relay;
 mod rolling;
+mod shares;
 mod versions;
 mod weather;
 

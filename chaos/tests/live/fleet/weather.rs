@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use postern_chaos::live::cluster::ClusterOptions;
-use postern_chaos::live::fleet::{Fleet, FleetOptions};
+use postern_chaos::live::fleet::{Fleet, FleetOptions, OneWay};
 use postern_chaos::live::net::Weather;
+use postern_chaos::live::wait_until;
 
-use super::{agree, gets_on};
+use super::{SOON, agree, gets_on};
 
 fn fleet(members: usize) -> Fleet {
     let cluster = ClusterOptions { members, ..Default::default() };
@@ -84,5 +85,41 @@ fn nodes_that_die_are_got_over() {
     gets_on(&fleet, &ledger, "the others are gone");
     fleet.gateway(1).unwrap().start().unwrap();
     fleet.cluster.wait_healthy().unwrap();
+    agree(&mut fleet, ledger);
+}
+
+/// Between a gateway and the agents everything goes one way and nothing the other: each end sees packets of a peer that does not answer, or
+/// none and is answered. New sessions go through another gateway, those that are open end rather than hang, and tunnels come back.
+#[test]
+fn a_black_hole_in_one_direction_is_got_over() {
+    let mut fleet = fleet(1);
+    let ledger = fleet.ledger(4).unwrap();
+    gets_on(&fleet, &ledger, "good weather");
+    let tunnels =
+        |fleet: &mut Fleet, gateway: usize| fleet.gateway(gateway)?.metric("postern_gateway_tunnels_open", "");
+    let has = |fleet: &mut Fleet, what: &str, wanted: [f64; 2]| {
+        let there = || Ok((tunnels(fleet, 0)? - wanted[0]).abs() < 0.5 && (tunnels(fleet, 1)? - wanted[1]).abs() < 0.5);
+        wait_until(SOON, what, there).unwrap_or_else(|error| panic!("{error:#}\n{}", fleet.logs()));
+    };
+    has(&mut fleet, "all tunnels", [2.0, 2.0]);
+    // Both kinds at a time, each at a gateway of its own.
+    let probes = [fleet.probe(0, 0).unwrap(), fleet.probe(1, 1).unwrap()];
+    let holes = [fleet.black_hole(0, OneWay::FromAgents).unwrap(), fleet.black_hole(1, OneWay::ToAgents).unwrap()];
+    gets_on(&fleet, &ledger, "black holes");
+    for gateway in 0..2 {
+        fleet.wait_for_login_to(gateway, "shop").unwrap();
+    }
+    has(&mut fleet, "the tunnels to be given up", [0.0, 0.0]);
+    for probe in &probes {
+        let ended = || Ok(!probe.is_alive());
+        wait_until(SOON, "the session to end", ended).unwrap_or_else(|error| panic!("{error:#}\n{}", fleet.logs()));
+    }
+    gets_on(&fleet, &ledger, "the tunnels are given up");
+    for hole in holes {
+        hole.heal().unwrap();
+    }
+    has(&mut fleet, "the tunnels to come back", [2.0, 2.0]);
+    gets_on(&fleet, &ledger, "healed");
+    drop(probes);
     agree(&mut fleet, ledger);
 }
