@@ -5,6 +5,7 @@ mod basics;
 mod fail_static;
 mod partitions;
 mod relay;
+mod restored;
 mod rolling;
 mod shares;
 mod versions;
