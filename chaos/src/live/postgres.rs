@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use super::net::Place;
-use super::process::{Process, free_port, run, wait_until};
+use super::process::{Process, command_in, free_port, run, wait_until};
 use super::psql::Connection;
 
 /// The sample database.
@@ -113,10 +113,7 @@ impl Postgres {
 
     /// `program` where the server is.
     fn there(&self, program: &str) -> Command {
-        let Some(place) = &self.place else { return Command::new(program) };
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &place.namespace, program]);
-        command
+        command_in(self.place.as_ref().map(|place| place.namespace.as_str()), program)
     }
 
     /// Its port.
@@ -190,20 +187,9 @@ impl Postgres {
         let arguments = ["-D".to_owned(), data, "-p".to_owned(), self.port.to_string()];
         let user = server_user();
         let postgres = self.binaries.join("postgres");
-        let mut server = match &self.place {
-            None => Process::start("postgres", &postgres, &arguments, &[], user, self.folder.path())?,
-            Some(place) => {
-                // Into the namespace first: nobody but root may.
-                let mut all: Vec<String> = ["netns", "exec", &place.namespace, "setpriv"].map(str::to_owned).to_vec();
-                if let Some(user) = user {
-                    all.extend(["--reuid", user, "--regid", user, "--init-groups"].map(str::to_owned));
-                }
-                all.extend(["--pdeathsig", "KILL", "--"].map(str::to_owned));
-                all.push(postgres.display().to_string());
-                all.extend(arguments);
-                Process::start("postgres", Path::new("ip"), &all, &[], None, self.folder.path())?
-            }
-        };
+        let namespace = self.place.as_ref().map(|place| place.namespace.as_str());
+        let folder = self.folder.path();
+        let mut server = Process::start_in(namespace, "postgres", &postgres, &arguments, &[], user, folder)?;
         let reachable = |port: u16| self.place.is_some() || TcpStream::connect(("127.0.0.1", port)).is_ok();
         let port = self.port;
         let ready = wait_until(Duration::from_secs(30), "PostgreSQL to accept connections", || {

@@ -32,6 +32,14 @@ pub struct Finished {
     pub stderr: String,
 }
 
+/// `program`, in a network namespace if one is named: into it first, as nobody but root may.
+pub(super) fn command_in(namespace: Option<&str>, program: &str) -> Command {
+    let Some(namespace) = namespace else { return Command::new(program) };
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, program]);
+    command
+}
+
 impl Process {
     /// Starts `program` with `arguments`; `user` is another user to run as, when this process is root. Its output goes to
     /// `NAME.out` and `NAME.err` in `folder`, appended to what an earlier start left there.
@@ -39,6 +47,22 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(
+        name: &str,
+        program: &Path,
+        arguments: &[String],
+        environment: &[(String, String)],
+        user: Option<&str>,
+        folder: &Path,
+    ) -> Result<Self> {
+        Self::start_in(None, name, program, arguments, environment, user, folder)
+    }
+
+    /// The same, in a network namespace. Needs root.
+    ///
+    /// # Errors
+    /// See there.
+    pub(super) fn start_in(
+        namespace: Option<&str>,
         name: &str,
         program: &Path,
         arguments: &[String],
@@ -54,7 +78,7 @@ impl Process {
         let (stdout, out) = open("out")?;
         let (stderr, err) = open("err")?;
         // The kernel ends the child when the test that started it is gone, even by SIGKILL.
-        let mut command = Command::new("setpriv");
+        let mut command = command_in(namespace, "setpriv");
         if let Some(user) = user {
             command.args(["--reuid", user, "--regid", user, "--init-groups"]);
         }

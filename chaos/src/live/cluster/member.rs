@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::super::postern::{STOP_LIMIT, http_get, postern_binary};
-use super::super::process::{Finished, Process, free_port, run, wait_until};
+use super::super::process::{Finished, Process, command_in, free_port, run, wait_until};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Debian's libfaketime.
@@ -238,9 +238,8 @@ impl Member {
         all.extend(command.iter().map(|&word| word.to_owned()));
         all.extend(["--config".to_owned(), config]);
         all.extend(arguments.iter().map(|&word| word.to_owned()));
-        let (program, arguments) = self.wrapped(&postern_binary()?, all);
-        let mut run_it = Command::new(program);
-        run_it.args(arguments).envs(self.environment.iter().map(|(key, value)| (key, value)));
+        let mut run_it = command_in(self.namespace(), &postern_binary()?.display().to_string());
+        run_it.args(all).envs(self.environment.iter().map(|(key, value)| (key, value)));
         run(run_it, "", Duration::from_secs(60))
     }
 
@@ -268,30 +267,28 @@ impl Member {
         let config = self.folder.join("control.toml").display().to_string();
         let arguments = vec!["control".to_owned(), "--config".to_owned(), config];
         let program = self.program.clone().map_or_else(postern_binary, Ok)?;
-        let (program, arguments) = self.wrapped(&program, arguments);
+        let (program, arguments) = self.limited(program, arguments);
         let mut environment = self.environment.clone();
         if std::env::var_os("RUST_LOG").is_none() {
             environment.push(("RUST_LOG".to_owned(), "info".to_owned()));
         }
-        self.process = Some(Process::start("control", &program, &arguments, &environment, None, &self.folder)?);
+        let (place, folder) = (self.namespace(), &self.folder);
+        self.process = Some(Process::start_in(place, "control", &program, &arguments, &environment, None, folder)?);
         Ok(())
     }
 
-    /// In its namespace, and on its small disk.
-    fn wrapped(&self, program: &Path, arguments: Vec<String>) -> (PathBuf, Vec<String>) {
-        let mut all = Vec::new();
-        if let Some((_, namespace)) = &self.network {
-            all.extend(["ip", "netns", "exec", namespace].map(str::to_owned));
-        }
-        if let Some(limit) = self.file_limit {
-            // The signal that comes with the refusal would end the process before it could say anything.
-            all.extend(["env", "--ignore-signal=XFSZ", "prlimit"].map(str::to_owned));
-            all.extend([format!("--fsize={limit}"), "--".to_owned()]);
-        }
-        all.push(program.display().to_string());
+    fn namespace(&self) -> Option<&str> {
+        self.network.as_ref().map(|(_, namespace)| namespace.as_str())
+    }
+
+    /// On its small disk, if it has one.
+    fn limited(&self, program: PathBuf, arguments: Vec<String>) -> (PathBuf, Vec<String>) {
+        let Some(limit) = self.file_limit else { return (program, arguments) };
+        // The signal that comes with the refusal would end the process before it could say anything.
+        let mut all = ["--ignore-signal=XFSZ", "prlimit"].map(str::to_owned).to_vec();
+        all.extend([format!("--fsize={limit}"), "--".to_owned(), program.display().to_string()]);
         all.extend(arguments);
-        let program = all.remove(0);
-        (PathBuf::from(program), all)
+        (PathBuf::from("env"), all)
     }
 
     /// Whether it was started, and not ended from here.

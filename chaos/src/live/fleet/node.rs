@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,7 +10,7 @@ use rustix::process::Signal;
 use super::super::cluster::LiveCluster;
 use super::super::net::Place;
 use super::super::postern::{STOP_LIMIT, http_get, postern_binary};
-use super::super::process::{Process, free_port, run, text, wait_until};
+use super::super::process::{Process, command_in, free_port, run, text, wait_until};
 use super::super::roles::sum_of;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -43,7 +42,12 @@ struct Ports {
 
 impl Node {
     /// A gateway that knows every member, let in; not yet started.
-    pub(super) fn gateway(cluster: &LiveCluster, number: usize, place: Option<Place>, further: &str) -> Result<Self> {
+    pub(in crate::live) fn gateway(
+        cluster: &LiveCluster,
+        number: usize,
+        place: Option<Place>,
+        further: &str,
+    ) -> Result<Self> {
         let mut this = Self::new(cluster, "gateway", number, place, &[])?;
         let Ports { postgres, tunnel, ops } = this.ports;
         let (folder, host) = (this.folder.display(), &this.host);
@@ -201,14 +205,10 @@ impl Node {
     /// When it runs already, or cannot be started.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs", self.name);
-        let mut arguments = vec![self.role.to_owned(), "--config".to_owned(), self.config_file().display().to_string()];
-        let mut program = self.program.clone().map_or_else(postern_binary, Ok)?;
-        if let Some(namespace) = &self.namespace {
-            let inside = ["netns", "exec", namespace].map(str::to_owned).into_iter();
-            arguments = inside.chain([program.display().to_string()]).chain(arguments).collect();
-            program = PathBuf::from("ip");
-        }
-        let process = Process::start(self.role, &program, &arguments, &self.environment, None, &self.folder)?;
+        let arguments = [self.role.to_owned(), "--config".to_owned(), self.config_file().display().to_string()];
+        let program = self.program.clone().map_or_else(postern_binary, Ok)?;
+        let (place, folder) = (self.namespace.as_deref(), &self.folder);
+        let process = Process::start_in(place, self.role, &program, &arguments, &self.environment, None, folder)?;
         self.process = Some(process);
         Ok(())
     }
@@ -293,13 +293,15 @@ impl Node {
 
     /// From where it can be reached.
     fn ask(&self, path: &str) -> Result<String> {
-        let Some(namespace) = &self.namespace else { return http_get(&self.ops(), path) };
+        if self.namespace.is_none() {
+            return http_get(&self.ops(), path);
+        }
         let get = format!(
             "exec 3<>/dev/tcp/{}/{}; printf 'GET {path} HTTP/1.1\\r\\nHost: node\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3",
             self.host, self.ports.ops
         );
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace, "timeout", "5", "bash", "-c", &get]);
+        let mut command = command_in(self.namespace.as_deref(), "timeout");
+        command.args(["5", "bash", "-c", &get]);
         let answer = run(command, "", Duration::from_secs(10))?.ok()?;
         let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer has a body")?;
         ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");

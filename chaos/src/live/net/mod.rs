@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::process::run;
+use super::process::{command_in, run};
 
 pub use cut::Cut;
 pub use private::Private;
@@ -81,8 +81,9 @@ impl Host {
     /// # Errors
     /// When it cannot be started.
     pub fn run(&self, arguments: &[&str]) -> Result<super::process::Finished> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.place.namespace]).args(arguments);
+        let (program, arguments) = arguments.split_first().context("a program to run")?;
+        let mut command = command_in(Some(&self.place.namespace), program);
+        command.args(arguments);
         run(command, "", Duration::from_secs(30))
     }
 }
