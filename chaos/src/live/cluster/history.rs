@@ -111,8 +111,15 @@ fn check_register(history: Vec<&Operation>) -> Result<(), Violation> {
         .collect();
     let versions = versions(&history, &writes)?;
     real_time(&history)?;
+    let revisions: BTreeMap<&str, u64> = versions
+        .iter()
+        .filter_map(|(revision, write)| match &write.asked {
+            Asked::Write { value, .. } => Some((value.as_str(), *revision)),
+            Asked::Read => None,
+        })
+        .collect();
     for operation in &history {
-        compare(operation, &versions, &writes)?;
+        compare(operation, &versions, &writes, &revisions)?;
     }
     Ok(())
 }
@@ -181,6 +188,7 @@ fn compare(
     operation: &Operation,
     versions: &BTreeMap<u64, &Operation>,
     writes: &BTreeMap<&str, &Operation>,
+    revisions: &BTreeMap<&str, u64>,
 ) -> Result<(), Violation> {
     let Asked::Write { expected: Some(expected), .. } = &operation.asked else { return Ok(()) };
     match &operation.answer {
@@ -193,10 +201,11 @@ fn compare(
         Answer::Conflict => {
             // It was there before, and nothing that may have come after it had begun before this ended.
             let was_there = versions.get(expected).is_some_and(|write| write.end < operation.start);
-            let known = versions.range(..=expected).map(|(_, write)| *write).collect::<Vec<_>>();
-            let disturbed = writes.values().any(|write| {
+            // Thousands of operations are held against thousands: nothing here may take long.
+            let disturbed = writes.iter().any(|(value, write)| {
                 let may_be_done = !matches!(write.answer, Answer::Conflict | Answer::Refused);
-                may_be_done && *write != operation && !known.contains(write) && write.start <= operation.end
+                let known = || revisions.get(value).is_some_and(|revision| revision <= expected);
+                may_be_done && write.start <= operation.end && !known() && *write != operation
             });
             if was_there && !disturbed { Err(Violation::NoConflict(boxed(operation))) } else { Ok(()) }
         }

@@ -16,6 +16,9 @@ use super::watcher::{Watched, watch};
 /// How long the watcher may take until it was told of the last write.
 const WATCH_LIMIT: Duration = Duration::from_secs(20);
 
+/// Who reads at the end, at a time.
+const READERS: usize = 16;
+
 /// What the clients do.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
@@ -128,12 +131,7 @@ impl Load {
         let mut names: Vec<String> = history.iter().map(|operation| operation.register.clone()).collect();
         names.sort();
         names.dedup();
-        for name in names {
-            let start = self.began.elapsed();
-            let read = self.runtime.block_on(self.client.get(&name)).context("the last reads")?;
-            let answer = read.map_or(Answer::Nothing, |(value, revision)| Answer::Value(value, revision));
-            history.push(Operation { register: name, asked: Asked::Read, start, end: self.began.elapsed(), answer });
-        }
+        history.extend(self.runtime.block_on(last_reads(&self.client, names, self.began))?);
         check(&history)?;
         let revision = |operation: &Operation| match operation.answer {
             Answer::Value(_, revision) => revision,
@@ -159,6 +157,29 @@ impl Load {
         ensure!(refused.is_none(), "refused: {refused:?}");
         Ok(summary)
     }
+}
+
+/// Every register, once more; thousands of them, so not one after the other.
+async fn last_reads(client: &ClusterClient, names: Vec<String>, began: Instant) -> Result<Vec<Operation>> {
+    let mut readers = JoinSet::new();
+    for share in names.chunks(names.len().div_ceil(READERS).max(1)) {
+        let (client, share) = (client.clone(), share.to_vec());
+        readers.spawn(async move {
+            let mut read = Vec::with_capacity(share.len());
+            for register in share {
+                let start = began.elapsed();
+                let found = client.get(&register).await.context("the last reads")?;
+                let answer = found.map_or(Answer::Nothing, |(value, revision)| Answer::Value(value, revision));
+                read.push(Operation { register, asked: Asked::Read, start, end: began.elapsed(), answer });
+            }
+            Ok::<_, anyhow::Error>(read)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(read) = readers.join_next().await {
+        all.extend(read.map_err(|error| anyhow!("a reader panicked: {error}"))??);
+    }
+    Ok(all)
 }
 
 struct Worker {
