@@ -8,7 +8,7 @@ use postern_core::allowance::Allowance;
 use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
 use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
-use postern_core::issuer::{Algorithm, Issuer};
+use postern_core::issuer::Issuer;
 use postern_core::masking::{MaskFunction, MaskingRule};
 use postern_core::node::NodeRole;
 use postern_core::operation::Digest;
@@ -113,17 +113,7 @@ fn resource(of: &str, spec: Spec) -> Resource {
 }
 
 fn issuer() -> Resource {
-    let issuer = Issuer {
-        url: "https://corp".into(),
-        audiences: vec!["postern".into()],
-        groups_claim: "groups".into(),
-        groups_prefix: String::new(),
-        algorithms: vec![Algorithm::EdDsa],
-        leeway: std::time::Duration::from_secs(30),
-        max_age: None,
-        ca_pem: None,
-    };
-    resource("corp", Spec::Issuer(issuer))
+    resource("corp", Spec::Issuer(Issuer::new_oidc("https://corp", ["postern"])))
 }
 
 fn target() -> Resource {

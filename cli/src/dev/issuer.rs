@@ -116,7 +116,7 @@ impl IssuerKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_core::issuer::{Algorithm as Accepted, Issuer};
+    use postern_core::issuer::Issuer;
     use postern_runtime::jwt::IssuerVerifier;
 
     #[test]
@@ -142,16 +142,7 @@ mod tests {
             ttl: Duration::from_secs(60),
         };
         let token = again.sign(&claims).unwrap();
-        let issuer = Issuer {
-            url: url.into(),
-            audiences: vec!["postern".into()],
-            groups_claim: "groups".into(),
-            groups_prefix: String::new(),
-            algorithms: Accepted::ALL.to_vec(),
-            leeway: Duration::ZERO,
-            max_age: None,
-            ca_pem: None,
-        };
+        let issuer = Issuer { leeway: Duration::ZERO, ..Issuer::new_oidc(url, ["postern"]) };
         let verifier = IssuerVerifier::new(&"dev".parse().unwrap(), &issuer, &key.jwks()).unwrap();
         let principal = verifier.verify(&token, now).unwrap();
         assert_eq!(principal.to_string(), "dev/alice");

@@ -22,16 +22,7 @@ fn rule(group: &str) -> Spec {
 }
 
 fn issuer() -> Spec {
-    Spec::Issuer(Issuer {
-        url: "https://x".into(),
-        audiences: vec!["postern".into()],
-        groups_claim: "groups".into(),
-        groups_prefix: String::new(),
-        algorithms: vec![crate::issuer::Algorithm::EdDsa],
-        leeway: std::time::Duration::from_secs(30),
-        max_age: None,
-        ca_pem: None,
-    })
+    Spec::Issuer(Issuer::new_oidc("https://x", ["postern"]))
 }
 
 fn snapshot() -> Snapshot {

@@ -8,6 +8,7 @@ mod credential;
 mod faults;
 pub mod fleet;
 pub mod identity;
+mod issuer;
 pub mod resource;
 mod role;
 mod selector;

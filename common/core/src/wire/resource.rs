@@ -5,9 +5,8 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
-use super::{allowance, credential, role, selector, timestamp_or_zero, timestamp_to_proto};
+use super::{allowance, credential, issuer, role, selector, timestamp_or_zero, timestamp_to_proto};
 use crate::approval::ApprovalRequirement;
-use crate::issuer::{Algorithm, Issuer};
 use crate::masking::MaskingRule;
 use crate::name::Name;
 use crate::policy::{ActionPattern, Conditions, Effect, OnStale, Policy, Staleness};
@@ -21,8 +20,6 @@ const DEFAULT_APPROVAL_EXPIRY: u32 = 900;
 const MAX_APPROVAL_EXPIRY: u32 = 86_400;
 /// A day: no gateway's limit should be longer.
 const MAX_STALENESS: u32 = 86_400;
-const DEFAULT_LEEWAY: u32 = 30;
-const MAX_LEEWAY: u32 = 300;
 
 /// Reads an object, or tells every field that is not as it must be.
 ///
@@ -32,7 +29,7 @@ pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
     let mut faults = Faults::default();
     let metadata = metadata(resource.metadata, &mut faults);
     let spec = match resource.spec {
-        Some(pb::resource::Spec::Issuer(spec)) => issuer(spec, &mut faults).map(Spec::Issuer),
+        Some(pb::resource::Spec::Issuer(spec)) => issuer::read(spec, &mut faults).map(Spec::Issuer),
         Some(pb::resource::Spec::Target(spec)) => target(spec, &mut faults).map(Spec::Target),
         Some(pb::resource::Spec::Policy(spec)) => Some(Spec::Policy(policy(spec, &mut faults))),
         Some(pb::resource::Spec::MaskingRule(spec)) => Some(Spec::MaskingRule(masking_rule(spec, &mut faults))),
@@ -54,7 +51,7 @@ pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
 #[must_use]
 pub fn to_proto(resource: &Resource) -> pb::Resource {
     let spec = match &resource.spec {
-        Spec::Issuer(issuer) => pb::resource::Spec::Issuer(issuer_to_proto(issuer)),
+        Spec::Issuer(issuer) => pb::resource::Spec::Issuer(issuer::to_proto(issuer)),
         Spec::Target(target) => pb::resource::Spec::Target(target_to_proto(target)),
         Spec::Policy(policy) => pb::resource::Spec::Policy(policy_to_proto(policy)),
         Spec::MaskingRule(rule) => pb::resource::Spec::MaskingRule(pb::MaskingRuleSpec {
@@ -177,67 +174,6 @@ fn metadata(metadata: Option<pb::Metadata>, faults: &mut Faults) -> Option<Metad
         created_at: timestamp_or_zero(metadata.created_at.as_ref()),
         updated_at: timestamp_or_zero(metadata.updated_at.as_ref()),
     })
-}
-
-fn issuer(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> {
-    let before = faults.count();
-    let local = ["http://127.0.0.1", "http://[::1]", "http://localhost"];
-    let loopback = local
-        .iter()
-        .any(|base| spec.url.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/'])));
-    if !spec.url.starts_with("https://") && !loopback {
-        faults.add("spec.url", "must begin with https:// (http:// only on loopback)");
-    }
-    if spec.url.contains(['?', '#', ' ']) {
-        faults.add("spec.url", "must have no query and no fragment");
-    }
-    faults.bound("spec.url", spec.url.len(), MAX_TEXT);
-    if spec.audiences.is_empty() {
-        faults.add("spec.audiences", "must name at least one audience");
-    }
-    faults.bound_all("spec.audiences", &spec.audiences);
-    let mut algorithms = Vec::new();
-    for (place, text) in spec.algorithms.iter().enumerate() {
-        match Algorithm::from_text(text) {
-            Some(algorithm) => algorithms.push(algorithm),
-            None => {
-                let known: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect();
-                faults.add(format!("spec.algorithms[{place}]"), format!("must be one of {}", known.join(", ")));
-            }
-        }
-    }
-    if spec.algorithms.is_empty() {
-        algorithms = Algorithm::ALL.to_vec();
-    }
-    let leeway = spec.leeway_seconds.unwrap_or(DEFAULT_LEEWAY);
-    if leeway > MAX_LEEWAY {
-        faults.add("spec.leeway", format!("must be at most {MAX_LEEWAY} seconds"));
-    }
-    let groups_claim = if spec.groups_claim.is_empty() { "groups".to_owned() } else { spec.groups_claim };
-    (faults.count() == before).then(|| Issuer {
-        url: spec.url,
-        audiences: spec.audiences,
-        groups_claim,
-        groups_prefix: spec.groups_prefix,
-        algorithms,
-        leeway: Duration::from_secs(u64::from(leeway)),
-        max_age: (spec.max_age_seconds > 0).then(|| Duration::from_secs(u64::from(spec.max_age_seconds))),
-        ca_pem: Some(spec.ca_pem).filter(|pem| !pem.is_empty()),
-    })
-}
-
-fn issuer_to_proto(issuer: &Issuer) -> pb::IssuerSpec {
-    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    pb::IssuerSpec {
-        url: issuer.url.clone(),
-        audiences: issuer.audiences.clone(),
-        groups_claim: issuer.groups_claim.clone(),
-        groups_prefix: issuer.groups_prefix.clone(),
-        algorithms: issuer.algorithms.iter().map(|algorithm| algorithm.as_str().to_owned()).collect(),
-        leeway_seconds: Some(seconds(issuer.leeway)),
-        max_age_seconds: issuer.max_age.map_or(0, seconds),
-        ca_pem: issuer.ca_pem.clone().unwrap_or_default(),
-    }
 }
 
 fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {

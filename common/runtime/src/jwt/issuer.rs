@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::issuer::Issuer;
+use postern_core::issuer::{Issuer, OidcIssuer};
 use postern_core::principal::PrincipalId;
 use postern_core::{Name, Principal, Timestamp};
 use serde_json::{Map, Value};
@@ -22,6 +22,7 @@ const MAX_NAME: usize = 255;
 pub struct IssuerVerifier {
     name: Name,
     rules: Issuer,
+    oidc: OidcIssuer,
     keys: KeySet,
 }
 
@@ -29,10 +30,11 @@ impl IssuerVerifier {
     /// From the issuer's rules and its keys (a JWKS as fetched).
     ///
     /// # Errors
-    /// The set is unreadable or has no key for the accepted algorithms.
+    /// The issuer is of another kind, or the set is unreadable or has no key for the accepted algorithms.
     pub fn new(name: &Name, issuer: &Issuer, jwks_json: &str) -> Result<Self, KeyError> {
-        let keys = KeySet::parse(jwks_json, &issuer.algorithms)?;
-        Ok(Self { name: name.clone(), rules: issuer.clone(), keys })
+        let oidc = issuer.oidc().ok_or(KeyError::OtherKind)?;
+        let keys = KeySet::parse(jwks_json, &oidc.algorithms)?;
+        Ok(Self { name: name.clone(), rules: issuer.clone(), oidc: oidc.clone(), keys })
     }
 
     /// The principal that `token` proves at `now`.
@@ -77,8 +79,7 @@ impl IssuerVerifier {
 
     /// RFC 7519, section 4.1.3: a string or a list of them.
     fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
-        let accepted =
-            |value: &Value| value.as_str().is_some_and(|text| self.rules.audiences.iter().any(|a| a == text));
+        let accepted = |value: &Value| value.as_str().is_some_and(|text| self.oidc.audiences.iter().any(|a| a == text));
         let ours = match claims.get("aud") {
             Some(Value::Array(all)) => all.iter().any(accepted),
             Some(one) => accepted(one),
@@ -112,7 +113,7 @@ impl IssuerVerifier {
     /// A claim of an unexpected shape is refused rather than passed over: a rule that denies a group must not be lost.
     fn groups(&self, claims: &Map<String, Value>) -> Result<BTreeSet<Arc<str>>, TokenError> {
         let unfit = || TokenError::claims("the groups claim is not a list of names");
-        let values: &[Value] = match find(claims, &self.rules.groups_claim) {
+        let values: &[Value] = match find(claims, &self.oidc.groups_claim) {
             None | Some(Value::Null) => &[],
             Some(Value::Array(all)) => all,
             Some(one @ Value::String(_)) => std::slice::from_ref(one),

@@ -35,6 +35,9 @@ pub enum KeyError {
     /// No key in the set fits the accepted algorithms.
     #[error("no key of the set is fit for the accepted algorithms")]
     NoUsableKey,
+    /// An issuer's that signs no JSON Web Tokens.
+    #[error("the issuer is not one of JSON Web Tokens")]
+    OtherKind,
     /// A private key is unreadable, or not Ed25519.
     #[error("the signing key is not a readable Ed25519 key")]
     SigningKey,

@@ -155,6 +155,9 @@ impl Verifier {
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         let mut issuers: BTreeMap<String, Vec<Option<IssuerVerifier>>> = BTreeMap::new();
         for (name, (issuer, jwks)) in &snapshot.issuers {
+            if issuer.oidc().is_none() {
+                continue;
+            }
             if issuer.url == SESSION_TOKEN_ISSUER {
                 tracing::warn!(issuer = %name, "the issuer's URL is reserved for session tokens: not trusted");
                 continue;

@@ -172,18 +172,9 @@ mod tests {
 
     #[test]
     fn an_issuer_that_is_another_now_loses_its_keys() {
-        use postern_core::issuer::{Algorithm, Issuer};
+        use postern_core::issuer::Issuer;
         use postern_core::resource::Spec;
-        let issuer = |url: &str| Issuer {
-            url: url.into(),
-            audiences: vec![],
-            groups_claim: "groups".into(),
-            groups_prefix: String::new(),
-            algorithms: vec![Algorithm::EdDsa],
-            leeway: std::time::Duration::ZERO,
-            max_age: None,
-            ca_pem: None,
-        };
+        let issuer = |url: &str| Issuer::new_oidc(url, ["postern"]);
         let object = |url| crate::watch::testing::resource("corp", Spec::Issuer(issuer(url)));
         let empty = Snapshot::empty("c", "i");
         let (known, _) = step(&empty, |delta| {

@@ -90,7 +90,7 @@ impl IssuerKeysLoop {
     async fn learn(&mut self) -> bool {
         let issuers = self.raft.read(|state| {
             let issuers = state.resources(Kind::Issuer).filter_map(|object| match &object.spec {
-                Spec::Issuer(issuer) => Some((object.metadata.name.clone(), issuer.clone())),
+                Spec::Issuer(issuer) if issuer.oidc().is_some() => Some((object.metadata.name.clone(), issuer.clone())),
                 _ => None,
             });
             issuers.collect::<BTreeMap<Name, Issuer>>()
@@ -173,7 +173,8 @@ impl IssuerKeysLoop {
 
 async fn fetch(name: &Name, issuer: &Issuer) -> Result<String, FetchError> {
     let http = |what: &'static str| move |source: HttpError| FetchError::Http { what, source };
-    let client = HttpClient::new(issuer.ca_pem.as_deref()).map_err(http("its certificate authority"))?;
+    let client = HttpClient::new(issuer.oidc().and_then(|oidc| oidc.ca_pem.as_deref()))
+        .map_err(http("its certificate authority"))?;
     let url = format!("{}/.well-known/openid-configuration", issuer.url.trim_end_matches('/'));
     let document = client.get_json(&url, MAX_DOCUMENT, TIMEOUT).await.map_err(http("discovery"))?;
     let of = document.get("issuer").and_then(serde_json::Value::as_str).unwrap_or_default();

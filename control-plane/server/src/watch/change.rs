@@ -160,7 +160,10 @@ impl Value {
         let texts = |all: &[String]| all.iter().map(|one| one.len().saturating_add(24)).fold(0, usize::saturating_add);
         match self {
             Self::Resource(resource) => match &resource.spec {
-                Spec::Issuer(issuer) => text(&issuer.ca_pem).saturating_add(texts(&issuer.audiences)),
+                Spec::Issuer(issuer) => {
+                    let authority = issuer.oidc().map_or(0, |oidc| text(&oidc.ca_pem));
+                    authority.saturating_add(texts(issuer.audiences()))
+                }
                 Spec::Target(target) => text(&target.tls.ca_pem).saturating_add(texts(&target.databases)),
                 Spec::Secret(sealed) => sealed.ciphertext.len(),
                 // Lists of small things.

@@ -147,7 +147,7 @@ impl PutResources {
             if let Spec::Issuer(issuer) = &known.spec
                 && !put.contains(&(Kind::Issuer, &known.metadata.name))
             {
-                known_as.extend(issuer.audiences.iter().map(|a| ((&*issuer.url, &**a), &known.metadata.name)));
+                known_as.extend(issuer.audiences().iter().map(|a| ((&*issuer.url, &**a), &known.metadata.name)));
             }
         }
         for (place, resource) in self.resources.iter().enumerate() {
@@ -160,7 +160,7 @@ impl PutResources {
                     if name.as_str() == SESSION_TOKEN_ISSUER {
                         faults.push(at(place, "metadata.name", "is reserved for the cluster's own identities"));
                     }
-                    for audience in &issuer.audiences {
+                    for audience in issuer.audiences() {
                         if let Some(other) = known_as.insert((&issuer.url, audience), name)
                             && other != name
                         {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
 use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
-use postern_core::issuer::{Algorithm, Issuer};
+use postern_core::issuer::Issuer;
 use postern_core::node::NodeRole;
 use postern_core::operation::Digest;
 use postern_core::policy::PrincipalSelector;
@@ -138,17 +138,7 @@ pub(crate) fn role_binding(of: &str, to: &str, revision: u64) -> Resource {
 }
 
 pub(crate) fn issuer(of: &str, url: &str, revision: u64) -> Resource {
-    let issuer = Issuer {
-        url: url.into(),
-        audiences: vec!["postern".into()],
-        groups_claim: "groups".into(),
-        groups_prefix: String::new(),
-        algorithms: vec![Algorithm::EdDsa],
-        leeway: std::time::Duration::from_secs(30),
-        max_age: None,
-        ca_pem: None,
-    };
-    resource(of, revision, Spec::Issuer(issuer))
+    resource(of, revision, Spec::Issuer(Issuer::new_oidc(url, ["postern"])))
 }
 
 pub(crate) fn principal(subject: &str, groups: &[&str]) -> Principal {

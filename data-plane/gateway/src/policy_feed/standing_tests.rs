@@ -46,17 +46,7 @@ fn of_subject(subject: &str) -> Policy {
 }
 
 fn issuer(url: &str) -> (Issuer, Option<String>) {
-    let issuer = Issuer {
-        url: url.into(),
-        audiences: Vec::new(),
-        groups_claim: String::new(),
-        groups_prefix: String::new(),
-        algorithms: Vec::new(),
-        leeway: std::time::Duration::ZERO,
-        max_age: None,
-        ca_pem: None,
-    };
-    (issuer, None)
+    (Issuer::new_oidc(url, ["postern"]), None)
 }
 
 fn target() -> Labeled<Target> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::approval::ApprovalRequirement;
-use postern_core::issuer::{Algorithm, Issuer};
+use postern_core::issuer::Issuer;
 use postern_core::masking::{MaskFunction, MaskingRule};
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::policy::{ActionPattern, Conditions, Effect, Pattern, Policy, PrincipalSelector};
@@ -157,16 +157,7 @@ impl House {
     /// Sends a new policy: the usual one, changed by `change`.
     pub(crate) fn apply(&self, change: impl FnOnce(&mut Snapshot)) {
         let name = |text: &str| text.parse::<Name>().unwrap();
-        let issuer = Issuer {
-            url: "https://ci.example".into(),
-            audiences: vec!["postern".into()],
-            groups_claim: "groups".into(),
-            groups_prefix: String::new(),
-            algorithms: vec![Algorithm::Es256],
-            leeway: Duration::ZERO,
-            max_age: None,
-            ca_pem: None,
-        };
+        let issuer = Issuer { leeway: Duration::ZERO, ..Issuer::new_oidc("https://ci.example", ["postern"]) };
         let target = TargetSpec {
             protocol: Protocol::Postgres,
             address: format!("127.0.0.1:{}", self.target.port).parse().unwrap(),

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm as Alg, EncodingKey, Header};
 use postern_core::Name;
-use postern_core::issuer::{Algorithm, Issuer};
+use postern_core::issuer::{Algorithm, Issuer, IssuerKind, OidcIssuer};
 use postern_core::principal::PrincipalId;
 use postern_core::token::{SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE, SessionClaims};
 use serde_json::{Value, json};
@@ -65,15 +65,19 @@ impl Idp {
 }
 
 fn issuer(algorithms: &[Algorithm]) -> Issuer {
+    issuer_with(|oidc| oidc.algorithms = algorithms.to_vec())
+}
+
+fn issuer_with(change: impl FnOnce(&mut OidcIssuer)) -> Issuer {
+    let mut oidc = OidcIssuer::new(["postern", "other"]);
+    oidc.groups_claim = "realm_access.roles".to_owned();
+    change(&mut oidc);
     Issuer {
         url: URL.to_owned(),
-        audiences: vec!["postern".to_owned(), "other".to_owned()],
-        groups_claim: "realm_access.roles".to_owned(),
         groups_prefix: "ci:".to_owned(),
-        algorithms: algorithms.to_vec(),
         leeway: Duration::from_secs(10),
         max_age: Some(Duration::from_secs(3600)),
-        ca_pem: None,
+        kind: IssuerKind::Oidc(oidc),
     }
 }
 

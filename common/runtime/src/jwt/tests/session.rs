@@ -111,7 +111,7 @@ fn one_issuers_bad_keys_do_not_touch_the_others() {
             ("broken", at("https://broken"), Some("{".to_owned())),
             ("away", at("https://away"), None),
             ("ci", rules.clone(), Some(idp.jwks())),
-            ("ci-web", Issuer { audiences: vec!["web".to_owned()], ..rules }, Some(idp.jwks())),
+            ("ci-web", issuer_with(|oidc| oidc.audiences = vec!["web".to_owned()]), Some(idp.jwks())),
         ],
         "no keys".to_owned(),
     );

@@ -1,27 +1,4 @@
-//! Trusted identity providers.
-
-use std::time::Duration;
-
-/// A trusted OIDC issuer, and how its claims become a principal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issuer {
-    /// The `iss` claim, compared byte for byte; discovery starts here (OpenID Connect Discovery 1.0, section 4).
-    pub url: String,
-    /// Accepted `aud` values; never empty.
-    pub audiences: Vec<String>,
-    /// The claim that lists the groups; dots descend.
-    pub groups_claim: String,
-    /// Put before each group's name.
-    pub groups_prefix: String,
-    /// Accepted signature algorithms; the token's own word is never taken. Never empty.
-    pub algorithms: Vec<Algorithm>,
-    /// Clock leeway.
-    pub leeway: Duration,
-    /// Refuses tokens issued longer ago than this.
-    pub max_age: Option<Duration>,
-    /// Certificate authority of the issuer's HTTPS endpoint, when it is not a public one.
-    pub ca_pem: Option<String>,
-}
+//! Which signatures are taken.
 
 macro_rules! algorithms {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
