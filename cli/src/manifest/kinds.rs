@@ -30,8 +30,35 @@ pub(super) fn read(kind: Kind, mut spec: Object<'_>, base: &Path) -> Spec {
 }
 
 fn issuer(spec: &mut Object<'_>, base: &Path) -> pb::IssuerSpec {
+    let preset = spec.string("preset").unwrap_or_default();
+    let forms = [
+        ("list", pb::ClaimForm::List),
+        ("spaces", pb::ClaimForm::Spaces),
+        ("commas", pb::ClaimForm::Commas),
+        ("keys", pb::ClaimForm::Keys),
+    ];
+    let claim_groups = spec.objects("claimGroups").into_iter().map(|mut from| {
+        let read = pb::ClaimGroups {
+            claim: from.required("claim"),
+            prefix: from.string("prefix").unwrap_or_default(),
+            form: from.choice("form", &forms).unwrap_or_default().into(),
+        };
+        from.finish();
+        read
+    });
+    let claim_groups = claim_groups.collect();
+    let required_claims = spec.objects("requiredClaims").into_iter().map(|mut asked| {
+        let read = pb::RequiredClaim { claim: asked.required("claim"), values: asked.strings("values") };
+        asked.finish();
+        read
+    });
+    let required_claims = required_claims.collect();
     pb::IssuerSpec {
-        url: spec.required("url"),
+        url: match preset.is_empty() {
+            true => spec.required("url"),
+            // Some presets bring one; the cluster says when it is missing.
+            false => spec.string("url").unwrap_or_default(),
+        },
         audiences: spec.strings("audiences"),
         groups_claim: spec.string("groupsClaim").unwrap_or_default(),
         groups_prefix: spec.string("groupsPrefix").unwrap_or_default(),
@@ -39,6 +66,12 @@ fn issuer(spec: &mut Object<'_>, base: &Path) -> pb::IssuerSpec {
         leeway_seconds: spec.seconds("leeway"),
         max_age_seconds: spec.seconds("maxAge").unwrap_or_default(),
         ca_pem: pem(spec, base),
+        jwks_uri: spec.string("jwksUri").unwrap_or_default(),
+        jwks: given_or_file(spec, ("jwks", "jwksFile"), base),
+        subject_claim: spec.string("subjectClaim").unwrap_or_default(),
+        claim_groups,
+        required_claims,
+        preset,
     }
 }
 
@@ -307,18 +340,23 @@ fn targets(spec: &mut Object<'_>) -> Option<pb::TargetSelector> {
 
 /// `ca` in place, or the file that `caFile` names.
 fn pem(object: &mut Object<'_>, base: &Path) -> String {
-    match (object.string("ca"), object.string("caFile")) {
-        (Some(ca), None) => ca,
+    given_or_file(object, ("ca", "caFile"), base)
+}
+
+/// A long text: in the manifest, or in a file beside it.
+fn given_or_file(object: &mut Object<'_>, (text, file): (&'static str, &'static str), base: &Path) -> String {
+    match (object.string(text), object.string(file)) {
+        (Some(given), None) => given,
         (None, Some(path)) => match include(&base.join(path)) {
-            Ok(ca) => ca,
+            Ok(read) => read,
             Err(message) => {
-                object.fault("caFile", message);
+                object.fault(file, message);
                 String::new()
             }
         },
         (None, None) => String::new(),
         (Some(_), Some(_)) => {
-            object.fault("caFile", "give either ca or caFile");
+            object.fault(file, format!("give either {text} or {file}"));
             String::new()
         }
     }

@@ -121,6 +121,31 @@ spec:
   role: target-editor
   subjects: {groups: [dba], subjects: [corp/alice]}
 ---
+apiVersion: postern/v1
+kind: Issuer
+metadata: {name: github}
+spec:
+  preset: github-actions
+  url: https://github.acme.example/_services/token
+  audiences: [postern]
+  jwksUri: https://github.acme.example/_services/token/.well-known/jwks
+  subjectClaim: job_workflow_ref
+  claimGroups:
+  - {claim: repository, prefix: 'repository:'}
+  - {claim: /scopes~1x/y, form: spaces}
+  requiredClaims:
+  - {claim: repository_owner, values: [acme]}
+  - {claim: ref, values: [refs/heads/main, refs/tags/**]}
+---
+apiVersion: postern/v1
+kind: Issuer
+metadata: {name: cluster}
+spec:
+  preset: kubernetes
+  url: https://k8s.acme.example
+  audiences: [postern]
+  jwks: '{\"keys\": []}'
+---
 ";
 
 #[test]
@@ -128,7 +153,7 @@ fn what_is_shown_reads_back() {
     let (mut manifests, mut wrong) = (Vec::new(), Vec::new());
     parse("f.yaml", GOOD, Path::new("."), &mut manifests, &mut wrong);
     assert_eq!(wrong, vec![]);
-    assert_eq!(manifests.len(), 11);
+    assert_eq!(manifests.len(), 13);
     for manifest in &manifests {
         let text = crate::yaml::emit(&render(&manifest.resource));
         let (mut again, mut wrong) = (Vec::new(), Vec::new());
@@ -266,4 +291,23 @@ fn the_examples_are_valid() {
     twice(&manifests, &mut wrong);
     assert_eq!(wrong, vec![]);
     assert!(manifests.len() >= 7);
+}
+
+#[test]
+fn a_preset_demands_at_its_line_what_makes_it_safe() {
+    let told = |spec: &str| {
+        faults(&format!(
+            "apiVersion: postern/v1\nkind: Issuer\nmetadata: {{name: ci}}\nspec:\n  audiences: [postern]\n{spec}"
+        ))
+    };
+    assert_eq!(told("  preset: gitlab-ci\n  requiredClaims: [{claim: project_path, values: [acme/app]}]\n"), [""; 0]);
+    let open = told("  preset: github-actions\n");
+    assert!(open.len() == 1 && open[0].contains("spec.requiredClaims: must pin down one of repository"), "{open:?}");
+    let wide = told("  preset: github-actions\n  requiredClaims:\n  - claim: repository\n    values: [\"*/app\"]\n");
+    assert!(wide.len() == 1 && wide[0].starts_with("f.yaml:7: spec.requiredClaims"), "{wide:?}");
+    let unknown = told("  preset: bitbucket\n  url: https://x.example\n");
+    assert!(unknown[0].starts_with("f.yaml:6: spec.preset: must be one of github-actions"), "{unknown:?}");
+    let form = told("  url: https://x.example\n  claimGroups: [{claim: g, form: csv}]\n");
+    assert!(form[0].starts_with("f.yaml:7: spec.claimGroups[0].form"), "{form:?}");
+    assert!(told("  url: https://x.example\n  requiredClaims: [{claim: g}]\n")[0].contains("at least one value"));
 }

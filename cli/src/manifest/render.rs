@@ -63,6 +63,12 @@ impl Fields {
         }
     }
 
+    fn objects(&mut self, key: &str, objects: Vec<Value>) {
+        if !objects.is_empty() {
+            self.value(key, Value::Array(objects));
+        }
+    }
+
     fn time(&mut self, key: &str, time: Option<prost_types::Timestamp>) {
         if let Some(time) = time {
             self.value(key, json!(timestamp_from_proto(&time).to_string()));
@@ -76,6 +82,7 @@ impl Fields {
 
 fn issuer(spec: &pb::IssuerSpec) -> Value {
     let mut fields = Fields::default();
+    fields.text("preset", &spec.preset);
     fields.text("url", &spec.url);
     fields.list("audiences", &spec.audiences);
     fields.text("groupsClaim", &spec.groups_claim);
@@ -86,7 +93,34 @@ fn issuer(spec: &pb::IssuerSpec) -> Value {
     }
     fields.seconds("maxAge", spec.max_age_seconds);
     fields.text("ca", &spec.ca_pem);
+    fields.text("jwksUri", &spec.jwks_uri);
+    fields.text("jwks", &spec.jwks);
+    fields.text("subjectClaim", &spec.subject_claim);
+    let groups = spec.claim_groups.iter().map(|from| {
+        let mut shown = Fields::default();
+        shown.text("claim", &from.claim);
+        shown.text("prefix", &from.prefix);
+        shown.text("form", form(from.form()));
+        shown.done()
+    });
+    fields.objects("claimGroups", groups.collect());
+    let required = spec.required_claims.iter().map(|asked| {
+        let mut shown = Fields::default();
+        shown.text("claim", &asked.claim);
+        shown.list("values", &asked.values);
+        shown.done()
+    });
+    fields.objects("requiredClaims", required.collect());
     fields.done()
+}
+
+const fn form(form: pb::ClaimForm) -> &'static str {
+    match form {
+        pb::ClaimForm::Unspecified | pb::ClaimForm::List => "",
+        pb::ClaimForm::Spaces => "spaces",
+        pb::ClaimForm::Commas => "commas",
+        pb::ClaimForm::Keys => "keys",
+    }
 }
 
 fn target(spec: &pb::TargetSpec) -> Value {

@@ -19,7 +19,7 @@ use crate::outcome::Halt;
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
 /// all of its members know (`RaiseFeatureLevel`).
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

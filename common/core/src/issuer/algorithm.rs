@@ -11,6 +11,12 @@ macro_rules! algorithms {
             /// Every accepted algorithm.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
+            /// Those that an issuer which names none is trusted with. It stays as it was first: what a cluster has written down means the
+            /// same to each of its members, whichever release they run.
+            pub const DEFAULT: &'static [Self] = &[
+                Self::Rs256, Self::Rs384, Self::Rs512, Self::Ps256, Self::Ps384, Self::Ps512, Self::Es256, Self::Es384, Self::EdDsa,
+            ];
+
             /// The `alg` header's text.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
@@ -43,6 +49,8 @@ algorithms! {
     Es256 = "ES256";
     /// ECDSA on P-384 with SHA-384.
     Es384 = "ES384";
+    /// ECDSA on P-521 with SHA-512. Only where an issuer names it.
+    Es512 = "ES512";
     /// Ed25519.
     EdDsa = "EdDSA";
 }

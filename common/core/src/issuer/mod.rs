@@ -1,12 +1,21 @@
 //! Trusted identity providers.
 
 mod algorithm;
+mod claims;
 mod oidc;
+mod preset;
+#[cfg(test)]
+mod preset_tests;
 
 use std::time::Duration;
 
 pub use algorithm::Algorithm;
-pub use oidc::OidcIssuer;
+pub use claims::{ClaimPath, ClaimPattern, GroupsClaim, GroupsForm, InvalidClaimPath, RequiredClaim};
+pub use oidc::{KeySource, OidcIssuer};
+pub use preset::Preset;
+
+/// How a SPIFFE trust domain is written as an issuer (SPIFFE-ID, section 2).
+const SPIFFE: &str = "spiffe://";
 
 /// The leeway of an issuer that says none.
 pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
@@ -51,6 +60,21 @@ impl Issuer {
         match &self.kind {
             IssuerKind::Oidc(oidc) => Some(oidc),
         }
+    }
+
+    /// The trust domain, when it stands for one: its tokens say whose they are by their subject, and need no `iss` (JWT-SVID, section 3).
+    #[must_use]
+    pub fn is_trust_domain(&self) -> bool {
+        self.url.starts_with(SPIFFE)
+    }
+
+    /// The trust domain of a SPIFFE ID, as an issuer's URL.
+    #[must_use]
+    pub fn trust_domain_of(subject: &str) -> Option<&str> {
+        let domain = subject.strip_prefix(SPIFFE)?.split('/').next()?;
+        let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        let valid = !domain.is_empty() && domain.bytes().all(is_name);
+        subject.get(..SPIFFE.len().saturating_add(domain.len())).filter(|_| valid)
     }
 
     /// Whom what it signs may be meant for. With the URL these tell issuers of one provider apart.

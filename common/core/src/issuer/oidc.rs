@@ -1,8 +1,8 @@
 //! Issuers of JSON Web Tokens.
 
-use super::Algorithm;
+use super::{Algorithm, ClaimPath, GroupsClaim, Preset, RequiredClaim};
 
-/// What is known of an OIDC issuer beside its URL, where discovery starts (OpenID Connect Discovery 1.0, section 4).
+/// What is known of an OIDC issuer beside its URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OidcIssuer {
     /// Accepted `aud` values; never empty.
@@ -11,8 +11,28 @@ pub struct OidcIssuer {
     pub algorithms: Vec<Algorithm>,
     /// Certificate authority of the issuer's HTTPS endpoint, when it is not a public one.
     pub ca_pem: Option<String>,
-    /// The claim that lists the groups; dots descend.
-    pub groups_claim: String,
+    /// Where its keys come from.
+    pub keys: KeySource,
+    /// The claim that names the subject.
+    pub subject: ClaimPath,
+    /// The claims that name groups.
+    pub groups: Vec<GroupsClaim>,
+    /// What a token must say to be taken at all: every one of these.
+    pub required: Vec<RequiredClaim>,
+    /// Whose rules were filled in, and demanded.
+    pub preset: Option<Preset>,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum KeySource {
+    /// From the `jwks_uri` of its discovery document (OpenID Connect Discovery 1.0, section 4).
+    #[default]
+    Discovery,
+    /// From this URL.
+    At(String),
+    /// From the declaration itself: a JWKS, that changes when the declaration does.
+    Inline(String),
 }
 
 impl OidcIssuer {
@@ -20,9 +40,48 @@ impl OidcIssuer {
     pub fn new<A: Into<String>>(audiences: impl IntoIterator<Item = A>) -> Self {
         Self {
             audiences: audiences.into_iter().map(Into::into).collect(),
-            algorithms: Algorithm::ALL.to_vec(),
+            algorithms: Algorithm::DEFAULT.to_vec(),
             ca_pem: None,
-            groups_claim: "groups".to_owned(),
+            keys: KeySource::Discovery,
+            subject: ClaimPath::of_name("sub"),
+            groups: vec![GroupsClaim::list(ClaimPath::of_name("groups"))],
+            required: Vec::new(),
+            preset: None,
         }
+    }
+
+    /// The keys that are declared; `None` when they are fetched.
+    #[must_use]
+    pub fn jwks(&self) -> Option<&str> {
+        match &self.keys {
+            KeySource::Inline(jwks) => Some(jwks),
+            KeySource::Discovery | KeySource::At(_) => None,
+        }
+    }
+
+    /// Where to begin to fetch its keys, being of the issuer at `url`; `None` when they are declared.
+    #[must_use]
+    pub fn keys_at<'a>(&'a self, url: &'a str) -> Option<&'a str> {
+        match &self.keys {
+            KeySource::Discovery => Some(url),
+            KeySource::At(at) => Some(at),
+            KeySource::Inline(_) => None,
+        }
+    }
+
+    /// Whether this says anything that could not be said before feature level 3.
+    #[must_use]
+    pub fn is_of_level_3(&self) -> bool {
+        let Self { audiences: _, algorithms, ca_pem: _, keys, subject, groups, required, preset } = self;
+        let plain = match groups.as_slice() {
+            [one] => one.is_plain(),
+            _ => false,
+        };
+        *keys != KeySource::Discovery
+            || subject.as_str() != "sub"
+            || !plain
+            || !required.is_empty()
+            || preset.is_some()
+            || algorithms.iter().any(|algorithm| !Algorithm::DEFAULT.contains(algorithm))
     }
 }

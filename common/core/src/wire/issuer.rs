@@ -5,9 +5,20 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
-use crate::issuer::{Algorithm, DEFAULT_LEEWAY, Issuer, IssuerKind, OidcIssuer};
+use crate::issuer::{
+    Algorithm, ClaimPath, ClaimPattern, DEFAULT_LEEWAY, GroupsClaim, GroupsForm, Issuer, IssuerKind, KeySource,
+    OidcIssuer, Preset, RequiredClaim,
+};
 
 const MAX_LEEWAY: u32 = 300;
+/// Claims that name groups, and claims that are required.
+const MAX_CLAIMS: usize = 32;
+/// Alternatives of one required claim.
+const MAX_VALUES: usize = 100;
+/// Bytes of a JWKS in the declaration.
+const MAX_JWKS: usize = 256 << 10;
+/// Members of a JSON Web Key that nobody but its owner may know (RFC 7518, section 6).
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 pub(super) fn read(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> {
     let before = faults.count();
@@ -15,14 +26,25 @@ pub(super) fn read(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> 
     if leeway > Duration::from_secs(u64::from(MAX_LEEWAY)) {
         faults.add("spec.leeway", format!("must be at most {MAX_LEEWAY} seconds"));
     }
-    faults.bound("spec.url", spec.url.len(), MAX_TEXT);
+    let preset = preset(&spec.preset, faults);
+    let url = match preset.and_then(Preset::url) {
+        Some(url) if spec.url.is_empty() => url.to_owned(),
+        _ => spec.url.clone(),
+    };
+    faults.bound("spec.url", url.len(), MAX_TEXT);
     let issuer = Issuer {
-        url: spec.url.clone(),
         groups_prefix: spec.groups_prefix.clone(),
         leeway,
         max_age: (spec.max_age_seconds > 0).then(|| Duration::from_secs(u64::from(spec.max_age_seconds))),
-        kind: IssuerKind::Oidc(oidc(spec, faults)),
+        kind: IssuerKind::Oidc(oidc(spec, &url, preset, faults)),
+        url,
     };
+    if faults.count() != before {
+        return None;
+    }
+    for (path, why) in preset.map(|preset| preset.faults(&issuer)).unwrap_or_default() {
+        faults.add(path, why);
+    }
     (faults.count() == before).then_some(issuer)
 }
 
@@ -36,35 +58,115 @@ pub(super) fn to_proto(issuer: &Issuer) -> pb::IssuerSpec {
         ..Default::default()
     };
     match &issuer.kind {
-        IssuerKind::Oidc(oidc) => pb::IssuerSpec {
-            audiences: oidc.audiences.clone(),
-            groups_claim: oidc.groups_claim.clone(),
-            algorithms: oidc.algorithms.iter().map(|algorithm| algorithm.as_str().to_owned()).collect(),
-            ca_pem: oidc.ca_pem.clone().unwrap_or_default(),
-            ..shared
-        },
+        IssuerKind::Oidc(oidc) => oidc_to_proto(oidc, shared),
     }
 }
 
-/// What only an issuer of tokens has.
-fn oidc(spec: pb::IssuerSpec, faults: &mut Faults) -> OidcIssuer {
-    let local = ["http://127.0.0.1", "http://[::1]", "http://localhost"];
-    let loopback = local
-        .iter()
-        .any(|base| spec.url.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/'])));
-    if !spec.url.starts_with("https://") && !loopback {
-        faults.add("spec.url", "must begin with https:// (http:// only on loopback)");
+fn oidc_to_proto(oidc: &OidcIssuer, shared: pb::IssuerSpec) -> pb::IssuerSpec {
+    let (jwks_uri, jwks) = match &oidc.keys {
+        KeySource::Discovery => (String::new(), String::new()),
+        KeySource::At(url) => (url.clone(), String::new()),
+        KeySource::Inline(jwks) => (String::new(), jwks.clone()),
+    };
+    // As before there was a choice: the same issuer is the same bytes.
+    let (groups_claim, claim_groups) = match oidc.groups.as_slice() {
+        [one] if one.is_plain() => (one.claim.to_string(), Vec::new()),
+        many => (String::new(), many.iter().map(groups_to_proto).collect()),
+    };
+    let required = oidc.required.iter().map(|required| pb::RequiredClaim {
+        claim: required.claim.to_string(),
+        values: required.values.iter().map(|value| value.as_str().to_owned()).collect(),
+    });
+    pb::IssuerSpec {
+        audiences: oidc.audiences.clone(),
+        groups_claim,
+        algorithms: oidc.algorithms.iter().map(|algorithm| algorithm.as_str().to_owned()).collect(),
+        ca_pem: oidc.ca_pem.clone().unwrap_or_default(),
+        jwks_uri,
+        jwks,
+        subject_claim: if oidc.subject.as_str() == "sub" { String::new() } else { oidc.subject.to_string() },
+        claim_groups,
+        required_claims: required.collect(),
+        preset: oidc.preset.map(Preset::as_str).unwrap_or_default().to_owned(),
+        ..shared
     }
-    if spec.url.contains(['?', '#', ' ']) {
-        faults.add("spec.url", "must have no query and no fragment");
+}
+
+fn groups_to_proto(groups: &GroupsClaim) -> pb::ClaimGroups {
+    let form = match groups.form {
+        GroupsForm::List => pb::ClaimForm::List,
+        GroupsForm::Spaces => pb::ClaimForm::Spaces,
+        GroupsForm::Commas => pb::ClaimForm::Commas,
+        GroupsForm::Keys => pb::ClaimForm::Keys,
+    };
+    pb::ClaimGroups { claim: groups.claim.to_string(), prefix: groups.prefix.clone(), form: form.into() }
+}
+
+fn preset(text: &str, faults: &mut Faults) -> Option<Preset> {
+    let preset = Preset::from_text(text);
+    if preset.is_none() && !text.is_empty() {
+        let known: Vec<&str> = Preset::ALL.iter().map(|preset| preset.as_str()).collect();
+        faults.add("spec.preset", format!("must be one of {}", known.join(", ")));
+    }
+    preset
+}
+
+/// What only an issuer of tokens has.
+fn oidc(spec: pb::IssuerSpec, url: &str, preset: Option<Preset>, faults: &mut Faults) -> OidcIssuer {
+    let trust_domain = preset == Some(Preset::Spiffe) && Issuer::trust_domain_of(url) == Some(url);
+    if !trust_domain {
+        check_url("spec.url", url, faults);
     }
     if spec.audiences.is_empty() {
         faults.add("spec.audiences", "must name at least one audience");
     }
     faults.bound_all("spec.audiences", &spec.audiences);
-    let mut oidc = OidcIssuer::new(spec.audiences);
+    let keys = key_source(&spec, faults);
+    let mut required = required(spec.required_claims, faults);
+    if let Some(preset) = preset {
+        preset.complete(url, &mut required);
+    }
+    let mut oidc = OidcIssuer { keys, required, preset, ..OidcIssuer::new(spec.audiences) };
+    let algorithms = algorithms(&spec.algorithms, faults);
+    match preset {
+        _ if !algorithms.is_empty() => oidc.algorithms = algorithms,
+        Some(preset) => oidc.algorithms = preset.algorithms().to_vec(),
+        None => {}
+    }
+    match preset {
+        _ if !spec.subject_claim.is_empty() => {
+            oidc.subject = claim_path("spec.subjectClaim", &spec.subject_claim, faults).unwrap_or(oidc.subject);
+        }
+        Some(preset) => oidc.subject = preset.subject(),
+        None => {}
+    }
+    if spec.groups_claim.is_empty() && spec.claim_groups.is_empty() {
+        if let Some(preset) = preset {
+            oidc.groups = preset.groups();
+        }
+    } else {
+        oidc.groups = groups(&spec.groups_claim, spec.claim_groups, faults);
+    }
+    oidc.ca_pem = Some(spec.ca_pem).filter(|pem| !pem.is_empty());
+    oidc
+}
+
+fn check_url(path: &str, url: &str, faults: &mut Faults) {
+    let local = ["http://127.0.0.1", "http://[::1]", "http://localhost"];
+    let loopback = local
+        .iter()
+        .any(|base| url.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/'])));
+    if !url.starts_with("https://") && !loopback {
+        faults.add(path, "must begin with https:// (http:// only on loopback)");
+    }
+    if url.contains(['?', '#', ' ']) {
+        faults.add(path, "must have no query and no fragment");
+    }
+}
+
+fn algorithms(texts: &[String], faults: &mut Faults) -> Vec<Algorithm> {
     let mut algorithms = Vec::new();
-    for (place, text) in spec.algorithms.iter().enumerate() {
+    for (place, text) in texts.iter().enumerate() {
         match Algorithm::from_text(text) {
             Some(algorithm) => algorithms.push(algorithm),
             None => {
@@ -73,12 +175,92 @@ fn oidc(spec: pb::IssuerSpec, faults: &mut Faults) -> OidcIssuer {
             }
         }
     }
-    if !algorithms.is_empty() {
-        oidc.algorithms = algorithms;
+    algorithms
+}
+
+fn key_source(spec: &pb::IssuerSpec, faults: &mut Faults) -> KeySource {
+    if !spec.jwks_uri.is_empty() && !spec.jwks.is_empty() {
+        faults.add("spec.jwks", "give either jwks or jwksUri");
     }
-    if !spec.groups_claim.is_empty() {
-        oidc.groups_claim = spec.groups_claim;
+    if !spec.jwks.is_empty() {
+        check_jwks(&spec.jwks, faults);
+        return KeySource::Inline(spec.jwks.clone());
     }
-    oidc.ca_pem = Some(spec.ca_pem).filter(|pem| !pem.is_empty());
-    oidc
+    if spec.jwks_uri.is_empty() {
+        return KeySource::Discovery;
+    }
+    faults.bound("spec.jwksUri", spec.jwks_uri.len(), MAX_TEXT);
+    check_url("spec.jwksUri", &spec.jwks_uri, faults);
+    KeySource::At(spec.jwks_uri.clone())
+}
+
+/// That it is a set of public keys. Which of them are of use is seen where they are used.
+fn check_jwks(jwks: &str, faults: &mut Faults) {
+    if jwks.len() > MAX_JWKS {
+        faults.add("spec.jwks", format!("is longer than {MAX_JWKS} bytes"));
+        return;
+    }
+    let set: Option<serde_json::Value> = serde_json::from_str(jwks).ok();
+    let Some(keys) = set.as_ref().and_then(|set| set.get("keys")).and_then(serde_json::Value::as_array) else {
+        faults.add("spec.jwks", "is not a JSON Web Key set");
+        return;
+    };
+    // Not in the message: what it holds is secret (I5).
+    if keys.iter().any(|key| PRIVATE.iter().any(|member| key.get(member).is_some())) {
+        faults.add("spec.jwks", "holds a private key: give public keys only, and take that one for compromised");
+    }
+}
+
+fn claim_path(path: &str, text: &str, faults: &mut Faults) -> Option<ClaimPath> {
+    ClaimPath::parse(text).map_err(|error| faults.add(path, error)).ok()
+}
+
+fn groups(claim: &str, claims: Vec<pb::ClaimGroups>, faults: &mut Faults) -> Vec<GroupsClaim> {
+    let mut groups = Vec::new();
+    if !claim.is_empty() {
+        groups.extend(claim_path("spec.groupsClaim", claim, faults).map(GroupsClaim::list));
+    }
+    faults.bound("spec.claimGroups", claims.len(), MAX_CLAIMS);
+    for (place, from) in claims.into_iter().take(MAX_CLAIMS).enumerate() {
+        let at = |field: &str| format!("spec.claimGroups[{place}].{field}");
+        let form = match pb::ClaimForm::try_from(from.form) {
+            Ok(pb::ClaimForm::Unspecified | pb::ClaimForm::List) => GroupsForm::List,
+            Ok(pb::ClaimForm::Spaces) => GroupsForm::Spaces,
+            Ok(pb::ClaimForm::Commas) => GroupsForm::Commas,
+            Ok(pb::ClaimForm::Keys) => GroupsForm::Keys,
+            Err(_) => {
+                faults.add(at("form"), "must be one of list, spaces, commas, keys");
+                GroupsForm::List
+            }
+        };
+        faults.bound(&at("prefix"), from.prefix.len(), MAX_TEXT);
+        if let Some(claim) = claim_path(&at("claim"), &from.claim, faults) {
+            groups.push(GroupsClaim { claim, prefix: from.prefix, form });
+        }
+    }
+    groups
+}
+
+fn required(claims: Vec<pb::RequiredClaim>, faults: &mut Faults) -> Vec<RequiredClaim> {
+    let mut required = Vec::new();
+    faults.bound("spec.requiredClaims", claims.len(), MAX_CLAIMS);
+    for (place, asked) in claims.into_iter().take(MAX_CLAIMS).enumerate() {
+        let at = |field: &str| format!("spec.requiredClaims[{place}].{field}");
+        if asked.values.is_empty() {
+            faults.add(at("values"), "must name at least one value (\"**\" is any)");
+        }
+        faults.bound(&at("values"), asked.values.len(), MAX_VALUES);
+        let mut values = Vec::new();
+        for (number, text) in asked.values.iter().take(MAX_VALUES).enumerate() {
+            match ClaimPattern::parse(text) {
+                Some(value) => values.push(value),
+                None => faults
+                    .add(format!("{}[{number}]", at("values")), format!("must have 1 to {} bytes", ClaimPattern::MAX)),
+            }
+        }
+        if let Some(claim) = claim_path(&at("claim"), &asked.claim, faults) {
+            required.push(RequiredClaim { claim, values });
+        }
+    }
+    required
 }

@@ -55,6 +55,22 @@ fn whole_objects_round_trip() {
             leeway_seconds: Some(0),
             max_age_seconds: 60,
             ca_pem: "pem".into(),
+            ..Default::default()
+        }),
+        pb::resource::Spec::Issuer(pb::IssuerSpec {
+            url: "https://ci.example".into(),
+            audiences: vec!["postern".into()],
+            algorithms: vec!["RS256".into(), "ES512".into()],
+            leeway_seconds: Some(30),
+            jwks_uri: "https://ci.example/keys".into(),
+            subject_claim: "/a~1b/c".into(),
+            claim_groups: vec![
+                pb::ClaimGroups { claim: "groups".into(), prefix: "g:".into(), form: pb::ClaimForm::Keys.into() },
+                pb::ClaimGroups { claim: "scope".into(), form: pb::ClaimForm::Spaces.into(), ..Default::default() },
+            ],
+            required_claims: vec![pb::RequiredClaim { claim: "repository".into(), values: vec!["acme/*".into()] }],
+            preset: "github-actions".into(),
+            ..Default::default()
         }),
         pb::resource::Spec::Target(pb::TargetSpec {
             protocol: pb::Protocol::Postgres.into(),

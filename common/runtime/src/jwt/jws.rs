@@ -3,9 +3,9 @@
 use std::fmt;
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
-    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -56,6 +56,39 @@ pub(super) struct Header {
     crit: Option<IgnoredAny>,
 }
 
+/// By what a token says whose it is: to choose who verifies it, and for nothing else.
+#[derive(Deserialize)]
+pub(super) struct Unverified {
+    pub(super) iss: Option<String>,
+    pub(super) sub: Option<IgnoredUnlessText>,
+}
+
+/// A text, or whatever else: the verifier refuses what must be one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum IgnoredUnlessText {
+    Text(String),
+    Other(IgnoredAny),
+}
+
+/// What a key must be declared for (RFC 7517, section 4.2).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Usage {
+    /// `sig`, or nothing said.
+    Signing,
+    /// `jwt-svid`, as in a SPIFFE bundle, whose other keys are not for tokens; or `sig`, as SPIRE's discovery provider says it.
+    JwtSvid,
+}
+
+impl Usage {
+    fn takes(self, usage: Option<&str>) -> bool {
+        match self {
+            Self::Signing => usage.is_none_or(|usage| usage == "sig"),
+            Self::JwtSvid => usage.is_some_and(|usage| usage == "jwt-svid" || usage == "sig"),
+        }
+    }
+}
+
 /// A token taken apart; nothing in it is verified.
 pub(super) struct Parts<'a> {
     pub(super) header: Header,
@@ -98,12 +131,8 @@ impl<'a> Parts<'a> {
         Some(Timestamp::from_secs(since.as_secs()))
     }
 
-    pub(super) fn unverified_issuer(&self) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Claims {
-            iss: String,
-        }
-        serde_json::from_slice::<Claims>(&self.payload).ok().map(|claims| claims.iss)
+    pub(super) fn unverified(&self) -> Option<Unverified> {
+        serde_json::from_slice(&self.payload).ok()
     }
 }
 
@@ -138,7 +167,7 @@ struct Jwks {
 
 impl KeySet {
     /// The keys of `jwks` that fit any of `accepted`; others are passed over (RFC 7517, section 5).
-    pub(super) fn parse(jwks: &str, accepted: &[Algorithm]) -> Result<Self, KeyError> {
+    pub(super) fn parse(jwks: &str, accepted: &[Algorithm], usage: Usage) -> Result<Self, KeyError> {
         if jwks.len() > MAX_JWKS {
             return Err(KeyError::TooLarge);
         }
@@ -149,7 +178,7 @@ impl KeySet {
         let mut keys = Vec::new();
         for jwk in jwks.keys {
             let Ok(jwk) = serde_json::from_value::<Jwk>(jwk) else { continue };
-            if jwk.usage.as_deref().is_some_and(|usage| usage != "sig") {
+            if !usage.takes(jwk.usage.as_deref()) {
                 continue;
             }
             for algorithm in accepted {
@@ -215,6 +244,7 @@ impl Jwk {
             Algorithm::Ps512 => self.rsa(&RSA_PSS_2048_8192_SHA512),
             Algorithm::Es256 => self.ec("P-256", 32, &ECDSA_P256_SHA256_FIXED),
             Algorithm::Es384 => self.ec("P-384", 48, &ECDSA_P384_SHA384_FIXED),
+            Algorithm::Es512 => self.ec("P-521", 66, &ECDSA_P521_SHA512_FIXED),
             Algorithm::EdDsa => {
                 let x = self.x.as_deref().and_then(decode)?;
                 let fits = self.kty == "OKP" && self.crv.as_deref() == Some("Ed25519") && x.len() == 32;

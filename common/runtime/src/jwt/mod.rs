@@ -4,6 +4,7 @@
 //! configuration and the keys, never from the token; kinds of token are told apart by their `typ`; headers that would bring a
 //! key along (`jwk`, `jku`, `x5u`, `x5c`) are not even read. Everything here is a function of the token, the keys and the given time.
 
+mod claims;
 mod issuer;
 mod jws;
 mod link;
@@ -13,10 +14,11 @@ mod session;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use postern_core::issuer::Issuer;
 use postern_core::scope::Scopes;
 use postern_core::snapshot::Snapshot;
 use postern_core::token::{Confirmation, LINK_SEPARATOR, SCOPED_TOKEN_TYPE, SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE};
-use postern_core::{Code, Principal, Timestamp};
+use postern_core::{Code, Name, Principal, Timestamp};
 
 pub use issuer::IssuerVerifier;
 pub use jws::{KeyError, MAX_TOKEN};
@@ -146,23 +148,24 @@ impl Verified {
 pub struct Verifier {
     session: Option<SessionVerifier>,
     /// By `iss`. Several Issuer resources may name one provider, for different audiences.
-    issuers: BTreeMap<String, Vec<Option<IssuerVerifier>>>,
+    issuers: BTreeMap<String, Vec<Candidate>>,
 }
+
+/// An issuer; without a verifier when its keys are missing or unusable.
+type Candidate = (Name, Option<IssuerVerifier>);
 
 impl Verifier {
     /// With every issuer of `snapshot`. One whose keys are missing or unusable refuses its own tokens and no others.
     #[must_use]
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
-        let mut issuers: BTreeMap<String, Vec<Option<IssuerVerifier>>> = BTreeMap::new();
+        let mut issuers: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
         for (name, (issuer, jwks)) in &snapshot.issuers {
-            if issuer.oidc().is_none() {
-                continue;
-            }
+            let Some(oidc) = issuer.oidc() else { continue };
             if issuer.url == SESSION_TOKEN_ISSUER {
                 tracing::warn!(issuer = %name, "the issuer's URL is reserved for session tokens: not trusted");
                 continue;
             }
-            let verifier = match jwks.as_deref().map(|jwks| IssuerVerifier::new(name, issuer, jwks)) {
+            let verifier = match oidc.jwks().or(jwks.as_deref()).map(|jwks| IssuerVerifier::new(name, issuer, jwks)) {
                 Some(Ok(verifier)) => Some(verifier),
                 Some(Err(error)) => {
                     tracing::warn!(issuer = %name, %error, "the issuer's keys are not usable");
@@ -170,7 +173,7 @@ impl Verifier {
                 }
                 None => None,
             };
-            issuers.entry(issuer.url.clone()).or_default().push(verifier);
+            issuers.entry(issuer.url.clone()).or_default().push((name.clone(), verifier));
         }
         let session = match SessionVerifier::new(&snapshot.cluster_id, &snapshot.session_token_jwks) {
             Ok(verifier) => Some(verifier),
@@ -200,9 +203,8 @@ impl Verifier {
         if matches!(parts.header.typ.as_deref(), Some(SESSION_TOKEN_TYPE | SCOPED_TOKEN_TYPE)) {
             return session()?.verify(token, now);
         }
-        let issuer = parts.unverified_issuer().ok_or(TokenError::Issuer)?;
         let mut refusal = TokenError::Issuer;
-        for candidate in self.issuers.get(&issuer).ok_or(TokenError::Issuer)? {
+        for (_, candidate) in self.candidates(&parts).ok_or(TokenError::Issuer)? {
             let error = match candidate {
                 Some(verifier) => match verifier.verify_parts(&parts, now) {
                     Ok(principal) => {
@@ -219,12 +221,31 @@ impl Verifier {
         }
         Err(refusal)
     }
+
+    /// Which issuers could have signed the token, by its own word: those whose keys are worth a look when its key is unknown.
+    #[must_use]
+    pub fn claimed_issuers(&self, token: &str) -> Vec<Name> {
+        let parts = jws::Parts::parse(token).ok();
+        let candidates = parts.as_ref().and_then(|parts| self.candidates(parts));
+        candidates.unwrap_or_default().iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// By `iss`; where that is of nobody, by the trust domain of the subject.
+    fn candidates(&self, parts: &jws::Parts<'_>) -> Option<&[Candidate]> {
+        let claims = parts.unverified()?;
+        let by_issuer = claims.iss.as_deref().and_then(|iss| self.issuers.get(iss));
+        let found = by_issuer.or_else(|| match &claims.sub {
+            Some(jws::IgnoredUnlessText::Text(sub)) => self.issuers.get(Issuer::trust_domain_of(sub)?),
+            Some(jws::IgnoredUnlessText::Other(_)) | None => None,
+        });
+        found.map(Vec::as_slice)
+    }
 }
 
 /// The `iss` of a token, taken at its word: to choose who verifies it, and for nothing else.
 #[must_use]
 pub fn unverified_issuer(token: &str) -> Option<String> {
-    jws::Parts::parse(token).ok()?.unverified_issuer()
+    jws::Parts::parse(token).ok()?.unverified()?.iss
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use postern_core::{Principal, Timestamp};
 use rcgen::{KeyPair, SigningKey as _};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::jws::{KeyError, KeySet, MAX_TOKEN, Parts};
+use super::jws::{KeyError, KeySet, MAX_TOKEN, Parts, Usage};
 use super::seen::{Digest, Seen};
 use super::{TokenError, Verified, link};
 
@@ -55,7 +55,7 @@ impl SessionVerifier {
     /// # Errors
     /// The set is unreadable or has no Ed25519 key.
     pub fn new(cluster_id: &str, jwks_json: &str) -> Result<Self, KeyError> {
-        let keys = KeySet::parse(jwks_json, &[Algorithm::EdDsa])?;
+        let keys = KeySet::parse(jwks_json, &[Algorithm::EdDsa], Usage::Signing)?;
         Ok(Self { cluster_id: cluster_id.to_owned(), keys, seen: Seen::default() })
     }
 

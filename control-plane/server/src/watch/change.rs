@@ -161,8 +161,10 @@ impl Value {
         match self {
             Self::Resource(resource) => match &resource.spec {
                 Spec::Issuer(issuer) => {
-                    let authority = issuer.oidc().map_or(0, |oidc| text(&oidc.ca_pem));
-                    authority.saturating_add(texts(issuer.audiences()))
+                    let oidc = issuer
+                        .oidc()
+                        .map_or(0, |oidc| text(&oidc.ca_pem).saturating_add(oidc.jwks().map_or(0, str::len)));
+                    oidc.saturating_add(texts(issuer.audiences()))
                 }
                 Spec::Target(target) => text(&target.tls.ca_pem).saturating_add(texts(&target.databases)),
                 Spec::Secret(sealed) => sealed.ciphertext.len(),

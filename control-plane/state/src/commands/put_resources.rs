@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use postern_core::Name;
 use postern_core::allowance::Allowance;
+use postern_core::issuer::{Issuer, OidcIssuer};
 use postern_core::policy::Staleness;
 use postern_core::resource::{ANY_REVISION, FieldFault, Kind, Resource, Spec};
 use postern_core::role::BUILT_IN;
@@ -41,7 +42,15 @@ impl PutResources {
     }
 
     /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens; limits.
+    /// Level 3: issuers that say more than where to discover them.
     pub(crate) fn feature_level(&self) -> u32 {
+        let newest = |resource: &Resource| match &resource.spec {
+            Spec::Issuer(issuer) => issuer.oidc().is_none_or(OidcIssuer::is_of_level_3),
+            _ => false,
+        };
+        if self.resources.iter().any(newest) {
+            return 3;
+        }
         let newer = |resource: &Resource| match &resource.spec {
             Spec::Policy(policy) => {
                 policy.waits
@@ -100,7 +109,10 @@ impl PutResources {
                 Effect::IssuersChanged.add_to(cx.effects);
                 // Keys were fetched from the old place: they are not the new one's word.
                 let moved = known.is_some_and(|known| match &known.spec {
-                    Spec::Issuer(before) => before.url != issuer.url,
+                    Spec::Issuer(before) => {
+                        let source = |of: &Issuer| of.oidc().map(|oidc| oidc.keys.clone());
+                        before.url != issuer.url || source(before) != source(issuer)
+                    }
                     _ => false,
                 });
                 if moved {

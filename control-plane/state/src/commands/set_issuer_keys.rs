@@ -13,7 +13,7 @@ pub struct SetIssuerKeys {
     pub issuer: Name,
     /// Its JSON Web Key Set.
     pub jwks: String,
-    /// The issuer's URL that they were fetched by: when it has changed since, they are not kept.
+    /// The URL that they were fetched by, the issuer's or that of its keys: when it has changed since, they are not kept.
     pub url: String,
 }
 
@@ -31,8 +31,9 @@ impl SetIssuerKeys {
         let Some(Spec::Issuer(issuer)) = known.map(|known| &known.spec) else {
             return Err(Refusal::not_found(format!("Issuer {}", self.issuer)));
         };
-        if issuer.url != self.url {
-            return Err(Refusal::InvalidState(format!("Issuer {} has another URL now", self.issuer)));
+        let place = issuer.oidc().and_then(|oidc| oidc.keys_at(&issuer.url));
+        if place != Some(&*self.url) {
+            return Err(Refusal::InvalidState(format!("Issuer {} has its keys elsewhere now", self.issuer)));
         }
         if self.jwks.len() > Limits::STANDARD.jwks_bytes {
             return Err(Refusal::Limit(format!("{} bytes of keys", Limits::STANDARD.jwks_bytes)));
@@ -50,8 +51,11 @@ impl SetIssuerKeys {
 
 #[cfg(test)]
 mod tests {
-    use super::super::PutResources;
+    use postern_core::issuer::{Issuer, IssuerKind, KeySource};
+    use postern_core::resource::ANY_REVISION;
+
     use super::super::testing::*;
+    use super::super::{PutResources, RaiseFeatureLevel};
     use super::*;
 
     #[test]
@@ -65,6 +69,25 @@ mod tests {
         let revision = fixture.state.policy_revision();
         fixture.run(keys("{}", "https://x")).unwrap();
         assert_eq!(fixture.state.policy_revision(), revision);
+        // From where they were said to be, and from nowhere else.
+        let at = |keys: KeySource| {
+            let mut moved = issuer("a", "https://x", ANY_REVISION);
+            if let Spec::Issuer(Issuer { kind: IssuerKind::Oidc(oidc), .. }) = &mut moved.spec {
+                oidc.keys = keys;
+            }
+            PutResources { resources: vec![moved] }
+        };
+        let there = at(KeySource::At("https://keys".into()));
+        assert_eq!((there.feature_level(), at(KeySource::Discovery).feature_level()), (3, 1));
+        fixture.run(RaiseFeatureLevel { level: 2 }).unwrap();
+        fixture.run(RaiseFeatureLevel { level: 3 }).unwrap();
+        fixture.run(there).unwrap();
+        assert!(fixture.state.issuer_keys(&name("a")).is_none());
+        assert!(matches!(fixture.run(keys("{}", "https://x")), Err(Refusal::InvalidState(_))));
+        fixture.run(keys("{}", "https://keys")).unwrap();
+        fixture.run(at(KeySource::Inline(r#"{"keys": []}"#.into()))).unwrap();
+        assert!(matches!(fixture.run(keys("{}", "https://keys")), Err(Refusal::InvalidState(_))));
+        fixture.run(at(KeySource::Discovery)).unwrap();
         let huge = "x".repeat(Limits::STANDARD.jwks_bytes + 1);
         assert!(matches!(fixture.run(keys(&huge, "https://x")), Err(Refusal::Limit(_))));
     }

@@ -157,7 +157,7 @@ fn accepts_what_the_leeway_covers() {
 fn groups_come_as_a_list_a_string_or_not_at_all() {
     let idp = Idp::new(Alg::EdDSA, "k1");
     let groups = |claim: &str, claims: &Value| {
-        let rules = issuer_with(|oidc| oidc.groups_claim = claim.to_owned());
+        let rules = issuer_with(|oidc| oidc.groups = vec![GroupsClaim::list(path(claim))]);
         let verifier = IssuerVerifier::new(&name("ci"), &rules, &idp.jwks()).unwrap();
         let principal = verifier.verify(&idp.sign(Some("k1"), claims), now()).unwrap();
         principal.groups.iter().map(ToString::to_string).collect::<Vec<_>>()

@@ -1,7 +1,9 @@
 //! By an issuer that signs with another implementation than the one under test.
 
+mod claims;
 mod issuer;
 mod link;
+mod presets;
 mod session;
 
 use std::collections::BTreeSet;
@@ -12,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm as Alg, EncodingKey, Header};
 use postern_core::Name;
-use postern_core::issuer::{Algorithm, Issuer, IssuerKind, OidcIssuer};
+use postern_core::issuer::{Algorithm, ClaimPath, GroupsClaim, IssuerKind, OidcIssuer};
 use postern_core::principal::PrincipalId;
 use postern_core::token::{SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE, SessionClaims};
 use serde_json::{Value, json};
@@ -70,7 +72,7 @@ fn issuer(algorithms: &[Algorithm]) -> Issuer {
 
 fn issuer_with(change: impl FnOnce(&mut OidcIssuer)) -> Issuer {
     let mut oidc = OidcIssuer::new(["postern", "other"]);
-    oidc.groups_claim = "realm_access.roles".to_owned();
+    oidc.groups = vec![GroupsClaim::list(path("realm_access.roles"))];
     change(&mut oidc);
     Issuer {
         url: URL.to_owned(),
@@ -79,6 +81,10 @@ fn issuer_with(change: impl FnOnce(&mut OidcIssuer)) -> Issuer {
         max_age: Some(Duration::from_secs(3600)),
         kind: IssuerKind::Oidc(oidc),
     }
+}
+
+fn path(text: &str) -> ClaimPath {
+    ClaimPath::parse(text).unwrap()
 }
 
 fn claims() -> Value {
