@@ -291,7 +291,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let shown = serving::compatible(&members.credential, &keys, &raft, &supervisor)?;
     let tls = tls::server_optional_client_rotating(&shown, revocations.clone(), &[b"h2"])?;
     supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(stop.clone()));
-    supervisor.spawn("issuer-keys", OnEnd::StopNode, IssuerKeysLoop::new(raft.clone()).run(stop.clone()));
+    let (issuer_keys, demand) = IssuerKeysLoop::new(raft.clone());
+    supervisor.spawn("issuer-keys", OnEnd::StopNode, issuer_keys.run(stop.clone()));
     supervisor.spawn("leader", OnEnd::StopNode, duties::lead(members.clone(), config.max_feature_level, stop.clone()));
     supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));
     supervisor.spawn("clock", OnEnd::StopNode, duties::watch_clock(members.clone(), stop.clone()));
@@ -300,7 +301,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let follow = members.fleet.clone().follow(raft.status(), published.policy.clone(), incarnation, stop.clone());
     supervisor.spawn("fleet", OnEnd::StopNode, follow);
     let audit = AuditLog::start(raft.clone(), &supervisor);
-    let access = Access::new(published.policy.clone(), &config, raft.clone(), audit);
+    let access = Access::new(published.policy.clone(), &config, raft.clone(), audit, demand);
     let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access);
     let routes = api::routes(
         &raft,

@@ -12,6 +12,7 @@ mod credentials;
 mod drain;
 mod fleet;
 mod identify;
+mod issuer_keys;
 mod limits;
 mod listener;
 mod metrics;
@@ -65,6 +66,7 @@ use catalogs::Catalogs;
 use control::ControlPlane;
 use credentials::Accounts;
 use fleet::{Advertised, Bound, Fleet, Following};
+use issuer_keys::IssuerKeys;
 use limits::Limiter;
 use policy_feed::kept::{self, KeptConfig};
 use recorder::{RecorderConfig, UploadClient};
@@ -326,6 +328,7 @@ pub async fn run(
         dialer,
         approvals: Approvals::new(control.any(), supervisor.clone()),
         cancels: CancelKeys::default(),
+        issuer_keys: IssuerKeys::new(control.any()),
         fleet: fleet.clone(),
         supervisor: supervisor.clone(),
         config,

@@ -39,6 +39,10 @@ pub(crate) fn refused(code: Code) {
     counter!("postern_gateway_sessions_refused_total", "code" => code.as_str()).increment(1);
 }
 
+pub(crate) fn issuer_keys_asked() {
+    counter!("postern_gateway_issuer_key_demands_total").increment(1);
+}
+
 pub(crate) fn session_ended(code: Option<Code>) {
     let code = code.map_or("none", Code::as_str);
     counter!("postern_gateway_sessions_ended_total", "code" => code).increment(1);

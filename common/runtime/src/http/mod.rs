@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::header::{ACCEPT, USER_AGENT};
+use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderMap, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -44,6 +44,15 @@ pub enum HttpError {
     Json(#[from] serde_json::Error),
 }
 
+/// A document as it was fetched.
+#[derive(Debug)]
+pub struct Fetched {
+    /// What it says.
+    pub document: serde_json::Value,
+    /// For how long the server says that it may be kept (RFC 9111, section 5.2.2): zero when it must not be, `None` when it says nothing.
+    pub keep: Option<Duration>,
+}
+
 /// Fetches JSON over HTTPS, or over HTTP from this machine. Cheap to clone; connections are reused.
 #[derive(Clone)]
 pub struct HttpClient {
@@ -69,20 +78,15 @@ impl HttpClient {
     ///
     /// # Errors
     /// Whatever keeps a whole document from being there in time.
-    pub async fn get_json(
-        &self,
-        url: &str,
-        limit_bytes: usize,
-        timeout: Duration,
-    ) -> Result<serde_json::Value, HttpError> {
+    pub async fn get_json(&self, url: &str, limit_bytes: usize, timeout: Duration) -> Result<Fetched, HttpError> {
         let uri = checked(url)?;
-        let body = tokio::time::timeout(timeout, self.get(uri, limit_bytes))
+        let (body, keep) = tokio::time::timeout(timeout, self.get(uri, limit_bytes))
             .await
             .map_err(|_| HttpError::Timeout(timeout))??;
-        Ok(serde_json::from_slice(&body)?)
+        Ok(Fetched { document: serde_json::from_slice(&body)?, keep })
     }
 
-    async fn get(&self, uri: Uri, limit_bytes: usize) -> Result<Bytes, HttpError> {
+    async fn get(&self, uri: Uri, limit_bytes: usize) -> Result<(Bytes, Option<Duration>), HttpError> {
         let request = Request::get(uri)
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("postern/", env!("CARGO_PKG_VERSION")))
@@ -92,8 +96,9 @@ impl HttpClient {
         if response.status() != StatusCode::OK {
             return Err(HttpError::Status(response.status()));
         }
+        let keep = keep(response.headers());
         match Limited::new(response.into_body(), limit_bytes).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
+            Ok(body) => Ok((body.to_bytes(), keep)),
             Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooLarge(limit_bytes)),
             Err(error) => Err(HttpError::Transport(chain(error.as_ref()))),
         }
@@ -104,6 +109,20 @@ impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HttpClient")
     }
+}
+
+/// Of a server that says several things, the shortest counts.
+fn keep(headers: &HeaderMap) -> Option<Duration> {
+    let said = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
+    let directives = said.flat_map(|value| value.split(',')).filter_map(|directive| {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        match name.trim().to_ascii_lowercase().as_str() {
+            "no-store" | "no-cache" => Some(0),
+            "max-age" => Some(value.trim().trim_matches('"').parse::<u64>().unwrap_or(0)),
+            _ => None,
+        }
+    });
+    directives.min().map(Duration::from_secs)
 }
 
 pub(crate) fn checked(url: &str) -> Result<Uri, HttpError> {

@@ -36,7 +36,7 @@ async fn fetches_within_its_bounds() {
         let (client, url) = (client.clone(), format!("{url}{path}"));
         async move { client.get_json(&url, LIMIT, LONG).await }
     };
-    assert_eq!(fetch("/good").await.unwrap()["keys"], serde_json::json!([]));
+    assert_eq!(fetch("/good").await.unwrap().document["keys"], serde_json::json!([]));
     assert!(matches!(fetch("/text").await, Err(HttpError::Json(_))));
     assert!(matches!(fetch("/large").await, Err(HttpError::TooLarge(LIMIT))));
     assert!(matches!(fetch("/none").await, Err(HttpError::Status(StatusCode::NOT_FOUND))));
@@ -45,6 +45,23 @@ async fn fetches_within_its_bounds() {
     assert!(matches!(short, Err(HttpError::Timeout(_))));
     let closed = client.get_json("http://127.0.0.1:1/", LIMIT, LONG).await;
     assert!(matches!(closed, Err(HttpError::Transport(_))));
+}
+
+#[test]
+fn a_server_says_how_long_its_word_is_good() {
+    let keep = |values: &[&'static str]| {
+        let headers = values.iter().map(|value| (CACHE_CONTROL, hyper::header::HeaderValue::from_static(value)));
+        super::keep(&headers.collect()).map(|keep| keep.as_secs())
+    };
+    assert_eq!(keep(&[]), None);
+    assert_eq!(keep(&["public, must-revalidate"]), None);
+    assert_eq!(keep(&["public, max-age=19504, must-revalidate, no-transform"]), Some(19_504));
+    assert_eq!(keep(&["Max-Age=\"60\""]), Some(60));
+    assert_eq!(keep(&["max-age=60, no-cache"]), Some(0));
+    assert_eq!(keep(&["no-store"]), Some(0));
+    for nonsense in ["max-age", "max-age=-1", "max-age=99999999999999999999999", "max-age=x"] {
+        assert_eq!(keep(&[nonsense]), Some(0), "{nonsense}");
+    }
 }
 
 #[tokio::test]

@@ -22,9 +22,13 @@ use super::permissions::{Needs, any_kind};
 use super::roles::{Bound, Roles};
 use super::status;
 use crate::config::ControlConfig;
+use crate::identity::{Demanded, KeyDemand};
 use crate::raft::{RaftHandle, StampClock};
 use crate::run::PolicyWatch;
 use crate::serve::PeerInfo;
+
+/// How long a caller whose token's key is unknown waits for its issuer's new keys.
+const NEW_KEYS: Duration = Duration::from_secs(4);
 
 /// Decides who may call what. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +39,8 @@ pub(crate) struct Access {
     pub(super) audit: AuditLog,
     /// What tokens end by: this node's own clock may be wrong.
     pub(super) clock: StampClock,
+    /// For tokens whose key is unknown.
+    pub(super) demand: KeyDemand,
     /// This node's name, for the audit log.
     pub(super) node: Arc<str>,
 }
@@ -55,18 +61,24 @@ pub(crate) struct Caller {
 }
 
 impl Access {
-    pub(crate) fn new(policy: PolicyWatch, config: &ControlConfig, raft: RaftHandle, audit: AuditLog) -> Self {
+    pub(crate) fn new(
+        policy: PolicyWatch,
+        config: &ControlConfig,
+        raft: RaftHandle,
+        audit: AuditLog,
+        demand: KeyDemand,
+    ) -> Self {
         let groups = Groups { admin: config.admin_groups.clone(), auditor: config.auditor_groups.clone() };
         let node = config.node_name.as_ref().map_or("control-1", Name::as_str).into();
         let clock = raft.stamps().clone();
-        Self { policy, groups: Arc::new(groups), roles: Roles::new(raft), audit, clock, node }
+        Self { policy, groups: Arc::new(groups), roles: Roles::new(raft), audit, clock, demand, node }
     }
 
     /// Who calls; nobody in particular is a caller too. Their permissions are still to be looked up.
-    pub(super) fn identify(&self, metadata: &MetadataMap, peer: Option<&PeerInfo>) -> Result<Caller, Status> {
+    pub(super) async fn identify(&self, metadata: &MetadataMap, peer: Option<&PeerInfo>) -> Result<Caller, Status> {
         let node = peer.and_then(|peer| peer.identity.clone());
         let verified = match bearer(metadata)? {
-            Some(token) => Some(self.verified(token, peer)?),
+            Some(token) => Some(self.verified(token, peer).await?),
             None => None,
         };
         let principal = verified.map(|verified| verified.principal);
@@ -125,13 +137,16 @@ impl Access {
     }
 
     /// What a token says, if it is to be believed.
-    pub(super) fn verify<T>(&self, token: &str, request: &Request<T>) -> Result<Verified, Status> {
-        self.verified(token, request.extensions().get::<PeerInfo>())
+    pub(super) async fn verify(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
+        self.verified(token, peer).await
     }
 
-    fn verified(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
-        let policy = Arc::clone(&self.policy.borrow());
-        let verified = policy.verifier.verify(token, self.clock.now()).and_then(|verified| {
+    async fn verified(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
+        let mut verified = self.by_known_keys(token);
+        if matches!(verified, Err(TokenError::UnknownKey)) {
+            verified = self.by_new_keys(token).await;
+        }
+        let verified = verified.and_then(|verified| {
             let from = peer.map(|peer| peer.address.ip());
             verified.shown_from(from).map(|()| verified)
         });
@@ -143,6 +158,31 @@ impl Access {
             debug!(%error, address, "a token was refused");
             refused_token(code)
         })
+    }
+
+    fn by_known_keys(&self, token: &str) -> Result<Verified, TokenError> {
+        let policy = Arc::clone(&self.policy.borrow());
+        policy.verifier.verify(token, self.clock.now())
+    }
+
+    /// Its issuer may have a new key: looks once, and waits a little for what is found.
+    async fn by_new_keys(&self, token: &str) -> Result<Verified, TokenError> {
+        let mut policy = self.policy.clone();
+        let issuers = policy.borrow_and_update().verifier.claimed_issuers(token);
+        let asked = issuers.into_iter().map(|issuer| self.demand.ask(issuer));
+        let found = tokio::time::timeout(NEW_KEYS, async {
+            if !futures::future::join_all(asked).await.contains(&Demanded::Changed) {
+                return Err(TokenError::UnknownKey);
+            }
+            loop {
+                match self.by_known_keys(token) {
+                    Err(TokenError::UnknownKey) => {}
+                    settled => return settled,
+                }
+                policy.changed().await.map_err(|_| TokenError::UnknownKey)?;
+            }
+        });
+        found.await.unwrap_or(Err(TokenError::UnknownKey))
     }
 
     /// The call that `request` is, as the guard let it pass.

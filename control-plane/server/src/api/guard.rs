@@ -76,7 +76,7 @@ async fn admitted(
     let metadata = MetadataMap::from_headers(parts.headers.clone());
     let address = peer.map(|peer| peer.address.ip().to_string()).unwrap_or_default();
     let call = |caller: Caller| Arc::new(Call::new(caller, path, address.clone(), &access.node));
-    let mut caller = match access.identify(&metadata, peer) {
+    let mut caller = match access.identify(&metadata, peer).await {
         Ok(caller) => caller,
         Err(status) => return Err((call(Caller::unknown(peer)), status)),
     };

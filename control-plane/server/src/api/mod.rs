@@ -11,6 +11,7 @@ pub(crate) mod fleet;
 mod grants;
 mod guard;
 mod hold;
+mod issuers;
 mod labels;
 mod mask;
 mod members;
@@ -43,6 +44,7 @@ use postern_proto::admin::v1::session_service_server::SessionServiceServer;
 use postern_proto::admin::v1::token_service_server::TokenServiceServer;
 use postern_proto::gateway::v1::fleet_service_server::FleetServiceServer;
 use postern_proto::gateway::v1::hold_service_server::HoldServiceServer;
+use postern_proto::gateway::v1::issuer_service_server::IssuerServiceServer;
 use postern_proto::gateway::v1::policy_feed_service_server::PolicyFeedServiceServer;
 use postern_proto::gateway::v1::recording_service_server::RecordingServiceServer;
 use tokio_util::sync::CancellationToken;
@@ -109,6 +111,7 @@ pub(crate) fn routes(
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
+    let issuers = issuers::Service { access: access.clone() };
     let uploads = recordings::Service {
         raft: raft.clone(),
         access: access.clone(),
@@ -133,6 +136,7 @@ pub(crate) fn routes(
         .add_service(SecretServiceServer::new(secrets).max_decoding_message_size(MAX_REQUEST))
         .add_service(PolicyFeedServiceServer::new(feed).max_encoding_message_size(MAX_ANSWER))
         .add_service(HoldServiceServer::new(hold).max_decoding_message_size(MAX_REQUEST))
+        .add_service(IssuerServiceServer::new(issuers).max_decoding_message_size(MAX_REQUEST))
         .add_service(RecordingServiceServer::new(uploads).max_decoding_message_size(MAX_UPLOAD))
         .add_service(FleetServiceServer::new(reports).max_decoding_message_size(MAX_REQUEST))
         .add_service(AdminFleetServiceServer::new(fleet).max_decoding_message_size(MAX_REQUEST))

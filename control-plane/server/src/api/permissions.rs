@@ -131,6 +131,7 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
             ("WithdrawApproval", quiet(Gateway)),
         ],
     ),
+    ("postern.gateway.v1.IssuerService", &[("RefreshKeys", quiet(Gateway))]),
     ("postern.gateway.v1.RecordingService", &[("Upload", quiet(Gateway))]),
     ("postern.gateway.v1.FleetService", &[("Report", quiet(Gateway))]),
     ("grpc.health.v1.Health", &[("Check", quiet(Nothing)), ("Watch", quiet(Nothing)), ("List", quiet(Nothing))]),

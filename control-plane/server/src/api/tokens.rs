@@ -17,6 +17,7 @@ use super::access::Access;
 use super::status;
 use crate::bootstrap::ClusterKeys;
 use crate::identity::{ExchangeError, Wanted, exchange};
+use crate::serve::PeerInfo;
 
 /// Bytes of an Ed25519 public key (RFC 8032, section 5.1.5).
 const KEY: usize = 32;
@@ -34,7 +35,8 @@ impl TokenService for Service {
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
         let call = self.access.call(&request)?;
         let mut token = std::mem::take(&mut request.get_mut().subject_token);
-        let verified = self.access.verify(token.trim(), &request);
+        let peer = request.extensions().get::<PeerInfo>().cloned();
+        let verified = self.access.verify(token.trim(), peer.as_ref()).await;
         token.zeroize();
         let verified = verified?;
         call.identified(&verified.principal);

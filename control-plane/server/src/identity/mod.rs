@@ -1,7 +1,8 @@
 //! Identity providers' keys, and session tokens.
 
 mod exchange;
+mod fetch;
 mod issuer_keys;
 
 pub(crate) use exchange::{ExchangeError, Wanted, exchange};
-pub(crate) use issuer_keys::IssuerKeysLoop;
+pub(crate) use issuer_keys::{Demanded, IssuerKeysLoop, KeyDemand};

@@ -31,6 +31,7 @@ use crate::cancel::CancelKeys;
 use crate::catalogs::Catalogs;
 use crate::config::{GatewayConfig, Limits};
 use crate::fleet::Fleet;
+use crate::issuer_keys::IssuerKeys;
 use crate::limits::{Handshake, Limiter};
 use crate::metrics;
 use crate::policy_feed::{Feed, Standings};
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) catalogs: Catalogs,
     pub(crate) approvals: Approvals,
     pub(crate) cancels: CancelKeys,
+    pub(crate) issuer_keys: IssuerKeys,
     pub(crate) fleet: Fleet,
     pub(crate) supervisor: Supervisor,
 }

@@ -15,12 +15,13 @@ use postern_protocols::postgres::handshake::{
     AwaitStartup, HandshakeError, Opened as Step, PasswordStep, Startup, Tls,
 };
 use postern_runtime::clock;
+use postern_runtime::jwt::TokenError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::Shared;
 use super::relay::Relay;
-use crate::identify::{Admitted, identify};
+use crate::identify::{Admitted, Refusal, identify};
 use crate::limits::{Central, Exceeded, Handshake, Place};
 use crate::metrics;
 use crate::policy_feed::Current;
@@ -151,8 +152,18 @@ async fn enter(
     };
     let current = shared.feed.borrow().fresh(shared.config.staleness_limit.0);
     let (current, fresh) = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
-    let admitted = identify(&current, fresh, &token, (&startup.target, &startup.database), (from.ip(), clock::now()))
-        .map_err(|refusal| Refused::because(refusal.code(), refusal))?;
+    let wanted = (&*startup.target, &*startup.database);
+    let (mut current, mut admitted) = (Arc::clone(&current), identify(&current, fresh, &token, wanted, (from.ip(), clock::now())));
+    if let Err(Refusal::Token(TokenError::UnknownKey)) = &admitted
+        && let Ok(text) = std::str::from_utf8(token.expose())
+        && shared.issuer_keys.learn(shared.feed.clone(), &current, text.trim_ascii()).await
+        && let Some((newer, fresh)) = shared.feed.borrow().fresh(shared.config.staleness_limit.0)
+    {
+        takes_sessions(shared)?;
+        admitted = identify(&newer, fresh, &token, wanted, (from.ip(), clock::now()));
+        current = newer;
+    }
+    let admitted = admitted.map_err(|refusal| Refused::because(refusal.code(), refusal))?;
     let central =
         Central::of(&current.snapshot, &admitted.slice, &admitted.name, (&shared.gateway, &shared.fleet.view()));
     let place = shared.limiter.admit(&admitted.principal.id, &admitted.name, central).map_err(|exceeded| {

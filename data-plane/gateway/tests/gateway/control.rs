@@ -14,6 +14,7 @@ use postern_core::wire::{snapshot::to_proto, timestamp_to_proto};
 use postern_core::{Name, SessionId};
 use postern_proto::gateway::v1::fleet_service_server::{FleetService, FleetServiceServer};
 use postern_proto::gateway::v1::hold_service_server::{HoldService, HoldServiceServer};
+use postern_proto::gateway::v1::issuer_service_server::{IssuerService, IssuerServiceServer};
 use postern_proto::gateway::v1::policy_feed_service_server::{PolicyFeedService, PolicyFeedServiceServer};
 use postern_proto::gateway::v1::recording_service_server::{RecordingService, RecordingServiceServer};
 use postern_proto::gateway::v1::*;
@@ -40,6 +41,10 @@ pub(crate) struct Control {
     pub(crate) fleet: watch::Sender<Option<ReportResponse>>,
     /// What the gateway told of itself last.
     pub(crate) reported: watch::Sender<Vec<ReportRequest>>,
+    /// What issuers' keys it was asked for.
+    pub(crate) keys_asked: watch::Sender<Vec<String>>,
+    /// The policy that asking for keys brings about.
+    pub(crate) with_new_keys: watch::Sender<Option<Arc<Snapshot>>>,
     recordings: Arc<Mutex<BTreeMap<SessionId, Stored>>>,
     signer: Option<SealSigner>,
 }
@@ -60,6 +65,8 @@ impl Control {
             away: watch::Sender::new(false),
             fleet: watch::Sender::new(None),
             reported: watch::Sender::default(),
+            keys_asked: watch::Sender::default(),
+            with_new_keys: watch::Sender::new(None),
             recordings: Arc::default(),
             signer: None,
         }
@@ -98,6 +105,7 @@ impl Control {
             .add_service(PolicyFeedServiceServer::new(self.clone()))
             .add_service(HoldServiceServer::new(self.clone()))
             .add_service(FleetServiceServer::new(self.clone()))
+            .add_service(IssuerServiceServer::new(self.clone()))
             .add_service(RecordingServiceServer::new(self))
             .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener))
             .await
@@ -222,6 +230,22 @@ impl FleetService for Control {
         let told = WatchStream::new(self.fleet.subscribe());
         let answers = told.map(|whole| whole.ok_or_else(|| Status::unavailable("this node does not lead")));
         Ok(Response::new(answers.take_until(heard).boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl IssuerService for Control {
+    async fn refresh_keys(
+        &self,
+        request: Request<RefreshKeysRequest>,
+    ) -> Result<Response<RefreshKeysResponse>, Status> {
+        let policy = self.with_new_keys.send_replace(None);
+        let changed = policy.is_some();
+        if changed {
+            self.policy.send_replace(policy);
+        }
+        self.keys_asked.send_modify(|all| all.extend(request.into_inner().issuers));
+        Ok(Response::new(RefreshKeysResponse { changed, retry_after_ms: 0 }))
     }
 }
 

@@ -8,6 +8,7 @@ mod control;
 mod drain;
 mod failover;
 mod house;
+mod issuer_keys;
 mod limits;
 #[path = "../../../agent/tests/agent/logged.rs"]
 mod logged;
