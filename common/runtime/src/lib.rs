@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod enrol;
+pub mod failures;
 pub mod http;
 pub mod jwt;
 pub mod ops;

@@ -67,7 +67,7 @@ use control::ControlPlane;
 use credentials::Accounts;
 use fleet::{Advertised, Bound, Fleet, Following};
 use issuer_keys::IssuerKeys;
-use limits::Limiter;
+use limits::{FailedLogins, Limiter};
 use policy_feed::kept::{self, KeptConfig};
 use recorder::{RecorderConfig, UploadClient};
 use relay::{Holder, Peers, Router};
@@ -329,6 +329,7 @@ pub async fn run(
         approvals: Approvals::new(control.any(), supervisor.clone()),
         cancels: CancelKeys::default(),
         issuer_keys: IssuerKeys::new(control.any()),
+        failed_logins: FailedLogins::default(),
         fleet: fleet.clone(),
         supervisor: supervisor.clone(),
         config,

@@ -39,6 +39,10 @@ pub(crate) fn refused(code: Code) {
     counter!("postern_gateway_sessions_refused_total", "code" => code.as_str()).increment(1);
 }
 
+pub(crate) fn login_slowed(by: &'static str) {
+    counter!("postern_gateway_logins_slowed_total", "by" => by).increment(1);
+}
+
 pub(crate) fn issuer_keys_asked() {
     counter!("postern_gateway_issuer_key_demands_total").increment(1);
 }

@@ -5,12 +5,14 @@
 //! services find what it learned as the request's [`Call`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::scope::Scopes;
 use postern_core::{Name, Principal};
+use postern_runtime::failures::{Failures, network};
 use postern_runtime::jwt::{TokenError, Verified};
+use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 use tracing::debug;
@@ -27,6 +29,8 @@ use crate::raft::{RaftHandle, StampClock};
 use crate::run::PolicyWatch;
 use crate::serve::PeerInfo;
 
+/// Callers that wait to be told that their token is refused; who comes beyond is told at once that there are too many.
+const MAX_LATE: usize = 256;
 /// How long a caller whose token's key is unknown waits for its issuer's new keys.
 const NEW_KEYS: Duration = Duration::from_secs(4);
 
@@ -39,6 +43,9 @@ pub(crate) struct Access {
     pub(super) audit: AuditLog,
     /// What tokens end by: this node's own clock may be wrong.
     pub(super) clock: StampClock,
+    failures: Arc<Failures>,
+    /// Places for those who wait to be told that their token is refused.
+    late: Arc<Semaphore>,
     /// For tokens whose key is unknown.
     pub(super) demand: KeyDemand,
     /// This node's name, for the audit log.
@@ -70,8 +77,18 @@ impl Access {
     ) -> Self {
         let groups = Groups { admin: config.admin_groups.clone(), auditor: config.auditor_groups.clone() };
         let node = config.node_name.as_ref().map_or("control-1", Name::as_str).into();
-        let clock = raft.stamps().clone();
-        Self { policy, groups: Arc::new(groups), roles: Roles::new(raft), audit, clock, demand, node }
+        let (clock, late) = (raft.stamps().clone(), Arc::new(Semaphore::new(MAX_LATE)));
+        Self {
+            policy,
+            groups: Arc::new(groups),
+            roles: Roles::new(raft),
+            audit,
+            clock,
+            failures: Arc::default(),
+            late,
+            demand,
+            node,
+        }
     }
 
     /// Who calls; nobody in particular is a caller too. Their permissions are still to be looked up.
@@ -150,14 +167,36 @@ impl Access {
             let from = peer.map(|peer| peer.address.ip());
             verified.shown_from(from).map(|()| verified)
         });
-        verified.map_err(|error| {
-            let code = error.code().as_str();
-            metrics::counter!("postern_control_auth_failures_total", "code" => code).increment(1);
-            let address = peer.map(|peer| peer.address.to_string());
-            // The details are for the operator; who holds a bad token learns only its code.
-            debug!(%error, address, "a token was refused");
-            refused_token(code)
-        })
+        match verified {
+            Ok(verified) => Ok(verified),
+            Err(error) => Err(self.refused(&error, peer).await),
+        }
+    }
+
+    /// What who showed a bad token is told; the later, the more of late came from there.
+    async fn refused(&self, error: &TokenError, peer: Option<&PeerInfo>) -> Status {
+        let code = error.code().as_str();
+        metrics::counter!("postern_control_auth_failures_total", "code" => code).increment(1);
+        let address = peer.map(|peer| peer.address.to_string());
+        // The details are for the operator; who holds a bad token learns only its code.
+        debug!(%error, address, "a token was refused");
+        let source = peer.map(|peer| network(peer.address.ip()));
+        let wait = match error {
+            // Not the caller's failing.
+            TokenError::KeysUnavailable => Duration::ZERO,
+            _ => self.failures.failed(source, Instant::now()),
+        };
+        if !wait.is_zero() {
+            metrics::counter!("postern_control_logins_slowed_total").increment(1);
+            match self.late.try_acquire() {
+                Ok(_place) => tokio::time::sleep(wait).await,
+                Err(_) => {
+                    let many = Status::resource_exhausted("too many refused tokens: try again later");
+                    return status::with_reason(many, "TOO_MANY_FAILURES");
+                }
+            }
+        }
+        refused_token(code)
     }
 
     fn by_known_keys(&self, token: &str) -> Result<Verified, TokenError> {

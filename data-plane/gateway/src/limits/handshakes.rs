@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use postern_runtime::failures::network;
 use tokio_util::sync::CancellationToken;
 
 /// All of them. Cheap to clone; locked once at a connection's beginning and once at its end.
@@ -67,14 +68,6 @@ impl Handshakes {
     #[cfg(test)]
     fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).all.len()
-    }
-}
-
-/// One who has an IPv6 address has a /64 of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
-        four @ IpAddr::V4(_) => four,
     }
 }
 

@@ -7,6 +7,7 @@
 mod account;
 mod central;
 mod handshakes;
+mod logins;
 mod rate;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use postern_core::principal::PrincipalId;
 
 pub(crate) use central::{Central, follow};
 pub(crate) use handshakes::{Handshake, Handshakes};
+pub(crate) use logins::FailedLogins;
 
 use crate::config::{Limits, Quota};
 use crate::metrics;

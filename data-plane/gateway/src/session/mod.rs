@@ -32,7 +32,7 @@ use crate::catalogs::Catalogs;
 use crate::config::{GatewayConfig, Limits};
 use crate::fleet::Fleet;
 use crate::issuer_keys::IssuerKeys;
-use crate::limits::{Handshake, Limiter};
+use crate::limits::{FailedLogins, Handshake, Limiter};
 use crate::metrics;
 use crate::policy_feed::{Feed, Standings};
 use crate::recorder::RecorderHandle;
@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) approvals: Approvals,
     pub(crate) cancels: CancelKeys,
     pub(crate) issuer_keys: IssuerKeys,
+    pub(crate) failed_logins: FailedLogins,
     pub(crate) fleet: Fleet,
     pub(crate) supervisor: Supervisor,
 }

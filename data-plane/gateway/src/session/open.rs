@@ -152,7 +152,7 @@ async fn enter(
     };
     let current = shared.feed.borrow().fresh(shared.config.staleness_limit.0);
     let (current, fresh) = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
-    let wanted = (&*startup.target, &*startup.database);
+    let (shown, wanted) = (Instant::now(), (&*startup.target, &*startup.database));
     let (mut current, mut admitted) = (Arc::clone(&current), identify(&current, fresh, &token, wanted, (from.ip(), clock::now())));
     if let Err(Refusal::Token(TokenError::UnknownKey)) = &admitted
         && let Ok(text) = std::str::from_utf8(token.expose())
@@ -163,7 +163,13 @@ async fn enter(
         admitted = identify(&newer, fresh, &token, wanted, (from.ip(), clock::now()));
         current = newer;
     }
-    let admitted = admitted.map_err(|refusal| Refused::because(refusal.code(), refusal))?;
+    let admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            shared.failed_logins.pause(&refusal, from.ip(), shown).await;
+            return Err(Refused::because(refusal.code(), refusal));
+        }
+    };
     let central =
         Central::of(&current.snapshot, &admitted.slice, &admitted.name, (&shared.gateway, &shared.fleet.view()));
     let place = shared.limiter.admit(&admitted.principal.id, &admitted.name, central).map_err(|exceeded| {
