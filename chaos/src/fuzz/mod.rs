@@ -9,6 +9,7 @@ mod files;
 mod messages;
 mod policy;
 mod seeds;
+mod tokens;
 mod tunnel;
 
 pub use bytes::Bytes;
@@ -29,11 +30,14 @@ pub enum Target {
     Policy,
     /// What gateways and agents say to each other.
     Tunnel,
+    /// Tokens, and what is declared of their issuers.
+    Tokens,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 6] = [Self::Entries, Self::Restore, Self::Messages, Self::Files, Self::Policy, Self::Tunnel];
+    pub const ALL: [Self; 7] =
+        [Self::Entries, Self::Restore, Self::Messages, Self::Files, Self::Policy, Self::Tunnel, Self::Tokens];
 
     /// Also of its folders.
     #[must_use]
@@ -45,6 +49,7 @@ impl Target {
             Self::Files => "files",
             Self::Policy => "policy",
             Self::Tunnel => "tunnel",
+            Self::Tokens => "tokens",
         }
     }
 
@@ -60,6 +65,7 @@ impl Target {
             Self::Files => files::run(data),
             Self::Policy => policy::run(data),
             Self::Tunnel => tunnel::run(data),
+            Self::Tokens => tokens::run(data),
         }
     }
 }

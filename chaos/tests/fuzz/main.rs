@@ -85,6 +85,11 @@ fn what_is_said_in_tunnels_is_read_or_refused() {
     leash(Target::Tunnel);
 }
 
+#[test]
+fn tokens_are_taken_or_refused() {
+    leash(Target::Tokens);
+}
+
 /// `POSTERN_FUZZ_SEEDS=dir`: writes what the targets begin with, for `make fuzz`.
 #[test]
 #[ignore = "writes files"]
