@@ -41,6 +41,8 @@ test)
     have conntrack || lack conntrack "has a router forget its connections, as when a NAT rebinds"
     have nft || lack nftables "drops the packets between members that are cut off from each other"
     any '/usr/lib/*/faketime/libfaketime.so.1' || lack libfaketime "sets the clock of one member two hours off"
+    have node || lack nodejs "runs the OpenID provider whose tokens the tests show"
+    have npm || lack npm "installs that provider"
     [ -x /usr/bin/python3 ] || lack python3 "runs the driver test"
     have python3 && python3 -c 'import ensurepip' 2>/dev/null || lack python3-venv "holds the generated Python client's libraries"
     [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import psycopg' 2>/dev/null || lack python3-psycopg "a stock driver, for the driver test"
@@ -108,4 +110,19 @@ if [ "$purpose" = test ] && ! .tools/grpc/bin/python -c 'import grpc_tools, grpc
     python3 -m venv .tools/grpc
     .tools/grpc/bin/pip install --quiet --disable-pip-version-check \
         grpcio==1.85.1 grpcio-tools==1.85.1 grpcio-reflection==1.85.1 grpcio-status==1.85.1
+fi
+
+# A certified OpenID provider, by the versions in its lock file; from whichever registry npm is configured for.
+if [ "$purpose" = test ]; then
+    same=1
+    for file in package.json package-lock.json provider.mjs; do
+        cmp -s "chaos/idp/oidc/$file" ".tools/oidc/$file" || same=
+    done
+    if [ -z "$same" ] || [ ! -d .tools/oidc/node_modules/oidc-provider ]; then
+        echo "bootstrap: installing npm's oidc-provider into .tools/oidc: its tokens are shown to gateways"
+        mkdir -p .tools/oidc
+        cp chaos/idp/oidc/package.json chaos/idp/oidc/package-lock.json .tools/oidc/
+        (cd .tools/oidc && npm ci --silent --no-audit --no-fund --ignore-scripts)
+        cp chaos/idp/oidc/provider.mjs .tools/oidc/
+    fi
 fi
