@@ -311,3 +311,28 @@ fn a_preset_demands_at_its_line_what_makes_it_safe() {
     assert!(form[0].starts_with("f.yaml:7: spec.claimGroups[0].form"), "{form:?}");
     assert!(told("  url: https://x.example\n  requiredClaims: [{claim: g}]\n")[0].contains("at least one value"));
 }
+
+/// What the guides show can be applied as it stands.
+#[test]
+fn the_issuers_of_the_guides_are_valid() {
+    let base = tempfile::tempdir().unwrap();
+    for file in ["jwks.json", "bundle.json"] {
+        std::fs::write(base.path().join(file), r#"{"keys": []}"#).unwrap();
+    }
+    std::fs::write(base.path().join("id-ca.pem"), "pem").unwrap();
+    let guides =
+        [include_str!("../../../docs/guides/issuers.md"), include_str!("../../../docs/guides/identity-presets.md")];
+    let mut names = Vec::new();
+    for block in guides.iter().flat_map(|guide| guide.split("```yaml\n").skip(1)) {
+        let shown = block.split("```").next().unwrap();
+        if !shown.starts_with("apiVersion") {
+            continue;
+        }
+        let shown = shown.replace("TENANT-ID", "11111111-2222-3333-4444-555555555555");
+        let (mut manifests, mut wrong) = (Vec::new(), Vec::new());
+        parse("guide.yaml", &shown, base.path(), &mut manifests, &mut wrong);
+        assert_eq!(wrong, vec![], "{shown}");
+        names.extend(manifests.iter().map(|manifest| manifest.resource.metadata.clone().unwrap().name));
+    }
+    assert_eq!(names, ["corp", "github", "gitlab", "k8s-prod", "spire", "gcp", "azure"]);
+}

@@ -62,6 +62,13 @@ impl Issuer {
         }
     }
 
+    /// The same, to be changed.
+    pub const fn oidc_mut(&mut self) -> Option<&mut OidcIssuer> {
+        match &mut self.kind {
+            IssuerKind::Oidc(oidc) => Some(oidc),
+        }
+    }
+
     /// The trust domain, when it stands for one: its tokens say whose they are by their subject, and need no `iss` (JWT-SVID, section 3).
     #[must_use]
     pub fn is_trust_domain(&self) -> bool {

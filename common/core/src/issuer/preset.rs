@@ -3,9 +3,7 @@
 //! The issuers of forges and clouds sign for all their customers: the signature says that a token is of GitHub, and not that it is of one's
 //! own repository. A preset therefore demands the claims that tell whose a token is.
 
-use super::{
-    Algorithm, ClaimPath, ClaimPattern, GroupsClaim, Issuer, IssuerKind, KeySource, OidcIssuer, RequiredClaim,
-};
+use super::{Algorithm, ClaimPath, ClaimPattern, GroupsClaim, Issuer, KeySource, OidcIssuer, RequiredClaim};
 
 /// A well-known issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +152,8 @@ impl Preset {
     /// What is missing in the declaration, by the field that should say it.
     #[must_use]
     pub(crate) fn faults(self, issuer: &Issuer) -> Vec<(&'static str, String)> {
-        let IssuerKind::Oidc(oidc) = &issuer.kind;
         let mut faults = Vec::new();
+        let Some(oidc) = issuer.oidc() else { return faults };
         match self {
             Self::GithubActions => demand(GITHUB, "anybody's workflow", oidc, &mut faults),
             Self::GitlabCi => demand(GITLAB, "anybody's job", oidc, &mut faults),

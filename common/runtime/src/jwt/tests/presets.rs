@@ -177,8 +177,7 @@ fn spiffe() {
         |key: &Value| json!({"keys": [key], "spiffe_sequence": 1, "spiffe_refresh_hint": 2_419_200}).to_string();
     let mut issuer = declared("spiffe", "spiffe://acme.example", &[]);
     let set = |issuer: &mut Issuer, jwks: String| {
-        let IssuerKind::Oidc(oidc) = &mut issuer.kind;
-        oidc.keys = postern_core::issuer::KeySource::Inline(jwks);
+        issuer.oidc_mut().unwrap().keys = postern_core::issuer::KeySource::Inline(jwks);
     };
     set(&mut issuer, bundle(&key));
     let token = json!({"sub": "spiffe://acme.example/ns/shop/sa/migrate", "aud": ["postern"]});
