@@ -153,7 +153,8 @@ async fn enter(
     let current = shared.feed.borrow().fresh(shared.config.staleness_limit.0);
     let (current, fresh) = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
     let (shown, wanted) = (Instant::now(), (&*startup.target, &*startup.database));
-    let (mut current, mut admitted) = (Arc::clone(&current), identify(&current, fresh, &token, wanted, (from.ip(), clock::now())));
+    let (mut current, mut admitted) =
+        (Arc::clone(&current), identify(&current, fresh, &token, wanted, (from.ip(), clock::now())));
     if let Err(Refusal::Token(TokenError::UnknownKey)) = &admitted
         && let Ok(text) = std::str::from_utf8(token.expose())
         && shared.issuer_keys.learn(shared.feed.clone(), &current, text.trim_ascii()).await
