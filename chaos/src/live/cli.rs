@@ -39,6 +39,19 @@ impl Cli {
         self.cli_with(arguments, Some(token), "")
     }
 
+    /// Lets `command` find `postern`, and `postern` this system: for scripts as people would write them.
+    ///
+    /// # Errors
+    /// When the binary is not there.
+    pub fn surround(&self, command: &mut Command) -> Result<()> {
+        let binary = postern_binary()?;
+        let folder = binary.parent().map(Path::to_path_buf).unwrap_or_default();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths([folder].into_iter().chain(std::env::split_paths(&path)))?;
+        command.env("PATH", path).envs(self.environment.iter().map(|(key, value)| (key, value)));
+        Ok(())
+    }
+
     fn cli_with<S: AsRef<OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = S>,

@@ -18,6 +18,7 @@ mod idle;
 mod interrupted;
 mod limits;
 mod mask;
+mod nested_agents;
 mod oidc_provider;
 mod passthrough;
 mod pipeline;

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use aws_lc_rs::signature::{ED25519, ParsedPublicKey};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use postern_core::Timestamp;
 use postern_core::principal::{Actor, Link};
 use postern_core::scope::Scope;
 use postern_core::token::{Confirmation, Delegation, LINK_SEPARATOR, LINK_TYPE, LinkClaims, MAX_ACTOR};
 use rcgen::KeyPair;
 use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
 
 use super::TokenError;
 use super::jws::{KeyError, Parts};
@@ -88,7 +89,15 @@ pub fn is_actor(name: &str) -> bool {
 }
 
 /// The key by which a token's holder hands it on. It never leaves its holder.
-pub struct DelegationKey(KeyPair);
+pub struct DelegationKey {
+    key: KeyPair,
+    pem: SecretString,
+}
+
+/// What stands before the 32 bytes of an Ed25519 key in the first version of PKCS#8 (RFC 8410, section 7), which everything reads: OpenSSL 3.0 does not
+/// read the second.
+const PKCS8: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// What a link is to say beside what it is bound to.
 #[derive(Clone, Debug, Default)]
@@ -111,7 +120,13 @@ impl DelegationKey {
     /// # Errors
     /// The system cannot generate keys.
     pub fn generate() -> Result<Self, KeyError> {
-        Ok(Self(KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(|_| KeyError::SigningKey)?))
+        let mut der = Zeroizing::new([0; 48]);
+        let (head, seed) = der.split_at_mut(PKCS8.len());
+        head.copy_from_slice(&PKCS8);
+        aws_lc_rs::rand::fill(seed).map_err(|_| KeyError::SigningKey)?;
+        let text = Zeroizing::new(STANDARD.encode(&*der));
+        let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", *text);
+        Self::from_pem(&SecretString::from(pem))
     }
 
     /// From what [`Self::to_pem`] gave, or OpenSSL: PKCS#8.
@@ -120,19 +135,19 @@ impl DelegationKey {
     /// The key is unreadable, or not Ed25519.
     pub fn from_pem(key_pem: &SecretString) -> Result<Self, KeyError> {
         let key = KeyPair::from_pem_and_sign_algo(key_pem.expose_secret(), &rcgen::PKCS_ED25519);
-        Ok(Self(key.map_err(|_| KeyError::SigningKey)?))
+        Ok(Self { key: key.map_err(|_| KeyError::SigningKey)?, pem: key_pem.clone() })
     }
 
     /// The private key (PKCS#8).
     #[must_use]
     pub fn to_pem(&self) -> SecretString {
-        SecretString::from(self.0.serialize_pem())
+        self.pem.clone()
     }
 
     /// The public key, 32 bytes.
     #[must_use]
     pub fn public(&self) -> &[u8] {
-        self.0.public_key_raw()
+        self.key.public_key_raw()
     }
 
     /// What names the key in a token that may be handed on `depth` times.
@@ -156,7 +171,7 @@ impl DelegationKey {
             dlg: new.delegation,
             cnf: new.confirmation,
         };
-        let link = signed(&self.0, &serde_json::json!({"alg": "EdDSA", "typ": LINK_TYPE}), &claims)?;
+        let link = signed(&self.key, &serde_json::json!({"alg": "EdDSA", "typ": LINK_TYPE}), &claims)?;
         Ok(format!("{token}{LINK_SEPARATOR}{link}"))
     }
 }
