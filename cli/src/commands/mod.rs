@@ -8,6 +8,7 @@ pub(crate) mod cluster;
 mod cluster_status;
 pub(crate) mod control;
 pub(crate) mod fleet;
+pub(crate) mod login;
 pub(crate) mod resources;
 pub(crate) mod secrets;
 pub(crate) mod sessions;

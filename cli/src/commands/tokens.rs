@@ -44,6 +44,7 @@ async fn exchange(new: &NewTokenArgs, connection: &ConnectionArgs) -> Result<(),
         actor: new.actor.clone().unwrap_or_default(),
         delegation_key: key.as_ref().map(|key| key.public().to_vec()).unwrap_or_default(),
         delegation_depth: if key.is_some() { new.depth.into() } else { 0 },
+        ..Default::default()
     };
     let answer = client.tokens().exchange_token(request).await.map_err(refused)?.into_inner();
     if let (Some(key), Some(file)) = (key, &new.delegate) {

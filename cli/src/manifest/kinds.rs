@@ -72,7 +72,23 @@ fn issuer(spec: &mut Object<'_>, base: &Path) -> pb::IssuerSpec {
         claim_groups,
         required_claims,
         preset,
+        saml: saml(spec, base),
     }
+}
+
+fn saml(spec: &mut Object<'_>, base: &Path) -> Option<pb::SamlIssuer> {
+    let mut saml = spec.object("saml")?;
+    let read = pb::SamlIssuer {
+        metadata: given_or_file(&mut saml, ("metadata", "metadataFile"), base),
+        entity_id: saml.required("entityId"),
+        subject_attribute: saml.string("subjectAttribute").unwrap_or_default(),
+        groups_attribute: saml.string("groupsAttribute").unwrap_or_default(),
+        allow_unsolicited: saml.bool("allowUnsolicited").unwrap_or_default(),
+        require_encrypted: saml.bool("requireEncrypted").unwrap_or_default(),
+        key_secret: saml.string("keySecret").unwrap_or_default(),
+    };
+    saml.finish();
+    Some(read)
 }
 
 fn target(spec: &mut Object<'_>, base: &Path) -> pb::TargetSpec {

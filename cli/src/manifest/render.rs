@@ -111,6 +111,20 @@ fn issuer(spec: &pb::IssuerSpec) -> Value {
         shown.done()
     });
     fields.objects("requiredClaims", required.collect());
+    if let Some(saml) = &spec.saml {
+        let mut shown = Fields::default();
+        shown.text("entityId", &saml.entity_id);
+        shown.text("subjectAttribute", &saml.subject_attribute);
+        shown.text("groupsAttribute", &saml.groups_attribute);
+        for (key, on) in [("allowUnsolicited", saml.allow_unsolicited), ("requireEncrypted", saml.require_encrypted)] {
+            if on {
+                shown.value(key, json!(true));
+            }
+        }
+        shown.text("keySecret", &saml.key_secret);
+        shown.text("metadata", &saml.metadata);
+        fields.value("saml", shown.done());
+    }
     fields.done()
 }
 

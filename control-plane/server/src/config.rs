@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::keys::config::KekConfig;
 use crate::raft::NodeConfig;
+use crate::web::WebConfig;
 
 /// Twice as many members as a cluster should have.
 const MAX_SEEDS: usize = 16;
@@ -69,6 +70,9 @@ pub struct ControlConfig {
     /// Where the key-encryption keys are; or the key itself: for the environment (`POSTERN_CONTROL__KEK`), where no file shall hold it.
     #[serde(default)]
     pub kek: Option<KekConfig>,
+    /// The listener for browsers; there is none without it.
+    #[serde(default)]
+    pub web: Option<WebConfig>,
     /// An empty data directory becomes a cluster at the start, with an administrator's credential in it: for `postern dev` and tests, never
     /// from a file.
     #[serde(skip)]
@@ -126,6 +130,9 @@ impl ControlConfig {
         }
         if let Some(seed) = self.peer_seeds.iter().find(|seed| !is_host_and_port(seed)) {
             return Some(format!("peer_seeds: {seed:?} is not HOST:PORT"));
+        }
+        if let Some(fault) = self.web.as_ref().and_then(WebConfig::faults) {
+            return Some(fault);
         }
         if self.kek.is_some() && self.kek_file.is_some() {
             return Some("kek and kek_file: one of them is enough".to_owned());

@@ -19,9 +19,12 @@ mod run;
 mod serve;
 mod serving;
 pub mod watch;
+mod web;
 
 pub use config::ControlConfig;
+pub use identity::saml::SamlProbe;
 pub use run::{ControlError, ControlHandle, run};
+pub use web::{WebConfig, WebError};
 
 /// For a test of members of this release beside the next.
 #[doc(hidden)]

@@ -31,6 +31,7 @@ use crate::config::ControlConfig;
 use crate::feed::{Feed, FeedError, Policy, Published};
 use crate::fleet::Fleet;
 use crate::identity::IssuerKeysLoop;
+use crate::identity::saml::SamlLogins;
 use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
 use crate::peers::{AddressBook, PeerEntry, Peers, PeersConfig};
@@ -39,6 +40,7 @@ use crate::raft::{DriverError, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
 use crate::recordings::copies::Copies;
 use crate::watch::WatchHub;
+use crate::web::{self, WebError};
 use crate::{serve, serving};
 
 /// Between tries to read before there is a leader.
@@ -128,6 +130,9 @@ pub enum ControlError {
     /// Asked to stop before it served.
     #[error("stopped before it served")]
     Stopped,
+    /// The listener for browsers.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The recordings' directory.
     #[error("recordings: {0}")]
     Recordings(std::io::Error),
@@ -141,6 +146,8 @@ pub struct ControlHandle {
     pub peer_addr: Option<SocketAddr>,
     /// Where the operations endpoint listens, when it does.
     pub ops_addr: Option<SocketAddr>,
+    /// Where browsers reach it, when they do.
+    pub web_addr: Option<SocketAddr>,
     /// Names the cluster.
     pub cluster_id: String,
     /// The cluster's certificate authority.
@@ -204,6 +211,11 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     };
     let peer_addr =
         peer_listener.as_ref().zip(config.peer_listen).map(|(it, address)| bound(it, address)).transpose()?;
+    let web_listener = match &config.web {
+        Some(web) => Some(web::Listener::bind(web).await?),
+        None => None,
+    };
+    let web_addr = web_listener.as_ref().map(web::Listener::address);
     let record = own_record(&config, file.id, &file.name, &kek, grpc_addr, peer_addr)?;
     let readiness = Readiness::new(&["raft", "api"]);
     let ops = ops_endpoint(&config, &readiness, &supervisor).await?;
@@ -301,7 +313,12 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let follow = members.fleet.clone().follow(raft.status(), published.policy.clone(), incarnation, stop.clone());
     supervisor.spawn("fleet", OnEnd::StopNode, follow);
     let audit = AuditLog::start(raft.clone(), &supervisor);
-    let access = Access::new(published.policy.clone(), &config, raft.clone(), audit, demand);
+    let access = Access::new(published.policy.clone(), &config, raft.clone(), audit.clone(), demand);
+    let public_url = config.web.as_ref().map(|web| web.public_url.clone());
+    let saml = SamlLogins::new(raft.clone(), &kek, &keys, public_url, file.name.as_str().into())?;
+    if let Some(listener) = web_listener {
+        listener.start(&shown, web::Parts { saml: saml.clone(), audit }, &supervisor, &stop)?;
+    }
     let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access);
     let routes = api::routes(
         &raft,
@@ -310,6 +327,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         &keys,
         &access,
         &published,
+        &saml,
         (&recordings, &copies),
         cluster_api,
         &members,
@@ -333,6 +351,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         grpc_addr,
         peer_addr,
         ops_addr: ops,
+        web_addr,
         cluster_id: keys.cluster.id.clone(),
         ca_pem: keys.cluster.ca_pem.clone(),
         admin_credential_dir: data.admin(),

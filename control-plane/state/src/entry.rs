@@ -10,9 +10,10 @@ use postern_proto::state::v1 as pb;
 use prost::Message as _;
 
 use crate::commands::{
-    ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, ExpireApprovals, InitCluster, OpenSession,
-    PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RemoveNode, RequestApproval,
-    ReviewApproval, RevokeCertificates, RewrapSecrets, SealSession, SetIssuerKeys, UpdateNode, WithdrawApproval,
+    AcceptAssertion, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, ExpireApprovals, InitCluster,
+    OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin,
+    RemoveNode, RequestApproval, ReviewApproval, RevokeCertificates, RewrapSecrets, SealSession, SetIssuerKeys,
+    UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
@@ -99,6 +100,8 @@ commands!(
     RaiseFeatureLevel,
     RewrapSecrets,
     RecordAudit,
+    AcceptAssertion,
+    RedeemLogin,
 );
 
 impl Command {
@@ -108,6 +111,7 @@ impl Command {
     pub fn feature_level(&self) -> u32 {
         match self {
             Self::PutResources(put) => put.feature_level(),
+            Self::AcceptAssertion(_) | Self::RedeemLogin(_) => 3,
             _ => 1,
         }
     }

@@ -2,7 +2,7 @@
 
 use postern_core::approval::ApprovalState;
 use postern_core::resource::{FieldFault, Kind};
-use postern_core::{ApprovalId, Name, SessionId};
+use postern_core::{ApprovalId, Name, Principal, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// What applying one entry gave.
@@ -39,6 +39,8 @@ pub enum Success {
         /// For a member of the control plane: its id.
         node_id: Option<u64>,
     },
+    /// Who logged in.
+    Login(Box<Principal>),
     /// How many certificates were revoked now.
     Revoked(u32),
     /// What became of data keys.
@@ -136,6 +138,9 @@ pub enum Refusal {
     /// The join token lets nobody in, or not this one.
     #[error("the join token {0}")]
     Token(String),
+    /// It may be presented once, and was.
+    #[error("it was presented before")]
+    Spent,
     /// The cluster is not at the feature level that the command needs.
     #[error("needs feature level {needed}, the cluster is at {level}: upgrade every member first")]
     FeatureLevel {
@@ -240,6 +245,7 @@ impl Refusal {
             Self::Stale { .. } => "ABORTED",
             Self::AlreadyExists { .. } => "ALREADY_EXISTS",
             Self::SelfReview | Self::NotAReviewer | Self::Token(_) => "PERMISSION_DENIED",
+            Self::Spent => "UNAUTHENTICATED",
             Self::Invalid(_) => "INVALID_ARGUMENT",
             Self::Limit(_) => "RESOURCE_EXHAUSTED",
             Self::InUse { .. }

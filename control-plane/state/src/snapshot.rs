@@ -10,6 +10,7 @@ use prost::Message as _;
 use crate::audit::AuditLog;
 use crate::commands::InitCluster;
 use crate::level::known_level;
+use crate::logins::PendingLogin;
 use crate::requests::Remembered;
 use crate::state::{IssuerKeys, State};
 
@@ -116,6 +117,9 @@ impl State {
             audit_head: self.audit.head().to_vec(),
             ..Default::default()
         });
+        let spent = self.logins.spent.iter();
+        list!(spent, spent.map(|(digest, until)| pb::Spent { digest: digest.to_vec(), until_ms: until.millis() }));
+        list!(logins, self.logins.pending.values().map(|login| login.to_proto()));
     }
 
     /// The state that [`Self::snapshot`] gave the bytes of. Beside the bytes and the state there are only some objects in memory at a time.
@@ -216,6 +220,13 @@ impl State {
         }
         for certificate in part.certificates {
             members.put_certificate(cluster::certificate_from_proto(certificate).map_err(invalid)?);
+        }
+        for spent in part.spent {
+            let what = spent.digest.as_slice().try_into().map_err(|_| invalid("a digest has 32 bytes"))?;
+            self.logins.spend(what, Timestamp::from_millis(spent.until_ms));
+        }
+        for login in part.logins {
+            self.logins.keep(PendingLogin::from_proto(login).map_err(|_| invalid("a login"))?);
         }
         for record in part.audit {
             self.audit.keep(cluster::audit_from_proto(record).map_err(invalid)?);

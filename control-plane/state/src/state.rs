@@ -13,6 +13,7 @@ use postern_core::{ApprovalId, Name, SessionId, Timestamp};
 use crate::audit::AuditLog;
 use crate::entry::{Command, Decoded, decode};
 use crate::level::known_level;
+use crate::logins::Logins;
 use crate::members::Members;
 use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
 use crate::requests::{Remembered, Requests};
@@ -44,6 +45,10 @@ pub struct Limits {
     pub join_tokens: usize,
     /// Certificates of nodes that have not ended by themselves.
     pub certificates: usize,
+    /// Assertions, and requests that they answer, that were presented and could be again.
+    pub spent: usize,
+    /// Logins that wait for their clients.
+    pub pending_logins: usize,
 }
 
 impl Limits {
@@ -60,6 +65,8 @@ impl Limits {
         nodes: 32,
         join_tokens: 1_000,
         certificates: 100_000,
+        spent: 500_000,
+        pending_logins: 10_000,
     };
 }
 
@@ -104,6 +111,7 @@ pub struct State {
     pub(crate) requests: Requests,
     pub(crate) members: Members,
     pub(crate) audit: AuditLog,
+    pub(crate) logins: Logins,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,
@@ -149,6 +157,7 @@ impl State {
         self.requests.expire(self.now);
         self.expire_approvals(&mut effects);
         self.members.expire(self.now, &mut effects);
+        self.logins.expire(self.now);
         let known = entry.request_id.and_then(|request| self.requests.outcome_of(request)).cloned();
         let outcome = match known {
             Some(outcome) => outcome,

@@ -6,6 +6,7 @@ mod oidc;
 mod preset;
 #[cfg(test)]
 mod preset_tests;
+mod saml;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ pub use algorithm::Algorithm;
 pub use claims::{ClaimPath, ClaimPattern, GroupsClaim, GroupsForm, InvalidClaimPath, RequiredClaim};
 pub use oidc::{KeySource, OidcIssuer};
 pub use preset::Preset;
+pub use saml::{MAX_METADATA, SamlIssuer};
 
 /// How a SPIFFE trust domain is written as an issuer (SPIFFE-ID, section 2).
 const SPIFFE: &str = "spiffe://";
@@ -40,6 +42,8 @@ pub struct Issuer {
 pub enum IssuerKind {
     /// OpenID Connect, and whatever else signs JSON Web Tokens.
     Oidc(OidcIssuer),
+    /// SAML 2.0.
+    Saml(SamlIssuer),
 }
 
 impl Issuer {
@@ -59,6 +63,7 @@ impl Issuer {
     pub const fn oidc(&self) -> Option<&OidcIssuer> {
         match &self.kind {
             IssuerKind::Oidc(oidc) => Some(oidc),
+            IssuerKind::Saml(_) => None,
         }
     }
 
@@ -66,6 +71,16 @@ impl Issuer {
     pub const fn oidc_mut(&mut self) -> Option<&mut OidcIssuer> {
         match &mut self.kind {
             IssuerKind::Oidc(oidc) => Some(oidc),
+            IssuerKind::Saml(_) => None,
+        }
+    }
+
+    /// What there is to know of an issuer of assertions; `None` for another kind.
+    #[must_use]
+    pub const fn saml(&self) -> Option<&SamlIssuer> {
+        match &self.kind {
+            IssuerKind::Saml(saml) => Some(saml),
+            IssuerKind::Oidc(_) => None,
         }
     }
 
@@ -89,6 +104,7 @@ impl Issuer {
     pub fn audiences(&self) -> &[String] {
         match &self.kind {
             IssuerKind::Oidc(oidc) => &oidc.audiences,
+            IssuerKind::Saml(saml) => std::slice::from_ref(&saml.entity_id),
         }
     }
 }

@@ -7,7 +7,7 @@ use postern_proto::resource::v1 as pb;
 use super::faults::{Faults, MAX_TEXT};
 use crate::issuer::{
     Algorithm, ClaimPath, ClaimPattern, DEFAULT_LEEWAY, GroupsClaim, GroupsForm, Issuer, IssuerKind, KeySource,
-    OidcIssuer, Preset, RequiredClaim,
+    MAX_METADATA, OidcIssuer, Preset, RequiredClaim, SamlIssuer,
 };
 
 const MAX_LEEWAY: u32 = 300;
@@ -19,6 +19,8 @@ const MAX_VALUES: usize = 100;
 const MAX_JWKS: usize = 256 << 10;
 /// Members of a JSON Web Key that nobody but its owner may know (RFC 7518, section 6).
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+/// SAML 2.0 core, section 8.3.6.
+const MAX_ENTITY_ID: usize = 1_024;
 
 pub(super) fn read(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> {
     let before = faults.count();
@@ -36,7 +38,10 @@ pub(super) fn read(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> 
         groups_prefix: spec.groups_prefix.clone(),
         leeway,
         max_age: (spec.max_age_seconds > 0).then(|| Duration::from_secs(u64::from(spec.max_age_seconds))),
-        kind: IssuerKind::Oidc(oidc(spec, &url, preset, faults)),
+        kind: match &spec.saml {
+            Some(it) => IssuerKind::Saml(saml(it.clone(), &spec, faults)),
+            None => IssuerKind::Oidc(oidc(spec, &url, preset, faults)),
+        },
         url,
     };
     if faults.count() != before {
@@ -59,7 +64,70 @@ pub(super) fn to_proto(issuer: &Issuer) -> pb::IssuerSpec {
     };
     match &issuer.kind {
         IssuerKind::Oidc(oidc) => oidc_to_proto(oidc, shared),
+        IssuerKind::Saml(saml) => pb::IssuerSpec {
+            saml: Some(pb::SamlIssuer {
+                metadata: saml.metadata.clone(),
+                entity_id: saml.entity_id.clone(),
+                subject_attribute: saml.subject_attribute.clone().unwrap_or_default(),
+                groups_attribute: saml.groups_attribute.clone(),
+                allow_unsolicited: saml.allow_unsolicited,
+                require_encrypted: saml.require_encrypted,
+                key_secret: saml.key.as_ref().map(ToString::to_string).unwrap_or_default(),
+            }),
+            ..shared
+        },
     }
+}
+
+/// What only an issuer of assertions has. Its metadata is looked into by whoever takes the object in.
+fn saml(saml: pb::SamlIssuer, spec: &pb::IssuerSpec, faults: &mut Faults) -> SamlIssuer {
+    if spec.url.is_empty() {
+        faults.add("spec.url", "must be the identity provider's entity id");
+    }
+    let only_oidc = [
+        ("spec.audiences", spec.audiences.is_empty()),
+        ("spec.groupsClaim", spec.groups_claim.is_empty()),
+        ("spec.algorithms", spec.algorithms.is_empty()),
+        ("spec.ca", spec.ca_pem.is_empty()),
+        ("spec.jwksUri", spec.jwks_uri.is_empty()),
+        ("spec.jwks", spec.jwks.is_empty()),
+        ("spec.subjectClaim", spec.subject_claim.is_empty()),
+        ("spec.claimGroups", spec.claim_groups.is_empty()),
+        ("spec.requiredClaims", spec.required_claims.is_empty()),
+        ("spec.preset", spec.preset.is_empty()),
+    ];
+    for (path, absent) in only_oidc {
+        if !absent {
+            faults.add(path, "is of OIDC, and spec.saml is there");
+        }
+    }
+    if saml.metadata.is_empty() {
+        faults.add("spec.saml.metadata", "is missing: the identity provider's EntityDescriptor");
+    }
+    faults.bound("spec.saml.metadata", saml.metadata.len(), MAX_METADATA);
+    if saml.entity_id.is_empty() || saml.entity_id.len() > MAX_ENTITY_ID || saml.entity_id.contains(char::is_whitespace)
+    {
+        faults.add("spec.saml.entityId", format!("must have 1 to {MAX_ENTITY_ID} bytes, and no white space"));
+    }
+    for (path, name) in
+        [("spec.saml.subjectAttribute", &saml.subject_attribute), ("spec.saml.groupsAttribute", &saml.groups_attribute)]
+    {
+        faults.bound(path, name.len(), MAX_TEXT);
+    }
+    if saml.require_encrypted && saml.key_secret.is_empty() {
+        faults.add("spec.saml.keySecret", "is needed by requireEncrypted");
+    }
+    let key = Some(saml.key_secret).filter(|name| !name.is_empty());
+    let key = key.and_then(|name| name.parse().map_err(|error| faults.add("spec.saml.keySecret", error)).ok());
+    let mut read = SamlIssuer::new(saml.metadata, saml.entity_id);
+    read.subject_attribute = Some(saml.subject_attribute).filter(|name| !name.is_empty());
+    if !saml.groups_attribute.is_empty() {
+        read.groups_attribute = saml.groups_attribute;
+    }
+    read.allow_unsolicited = saml.allow_unsolicited;
+    read.require_encrypted = saml.require_encrypted;
+    read.key = key;
+    read
 }
 
 fn oidc_to_proto(oidc: &OidcIssuer, shared: pb::IssuerSpec) -> pb::IssuerSpec {

@@ -42,6 +42,39 @@ fn paths(result: Result<Resource, Vec<FieldFault>>) -> Vec<String> {
     result.unwrap_err().into_iter().map(|fault| fault.path).collect()
 }
 
+fn saml() -> pb::SamlIssuer {
+    pb::SamlIssuer {
+        metadata: "<EntityDescriptor/>".into(),
+        entity_id: "https://postern.example/saml".into(),
+        subject_attribute: "uid".into(),
+        groups_attribute: "roles".into(),
+        allow_unsolicited: true,
+        require_encrypted: true,
+        key_secret: "saml-key".into(),
+    }
+}
+
+#[test]
+fn an_issuer_of_assertions_has_nothing_of_oidc() {
+    let read = |url: &str, saml: pb::SamlIssuer, ca_pem: &str| {
+        let spec = pb::IssuerSpec { url: url.into(), saml: Some(saml), ca_pem: ca_pem.into(), ..Default::default() };
+        from_proto(resource(pb::resource::Spec::Issuer(spec)))
+    };
+    let Spec::Issuer(issuer) =
+        read("urn:idp", pb::SamlIssuer { groups_attribute: String::new(), ..saml() }, "").unwrap().spec
+    else {
+        panic!()
+    };
+    assert_eq!(issuer.saml().unwrap().groups_attribute, "groups");
+    assert_eq!((issuer.oidc(), issuer.audiences()), (None, &["https://postern.example/saml".to_owned()][..]));
+    assert_eq!(paths(read("", saml(), "pem")), ["spec.url", "spec.ca"]);
+    let empty = pb::SamlIssuer { require_encrypted: true, ..Default::default() };
+    let found = paths(read("urn:idp", empty, ""));
+    assert_eq!(found, ["spec.saml.metadata", "spec.saml.entityId", "spec.saml.keySecret"]);
+    let long = pb::SamlIssuer { metadata: "x".repeat((128 << 10) + 1), key_secret: "No Name".into(), ..saml() };
+    assert_eq!(paths(read("urn:idp", long, "")), ["spec.saml.metadata", "spec.saml.keySecret"]);
+}
+
 #[test]
 fn whole_objects_round_trip() {
     let specs = [
@@ -70,6 +103,12 @@ fn whole_objects_round_trip() {
             ],
             required_claims: vec![pb::RequiredClaim { claim: "repository".into(), values: vec!["acme/*".into()] }],
             preset: "github-actions".into(),
+            ..Default::default()
+        }),
+        pb::resource::Spec::Issuer(pb::IssuerSpec {
+            url: "urn:example:idp".into(),
+            leeway_seconds: Some(30),
+            saml: Some(saml()),
             ..Default::default()
         }),
         pb::resource::Spec::Target(pb::TargetSpec {

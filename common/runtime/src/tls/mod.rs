@@ -114,6 +114,19 @@ pub fn server_optional_client_rotating(
     server_rotating(Arc::new(credential.clone()), verifier.build().map_err(authority)?, revoked, alpn)
 }
 
+/// For browsers: no certificate is asked of them.
+///
+/// # Errors
+/// The credential is not usable.
+pub fn server_rotating_no_client(credential: &Compatible, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(FROM_12)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(credential.clone()));
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
 /// For the listener of tunnels: peers with a certificate of the node's own authority that is not among `revoked`, and peers without one,
 /// which may do no more than ask to be let in. Whoever accepts looks who it is.
 ///

@@ -174,7 +174,7 @@ impl Access {
     }
 
     /// What who showed a bad token is told; the later, the more of late came from there.
-    async fn refused(&self, error: &TokenError, peer: Option<&PeerInfo>) -> Status {
+    pub(super) async fn refused(&self, error: &TokenError, peer: Option<&PeerInfo>) -> Status {
         let code = error.code().as_str();
         metrics::counter!("postern_control_auth_failures_total", "code" => code).increment(1);
         let address = peer.map(|peer| peer.address.to_string());

@@ -59,7 +59,7 @@ impl AuditLog {
     }
 
     /// Returns once the record, or the count that it is part of, is sure to be told.
-    pub(super) async fn record(&self, record: AuditRecord) -> Result<(), Status> {
+    pub(crate) async fn record(&self, record: AuditRecord) -> Result<(), Status> {
         let (done, answer) = oneshot::channel();
         self.mailbox.try_send(Msg { record, done }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {

@@ -13,6 +13,7 @@ mod guard;
 mod hold;
 mod issuers;
 mod labels;
+mod logins;
 mod mask;
 mod members;
 mod page;
@@ -59,12 +60,14 @@ pub(crate) use certificates::{sign, sign_for};
 use crate::bootstrap::ClusterKeys;
 use crate::cluster::members::Members;
 use crate::feed::Published;
+use crate::identity::saml::SamlLogins;
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
 use crate::recordings::copies::Copies;
 use crate::watch::WatchHub;
 
+use logins::Logins;
 use watching::Watches;
 
 /// How many to list at once, of what was asked for.
@@ -91,6 +94,7 @@ pub(crate) fn routes(
     keys: &Arc<ClusterKeys>,
     access: &Access,
     published: &Published,
+    saml: &SamlLogins,
     (recordings, copies): (&Recordings, &Copies),
     cluster: ClusterServiceServer<cluster::Service>,
     members: &Members,
@@ -107,7 +111,11 @@ pub(crate) fn routes(
     let approvals = approvals::Service { raft: raft.clone(), access: access.clone(), watches: watches.clone() };
     let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), copies: copies.clone(), watches };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
-    let tokens = tokens::Service { keys: Arc::clone(keys), access: access.clone() };
+    let tokens = tokens::Service {
+        keys: Arc::clone(keys),
+        access: access.clone(),
+        logins: Logins { raft: raft.clone(), saml: saml.clone(), access: access.clone() },
+    };
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };

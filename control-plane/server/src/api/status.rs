@@ -33,6 +33,7 @@ pub(super) fn refused(refusal: Refusal) -> Status {
         Refusal::ApprovalState(_) => (Code::FailedPrecondition, "APPROVAL_STATE"),
         Refusal::InvalidState(_) => (Code::FailedPrecondition, "INVALID_STATE"),
         Refusal::AlreadyReviewed => (Code::FailedPrecondition, "ALREADY_REVIEWED"),
+        Refusal::Spent => (Code::Unauthenticated, "SPENT"),
         Refusal::FeatureLevel { .. } => (Code::FailedPrecondition, "FEATURE_LEVEL"),
         Refusal::Mismatch => (Code::FailedPrecondition, "OPERATION_MISMATCH"),
     };

@@ -14,6 +14,7 @@ use tracing::{error, info};
 use zeroize::Zeroize as _;
 
 use super::access::Access;
+use super::logins::{self, Logins};
 use super::status;
 use crate::bootstrap::ClusterKeys;
 use crate::identity::{ExchangeError, Wanted, exchange};
@@ -25,6 +26,7 @@ const KEY: usize = 32;
 pub(super) struct Service {
     pub(super) keys: Arc<ClusterKeys>,
     pub(super) access: Access,
+    pub(super) logins: Logins,
 }
 
 #[tonic::async_trait]
@@ -36,7 +38,14 @@ impl TokenService for Service {
         let call = self.access.call(&request)?;
         let mut token = std::mem::take(&mut request.get_mut().subject_token);
         let peer = request.extensions().get::<PeerInfo>().cloned();
-        let verified = self.access.verify(token.trim(), peer.as_ref()).await;
+        let kind = request.get_ref().subject_token_type.clone();
+        let verified = match logins::kind(&kind)? {
+            Some(kind) => {
+                let verifier = request.get_ref().code_verifier.clone();
+                self.logins.verified(&call, kind, (token.trim(), &verifier), peer.as_ref()).await
+            }
+            None => self.access.verify(token.trim(), peer.as_ref()).await,
+        };
         token.zeroize();
         let verified = verified?;
         call.identified(&verified.principal);

@@ -1,5 +1,6 @@
 //! The commands, one file each: fields, encoding, what applying it does, tests.
 
+mod accept_assertion;
 mod consume_approval;
 mod create_join_token;
 mod delete_join_token;
@@ -12,6 +13,7 @@ mod raise_feature_level;
 mod record_audit;
 mod record_certificate;
 mod redeem_join_token;
+mod redeem_login;
 mod remove_node;
 mod request_approval;
 mod review_approval;
@@ -22,6 +24,7 @@ mod set_issuer_keys;
 mod update_node;
 mod withdraw_approval;
 
+pub use accept_assertion::AcceptAssertion;
 pub use consume_approval::ConsumeApproval;
 pub use create_join_token::CreateJoinToken;
 pub use delete_join_token::DeleteJoinToken;
@@ -34,6 +37,7 @@ pub use raise_feature_level::RaiseFeatureLevel;
 pub use record_audit::RecordAudit;
 pub use record_certificate::RecordCertificate;
 pub use redeem_join_token::RedeemJoinToken;
+pub use redeem_login::RedeemLogin;
 pub use remove_node::RemoveNode;
 pub use request_approval::RequestApproval;
 pub use review_approval::ReviewApproval;

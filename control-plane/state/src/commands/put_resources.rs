@@ -42,7 +42,7 @@ impl PutResources {
     }
 
     /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens; limits.
-    /// Level 3: issuers that say more than where to discover them.
+    /// Level 3: issuers that say more than where to discover them, or speak SAML.
     pub(crate) fn feature_level(&self) -> u32 {
         let newest = |resource: &Resource| match &resource.spec {
             Spec::Issuer(issuer) => issuer.oidc().is_none_or(OidcIssuer::is_of_level_3),

@@ -25,6 +25,7 @@ use super::super::grants::{Grants, Object, Verb};
 use super::super::{mask, status};
 use super::{MAX_OBJECTS, Service, applied, change, rights, used_otherwise, within};
 use crate::feed::sealed_of;
+use crate::identity::saml::SamlLogins;
 
 /// Bytes of one secret.
 const MAX_SECRET: usize = 64 << 10;
@@ -317,6 +318,12 @@ impl Service {
             secret.source = Some(resource_pb::secret_spec::Source::Sealed(sealed_to_proto(&sealed)));
         }
         let mut resource = from_proto(object)?;
+        if let Spec::Issuer(issuer) = &resource.spec {
+            let faults = SamlLogins::faults(issuer);
+            if !faults.is_empty() {
+                return Err(faults);
+            }
+        }
         if resource.metadata.revision == ANY_REVISION {
             return Err(vec![FieldFault::new("metadata.revision", "is none that an object can be at")]);
         }
