@@ -41,8 +41,8 @@ test)
     have conntrack || lack conntrack "has a router forget its connections, as when a NAT rebinds"
     have nft || lack nftables "drops the packets between members that are cut off from each other"
     any '/usr/lib/*/faketime/libfaketime.so.1' || lack libfaketime "sets the clock of one member two hours off"
-    have node || lack nodejs "runs the OpenID provider whose tokens the tests show"
-    have npm || lack npm "installs that provider"
+    have node || lack nodejs "runs the identity providers of the tests"
+    have npm || lack npm "installs those providers"
     [ -x /usr/bin/python3 ] || lack python3 "runs the driver test"
     have python3 && python3 -c 'import ensurepip' 2>/dev/null || lack python3-venv "holds the generated Python client's libraries"
     [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import psycopg' 2>/dev/null || lack python3-psycopg "a stock driver, for the driver test"
@@ -125,4 +125,12 @@ if [ "$purpose" = test ]; then
         (cd .tools/oidc && npm ci --silent --no-audit --no-fund --ignore-scripts)
         cp chaos/idp/oidc/provider.mjs .tools/oidc/
     fi
+fi
+
+# A SAML identity provider, in the same way.
+if [ "$purpose" = test ] && { ! cmp -s chaos/idp/saml/package-lock.json .tools/saml/package-lock.json || [ ! -d .tools/saml/node_modules/samlp ]; }; then
+    echo "bootstrap: installing npm's samlp into .tools/saml: people of the tests log in at it"
+    mkdir -p .tools/saml
+    cp chaos/idp/saml/package.json chaos/idp/saml/package-lock.json .tools/saml/
+    (cd .tools/saml && npm ci --silent --no-audit --no-fund --ignore-scripts)
 fi

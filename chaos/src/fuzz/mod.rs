@@ -8,6 +8,7 @@ mod entries;
 mod files;
 mod messages;
 mod policy;
+mod saml;
 mod seeds;
 mod tokens;
 mod tunnel;
@@ -32,12 +33,22 @@ pub enum Target {
     Tunnel,
     /// Tokens, and what is declared of their issuers.
     Tokens,
+    /// What a SAML identity provider answers, and its metadata.
+    Saml,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 7] =
-        [Self::Entries, Self::Restore, Self::Messages, Self::Files, Self::Policy, Self::Tunnel, Self::Tokens];
+    pub const ALL: [Self; 8] = [
+        Self::Entries,
+        Self::Restore,
+        Self::Messages,
+        Self::Files,
+        Self::Policy,
+        Self::Tunnel,
+        Self::Tokens,
+        Self::Saml,
+    ];
 
     /// Also of its folders.
     #[must_use]
@@ -50,6 +61,7 @@ impl Target {
             Self::Policy => "policy",
             Self::Tunnel => "tunnel",
             Self::Tokens => "tokens",
+            Self::Saml => "saml",
         }
     }
 
@@ -66,6 +78,7 @@ impl Target {
             Self::Policy => policy::run(data),
             Self::Tunnel => tunnel::run(data),
             Self::Tokens => tokens::run(data),
+            Self::Saml => saml::run(data),
         }
     }
 }

@@ -29,7 +29,7 @@ use postern_proto::gateway::v1 as pb;
 use postern_state::{Cluster, Command, Entry, commands};
 use prost::Message as _;
 
-use super::{Target, entries, files, tokens, tunnel};
+use super::{Target, entries, files, saml, tokens, tunnel};
 
 /// Something for `target` to begin with.
 #[must_use]
@@ -57,6 +57,7 @@ pub fn seeds(target: Target) -> Vec<Vec<u8>> {
         Target::Policy => policies(),
         Target::Tunnel => tunnel::seeds(),
         Target::Tokens => tokens::seeds(),
+        Target::Saml => saml::seeds(),
     }
 }
 

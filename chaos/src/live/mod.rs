@@ -15,6 +15,7 @@ mod process;
 mod provider;
 mod psql;
 mod roles;
+pub mod saml;
 pub mod token;
 pub mod vault;
 pub mod wire;

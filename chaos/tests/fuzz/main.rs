@@ -90,6 +90,11 @@ fn tokens_are_taken_or_refused() {
     leash(Target::Tokens);
 }
 
+#[test]
+fn no_change_of_a_response_makes_somebody_else_of_it() {
+    leash(Target::Saml);
+}
+
 /// `POSTERN_FUZZ_SEEDS=dir`: writes what the targets begin with, for `make fuzz`.
 #[test]
 #[ignore = "writes files"]

@@ -62,6 +62,14 @@ impl Caller {
     /// The member's answer.
     pub fn exchange(&self, member: usize, token: &str, ttl_seconds: u32) -> Result<String, Box<Status>> {
         let request = pb::ExchangeTokenRequest { subject_token: token.to_owned(), ttl_seconds, ..Default::default() };
+        self.exchange_as(member, request)
+    }
+
+    /// The same, as `request` says.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub fn exchange_as(&self, member: usize, request: pb::ExchangeTokenRequest) -> Result<String, Box<Status>> {
         let mut service = TokenServiceClient::new(self.channel(&self.open, member)?);
         Ok(self.runtime.block_on(service.exchange_token(request))?.into_inner().token)
     }
