@@ -1,6 +1,7 @@
 //! `postern dev`: the control plane, a gateway, an agent and an issuer in one process, each as it runs in earnest: they meet over
 //! mutual TLS and QUIC on loopback, with certificates of the cluster's own authority.
 
+mod args;
 mod issuer;
 mod layout;
 mod nodes;
@@ -17,7 +18,9 @@ use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::telemetry::{LogFormat, TelemetryConfig};
 use tokio::net::TcpListener;
 
-use crate::args::{ConnectionArgs, DevArgs, DevCommand, DevOptions};
+use self::args::DevOptions;
+pub(crate) use self::args::{DevArgs, DevCommand};
+use crate::args::ConnectionArgs;
 use crate::client::{Client, Profile, Settings, refused};
 use crate::failure::Failure;
 use crate::{output, roles};

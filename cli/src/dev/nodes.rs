@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::args::DevOptions;
 use super::layout::{Endpoints, Layout};
 use super::{NAME, POLL, Supervisors};
-use crate::args::DevOptions;
 use crate::failure::Failure;
 use crate::roles::cannot_start;
 

@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
+use super::args::DevOptions;
 use super::layout::Endpoints;
-use crate::args::DevOptions;
 use crate::failure::Failure;
 
 /// What is asked for, with a definite port wherever port 0 is: the one of the last start if it is still free, else any free one.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::args::DevTokenArgs;
 use super::issuer::{Claims, IssuerKey};
 use super::layout::Layout;
-use crate::args::DevTokenArgs;
 use crate::failure::Failure;
 use crate::output;
 

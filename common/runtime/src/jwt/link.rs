@@ -124,7 +124,7 @@ impl DelegationKey {
         let (head, seed) = der.split_at_mut(PKCS8.len());
         head.copy_from_slice(&PKCS8);
         aws_lc_rs::rand::fill(seed).map_err(|_| KeyError::SigningKey)?;
-        let text = Zeroizing::new(STANDARD.encode(&*der));
+        let text = Zeroizing::new(STANDARD.encode(der.as_slice()));
         let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", *text);
         Self::from_pem(&SecretString::from(pem))
     }
