@@ -54,6 +54,13 @@ pub(super) async fn watch(client: ClusterClient, stop: Arc<AtomicBool>, seen: Ar
     watched
 }
 
+/// At the end of a test nothing changes any more: it is not waited for.
+async fn stopped(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        sleep(PAUSE).await;
+    }
+}
+
 async fn stream(
     client: &ClusterClient,
     member: usize,
@@ -73,7 +80,11 @@ async fn stream(
     let mut service = ResourceServiceClient::new(client.channel(member));
     let mut answers = timeout(SILENCE, service.watch(request)).await.map_err(late)??.into_inner();
     while !stop.load(Ordering::Relaxed) {
-        let Some(answer) = timeout(SILENCE, answers.message()).await.map_err(late)?? else { return Ok(()) };
+        let answer = tokio::select! {
+            answer = timeout(SILENCE, answers.message()) => answer.map_err(late)??,
+            () = stopped(stop) => None,
+        };
+        let Some(answer) = answer else { return Ok(()) };
         if let (Some(resource), false) = (answer.resource, answer.event == i32::from(pb::WatchEvent::Bookmark)) {
             let metadata = resource.metadata.unwrap_or_default();
             if let Some(resource_pb::resource::Spec::Role(role)) = resource.spec {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use postern_chaos::live::cluster::{ClusterOptions, Gateway, LiveCluster};
+use postern_chaos::live::cluster::{ClientOptions, ClusterOptions, Gateway, LiveCluster};
 use postern_chaos::live::wire::Wire;
 use postern_chaos::live::{Postgres, PostgresOptions, wait_until};
 use postern_proto::admin::v1::GetClusterStatusResponse;
+use tokio::runtime::Runtime;
 
 use super::{agree, cluster, load, writes};
 use crate::assert_has;
@@ -127,8 +128,14 @@ fn a_revoked_leader_is_cut_off() {
     assert!(revoked.elapsed() < Duration::from_secs(4), "{:?}", revoked.elapsed());
     writes(&cluster, &load);
     // It neither reads nor writes for anybody, whoever still asks it.
-    let said = cluster.cli_of(leader).unwrap().cli(["get", "roles"]).unwrap();
-    assert!(!said.status.success(), "{}", said.stdout);
+    let runtime = Runtime::new().unwrap();
+    let short = ClientOptions { attempt: Duration::from_secs(2), limit: Duration::from_secs(2), connections: 1 };
+    let alone = {
+        let _guard = runtime.enter();
+        cluster.client().unwrap().only(leader).with(short)
+    };
+    assert!(runtime.block_on(alone.get("register-0")).is_err());
+    assert!(runtime.block_on(alone.put("never", "acknowledged", None)).is_err());
     let cli = cluster.cli_of(others[1]).unwrap();
     cli.cli(["cluster", "remove", &name]).unwrap().ok().unwrap();
     let member = cluster.member(leader).unwrap();
