@@ -137,7 +137,11 @@ impl<'a> Parts<'a> {
 }
 
 /// An issuer's public keys, parsed once, each bound to the algorithms that it may be used with.
-pub(super) struct KeySet(Vec<Key>);
+pub(super) struct KeySet {
+    keys: Vec<Key>,
+    /// A key of any of these may be added to the set.
+    accepted: Vec<Algorithm>,
+}
 
 struct Key {
     kid: Option<String>,
@@ -189,25 +193,25 @@ impl KeySet {
                 }
             }
         }
-        if keys.is_empty() { Err(KeyError::NoUsableKey) } else { Ok(Self(keys)) }
+        if keys.is_empty() { Err(KeyError::NoUsableKey) } else { Ok(Self { keys, accepted: accepted.to_vec() }) }
     }
 
     /// Checks the signature of `parts`, by the key that it names and an algorithm that this key is bound to.
     pub(super) fn verify(&self, parts: &Parts<'_>) -> Result<(), TokenError> {
         let algorithm = Algorithm::from_text(&parts.header.alg).ok_or(TokenError::Algorithm)?;
-        if !self.0.iter().any(|key| key.algorithm == algorithm) {
+        if !self.accepted.contains(&algorithm) {
             return Err(TokenError::Algorithm);
         }
         let fit: Vec<&Key> = match parts.header.kid.as_deref() {
             Some(kid) => {
-                let named: Vec<&Key> = self.0.iter().filter(|key| key.kid.as_deref() == Some(kid)).collect();
+                let named: Vec<&Key> = self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).collect();
                 if named.is_empty() {
                     return Err(TokenError::UnknownKey);
                 }
                 named.into_iter().filter(|key| key.algorithm == algorithm).collect()
             }
             None => {
-                let fit: Vec<&Key> = self.0.iter().filter(|key| key.algorithm == algorithm).collect();
+                let fit: Vec<&Key> = self.keys.iter().filter(|key| key.algorithm == algorithm).collect();
                 // With several keys the token has to say which (OpenID Connect Core 1.0, section 10.1).
                 if fit.len() != 1 {
                     return Err(TokenError::UnknownKey);
@@ -228,7 +232,7 @@ impl KeySet {
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|key| (&key.kid, key.algorithm))).finish()
+        f.debug_list().entries(self.keys.iter().map(|key| (&key.kid, key.algorithm))).finish()
     }
 }
 
