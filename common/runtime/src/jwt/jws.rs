@@ -224,6 +224,9 @@ impl KeySet {
         }
         if fit.iter().any(|key| key.key.verify_sig(parts.signed, &parts.signature).is_ok()) {
             Ok(())
+        } else if parts.header.kid.is_none() {
+            // It does not say which key it is of: it may be the one that comes after this.
+            Err(TokenError::UnknownKey)
         } else {
             Err(TokenError::Signature)
         }

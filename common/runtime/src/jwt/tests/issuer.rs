@@ -179,6 +179,8 @@ fn keys_are_found_by_their_id_and_never_by_the_tokens_headers() {
     assert!(verifier.verify(&two.sign(Some("k2"), &claims()), now()).is_ok());
     assert_eq!(verifier.verify(&two.sign(Some("k1"), &claims()), now()), Err(TokenError::Signature));
     assert_eq!(verifier.verify(&two.sign(Some("k3"), &claims()), now()), Err(TokenError::UnknownKey));
+    let alone = super::tests::verifier(&one, Algorithm::Es256);
+    assert_eq!(alone.verify(&two.sign(None, &claims()), now()), Err(TokenError::UnknownKey));
     // The first key of an algorithm that is accepted: unknown, and not of the wrong algorithm.
     let first = Idp::new(Alg::EdDSA, "k3");
     let rules = issuer(&[Algorithm::Es256, Algorithm::EdDsa]);
