@@ -8,7 +8,7 @@ use postern_core::resource::Kind;
 use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::dev::DevArgs;
 use crate::manifest::parse_duration;
-use crate::token_args::TokenArgs;
+use crate::token_args::{LoginArgs, TokenArgs};
 
 /// Postern: an identity-aware gateway that decides, masks, holds and records every operation.
 #[derive(Debug, Parser)]
@@ -92,20 +92,7 @@ pub(crate) enum Command {
     /// Exchanges the token in POSTERN_TOKEN or --token-file for a session token, and prints it.
     Token(TokenArgs),
     /// Logs you in in a browser, and prints a session token: for `$(...)`.
-    Login {
-        /// The Issuer of SAML assertions to log in at.
-        #[arg(long, value_name = "ISSUER")]
-        saml: String,
-        /// Where browsers reach the control plane, https://HOST[:PORT]: its web.public_url.
-        #[arg(long, env = "POSTERN_WEB", value_name = "URL")]
-        web: String,
-        /// Good for this target only; may be given again. Default: all that policy permits.
-        #[arg(long, value_name = "TARGET")]
-        target: Vec<String>,
-        /// How long it is good for: 15m, 1h.
-        #[arg(long, default_value = "15m", value_parser = parse_duration)]
-        ttl: std::time::Duration,
-    },
+    Login(LoginArgs),
     /// Whom the control plane takes you for.
     Whoami {
         #[command(flatten)]

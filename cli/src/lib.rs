@@ -71,7 +71,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Approvals(command) => commands::approvals::run(&command, connection).await,
         Command::Sessions(command) => commands::sessions::run(&command, connection).await,
         Command::Token(args) => commands::tokens::run(&args, connection).await,
-        Command::Login { saml, web, target, ttl } => commands::login::saml(&saml, &web, &target, ttl, connection).await,
+        Command::Login(args) => commands::login::saml(&args, connection).await,
         Command::Whoami { output } => commands::tokens::whoami(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,
         Command::Cluster(command) => commands::cluster::run(&command, connection).await,

@@ -88,3 +88,19 @@ fn parse_action(text: &str) -> Result<ActionPattern, String> {
 fn parse_pattern(text: &str) -> Result<Pattern, String> {
     Pattern::parse(text).map_err(|error| error.to_string())
 }
+/// A login in a browser.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// The Issuer of SAML assertions to log in at.
+    #[arg(long, value_name = "ISSUER")]
+    pub(crate) saml: Name,
+    /// Where browsers reach the control plane, https://HOST[:PORT]: its web.public_url.
+    #[arg(long, env = "POSTERN_WEB", value_name = "URL")]
+    pub(crate) web: String,
+    /// Good for this target only; may be given again. Default: all that policy permits.
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) target: Vec<String>,
+    /// How long it is good for: 15m, 1h. At most as long as the login.
+    #[arg(long, default_value = "15m", value_parser = parse_duration)]
+    pub(crate) ttl: Duration,
+}

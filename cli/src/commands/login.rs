@@ -1,11 +1,8 @@
 //! `postern login`: in a browser, by SAML.
 
-use std::time::Duration;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use postern_core::Name;
 use postern_proto::admin::v1::ExchangeTokenRequest;
 use postern_runtime::clock;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -15,20 +12,15 @@ use crate::args::ConnectionArgs;
 use crate::client::{Client, Settings, refused};
 use crate::failure::Failure;
 use crate::output;
+use crate::token_args::LoginArgs;
 
 const LOGIN_CODE: &str = "urn:postern:token-type:login-code";
 /// A line longer than that is no code.
 const MAX_CODE: u64 = 256;
 
 /// Tells where to log in, asks for the code that the browser shows, and prints the session token and nothing else.
-pub(crate) async fn saml(
-    issuer: &str,
-    web: &str,
-    targets: &[String],
-    ttl: Duration,
-    connection: &ConnectionArgs,
-) -> Result<(), Failure> {
-    let issuer: Name = issuer.parse().map_err(|error| Failure::usage(format!("--saml: {error}")))?;
+pub(crate) async fn saml(args: &LoginArgs, connection: &ConnectionArgs) -> Result<(), Failure> {
+    let (issuer, web) = (&args.saml, args.web.trim_end_matches('/'));
     if !web.starts_with("https://") {
         return Err(Failure::usage("--web: must be https://HOST[:PORT], the control plane's web.public_url"));
     }
@@ -38,7 +30,6 @@ pub(crate) async fn saml(
     let client = Client::connect(&settings).await?;
     let verifier = verifier();
     let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()));
-    let web = web.trim_end_matches('/');
     output::note(format!(
         "Open this in a browser:\n\n    {web}/saml/{issuer}/login?challenge={challenge}\n\nThen type the code that it shows:"
     ));
@@ -47,8 +38,8 @@ pub(crate) async fn saml(
         subject_token: code.trim().to_owned(),
         subject_token_type: LOGIN_CODE.to_owned(),
         code_verifier: verifier.to_string(),
-        targets: targets.to_vec(),
-        ttl_seconds: u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX),
+        targets: args.target.clone(),
+        ttl_seconds: u32::try_from(args.ttl.as_secs()).unwrap_or(u32::MAX),
         ..Default::default()
     };
     let answer = client.tokens().exchange_token(request).await.map_err(refused)?.into_inner();
