@@ -144,6 +144,8 @@ fn a_person_logs_in_at_one_member_and_is_answered_by_others() {
     // The record says who, by whose word, and that somebody tried again.
     let audit = house.cluster.cli().cli(["audit", "list"]).unwrap().ok().unwrap();
     assert_has(&audit, &["/saml/acs", "Issuer/corp", "corp/alice@example.test", "presented before"]);
+    let taken = audit.lines().find(|line| line.contains("TokenService/ExchangeToken")).unwrap();
+    assert_has(taken, &["corp/alice@example.test", "OK"]);
     assert_lacks(&house.cluster.logs(), &[code.as_str(), token]);
 }
 

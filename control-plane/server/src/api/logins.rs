@@ -61,20 +61,15 @@ impl Logins {
         peer: Option<&PeerInfo>,
     ) -> Result<Verified, Status> {
         let principal = match kind {
-            Kind::LoginCode => self.redeemed(call, token, verifier, peer).await?,
+            Kind::LoginCode => self.redeemed(token, verifier, peer).await?,
             Kind::Assertion => self.asserted(call, token, peer).await?,
         };
         Ok(Verified { principal, issued_at: self.saml.now(), depth: None, confirmation: None })
     }
 
-    async fn redeemed(
-        &self,
-        call: &Call,
-        code: &str,
-        verifier: &str,
-        peer: Option<&PeerInfo>,
-    ) -> Result<Principal, Status> {
-        let outcome = call.outcome(&self.raft, SamlLogins::redeem(code, verifier).into(), None).await;
+    async fn redeemed(&self, code: &str, verifier: &str, peer: Option<&PeerInfo>) -> Result<Principal, Status> {
+        // Who it is only the outcome tells: the guard has the call recorded after it, and before it is answered.
+        let outcome = self.raft.propose(SamlLogins::redeem(code, verifier), None).await;
         match outcome.map_err(status::propose)? {
             Ok(Success::Login(principal)) => Ok(*principal),
             Ok(_) | Err(Refusal::NotFound { .. }) => {
