@@ -12,7 +12,8 @@ use crate::policy::{
     ActionPattern, Conditions, ConsumedApproval, MIN_STALENESS, Mismatch, OnStale, Pattern, PrincipalSelector,
     Staleness,
 };
-use crate::principal::PrincipalId;
+use crate::principal::{Link, PrincipalId};
+use crate::scope::Scope;
 use crate::target::TargetSelector;
 use crate::time::Ttl;
 
@@ -322,4 +323,53 @@ fn a_token_is_denied_by_its_id() {
         PolicySlice::new(7, policies.shared(), &who, &"shop".parse().unwrap(), &BTreeMap::new()).permits_anything()
     };
     assert_eq!([permitted(None), permitted(Some("tok_2")), permitted(Some("tok_1"))], [true, true, false]);
+}
+
+#[test]
+fn what_is_denied_to_a_token_is_denied_to_its_children() {
+    let mut deny = policy(Effect::Deny, &["*"], &[]);
+    deny.principals = PrincipalSelector { tokens: vec!["lnk_2".into()], ..Default::default() };
+    let policies = Table::from([
+        ("deny".parse().unwrap(), deny),
+        ("permit".parse().unwrap(), policy(Effect::Permit, &["*"], &[])),
+    ]);
+    let permitted = |tokens: &[&str]| {
+        let link = |token: &&str| Link { token: (*token).into(), actor: None, scope: Scope::default() };
+        let chain = tokens.iter().map(link).collect();
+        let who = Principal { token_id: tokens.last().map(|&last| last.into()), chain, ..alice() };
+        PolicySlice::new(7, policies.shared(), &who, &"shop".parse().unwrap(), &BTreeMap::new()).permits_anything()
+    };
+    assert!(permitted(&["tok_1"]) && permitted(&["tok_1", "lnk_3"]));
+    assert!(!permitted(&["tok_1", "lnk_2"]) && !permitted(&["tok_1", "lnk_2", "lnk_3"]));
+}
+
+/// I6: policy permits all of it; the token does not.
+#[test]
+fn a_scope_narrows_what_policy_permits() {
+    let everything = Table::from([("all".parse().unwrap(), policy(Effect::Permit, &["*"], &[]))]);
+    let with = |scope: Scope| {
+        let link = |scope| Link { token: "tok_1".into(), actor: None, scope };
+        // Whatever its child says.
+        let who = Principal { chain: vec![link(scope), link(Scope::default())], ..alice() };
+        PolicySlice::new(7, everything.shared(), &who, &"shop".parse().unwrap(), &BTreeMap::new())
+    };
+    let decided = |scope: Scope, actions: Vec<Action>| match with(scope).decide(
+        &operation(actions),
+        DecisionId::new(NOW, 3),
+        NOW,
+        Freshness::CONFIRMED,
+    ) {
+        Verdict::Deny(denial) => Err(denial.decision.reason),
+        _ => Ok(()),
+    };
+    let reads = || Scope { actions: vec![ActionPattern::parse("sql:select").unwrap()], ..Scope::default() };
+    let select = || action(Verb::SqlSelect, "orders");
+    assert_eq!(decided(reads(), vec![select()]), Ok(()));
+    let mixed = decided(reads(), vec![select(), action(Verb::SqlDelete, "orders")]).unwrap_err();
+    assert!(mixed.contains("outside of the token's scope"), "{mixed}");
+    let orders = || Scope { resources: vec![Pattern::parse("orders").unwrap()], ..Scope::default() };
+    assert_eq!(decided(orders(), vec![select()]), Ok(()));
+    assert!(decided(orders(), vec![action(Verb::SqlSelect, "customers")]).is_err());
+    assert!(with(Scope::of_targets(["shop".parse().unwrap()])).permits_anything());
+    assert!(!with(Scope::of_targets(["other".parse().unwrap()])).permits_anything());
 }
