@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,18 @@ impl Principal {
         let last = self.chain.last().map(|link| &link.token);
         let own = self.token_id.iter().filter(move |own| Some(*own) != last);
         self.chain.iter().map(|link| &link.token).chain(own)
+    }
+
+    /// Whether every token of the chain is good for `target`.
+    #[must_use]
+    pub fn reaches(&self, target: &Name) -> bool {
+        self.chain.iter().all(|link| link.scope.reaches(target))
+    }
+
+    /// Whether every token of the chain may be shown from there.
+    #[must_use]
+    pub fn may_come_from(&self, address: IpAddr) -> bool {
+        self.chain.iter().all(|link| link.scope.admits(address))
     }
 
     /// Whether the token that was shown was made from another session token, or for somebody else.

@@ -80,7 +80,7 @@ impl Scope {
         texts.fold(small, usize::saturating_add)
     }
 
-    fn reaches(&self, target: &Name) -> bool {
+    pub(crate) fn reaches(&self, target: &Name) -> bool {
         self.targets.is_empty() || self.targets.contains(target)
     }
 
@@ -89,7 +89,7 @@ impl Scope {
             && (self.resources.is_empty() || self.resources.iter().any(|pattern| pattern.matches(&action.object)))
     }
 
-    fn admits(&self, from: IpAddr) -> bool {
+    pub(crate) fn admits(&self, from: IpAddr) -> bool {
         self.networks.is_empty() || self.networks.iter().any(|network| network.contains(from))
     }
 }
@@ -112,7 +112,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// What all tokens of a chain leave over together: each narrows what the one before it left (I6). That is how it is worked out, not how it is
+/// What all tokens of a chain leave over of operations together: each narrows what the one before it left (I6). That is how it is worked out, not how it is
 /// checked: nothing that a token says can widen it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scopes(Option<Arc<[Scope]>>);
@@ -126,26 +126,10 @@ impl Scopes {
         Self((!narrowing.is_empty()).then(|| narrowing.into()))
     }
 
-    fn all(&self, holds: impl Fn(&Scope) -> bool) -> bool {
-        self.0.as_deref().is_none_or(|scopes| scopes.iter().all(holds))
-    }
-
-    /// Whether they are good for the target.
-    #[must_use]
-    pub fn reach(&self, target: &Name) -> bool {
-        self.all(|scope| scope.reaches(target))
-    }
-
     /// Whether they leave `action` over.
     #[must_use]
     pub fn cover(&self, action: &Action) -> bool {
-        self.all(|scope| scope.covers(action))
-    }
-
-    /// Whether they may be shown from there.
-    #[must_use]
-    pub fn admit(&self, from: IpAddr) -> bool {
-        self.all(|scope| scope.admits(from))
+        self.0.as_deref().is_none_or(|scopes| scopes.iter().all(|scope| scope.covers(action)))
     }
 }
 

@@ -100,6 +100,18 @@ impl SessionClaims {
     }
 }
 
+impl SessionClaims {
+    /// The `typ` that a token with these claims has.
+    #[must_use]
+    pub const fn typ(&self) -> &'static str {
+        if self.principal.chain.is_empty() && self.dlg.is_none() && self.cnf.is_none() {
+            SESSION_TOKEN_TYPE
+        } else {
+            SCOPED_TOKEN_TYPE
+        }
+    }
+}
+
 /// `act` (RFC 8693, section 4.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Act {

@@ -3,6 +3,7 @@
 //! [`run`] starts it. [`raft`] makes writes durable and agreed on, [`keys`] seals secrets, `api` serves gRPC, `feed` gives gateways
 //! their snapshots, `identity` fetches issuers' keys and mints session tokens, `recordings` keeps what gateways upload.
 
+mod accept;
 mod api;
 pub mod backup;
 mod bootstrap;

@@ -18,7 +18,7 @@ use postern_runtime::tls::peer_identity;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,7 +26,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
+
+use crate::accept::Acceptor;
 
 /// Connections at once; more wait in the listener's queue (I12).
 const MAX_CONNECTIONS: usize = 4_096;
@@ -91,23 +93,12 @@ async fn accept(
     supervisor: Supervisor,
     stop: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let acceptor = Acceptor::new(listener, MAX_CONNECTIONS);
     loop {
-        let next = async {
-            // Never closed.
-            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-            Some((listener.accept().await, slot))
-        };
         let (stream, address, slot) = tokio::select! {
             () = stop.cancelled() => return,
-            next = next => match next {
-                Some((Ok((stream, address)), slot)) => (stream, address, slot),
-                Some((Err(error), _)) => {
-                    // Out of file descriptors, for one: waiting lets others end.
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
+            next = acceptor.next() => match next {
+                Some(next) => next,
                 None => return,
             },
         };

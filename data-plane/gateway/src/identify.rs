@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_core::policy::{Freshness, PolicySlice};
-use postern_core::scope::Scopes;
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::Snapshot;
 use postern_core::target::{Protocol, Target};
@@ -90,7 +89,7 @@ fn find(
     database: &str,
 ) -> Result<(Name, Arc<Target>, PolicySlice), &'static str> {
     let name: Name = target.parse().map_err(|_| "not a target's name")?;
-    if !Scopes::of(principal).reach(&name) {
+    if !principal.reaches(&name) {
         return Err("the token is not for it");
     }
     let target = snapshot.targets.get(&name).map(|labeled| &labeled.value).ok_or("no such target")?;

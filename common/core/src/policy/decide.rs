@@ -50,8 +50,7 @@ impl PolicySlice {
         target: &Name,
         labels: &BTreeMap<String, String>,
     ) -> Self {
-        let scopes = Scopes::of(principal);
-        let reach = scopes.reach(target);
+        let (scopes, reach) = (Scopes::of(principal), principal.reaches(target));
         let speaking = policies.into_iter().filter(|(_, policy)| reach && policy.speaks_of(principal, target, labels));
         let policies = speaking.map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect();
         Self { revision, policies: Arc::new(policies), scopes }
@@ -68,7 +67,7 @@ impl PolicySlice {
         target: &Name,
         labels: &BTreeMap<String, String>,
     ) -> Option<Self> {
-        if !self.scopes.reach(target) {
+        if !principal.reaches(target) {
             return None;
         }
         let speaks = |policy: &&Arc<Policy>| policy.speaks_of(principal, target, labels);

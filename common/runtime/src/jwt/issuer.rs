@@ -7,9 +7,9 @@ use postern_core::principal::PrincipalId;
 use postern_core::{Name, Principal, Timestamp};
 use serde_json::Value;
 
-use super::TokenError;
 use super::claims::{self, Claims, fit};
 use super::jws::{KeyError, KeySet, Parts, Usage};
+use super::{TokenError, Verified};
 
 /// Verifies one issuer's tokens. Keys are parsed once, here.
 #[derive(Debug)]
@@ -37,10 +37,10 @@ impl IssuerVerifier {
     /// # Errors
     /// The token is not accepted.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Principal, TokenError> {
-        self.verify_parts(&Parts::parse(token)?, now)
+        Ok(self.verify_parts(&Parts::parse(token)?, now)?.principal)
     }
 
-    pub(super) fn verify_parts(&self, parts: &Parts<'_>, now: Timestamp) -> Result<Principal, TokenError> {
+    pub(super) fn verify_parts(&self, parts: &Parts<'_>, now: Timestamp) -> Result<Verified, TokenError> {
         // Only what says that it is an ID or access token: a session, logout or event token is another thing (RFC 8725, section 3.11).
         if let Some(typ) = &parts.header.typ {
             let lower = typ.to_ascii_lowercase();
@@ -55,7 +55,7 @@ impl IssuerVerifier {
 
         self.check_issuer(&claims)?;
         self.check_audience(&claims)?;
-        let expires_at = self.check_times(&claims, now)?;
+        let (issued_at, expires_at) = self.check_times(&claims, now)?;
         claims::check_required(&claims, &self.oidc.required)?;
         let subject = claims::subject(&claims, &self.oidc.subject)?;
         let token_id = match claims.get("jti") {
@@ -63,13 +63,15 @@ impl IssuerVerifier {
             Some(Value::String(id)) => Some(fit(id, "jti")?),
             Some(_) => return Err(TokenError::claims("jti")),
         };
-        Ok(Principal {
+        let principal = Principal {
             id: PrincipalId { issuer: self.name.clone(), subject },
             groups: claims::groups(&claims, &self.oidc.groups, &self.rules.groups_prefix)?,
             token_id,
             expires_at: Some(expires_at),
             chain: Vec::new(),
-        })
+        };
+        let issued_at = issued_at.unwrap_or_default();
+        Ok(Verified { principal, issued_at, depth: None, confirmation: None })
     }
 
     /// Byte for byte. Of a trust domain the subject says it (JWT-SVID, sections 3 and 4), and whatever `iss` says does not count.
@@ -93,8 +95,8 @@ impl IssuerVerifier {
         if ours { Ok(()) } else { Err(TokenError::Audience) }
     }
 
-    /// RFC 7519, sections 4.1.4 to 4.1.6. Gives `exp`.
-    fn check_times(&self, claims: &Claims, now: Timestamp) -> Result<Timestamp, TokenError> {
+    /// RFC 7519, sections 4.1.4 to 4.1.6. Gives `iat`, when it is said, and `exp`.
+    fn check_times(&self, claims: &Claims, now: Timestamp) -> Result<(Option<Timestamp>, Timestamp), TokenError> {
         let leeway = self.rules.leeway;
         let expires_at = date(claims, "exp")?.ok_or_else(|| TokenError::claims("exp is missing"))?;
         if now >= expires_at.plus(leeway) {
@@ -112,7 +114,7 @@ impl IssuerVerifier {
                 return Err(TokenError::TooOld);
             }
         }
-        Ok(expires_at)
+        Ok((issued_at, expires_at))
     }
 }
 

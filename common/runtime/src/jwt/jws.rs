@@ -9,7 +9,6 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use postern_core::Timestamp;
 use postern_core::issuer::Algorithm;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -118,17 +117,6 @@ impl<'a> Parts<'a> {
             return Err(TokenError::Algorithm);
         }
         key.verify_sig(self.signed, &self.signature).map_err(|_| TokenError::Signature)
-    }
-
-    /// `iat` (RFC 7519, section 4.1.6), in whole seconds.
-    pub(super) fn issued_at(&self) -> Option<Timestamp> {
-        #[derive(Deserialize)]
-        struct Claims {
-            iat: f64,
-        }
-        let Claims { iat } = serde_json::from_slice(&self.payload).ok()?;
-        let since = std::time::Duration::try_from_secs_f64(iat).ok()?;
-        Some(Timestamp::from_secs(since.as_secs()))
     }
 
     pub(super) fn unverified(&self) -> Option<Unverified> {

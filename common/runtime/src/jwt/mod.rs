@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use postern_core::issuer::Issuer;
-use postern_core::scope::Scopes;
 use postern_core::snapshot::Snapshot;
 use postern_core::token::{Confirmation, LINK_SEPARATOR, SCOPED_TOKEN_TYPE, SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE};
 use postern_core::{Code, Name, Principal, Timestamp};
@@ -134,12 +133,11 @@ impl Verified {
         if self.confirmation.is_some() {
             return Err(TokenError::Unconfirmed);
         }
-        if self.principal.is_whole() {
-            return Ok(());
+        if self.principal.may_come_from(from.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))) {
+            Ok(())
+        } else {
+            Err(TokenError::Network)
         }
-        let scopes = Scopes::of(&self.principal);
-        let admitted = scopes.admit(from.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
-        if admitted { Ok(()) } else { Err(TokenError::Network) }
     }
 }
 
@@ -197,20 +195,17 @@ impl Verifier {
             return verified;
         }
         if token.contains(LINK_SEPARATOR) {
-            return session()?.verify(token, now);
+            return session()?.anew(token, now);
         }
         let parts = jws::Parts::parse(token)?;
         if matches!(parts.header.typ.as_deref(), Some(SESSION_TOKEN_TYPE | SCOPED_TOKEN_TYPE)) {
-            return session()?.verify(token, now);
+            return session()?.anew(token, now);
         }
         let mut refusal = TokenError::Issuer;
         for (_, candidate) in self.candidates(&parts).ok_or(TokenError::Issuer)? {
             let error = match candidate {
                 Some(verifier) => match verifier.verify_parts(&parts, now) {
-                    Ok(principal) => {
-                        let issued_at = parts.issued_at().unwrap_or_default();
-                        return Ok(Verified { principal, issued_at, depth: None, confirmation: None });
-                    }
+                    Ok(verified) => return Ok(verified),
                     Err(error) => error,
                 },
                 None => TokenError::KeysUnavailable,

@@ -66,9 +66,16 @@ impl SessionVerifier {
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Verified, TokenError> {
         match self.again(token, now) {
             Some(verified) => verified,
-            None if token.len() > MAX_TOKEN => Err(TokenError::Malformed),
-            None => self.check(token, now)?.show(now),
+            None => self.anew(token, now),
         }
+    }
+
+    /// As [`Self::verify`], of a token that [`Self::again`] does not know.
+    pub(super) fn anew(&self, token: &str, now: Timestamp) -> Result<Verified, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::Malformed);
+        }
+        self.check(token, now)?.show(now)
     }
 
     /// As [`Self::verify`], if the token's signatures were checked before.
@@ -105,11 +112,9 @@ impl SessionVerifier {
     /// What the cluster itself signed.
     fn root(&self, token: &str) -> Result<Checked, TokenError> {
         let parts = Parts::parse(token)?;
-        let scoped = match parts.header.typ.as_deref() {
-            Some(SESSION_TOKEN_TYPE) => false,
-            Some(SCOPED_TOKEN_TYPE) => true,
-            _ => return Err(TokenError::claims("typ")),
-        };
+        if !matches!(parts.header.typ.as_deref(), Some(SESSION_TOKEN_TYPE | SCOPED_TOKEN_TYPE)) {
+            return Err(TokenError::claims("typ"));
+        }
         self.keys.verify(&parts)?;
         let claims: SessionClaims =
             serde_json::from_slice(&parts.payload).map_err(|_| TokenError::claims("not a session token's"))?;
@@ -119,8 +124,7 @@ impl SessionVerifier {
         if claims.aud != SESSION_TOKEN_AUDIENCE {
             return Err(TokenError::Audience);
         }
-        let mut principal = claims.principal;
-        if claims.sub != principal.id.to_string() {
+        if claims.sub != claims.principal.id.to_string() {
             return Err(TokenError::claims("sub is not the principal"));
         }
         if claims.jti.is_empty() {
@@ -129,11 +133,11 @@ impl SessionVerifier {
         if claims.exp.saturating_sub(claims.iat) > u64::from(SESSION_TOKEN_MAX_TTL) {
             return Err(TokenError::claims("exp is too far from iat"));
         }
-        let id: Arc<str> = claims.jti.into();
-        let whole = principal.chain.is_empty() && claims.dlg.is_none() && claims.cnf.is_none();
-        if whole == scoped || principal.chain.last().is_some_and(|last| last.token != id) {
+        let last = claims.principal.chain.last();
+        if parts.header.typ.as_deref() != Some(claims.typ()) || last.is_some_and(|last| *last.token != *claims.jti) {
             return Err(TokenError::claims("typ and scope do not go together"));
         }
+        let (mut principal, id): (Principal, Arc<str>) = (claims.principal, claims.jti.into());
         if !claims.targets.is_empty() {
             let scope = Scope::of_targets(claims.targets);
             principal.chain.push(Link { token: Arc::clone(&id), actor: None, scope });
@@ -182,10 +186,12 @@ impl Checked {
 }
 
 pub(super) fn sha256(text: &str) -> Digest {
-    let mut digest = [0; 32];
-    // Both are 32 bytes.
-    digest.iter_mut().zip(digest::digest(&SHA256, text.as_bytes()).as_ref()).for_each(|(to, from)| *to = *from);
-    digest
+    bytes(digest::digest(&SHA256, text.as_bytes()))
+}
+
+/// Both are 32 bytes.
+fn bytes(digest: digest::Digest) -> Digest {
+    digest.as_ref().try_into().unwrap_or_default()
 }
 
 /// Of the first part, of the first two with the separator between them, and so on.
@@ -197,9 +203,7 @@ fn digests(parts: &[&str]) -> Vec<Digest> {
             so_far.update(LINK_SEPARATOR.encode_utf8(&mut [0; 4]).as_bytes());
         }
         so_far.update(part.as_bytes());
-        let mut digest = [0; 32];
-        digest.iter_mut().zip(so_far.clone().finish().as_ref()).for_each(|(to, from)| *to = *from);
-        digests.push(digest);
+        digests.push(bytes(so_far.clone().finish()));
     }
     digests
 }
@@ -267,9 +271,7 @@ impl SessionSigner {
     /// # Errors
     /// The key failed to sign.
     pub fn sign(&self, claims: &SessionClaims) -> Result<String, KeyError> {
-        let whole = claims.principal.chain.is_empty() && claims.dlg.is_none() && claims.cnf.is_none();
-        let typ = if whole { SESSION_TOKEN_TYPE } else { SCOPED_TOKEN_TYPE };
-        signed(&self.key, &serde_json::json!({"alg": "EdDSA", "typ": typ, "kid": self.kid}), claims)
+        signed(&self.key, &serde_json::json!({"alg": "EdDSA", "typ": claims.typ(), "kid": self.kid}), claims)
     }
 }
 

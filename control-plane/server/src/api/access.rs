@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_core::node::{NodeIdentity, NodeRole};
-use postern_core::scope::Scopes;
 use postern_core::{Name, Principal};
 use postern_runtime::failures::{Failures, network};
 use postern_runtime::jwt::{TokenError, Verified};
@@ -95,7 +94,7 @@ impl Access {
     pub(super) async fn identify(&self, metadata: &MetadataMap, peer: Option<&PeerInfo>) -> Result<Caller, Status> {
         let node = peer.and_then(|peer| peer.identity.clone());
         let verified = match bearer(metadata)? {
-            Some(token) => Some(self.verified(token, peer).await?),
+            Some(token) => Some(self.verify(token, peer).await?),
             None => None,
         };
         let principal = verified.map(|verified| verified.principal);
@@ -155,10 +154,6 @@ impl Access {
 
     /// What a token says, if it is to be believed.
     pub(super) async fn verify(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
-        self.verified(token, peer).await
-    }
-
-    async fn verified(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
         let mut verified = self.by_known_keys(token);
         if matches!(verified, Err(TokenError::UnknownKey)) {
             verified = self.by_new_keys(token).await;
@@ -331,7 +326,7 @@ impl Caller {
 
     /// Whether the token, if it is narrowed, is good for `target`.
     pub(super) fn reaches(&self, target: &Name) -> bool {
-        self.principal.as_ref().is_none_or(|principal| Scopes::of(principal).reach(target))
+        self.principal.as_ref().is_none_or(|principal| principal.reaches(target))
     }
 
     /// Whether `principal` is the caller's own identity.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postern_core::principal::{Actor, Link};
-use postern_core::scope::{Scope, Scopes, TooMany};
+use postern_core::scope::{Scope, TooMany};
 use postern_core::token::{
     Act, Delegation, MAX_ACTOR, MAX_DEPTH, SESSION_TOKEN_DEFAULT_TTL, SESSION_TOKEN_MAX_TTL, SessionClaims,
 };
@@ -59,8 +59,7 @@ pub(crate) fn exchange(
 ) -> Result<Minted, ExchangeError> {
     wanted.scope.check()?;
     let Verified { mut principal, depth: parent_depth, .. } = subject;
-    let scopes = Scopes::of(&principal);
-    if let Some(wider) = wanted.scope.targets.iter().find(|target| !scopes.reach(target)) {
+    if let Some(wider) = wanted.scope.targets.iter().find(|target| !principal.reaches(target)) {
         return Err(ExchangeError::Wider(wider.clone()));
     }
     let ttl = match wanted.ttl {

@@ -54,7 +54,7 @@ impl House {
 }
 
 fn reaches(verified: &Verified, target: &str) -> bool {
-    Scopes::of(&verified.principal).reach(&name(target))
+    verified.principal.reaches(&name(target))
 }
 
 #[test]

@@ -15,12 +15,12 @@ use postern_runtime::tls::{self, TlsError};
 use rustls::ServerConfig;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{ClientAddress, Parts, WebConfig, routes};
+use crate::accept::Acceptor;
 
 /// Connections at once; more wait in the listener's queue (I12).
 const MAX_CONNECTIONS: usize = 512;
@@ -114,23 +114,12 @@ async fn serve(
     stop: CancellationToken,
 ) {
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let acceptor = Acceptor::new(listener, MAX_CONNECTIONS);
     loop {
-        let next = async {
-            // Never closed.
-            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-            Some((listener.accept().await, slot))
-        };
         let (stream, address, slot) = tokio::select! {
             () = stop.cancelled() => return,
-            next = next => match next {
-                Some((Ok((stream, address)), slot)) => (stream, address, slot),
-                Some((Err(error), _)) => {
-                    // Out of file descriptors, for one: waiting lets others end.
-                    warn!(%error, "cannot accept a browser's connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
+            next = acceptor.next() => match next {
+                Some(next) => next,
                 None => return,
             },
         };

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Form, Path, Query, State};
 use axum::routing::{get, post};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Response, StatusCode};
 use postern_core::audit::AuditRecord;
 use postern_core::{Name, Timestamp};
@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::pages::{POST_SCRIPT, message, page, posts, redirect, with};
 use super::{ClientAddress, Parts};
-use crate::identity::saml::{Challenge, LoginError, Outbound, SamlError, escaped};
+use crate::identity::saml::{Challenge, LoginError, Outbound, SamlError, decode, escaped};
 
 /// `S256` of RFC 7636, section 4.2: 32 bytes in base64url.
 const CHALLENGE_LENGTH: usize = 43;
@@ -87,7 +87,6 @@ async fn acs(
         return message(StatusCode::BAD_REQUEST, "This is no answer of an identity provider.");
     };
     let Ok(name) = issuer.parse::<Name>() else { return refused(&issuer, &LoginError::NoIssuer) };
-    let text: String = posted.response.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     let record = AuditRecord {
         sequence: 0,
         at: Timestamp::default(),
@@ -104,9 +103,9 @@ async fn acs(
         count: 1,
         hash: [0; 32],
     };
-    let finished = match STANDARD.decode(text) {
-        Ok(xml) => parts.saml.finish(name, &xml, record.clone()).await,
-        Err(_) => Err(SamlError::Base64.into()),
+    let finished = match decode(&posted.response) {
+        Some(xml) => parts.saml.finish(name, &xml, record.clone()).await,
+        None => Err(SamlError::Base64.into()),
     };
     match finished {
         Ok((principal, code)) => {

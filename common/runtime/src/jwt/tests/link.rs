@@ -3,7 +3,7 @@
 use postern_core::action::{Action, Object, ObjectKind, Verb};
 use postern_core::policy::ActionPattern;
 use postern_core::principal::Link;
-use postern_core::scope::{Network, Scope};
+use postern_core::scope::{Network, Scope, Scopes};
 use postern_core::token::{Delegation, LINK_SEPARATOR, MAX_DEPTH};
 use proptest::prelude::*;
 
@@ -227,7 +227,7 @@ fn asked() -> Vec<(Name, Action, IpAddr)> {
 fn allowed(verified: &Verified) -> Vec<bool> {
     let scopes = Scopes::of(&verified.principal);
     let is = |(target, action, from): &(Name, Action, IpAddr)| {
-        scopes.reach(target) && scopes.cover(action) && verified.shown_from(Some(*from)).is_ok()
+        verified.principal.reaches(target) && scopes.cover(action) && verified.shown_from(Some(*from)).is_ok()
     };
     asked().iter().map(is).collect()
 }

@@ -80,8 +80,8 @@ fn kinds_of_token_do_not_pass_for_each_other() {
     );
     let verifier = Verifier::from_snapshot(&snapshot);
     let token = signer.sign(&session_claims()).unwrap();
-    let scopes = Scopes::of(&verifier.verify(&token, now()).unwrap().principal);
-    assert!(scopes.reach(&name("orders")) && !scopes.reach(&name("other")));
+    let principal = verifier.verify(&token, now()).unwrap().principal;
+    assert!(principal.reaches(&name("orders")) && !principal.reaches(&name("other")));
 
     // The session token is no issuer's.
     let oidc = IssuerVerifier::new(&name("evil"), &evil, &signer.jwks()).unwrap();

@@ -26,6 +26,7 @@ use metadata::{IdpMetadata, MetadataError};
 pub use probe::SamlProbe;
 pub(crate) use request::{Challenge, escaped};
 pub(crate) use service::{LoginError, Outbound, SamlLogins};
+pub(crate) use signature::decode;
 
 use request::{AuthnRequest, RequestIds, service_metadata};
 use response::{Accepted, ServiceProvider};

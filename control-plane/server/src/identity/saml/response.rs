@@ -401,11 +401,7 @@ fn spent<const N: usize>(parts: [&str; N]) -> Digest {
         context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         context.update(part.as_bytes());
     }
-    let mut digest = [0; 32];
-    for (to, from) in digest.iter_mut().zip(context.finish().as_ref()) {
-        *to = *from;
-    }
-    Digest(digest)
+    Digest(context.finish().as_ref().try_into().unwrap_or_default())
 }
 
 /// Who says that it made an assertion, taken at its word: to choose whose rules it is judged by, and for nothing else.

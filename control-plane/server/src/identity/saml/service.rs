@@ -264,9 +264,5 @@ fn key_of(state: &State, object: &Resource) -> Option<Arc<Resource>> {
 }
 
 fn sha256(text: &str) -> Digest {
-    let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(digest(&SHA256, text.as_bytes()).as_ref()) {
-        *to = *from;
-    }
-    Digest(out)
+    Digest(digest(&SHA256, text.as_bytes()).as_ref().try_into().unwrap_or_default())
 }

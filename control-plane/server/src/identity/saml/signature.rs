@@ -197,7 +197,7 @@ pub(super) fn binary(element: &Element) -> Result<Vec<u8>, SamlError> {
 }
 
 /// Base64 as XML writes it: with white space wherever somebody liked it.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     STANDARD.decode(text).ok()
 }
