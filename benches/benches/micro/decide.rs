@@ -23,6 +23,7 @@ pub(crate) fn principal() -> Principal {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     }
 }
 

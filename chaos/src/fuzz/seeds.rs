@@ -105,6 +105,7 @@ fn principal(subject: &str) -> Principal {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     }
 }
 

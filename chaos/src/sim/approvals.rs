@@ -91,6 +91,7 @@ fn principal(client: u64) -> Principal {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     }
 }
 

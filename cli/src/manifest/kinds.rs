@@ -54,6 +54,7 @@ fn issuer(spec: &mut Object<'_>, base: &Path) -> pb::IssuerSpec {
     });
     let required_claims = required_claims.collect();
     pb::IssuerSpec {
+        keep_claims: spec.strings("keepClaims"),
         url: match preset.is_empty() {
             true => spec.required("url"),
             // Some presets bring one; the cluster says when it is missing.

@@ -111,6 +111,7 @@ fn issuer(spec: &pb::IssuerSpec) -> Value {
         shown.done()
     });
     fields.objects("requiredClaims", required.collect());
+    fields.list("keepClaims", &spec.keep_claims);
     if let Some(saml) = &spec.saml {
         let mut shown = Fields::default();
         shown.text("entityId", &saml.entity_id);

@@ -21,6 +21,7 @@ fn principal(subject: &str, group: &str) -> Principal {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod delta;
 pub mod fleet;
 pub mod id;
 pub mod issuer;
+pub mod kept;
 pub mod masking;
 pub mod name;
 pub mod node;
@@ -34,6 +35,7 @@ pub mod wire;
 
 pub use code::Code;
 pub use id::{ApprovalId, DecisionId, OperationId, RequestId, SessionId};
+pub use kept::KeptClaims;
 pub use name::Name;
 pub use principal::Principal;
 pub use time::{Timestamp, Ttl};

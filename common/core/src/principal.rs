@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kept::KeptClaims;
 use crate::name::Name;
 use crate::scope::Scope;
 use crate::time::Timestamp;
@@ -30,6 +31,9 @@ pub struct Principal {
     /// alone, which are the root's, within what the chain leaves over: a child never names itself into anything (I6).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<Link>,
+    /// What its issuer's rules keep of what its proof said.
+    #[serde(default, skip_serializing_if = "KeptClaims::is_empty")]
+    pub claims: KeptClaims,
 }
 
 /// One token of a chain.

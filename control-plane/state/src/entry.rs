@@ -20,7 +20,7 @@ use crate::outcome::Halt;
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
 /// all of its members know (`RaiseFeatureLevel`).
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,8 @@ impl Command {
     pub fn feature_level(&self) -> u32 {
         match self {
             Self::PutResources(put) => put.feature_level(),
-            Self::AcceptAssertion(_) | Self::RedeemLogin(_) => 3,
+            Self::AcceptAssertion(accept) => accept.feature_level(),
+            Self::RedeemLogin(_) => 3,
             _ => 1,
         }
     }

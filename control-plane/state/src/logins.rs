@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern_core::operation::Digest;
 use postern_core::resource::FieldFault;
-use postern_core::wire::identity::{principal_from_proto, principal_to_proto};
+use postern_core::wire::identity::{principal_from_proto, principal_with_claims_to_proto};
 use postern_core::{Principal, Timestamp};
 use postern_proto::state::v1 as pb;
 
@@ -29,7 +29,7 @@ impl PendingLogin {
         pb::PendingLogin {
             code: self.code.0.to_vec(),
             challenge: self.challenge.map(|challenge| challenge.0.to_vec()).unwrap_or_default(),
-            principal: Some(principal_to_proto(&self.principal)),
+            principal: Some(principal_with_claims_to_proto(&self.principal)),
             expires_at_ms: self.expires_at.millis(),
         }
     }

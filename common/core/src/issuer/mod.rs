@@ -33,6 +33,8 @@ pub struct Issuer {
     pub leeway: Duration,
     /// Refuses what was issued longer ago than this.
     pub max_age: Option<Duration>,
+    /// Claims (attributes of assertions) that principals keep, beside those that are always kept and those that are required.
+    pub keep: Vec<ClaimPath>,
     /// By which protocol it speaks, and what that needs to be known.
     pub kind: IssuerKind,
 }
@@ -54,6 +56,7 @@ impl Issuer {
             groups_prefix: String::new(),
             leeway: DEFAULT_LEEWAY,
             max_age: None,
+            keep: Vec::new(),
             kind: IssuerKind::Oidc(OidcIssuer::new(audiences)),
         }
     }

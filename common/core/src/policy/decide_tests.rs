@@ -26,6 +26,7 @@ fn alice() -> Principal {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: crate::KeptClaims::default(),
     }
 }
 

@@ -57,6 +57,7 @@ fn started() -> Event {
             token_id: None,
             expires_at: None,
             chain: vec![],
+            claims: crate::KeptClaims::default(),
         },
         target: "shop".parse().unwrap(),
         protocol: Protocol::Postgres,

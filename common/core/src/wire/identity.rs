@@ -4,6 +4,7 @@ use postern_proto::resource::v1 as pb;
 
 use super::{WireError, parse, timestamp_from_proto, timestamp_or_zero, timestamp_to_proto};
 use crate::approval::{Approval, ApprovalRequirement, ApprovalState, Review, ReviewVerdict};
+use crate::kept::KeptClaims;
 use crate::name::Name;
 use crate::operation::Digest;
 use crate::policy::{ActionPattern, Pattern};
@@ -12,7 +13,7 @@ use crate::scope::{Network, Scope};
 use crate::session::{Session, SessionEnd};
 use crate::time::Ttl;
 
-/// To protobuf.
+/// To protobuf, without the claims that it keeps.
 #[must_use]
 pub fn principal_to_proto(principal: &Principal) -> pb::Principal {
     pb::Principal {
@@ -35,7 +36,18 @@ pub fn principal_to_proto(principal: &Principal) -> pb::Principal {
                 }
             })
             .collect(),
+        claims: Vec::new(),
     }
+}
+
+/// To protobuf, with the claims that it keeps. These are for those who decide by them, and not for what is only to name it.
+#[must_use]
+pub fn principal_with_claims_to_proto(principal: &Principal) -> pb::Principal {
+    let claims = principal.claims.iter().map(|(name, values)| pb::KeptClaim {
+        name: name.to_owned(),
+        values: values.iter().map(ToString::to_string).collect(),
+    });
+    pb::Principal { claims: claims.collect(), ..principal_to_proto(principal) }
 }
 
 /// To protobuf.
@@ -89,12 +101,19 @@ pub fn principal_from_proto(principal: pb::Principal) -> Result<Principal, WireE
     let id = |issuer: &str, subject: String| -> Result<PrincipalId, WireError> {
         Ok(PrincipalId { issuer: parse("principal.issuer", issuer)?, subject: subject.into() })
     };
+    let mut claims = KeptClaims::default();
+    for pb::KeptClaim { name, values } in principal.claims {
+        if !claims.keep(&name, values.into_iter().map(Into::into).collect()) {
+            return Err(WireError::new("principal.claims", "are more than are kept"));
+        }
+    }
     Ok(Principal {
         id: id(&principal.issuer, principal.subject)?,
         groups: principal.groups.into_iter().map(Into::into).collect(),
         token_id: Some(principal.token_id).filter(|token| !token.is_empty()).map(Into::into),
         expires_at: principal.expires_at.as_ref().map(timestamp_from_proto),
         chain: principal.chain.into_iter().map(link_from_proto).collect::<Result<_, _>>()?,
+        claims,
     })
 }
 

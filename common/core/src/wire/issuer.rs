@@ -5,6 +5,7 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
+use crate::KeptClaims;
 use crate::issuer::{
     Algorithm, ClaimPath, ClaimPattern, DEFAULT_LEEWAY, GroupsClaim, GroupsForm, Issuer, IssuerKind, KeySource,
     MAX_METADATA, OidcIssuer, Preset, RequiredClaim, SamlIssuer,
@@ -13,6 +14,8 @@ use crate::issuer::{
 const MAX_LEEWAY: u32 = 300;
 /// Claims that name groups, and claims that are required.
 const MAX_CLAIMS: usize = 32;
+/// Claims that are kept because the object says so.
+const MAX_KEPT: usize = 16;
 /// Alternatives of one required claim.
 const MAX_VALUES: usize = 100;
 /// Bytes of a JWKS in the declaration.
@@ -38,6 +41,7 @@ pub(super) fn read(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> 
         groups_prefix: spec.groups_prefix.clone(),
         leeway,
         max_age: (spec.max_age_seconds > 0).then(|| Duration::from_secs(u64::from(spec.max_age_seconds))),
+        keep: kept(&spec, faults),
         kind: match &spec.saml {
             Some(it) => IssuerKind::Saml(saml(it.clone(), &spec, faults)),
             None => IssuerKind::Oidc(oidc(spec, &url, preset, faults)),
@@ -60,6 +64,7 @@ pub(super) fn to_proto(issuer: &Issuer) -> pb::IssuerSpec {
         groups_prefix: issuer.groups_prefix.clone(),
         leeway_seconds: Some(seconds(issuer.leeway)),
         max_age_seconds: issuer.max_age.map_or(0, seconds),
+        keep_claims: issuer.keep.iter().map(ToString::to_string).collect(),
         ..Default::default()
     };
     match &issuer.kind {
@@ -77,6 +82,24 @@ pub(super) fn to_proto(issuer: &Issuer) -> pb::IssuerSpec {
             ..shared
         },
     }
+}
+
+/// Names of claims, or of attributes: these are no paths.
+fn kept(spec: &pb::IssuerSpec, faults: &mut Faults) -> Vec<ClaimPath> {
+    faults.bound("spec.keepClaims", spec.keep_claims.len(), MAX_KEPT);
+    let texts = spec.keep_claims.iter().take(MAX_KEPT).enumerate();
+    let read = texts.filter_map(|(place, text)| {
+        let path = format!("spec.keepClaims[{place}]");
+        if spec.saml.is_none() {
+            return claim_path(&path, text, faults);
+        }
+        let fits = !text.is_empty() && text.len() <= KeptClaims::MOST_TEXT;
+        if !fits {
+            faults.add(path, format!("must have 1 to {} bytes", KeptClaims::MOST_TEXT));
+        }
+        fits.then(|| ClaimPath::of_name(text))
+    });
+    read.collect()
 }
 
 /// What only an issuer of assertions has. Its metadata is looked into by whoever takes the object in.

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use postern_core::KeptClaims;
 use postern_core::issuer::{ClaimPath, GroupsClaim, GroupsForm, RequiredClaim};
+use postern_core::kept::ALWAYS_KEPT;
 use serde_json::{Map, Value};
 
 use super::TokenError;
@@ -75,6 +77,43 @@ fn scalar(value: &Value) -> Option<String> {
         Value::Bool(truth) => Some(truth.to_string()),
         Value::Number(number) if number.is_u64() || number.is_i64() => Some(number.to_string()),
         Value::Number(_) | Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// What the principal keeps. What is to be kept and cannot be refuses the token: else a revocation by that claim would pass it over. Of what is
+/// required there is what was asked for; of the rest, what is fit.
+pub(super) fn kept(claims: &Claims, keep: &[ClaimPath], required: &[RequiredClaim]) -> Result<KeptClaims, TokenError> {
+    let mut kept = KeptClaims::default();
+    for path in keep {
+        let fits = match find(claims, path) {
+            None | Some(Value::Null) => true,
+            Some(value) => texts(value).is_some_and(|values| kept.keep(path.as_str(), values)),
+        };
+        if !fits {
+            return Err(TokenError::claims(format!("{path} cannot be kept: it is no text, or there is too much")));
+        }
+    }
+    for name in ALWAYS_KEPT.into_iter().filter(|name| kept.values(name).is_empty()).collect::<Vec<_>>() {
+        if let Some(values) = claims.get(name).and_then(texts) {
+            let _ = kept.keep(name, values);
+        }
+    }
+    for RequiredClaim { claim, values: patterns } in required {
+        let values = find(claims, claim).and_then(texts).unwrap_or_default();
+        if kept.values(claim.as_str()).is_empty() {
+            let fits = |value: &Arc<str>| patterns.iter().any(|pattern| pattern.fits(value));
+            let _ = kept.keep(claim.as_str(), values.into_iter().filter(fits).collect());
+        }
+    }
+    Ok(kept)
+}
+
+/// The texts of a claim. They end up in recordings and on terminals.
+fn texts(value: &Value) -> Option<Vec<Arc<str>>> {
+    let text = |value: &Value| scalar(value).filter(|text| !text.chars().any(char::is_control)).map(Into::into);
+    match value {
+        Value::Array(all) => all.iter().map(text).collect(),
+        one => Some(vec![text(one)?]),
     }
 }
 

@@ -69,6 +69,7 @@ impl IssuerVerifier {
             token_id,
             expires_at: Some(expires_at),
             chain: Vec::new(),
+            claims: claims::kept(&claims, &self.rules.keep, &self.oidc.required)?,
         };
         let issued_at = issued_at.unwrap_or_default();
         Ok(Verified { principal, issued_at, depth: None, confirmation: None })

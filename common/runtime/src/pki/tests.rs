@@ -307,6 +307,7 @@ fn a_recording_sealed_by_a_gateway_verifies_under_the_authority() {
                 token_id: None,
                 expires_at: None,
                 chain: Vec::new(),
+                claims: postern_core::KeptClaims::default(),
             },
             target: "orders".parse().unwrap(),
             protocol: postern_core::target::Protocol::Postgres,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern_core::Name;
 use postern_core::role::Grant;
-use postern_core::wire::identity::{principal_to_proto, scope_from_proto};
+use postern_core::wire::identity::{principal_with_claims_to_proto, scope_from_proto};
 use postern_core::wire::timestamp_to_proto;
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::token_service_server::TokenService;
@@ -70,7 +70,7 @@ impl TokenService for Service {
     async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
         let caller = self.access.admitted(&request)?;
         Ok(Response::new(pb::WhoAmIResponse {
-            principal: caller.maybe_principal().map(principal_to_proto),
+            principal: caller.maybe_principal().map(principal_with_claims_to_proto),
             admin: caller.is_admin(),
             auditor: caller.is_auditor(),
             roles: caller.roles().to_vec(),

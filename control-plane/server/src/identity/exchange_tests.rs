@@ -16,6 +16,7 @@ fn subject(ends_in: u64) -> Verified {
         token_id: Some("idp-1".into()),
         expires_at: Some(Timestamp::from_secs(NOW.secs() + ends_in)),
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     };
     Verified { principal, issued_at: NOW, depth: None, confirmation: None }
 }

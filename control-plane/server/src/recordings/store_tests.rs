@@ -18,6 +18,7 @@ fn started() -> Event {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     };
     Event::Started(Box::new(Started {
         session: session(),

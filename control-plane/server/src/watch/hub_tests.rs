@@ -119,6 +119,7 @@ fn held(number: u128, bytes: usize) -> commands::RequestApproval {
             token_id: None,
             expires_at: None,
             chain: Vec::new(),
+            claims: postern_core::KeptClaims::default(),
         },
         target: name("db"),
         session: SessionId::from_bytes(number.to_be_bytes()),

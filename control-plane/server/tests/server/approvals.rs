@@ -21,6 +21,7 @@ fn held(requester: &str) -> resource_pb::Approval {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     };
     resource_pb::Approval {
         id: clock::approval_id().to_string(),

@@ -25,6 +25,7 @@ fn recording(node: &Node, credential: &NodeCredential, session: SessionId) -> Ve
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     };
     let started = Started {
         session,

@@ -43,6 +43,12 @@ impl AcceptAssertion {
         })
     }
 
+    /// Level 4: with claims that the principal keeps.
+    #[must_use]
+    pub fn feature_level(&self) -> u32 {
+        if self.login.as_ref().is_some_and(|login| !login.principal.claims.is_empty()) { 4 } else { 3 }
+    }
+
     pub(crate) fn apply(self, cx: &mut Context<'_>) -> Outcome {
         let (now, limits) = (cx.state.now, Limits::STANDARD);
         let logins = &mut cx.state.logins;

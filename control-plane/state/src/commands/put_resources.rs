@@ -43,7 +43,12 @@ impl PutResources {
 
     /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens; limits.
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
+    /// Level 4: issuers that say which claims are kept.
     pub(crate) fn feature_level(&self) -> u32 {
+        let keeps = |resource: &Resource| matches!(&resource.spec, Spec::Issuer(issuer) if !issuer.keep.is_empty());
+        if self.resources.iter().any(keeps) {
+            return 4;
+        }
         let newest = |resource: &Resource| match &resource.spec {
             Spec::Issuer(issuer) => issuer.oidc().is_none_or(OidcIssuer::is_of_level_3),
             _ => false,

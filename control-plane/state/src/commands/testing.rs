@@ -148,6 +148,7 @@ pub(crate) fn principal(subject: &str, groups: &[&str]) -> Principal {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     }
 }
 

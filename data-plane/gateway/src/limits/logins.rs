@@ -61,6 +61,7 @@ mod tests {
             token_id: None,
             expires_at: None,
             chain: Vec::new(),
+            claims: postern_core::KeptClaims::default(),
         });
         Refusal::Target { principal, target: "x".into(), database: "x".into(), why: "no such target" }
     }

@@ -93,6 +93,7 @@ fn started(session: SessionId) -> Started {
             token_id: None,
             expires_at: None,
             chain: Vec::new(),
+            claims: postern_core::KeptClaims::default(),
         },
         target: "db".parse().unwrap(),
         protocol: Protocol::Postgres,

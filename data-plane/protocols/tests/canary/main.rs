@@ -198,6 +198,7 @@ fn masking(catalog: &Arc<Catalog>) -> Masking {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     };
     let (name, target): (Name, Name) = ("rule".parse().unwrap(), "shop".parse().unwrap());
     let slice = MaskSlice::new([(&name, &rule)], &principal, &target, &BTreeMap::new());

@@ -61,6 +61,47 @@ fn groups_come_of_several_claims_in_several_forms() {
 }
 
 #[test]
+fn what_policy_and_revocation_go_by_is_kept() {
+    let claims = with(json!({
+        "acr": "mfa", "amr": ["pwd", "otp"], "auth_time": NOW - 60, "email": "a@acme.example", "run": {"id": 7},
+        "repository": "acme/app", "roles": ["dev", "x1", "x2"], "other": "is not kept",
+    }));
+    let rules = |keep: &[&str]| {
+        let keep = keep.iter().map(|text| path(text)).collect();
+        let required = vec![required("repository", &["acme/*"]), required("roles", &["x*"])];
+        let mut rules = issuer_with(|oidc| oidc.required = required);
+        rules.keep = keep;
+        rules
+    };
+    let idp = Idp::new(Alg::EdDSA, "k1");
+    let kept = |keep: &[&str], claims: &Value| {
+        let verifier = IssuerVerifier::new(&name("ci"), &rules(keep), &idp.jwks()).unwrap();
+        verifier.verify(&idp.sign(Some("k1"), claims), now()).map(|principal| principal.claims)
+    };
+    let all = kept(&["email", "/run/id", "absent"], &claims).unwrap();
+    let shown: Vec<String> = all.iter().map(|(name, values)| format!("{name}={}", values.join(","))).collect();
+    assert_eq!(
+        shown,
+        [
+            "/run/id=7",
+            "acr=mfa",
+            "amr=pwd,otp",
+            &format!("auth_time={}", NOW - 60),
+            "email=a@acme.example",
+            "repository=acme/app",
+            "roles=x1,x2",
+        ]
+    );
+    // What is to be kept and cannot be would escape a revocation; what is only usual may be of any shape.
+    for unfit in [json!({"a": 1}), json!("a\u{7}"), json!("x".repeat(1_025)), json!(vec!["x"; 33]), json!(1.5)] {
+        let mut claims = claims.clone();
+        (claims["email"], claims["acr"]) = (unfit.clone(), unfit.clone());
+        assert!(matches!(kept(&["email"], &claims), Err(TokenError::Claims(_))), "{unfit}");
+        assert!(kept(&[], &claims).unwrap().values("acr").is_empty(), "{unfit}");
+    }
+}
+
+#[test]
 fn a_groups_claim_of_another_form_refuses_the_token() {
     for (form, value) in [
         (GroupsForm::List, json!({"a": 1})),

@@ -79,6 +79,7 @@ fn issuer_with(change: impl FnOnce(&mut OidcIssuer)) -> Issuer {
         groups_prefix: "ci:".to_owned(),
         leeway: Duration::from_secs(10),
         max_age: Some(Duration::from_secs(3600)),
+        keep: Vec::new(),
         kind: IssuerKind::Oidc(oidc),
     }
 }
@@ -130,6 +131,7 @@ fn session_claims() -> SessionClaims {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     };
     let claims = SessionClaims::new("c1", "tok_1", principal, (now(), Timestamp::from_secs(NOW + 900)));
     SessionClaims { targets: vec![name("orders")], ..claims }

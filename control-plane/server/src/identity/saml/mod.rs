@@ -109,6 +109,8 @@ pub(crate) enum SamlError {
     Subject(&'static str),
     #[error("its groups are not accepted")]
     Groups,
+    #[error("an attribute that is to be kept is not text, or too long")]
+    Kept,
     #[error("the issuer's metadata is over")]
     MetadataOver,
     #[error("a request cannot be signed")]

@@ -30,6 +30,7 @@ impl SamlProbe {
             groups_prefix: String::new(),
             leeway: DEFAULT_LEEWAY,
             max_age: Some(Duration::from_secs(3_600)),
+            keep: Vec::new(),
             kind: IssuerKind::Saml(saml),
         };
         let (requests, recipient) = (RequestIds::new(&[0; 32]), recipient.to_owned());

@@ -10,7 +10,7 @@ use postern_core::issuer::{Issuer, SamlIssuer};
 use postern_core::operation::Digest;
 use postern_core::principal::PrincipalId;
 use postern_core::token::SESSION_TOKEN_MAX_TTL;
-use postern_core::{Name, Principal, Timestamp, Ttl};
+use postern_core::{KeptClaims, Name, Principal, Timestamp, Ttl};
 
 use super::SamlError;
 use super::decrypt::decrypt;
@@ -181,6 +181,7 @@ impl ServiceProvider<'_> {
             token_id: None,
             expires_at: Some(ends),
             chain: Vec::new(),
+            claims: self.kept(assertion)?,
         };
         // The request could be answered until its own end: it is remembered at least as long as that.
         let until = if challenge.is_some() { until.max(now.plus(super::request::LOGIN_TIME)) } else { until };
@@ -315,6 +316,35 @@ impl ServiceProvider<'_> {
             [one] => fit(one),
             _ => Err(SamlError::Subject("the subject's attribute has not one value")),
         }
+    }
+
+    /// By the names that tokens have for them: how the subject logged in, and when first. What the issuer's rules keep goes first, and must fit.
+    fn kept(&self, assertion: &Element) -> Result<KeptClaims, SamlError> {
+        let mut kept = KeptClaims::default();
+        for name in &self.issuer.keep {
+            let values = values(assertion, name.as_str())?;
+            let values = values.iter().map(|value| value.trim()).filter(|value| !value.is_empty());
+            let values: Vec<Arc<str>> = values.map(Into::into).collect();
+            if values.iter().any(|value| value.chars().any(char::is_control)) || !kept.keep(name.as_str(), values) {
+                return Err(SamlError::Kept);
+            }
+        }
+        let statements = || assertion.all(ASSERTION, "AuthnStatement");
+        let first = statements().filter_map(|statement| time(statement, "AuthnInstant").ok().flatten()).min();
+        let contexts = statements().flat_map(|statement| statement.all(ASSERTION, "AuthnContext"));
+        let classes = contexts.flat_map(|context| context.all(ASSERTION, "AuthnContextClassRef"));
+        let classes = classes.filter_map(Element::text).map(|class| class.trim().to_owned());
+        let classes = classes.filter(|class| !class.is_empty() && !class.chars().any(char::is_control));
+        let classes: Vec<Arc<str>> = classes.map(Into::into).collect();
+        for (name, values) in
+            [("acr", classes), ("auth_time", first.into_iter().map(|at| at.secs().to_string().into()).collect())]
+        {
+            // An attribute of that name that is kept is what the provider says of it.
+            if kept.values(name).is_empty() {
+                let _ = kept.keep(name, values);
+            }
+        }
+        Ok(kept)
     }
 
     fn groups(&self, assertion: &Element) -> Result<BTreeSet<Arc<str>>, SamlError> {

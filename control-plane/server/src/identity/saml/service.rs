@@ -10,7 +10,7 @@ use postern_core::audit::AuditRecord;
 use postern_core::issuer::{Issuer, SamlIssuer};
 use postern_core::operation::Digest;
 use postern_core::resource::{FieldFault, Kind, Resource, Spec};
-use postern_core::{Name, Principal, Timestamp};
+use postern_core::{KeptClaims, Name, Principal, Timestamp};
 use postern_runtime::clock;
 use postern_runtime::pki::{PkiError, derive_key};
 use postern_state::commands::{AcceptAssertion, RedeemLogin};
@@ -159,7 +159,14 @@ impl SamlLogins {
             expires_at: now.plus(CODE_TIME),
         };
         let principal = accepted.principal;
-        let spend = AcceptAssertion { once: accepted.once, until: accepted.until, login: Some(login) };
+        let mut spend = AcceptAssertion { once: accepted.once, until: accepted.until, login: Some(login) };
+        let needed = spend.feature_level();
+        if self.0.raft.read(move |state| state.feature_level() < needed).await?
+            && let Some(login) = &mut spend.login
+        {
+            // There are members yet that would lose them.
+            login.principal.claims = KeptClaims::default();
+        }
         let record = AuditRecord { principal: Some(principal.clone()), ..record };
         let outcome = self.0.raft.propose_audited(spend, None, Some(record)).await?;
         outcome.map_err(LoginError::Refused)?;

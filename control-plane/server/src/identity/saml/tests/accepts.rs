@@ -55,6 +55,26 @@ fn what_it_is_called_and_who_it_is_with_is_configured() {
 }
 
 #[test]
+fn how_it_was_proven_and_what_is_asked_for_is_kept() {
+    let accepted = accept(&Said::right().response()).unwrap();
+    let claims = accepted.principal.claims;
+    assert!(claims.says("acr", "urn:oasis:names:tc:SAML:2.0:ac:classes:Password"));
+    assert!(claims.says("auth_time", &earlier(5).secs().to_string()));
+    assert_eq!(claims.iter().count(), 2);
+    let mut by = issuer(|_| ());
+    by.keep = vec![ClaimPath::of_name("groups"), ClaimPath::of_name("absent")];
+    let claims = accept_by(&by, &Said::right().response()).unwrap().principal.claims;
+    assert!(claims.says("groups", "ops & more") && claims.iter().count() == 3);
+    let long = format!(
+        "<saml:Attribute Name=\"groups\"><saml:AttributeValue>{}</saml:AttributeValue></saml:Attribute>",
+        "x ".repeat(600)
+    );
+    let said = Said { attributes: long.replace("groups", "long"), ..Said::right() };
+    by.keep = vec![ClaimPath::of_name("long")];
+    assert_eq!(accept_by(&by, &said.response()).unwrap_err(), SamlError::Kept);
+}
+
+#[test]
 fn a_bare_assertion_must_be_signed_and_wanted() {
     let said = Said { request: None, ..Said::right() };
     let bare = |issuer: &Issuer, xml: &str| with(issuer, &[], |provider| provider.bare(xml.as_bytes(), NOW));

@@ -14,7 +14,7 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::RSA_PKCS1_SHA256;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use postern_core::issuer::{Issuer, IssuerKind, SamlIssuer};
+use postern_core::issuer::{ClaimPath, Issuer, IssuerKind, SamlIssuer};
 use postern_core::{Name, Timestamp};
 
 use super::c14n::{EXCLUSIVE, canonical};
@@ -223,6 +223,7 @@ fn issuer(change: impl FnOnce(&mut SamlIssuer)) -> Issuer {
         groups_prefix: "corp:".into(),
         leeway: std::time::Duration::from_secs(30),
         max_age: None,
+        keep: Vec::new(),
         kind: IssuerKind::Saml(saml),
     }
 }

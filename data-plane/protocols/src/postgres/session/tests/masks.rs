@@ -35,6 +35,7 @@ fn masked() -> Rig {
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
+        claims: postern_core::KeptClaims::default(),
     };
     let slice = MaskSlice::new([(&name, &rule)], &principal, &target, &BTreeMap::new());
     let masking = Masking::compile(&slice, Arc::new(catalog()), "shop", &[7; 32]);
