@@ -56,6 +56,7 @@ bench)
     have python3 || lack python3 "computes medians"
     have pgbouncer || lack pgbouncer "the peer to compare sessions with"
     have etcd || lack etcd-server "the peer to compare the control plane with"
+    [ -x /usr/sbin/haproxy ] || lack haproxy "the peer to compare tunnels with"
     [ -x /usr/sbin/sshd ] || lack openssh-server "the peer to compare tunnels with"
     ;;
 esac

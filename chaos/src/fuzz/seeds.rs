@@ -130,6 +130,7 @@ fn target() -> Resource {
         disabled: false,
         // A cluster that was just founded takes none yet.
         limits: Allowance::default(),
+        spare_sessions: 0,
     };
     resource("db", Spec::Target(target))
 }

@@ -29,6 +29,7 @@ mod restart;
 mod saml;
 mod secrets;
 mod secrets_vault;
+mod spare;
 mod target;
 mod three_processes;
 mod vault_client;

@@ -129,6 +129,7 @@ fn target(spec: &mut Object<'_>, base: &Path) -> pb::TargetSpec {
         databases: spec.strings("databases"),
         disabled: spec.bool("disabled").unwrap_or_default(),
         limits: limits(spec),
+        spare_sessions: spec.number("spareSessions").unwrap_or_default(),
     }
 }
 

@@ -44,6 +44,7 @@ spec:
   agentPool: lab
   databases: [shop]
   limits: {sessions: 80, operationsPerSecond: 2000}
+  spareSessions: 2
 ---
 apiVersion: postern/v1
 kind: Policy

@@ -168,6 +168,9 @@ fn target(spec: &pb::TargetSpec) -> Value {
         fields.value("disabled", json!(true));
     }
     limits(spec.limits.as_ref(), &mut fields);
+    if spec.spare_sessions > 0 {
+        fields.value("spareSessions", json!(spec.spare_sessions));
+    }
     fields.done()
 }
 

@@ -29,7 +29,12 @@ pub struct Target {
     pub disabled: bool,
     /// What all sessions on it may use up, over all gateways.
     pub limits: Allowance,
+    /// Sessions that each gateway keeps logged in for who comes next; at most [`MAX_SPARE_SESSIONS`].
+    pub spare_sessions: u8,
 }
+
+/// The most sessions that a gateway keeps logged in to one target, for nobody yet.
+pub const MAX_SPARE_SESSIONS: u8 = 16;
 
 /// The protocols that Postern speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

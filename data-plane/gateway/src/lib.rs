@@ -303,6 +303,9 @@ pub async fn run(
     let vault = config.vault.as_ref().map(Vault::new).transpose()?;
     let credentials = Accounts::new(&config.credentials, vault.clone());
     let dialer = Dialer::new(router, credentials.clone());
+    let (dialer, spares) =
+        dialer.with_spares(feed.clone(), config.limits.connect_timeout.0, supervisor.shutdown_token());
+    supervisor.spawn("spare-sessions", OnEnd::StopNode, spares);
     supervisor.spawn("credentials", OnEnd::StopNode, credentials.keep(supervisor.sessions_ended_token()));
     if let Some(vault) = vault {
         supervisor.spawn("vault-token", OnEnd::StopNode, vault.keep(supervisor.sessions_ended_token()));

@@ -52,6 +52,15 @@ pub(crate) fn session_ended(code: Option<Code>) {
     counter!("postern_gateway_sessions_ended_total", "code" => code).increment(1);
 }
 
+/// Whether a session that was wanted was ready.
+pub(crate) fn spare_wanted(ready: bool) {
+    counter!("postern_gateway_spare_sessions_wanted_total", "ready" => if ready { "yes" } else { "no" }).increment(1);
+}
+
+pub(crate) fn spare_sessions(ready: usize) {
+    gauge!("postern_gateway_spare_sessions").set(f64::from(u32::try_from(ready).unwrap_or(u32::MAX)));
+}
+
 pub(crate) fn limited(whose: Whose, what: What) {
     let whose = match whose {
         Whose::Principal => "principal",

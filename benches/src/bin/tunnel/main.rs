@@ -1,8 +1,10 @@
-//! Bytes through a tunnel, beside the ways that people take else: TCP, TLS over TCP, and a forward of OpenSSH.
+//! Bytes through a tunnel, beside the ways that people take else: TCP, TLS over TCP, haproxy, and a forward of
+//! OpenSSH.
 //!
 //! The client is this process, which plays the gateway's end of the tunnel; the agent is the real one, the target another process, all on
 //! loopback. `ROUNDS` (3) and `SCALE` (100, in percent) set how long; `WAYS` which (parts of their names, with commas between).
 
+mod forward;
 mod measure;
 mod report;
 mod target;

@@ -1,12 +1,11 @@
 //! The ways to the target.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use postern_chaos::live::{Process, free_port, postern_binary, run, wait_until};
+use anyhow::{Context as _, Result, bail};
+use postern_chaos::live::{Process, postern_binary};
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_protocols::tunnel::{self, ALPN, ALPN_TCP, Hello, MAX_MESSAGE, Open, OpenStatus, Opened, Welcome};
 use postern_runtime::clock;
@@ -22,14 +21,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::forward::{Haproxy, Ssh};
 use crate::target::Target;
 
 const TCP: &str = "TCP";
 const TLS: &str = "TLS over TCP";
+const TLS_FORWARD: &str = "TLS over TCP, haproxy in between";
 const SSH: &str = "ssh -L";
 const TUNNEL_QUIC: &str = "tunnel and agent, QUIC";
 const TUNNEL_TCP: &str = "tunnel and agent, TLS";
-const UP: Duration = Duration::from_secs(20);
+pub(crate) const UP: Duration = Duration::from_secs(20);
 
 /// Bytes both ways.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -39,16 +40,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub(crate) enum Way {
     Tcp(u16),
     Tls(u16, TlsConnector),
+    TlsForward(Box<Haproxy>, TlsConnector),
     Ssh(Box<Ssh>),
     Tunnel(Box<Tunnel>),
-}
-
-/// A forward of OpenSSH: a client and a server of it in between.
-pub(crate) struct Ssh {
-    port: u16,
-    _server: Process,
-    _client: Process,
-    _folder: TempDir,
 }
 
 /// A tunnel of Postern's, its gateway's end here.
@@ -71,8 +65,12 @@ impl Way {
         if is_wanted(TCP) {
             all.push(Self::Tcp(target.plain));
         }
+        let connector = || Ok::<_, anyhow::Error>(TlsConnector::from(Arc::new(tls::client_unverified(&[])?)));
         if is_wanted(TLS) {
-            all.push(Self::Tls(target.tls, TlsConnector::from(Arc::new(tls::client_unverified(&[])?))));
+            all.push(Self::Tls(target.tls, connector()?));
+        }
+        if is_wanted(TLS_FORWARD) {
+            all.push(Self::TlsForward(Box::new(Haproxy::start(target.plain)?), connector()?));
         }
         if is_wanted(SSH) {
             all.push(Self::Ssh(Box::new(Ssh::start(target.plain)?)));
@@ -90,6 +88,7 @@ impl Way {
         match self {
             Self::Tcp(_) => TCP,
             Self::Tls(..) => TLS,
+            Self::TlsForward(..) => TLS_FORWARD,
             Self::Ssh(_) => SSH,
             Self::Tunnel(tunnel) => tunnel.name,
         }
@@ -100,75 +99,22 @@ impl Way {
         match self {
             Self::Tcp(port) => Ok(Box::new(tcp(*port).await?)),
             Self::Ssh(forward) => Ok(Box::new(tcp(forward.port).await?)),
-            Self::Tls(port, connector) => {
-                let name = ServerName::try_from("localhost")?;
-                Ok(Box::new(connector.connect(name, tcp(*port).await?).await?))
-            }
+            Self::Tls(port, connector) => secured(*port, connector).await,
+            Self::TlsForward(forward, connector) => secured(forward.port, connector).await,
             Self::Tunnel(tunnel) => tunnel.open().await,
         }
     }
+}
+
+async fn secured(port: u16, connector: &TlsConnector) -> Result<Box<dyn Stream>> {
+    let name = ServerName::try_from("localhost")?;
+    Ok(Box::new(connector.connect(name, tcp(port).await?).await?))
 }
 
 async fn tcp(port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-impl Ssh {
-    fn start(target: u16) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ssh-bench-").tempdir()?;
-        let at = |name: &str| folder.path().join(name).display().to_string();
-        for key in ["host", "user"] {
-            let mut make = std::process::Command::new("ssh-keygen");
-            make.args(["-q", "-t", "ed25519", "-N", "", "-f", &at(key)]);
-            run(make, "", UP)?.ok()?;
-        }
-        fs::copy(at("user.pub"), at("authorized"))?;
-        let (server, forward) = (free_port()?, free_port()?);
-        fs::write(
-            at("sshd_config"),
-            format!(
-                "Port {server}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
-                 PasswordAuthentication no\nAllowTcpForwarding yes\nPermitRootLogin yes\n",
-                at("host"),
-                at("authorized")
-            ),
-        )?;
-        let sshd = Path::new("/usr/sbin/sshd");
-        ensure!(sshd.exists(), "OpenSSH's server is not installed: run `scripts/bootstrap.sh bench`");
-        fs::create_dir_all("/run/sshd").context("the folder that sshd wants")?;
-        let arguments = ["-D", "-e", "-f", &at("sshd_config")].map(str::to_owned);
-        let server_process = Process::start("sshd", sshd, &arguments, &[], None, folder.path())?;
-        let (port, to) = (server.to_string(), format!("{forward}:127.0.0.1:{target}"));
-        let user = format!("{}@127.0.0.1", postern_benches::output_of("id", &["-un"]));
-        let (key, known) = (at("user"), at("known"));
-        let arguments = [
-            "-N",
-            "-F",
-            "none",
-            "-p",
-            &port,
-            "-i",
-            &key,
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            &format!("UserKnownHostsFile={known}"),
-            "-o",
-            "ExitOnForwardFailure=yes",
-            "-L",
-            &to,
-            &user,
-        ]
-        .map(str::to_owned);
-        let listening = |port: u16| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-        wait_until(UP, "sshd", || Ok(listening(server)))?;
-        let client = Process::start("ssh", Path::new("/usr/bin/ssh"), &arguments, &[], None, folder.path())?;
-        wait_until(UP, "the forward", || Ok(listening(forward)))
-            .with_context(|| format!("{}{}", client.stderr(), server_process.stderr()))?;
-        Ok(Self { port: forward, _server: server_process, _client: client, _folder: folder })
-    }
 }
 
 impl Tunnel {

@@ -12,7 +12,7 @@ use crate::name::Name;
 use crate::policy::{ActionPattern, Conditions, Effect, OnStale, Policy, Staleness};
 use crate::resource::{FieldFault, Kind, Metadata, Resource, Spec};
 use crate::secret::Sealed;
-use crate::target::{Protocol, Route, Target, TargetTls, TlsMode};
+use crate::target::{MAX_SPARE_SESSIONS, Protocol, Route, Target, TargetTls, TlsMode};
 use crate::time::Ttl;
 
 const MAX_LABELS: usize = 64;
@@ -206,6 +206,10 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
     let route = optional_name("spec.agentPool", &spec.agent_pool, faults).map_or(Route::Direct, Route::AgentPool);
     faults.bound_all("spec.databases", &spec.databases);
     let limits = allowance::read(spec.limits, faults);
+    let spare_sessions = u8::try_from(spec.spare_sessions).ok().filter(|spare| *spare <= MAX_SPARE_SESSIONS);
+    if spare_sessions.is_none() {
+        faults.add("spec.spareSessions", format!("must be at most {MAX_SPARE_SESSIONS}"));
+    }
     let (Some(protocol), Some(address), true) = (protocol, address, faults.count() == before) else { return None };
     Some(Target {
         protocol,
@@ -216,6 +220,7 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
         databases: spec.databases,
         disabled: spec.disabled,
         limits,
+        spare_sessions: spare_sessions.unwrap_or_default(),
     })
 }
 
@@ -246,6 +251,7 @@ fn target_to_proto(target: &Target) -> pb::TargetSpec {
         databases: target.databases.clone(),
         disabled: target.disabled,
         limits: allowance::to_proto(target.limits),
+        spare_sessions: target.spare_sessions.into(),
     }
 }
 

@@ -127,6 +127,7 @@ fn whole_objects_round_trip() {
             databases: vec!["shop".into()],
             disabled: true,
             limits: Some(pb::Limits { sessions: 1, operations_per_second: 3, ..Default::default() }),
+            spare_sessions: 2,
         }),
         pb::resource::Spec::MaskingRule(pb::MaskingRuleSpec {
             targets: Some(pb::TargetSelector {

@@ -45,6 +45,7 @@ pub(crate) fn target(name: &str, source: CredentialSource) -> Resource {
         databases: vec![],
         disabled: false,
         limits: postern_core::allowance::Allowance::default(),
+        spare_sessions: 0,
     };
     resource(name, Spec::Target(target))
 }

@@ -43,30 +43,9 @@ impl PutResources {
 
     /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens; limits.
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
-    /// Level 4: issuers that say which claims are kept.
+    /// Level 4: issuers that say which claims are kept, targets of which sessions are kept ready.
     pub(crate) fn feature_level(&self) -> u32 {
-        let keeps = |resource: &Resource| matches!(&resource.spec, Spec::Issuer(issuer) if !issuer.keep.is_empty());
-        if self.resources.iter().any(keeps) {
-            return 4;
-        }
-        let newest = |resource: &Resource| match &resource.spec {
-            Spec::Issuer(issuer) => issuer.oidc().is_none_or(OidcIssuer::is_of_level_3),
-            _ => false,
-        };
-        if self.resources.iter().any(newest) {
-            return 3;
-        }
-        let newer = |resource: &Resource| match &resource.spec {
-            Spec::Policy(policy) => {
-                policy.waits
-                    || policy.staleness != Staleness::default()
-                    || !policy.principals.tokens.is_empty()
-                    || policy.limits != Allowance::default()
-            }
-            Spec::Target(target) => target.limits != Allowance::default(),
-            _ => false,
-        };
-        if self.resources.iter().any(newer) { 2 } else { 1 }
+        self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
 
     /// What applying it to `state` now would give, without changing anything: for a dry run, and before proposing.
@@ -235,6 +214,25 @@ fn at(place: usize, path: &str, message: impl Into<String>) -> FieldFault {
     FieldFault::new(format!("resources[{place}].{path}"), message)
 }
 
+/// The feature level that knows all that an object says.
+fn level_of(spec: &Spec) -> u32 {
+    match spec {
+        Spec::Issuer(issuer) if !issuer.keep.is_empty() => 4,
+        Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
+        Spec::Target(target) if target.spare_sessions > 0 => 4,
+        Spec::Target(target) if target.limits != Allowance::default() => 2,
+        Spec::Policy(policy)
+            if policy.waits
+                || policy.staleness != Staleness::default()
+                || !policy.principals.tokens.is_empty()
+                || policy.limits != Allowance::default() =>
+        {
+            2
+        }
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
@@ -288,6 +286,15 @@ mod tests {
         let delete = super::super::DeleteResource { kind: Kind::Role, name: name("own"), expected_revision: 0 };
         assert!(matches!(fixture.run(delete), Err(Refusal::InUse { .. })));
         assert_eq!(fixture.state.policy_revision(), before);
+    }
+
+    #[test]
+    fn what_is_new_needs_members_that_know_it() {
+        let mut ready = target("db", None, 0);
+        let Spec::Target(spec) = &mut ready.spec else { panic!("a target") };
+        spec.spare_sessions = 1;
+        let level = |resources| PutResources { resources }.feature_level();
+        assert_eq!((level(vec![target("db", None, 0)]), level(vec![secret("pw", 1, 0), ready])), (1, 4));
     }
 
     #[test]

@@ -123,6 +123,7 @@ pub(crate) fn target(of: &str, secret: Option<&str>, revision: u64) -> Resource 
         databases: Vec::new(),
         disabled: false,
         limits: postern_core::allowance::Allowance::default(),
+        spare_sessions: 0,
     };
     resource(of, revision, Spec::Target(target))
 }

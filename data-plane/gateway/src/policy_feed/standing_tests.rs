@@ -60,6 +60,7 @@ fn target() -> Labeled<Target> {
         databases: Vec::new(),
         disabled: false,
         limits: Allowance::default(),
+        spare_sessions: 0,
     };
     Labeled { labels: BTreeMap::new(), value }
 }

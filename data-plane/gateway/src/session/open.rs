@@ -299,7 +299,7 @@ async fn begin(
 
     let fresh_enough = Instant::now().checked_sub(FRESH_AT_OPENING).unwrap_or_else(Instant::now);
     let reached = tokio::time::timeout(shared.limits.connect_timeout.0, async {
-        let login = shared.dialer.login(&to, &startup.settings, &recorded);
+        let login = shared.dialer.open(&to, &startup.settings, &recorded);
         let login = async { login.await.map_err(|e| (e.code(), e.to_string())) };
         let catalog = async { shared.catalogs.get(&to, fresh_enough).await.map_err(|e| (e.code(), e.to_string())) };
         // In this order: the login's error tells more than the catalog's of the same cause.

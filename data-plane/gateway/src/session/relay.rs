@@ -171,7 +171,7 @@ impl Relay {
         };
         let masking = masking(&standing, &catalog.catalog, &to.database);
         let session = Session::new(limits, Arc::clone(&context), masking, clock::random_u128());
-        let Upstream { stream, received, ready, holding } = parts.upstream;
+        let Upstream { stream, received, ready, holding, .. } = parts.upstream;
         let (client_read, client_write) = tokio::io::split(parts.client);
         let (server_read, server_write) = tokio::io::split(stream);
         // It was let in by what may be older.

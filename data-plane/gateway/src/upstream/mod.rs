@@ -3,6 +3,7 @@
 mod direct;
 mod kept;
 mod recorded;
+mod spare;
 mod tls;
 
 use std::sync::Arc;
@@ -18,15 +19,19 @@ use postern_protocols::postgres::upstream::{
 };
 use postern_runtime::clock;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use recorded::Recorded;
 pub(crate) use tls::UpstreamTlsError;
 
 use crate::credentials::{Account, Accounts, CredentialError, Holding};
+use crate::policy_feed::Feed;
 use crate::relay::{RouteError, Router};
 use kept::Kept;
 use recorded::NotRecorded;
+use spare::{Like, Spares};
 use tls::Configs;
 
 /// How long a cancel request may take, from dialling to the target's end.
@@ -100,6 +105,8 @@ pub(crate) struct Upstream {
     pub(crate) ready: Ready,
     /// Keeps the account's lease up while the session lives.
     pub(crate) holding: Option<Arc<Holding>>,
+    /// By which the agent's log knows it: the client's session, unless it was logged in for whoever would come.
+    opened_as: SessionId,
 }
 
 /// Opens connections. Cheap to clone.
@@ -110,11 +117,45 @@ pub(crate) struct Dialer {
     /// What earlier logins by SCRAM came to: else each would hash thousands of times, on a worker that serves sessions.
     keys: Kept<ScramKeys>,
     tls: Configs,
+    spares: Option<Spares>,
 }
 
 impl Dialer {
     pub(crate) fn new(router: Router, credentials: Accounts) -> Self {
-        Self { router, credentials, keys: Kept::default(), tls: Configs::default() }
+        Self { router, credentials, keys: Kept::default(), tls: Configs::default(), spares: None }
+    }
+
+    /// One that has sessions ready where the target says so, each logged in within `limit`; and the actor that keeps them, until `stop`.
+    pub(crate) fn with_spares(
+        self,
+        feed: watch::Receiver<Feed>,
+        limit: Duration,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (spares, keeper) = Spares::new(self.clone(), feed, limit, stop);
+        (Self { spares: Some(spares), ..self }, keeper)
+    }
+
+    /// A session for a client: one that is ready, where there is one. Nothing of the client's goes into it before `recorded` is. The caller bounds
+    /// the time.
+    pub(crate) async fn open(
+        &self,
+        to: &Destination,
+        settings: &[(String, String)],
+        recorded: &Recorded,
+    ) -> Result<Upstream, UpstreamError> {
+        let Some(spares) = self.spares.as_ref().filter(|_| to.target.spare_sessions > 0) else {
+            return self.login(to, settings, recorded).await;
+        };
+        let like = Like::new(to, self.credentials.account(to).await?, settings);
+        if let Some(upstream) = spares.take(&like).await {
+            recorded.wait().await?;
+            tracing::info!(session = %to.session, opened_as = %upstream.opened_as, "takes a session that was ready at the target");
+            return Ok(upstream);
+        }
+        let upstream = self.login(to, settings, recorded).await?;
+        spares.opened(like);
+        Ok(upstream)
     }
 
     /// Connects and logs in; shows the target nothing of its credential before `recorded` is. The caller bounds the time.
@@ -171,7 +212,7 @@ impl Dialer {
                         self.keys.keep(&to.name, keys);
                     }
                     let holding = account.holding.clone();
-                    return Ok(Upstream { stream, received, ready: *ready, holding });
+                    return Ok(Upstream { stream, received, ready: *ready, holding, opened_as: to.session });
                 }
                 LoginStep::NeedMore => {
                     if stream.read_buf(&mut received).await.map_err(UpstreamError::Broken)? == 0 {

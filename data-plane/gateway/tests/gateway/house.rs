@@ -168,6 +168,7 @@ impl House {
             databases: vec!["postgres".into()],
             disabled: false,
             limits: postern_core::allowance::Allowance::default(),
+            spare_sessions: 0,
         };
         let mut held = policy("writers", &["sql:delete"], &["public.items"]);
         held.approval = Some(ApprovalRequirement { groups: vec!["leads".into()], count: 1, expires: Ttl(60) });
