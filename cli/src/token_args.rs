@@ -30,7 +30,7 @@ pub(crate) enum TokenCommand {
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
         #[command(flatten)]
-        new: NewTokenArgs,
+        new: Box<NewTokenArgs>,
     },
     /// Shows what the token in POSTERN_TOKEN or --token-file says, without asking whether it is believed.
     Show {
@@ -54,6 +54,10 @@ pub(crate) struct NewTokenArgs {
     /// Good only from this address or network, "10.0.0.0/8"; may be given again.
     #[arg(long, value_name = "NETWORK")]
     pub(crate) network: Vec<Network>,
+    /// Carries this role of the control plane, where whoever it is made from has it or more; may be given again. Default: none, once it is narrowed or
+    /// handed on.
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: Vec<Name>,
     /// Who is handed it: the name is in every record of what is done by it. Default: whoever has the token that it is made from.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) actor: Option<String>,
@@ -76,7 +80,7 @@ impl NewTokenArgs {
             actions: self.action.clone(),
             resources: self.resource.clone(),
             networks: self.network.clone(),
-            ..Scope::default()
+            roles: self.role.iter().map(|role| role.as_str().into()).collect(),
         }
     }
 }

@@ -125,8 +125,14 @@ impl Principal {
         self.chain.len() > 1 || self.chain.iter().any(|link| link.actor.is_some())
     }
 
-    /// Whether the token that was shown is good for all that its principal may do. One that was narrowed or handed on is for work at targets, not for
-    /// ruling.
+    /// Whether every token of the chain carries a role of the control plane, where the principal has it.
+    #[must_use]
+    pub fn carries(&self, role: &str) -> bool {
+        self.chain.iter().all(|link| link.scope.roles.contains(role))
+    }
+
+    /// Whether the token that was shown is good for all that its principal may do. One that was narrowed or handed on is for work at targets, and
+    /// rules by no more than the roles that it [carries](Self::carries).
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.chain.is_empty()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_core::node::{NodeIdentity, NodeRole};
+use postern_core::role::BUILT_IN;
 use postern_core::{Name, Principal};
 use postern_runtime::failures::{Failures, network};
 use postern_runtime::jwt::{TokenError, Verified};
@@ -130,18 +131,33 @@ impl Access {
         }
         let (Some(principal), Some(bound)) = (&caller.principal, bound) else { return Ok(()) };
         trusted(bound, principal)?;
-        // A token that was narrowed or handed on is to do work at targets, not to rule.
-        if !principal.is_whole() {
-            return Ok(());
-        }
-        if principal.in_any(&self.groups.admin) {
-            hold(BuiltIn::Admin, "admin");
+        let by_group = if principal.in_any(&self.groups.admin) {
+            Some((BuiltIn::Admin, "admin"))
         } else if principal.in_any(&self.groups.auditor) {
-            hold(BuiltIn::Auditor, "auditor");
+            Some((BuiltIn::Auditor, "auditor"))
+        } else {
+            None
+        };
+        // A token that was narrowed or handed on is to do work at targets, not to rule, unless it says which roles it carries.
+        if let Some((role, name)) = by_group.filter(|(_, name)| principal.carries(name)) {
+            hold(role, name);
         }
-        let (grants, roles) = bound.of(principal);
+        let (grants, roles) = bound.of(principal, |role| principal.carries(role));
         caller.grants.union(&grants);
         caller.roles.extend(roles);
+        if !principal.is_whole() {
+            // Who holds more may hand on less.
+            let mut whole = bound.of(principal, |_| true).0;
+            whole.union(&by_group.map_or_else(Grants::default, |(role, _)| role.grants()));
+            for name in BUILT_IN.into_iter().filter(|name| principal.carries(name)) {
+                if let Some(grants) =
+                    BuiltIn::from_name(name).map(BuiltIn::grants).filter(|grants| whole.covers(grants))
+                {
+                    caller.grants.union(&grants);
+                    caller.roles.push(name.to_owned());
+                }
+            }
+        }
         caller.roles.sort();
         caller.roles.dedup();
         Ok(())

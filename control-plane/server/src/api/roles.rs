@@ -111,11 +111,11 @@ impl Roles {
 }
 
 impl Bound {
-    /// What `principal` may do by roles, and which they are.
-    pub(super) fn of(&self, principal: &Principal) -> (Grants, Vec<String>) {
+    /// What `principal` may do by those roles of theirs that are `wanted`, and which they are.
+    pub(super) fn of(&self, principal: &Principal, wanted: impl Fn(&str) -> bool) -> (Grants, Vec<String>) {
         let (mut grants, mut names) = (Grants::default(), Vec::new());
         for (binding, granted) in &self.bindings {
-            if let Some(binding) = held(binding).filter(|binding| binding.holds(principal)) {
+            if let Some(binding) = held(binding).filter(|binding| binding.holds(principal) && wanted(&binding.role)) {
                 grants.union(granted);
                 names.push(binding.role.clone());
             }

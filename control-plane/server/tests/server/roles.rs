@@ -104,6 +104,25 @@ async fn built_in_and_own_roles_hold_what_they_say() {
     };
     let narrow = TokenServiceClient::new(channel).exchange_token(narrow).await.unwrap().into_inner().token;
     assert_eq!(anybody.list(with_token(list(Kind::Target), &narrow)).await.unwrap_err().code(), Code::PermissionDenied);
+
+    // It carries the roles that it says, of those that its principal has, or has more than; and none that its parent does not carry.
+    let mut tokens = TokenServiceClient::new(channel);
+    let mut carrying = async |subject_token: String, roles: &[&str]| {
+        let roles = roles.iter().map(|&role| role.to_owned()).collect();
+        let scope = Some(resource_pb::TokenScope { roles, ..Default::default() });
+        let request = pb::ExchangeTokenRequest { subject_token, scope, actor: "planner".into(), ..Default::default() };
+        tokens.exchange_token(request).await.unwrap().into_inner().token
+    };
+    let auditor = carrying(issuer.token("root", &["admins"], 600), &["auditor", "no-such"]).await;
+    anybody.list(with_token(list(Kind::Target), &auditor)).await.unwrap();
+    let delete = pb::DeleteRequest { kind: Kind::Target.into(), name: "db".into(), ..Default::default() };
+    let mut refused = async |token: &str| {
+        let refused = anybody.delete(with_token(delete.clone(), token)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+    };
+    refused(&auditor).await;
+    refused(&carrying(auditor.clone(), &["admin"]).await).await;
+    refused(&carrying(issuer.token("nobody", &[], 600), &["admin", "operator"]).await).await;
     node.end().await;
 }
 
