@@ -10,10 +10,12 @@ const FILES: &[&str] = &[
     "postern/resource/v1/identity.proto",
     "postern/resource/v1/cluster.proto",
     "postern/resource/v1/fleet.proto",
+    "postern/resource/v1/revocation.proto",
     "postern/admin/v1/admin.proto",
     "postern/admin/v1/audit.proto",
     "postern/admin/v1/cluster.proto",
     "postern/admin/v1/fleet.proto",
+    "postern/admin/v1/revocation.proto",
     "postern/admin/v1/secrets.proto",
     "postern/peer/v1/member.proto",
     "postern/peer/v1/peer.proto",
@@ -35,6 +37,7 @@ const SECRET_BEARING: &[&str] = &[
     "postern.admin.v1.ExchangeTokenRequest",
     "postern.admin.v1.ExchangeTokenResponse",
     "postern.admin.v1.RedeemTokenRequest",
+    "postern.admin.v1.RevokeRequest",
     "postern.admin.v1.CreateJoinTokenResponse",
 ];
 

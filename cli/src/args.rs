@@ -8,6 +8,7 @@ use postern_core::resource::Kind;
 use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::dev::DevArgs;
 use crate::manifest::parse_duration;
+use crate::revoke_args::{RevocationsCommand, RevokeCommand};
 use crate::token_args::{LoginArgs, TokenArgs};
 
 /// Postern: an identity-aware gateway that decides, masks, holds and records every operation.
@@ -93,6 +94,12 @@ pub(crate) enum Command {
     Token(TokenArgs),
     /// Logs you in in a browser, and prints a session token: for `$(...)`.
     Login(LoginArgs),
+    /// Ends tokens before their time, on every gateway and for open sessions, too.
+    #[command(subcommand)]
+    Revoke(RevokeCommand),
+    /// Tokens that are revoked: list.
+    #[command(subcommand)]
+    Revocations(RevocationsCommand),
     /// Whom the control plane takes you for.
     Whoami {
         #[command(flatten)]

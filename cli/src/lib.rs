@@ -9,6 +9,7 @@ mod failure;
 mod manifest;
 mod output;
 mod recording;
+mod revoke_args;
 mod roles;
 mod token_args;
 mod yaml;
@@ -72,6 +73,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Sessions(command) => commands::sessions::run(&command, connection).await,
         Command::Token(args) => commands::tokens::run(&args, connection).await,
         Command::Login(args) => commands::login::saml(&args, connection).await,
+        Command::Revoke(command) => commands::revoke::run(&command, connection).await,
+        Command::Revocations(command) => commands::revoke::list(&command, connection).await,
         Command::Whoami { output } => commands::tokens::whoami(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,
         Command::Cluster(command) => commands::cluster::run(&command, connection).await,

@@ -74,6 +74,7 @@ opaque_debug!(
     admin::v1::ExchangeTokenRequest,
     admin::v1::ExchangeTokenResponse,
     admin::v1::RedeemTokenRequest,
+    admin::v1::RevokeRequest,
     admin::v1::CreateJoinTokenResponse,
 );
 

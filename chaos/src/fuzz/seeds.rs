@@ -15,6 +15,7 @@ use postern_core::operation::Digest;
 use postern_core::policy::{Pattern, PrincipalSelector};
 use postern_core::principal::PrincipalId;
 use postern_core::resource::{ANY_REVISION, Kind, Metadata, Resource, Spec};
+use postern_core::revocation::{Mark, Revoked};
 use postern_core::role::{Grant, Role, RoleBinding};
 use postern_core::secret::Sealed;
 use postern_core::session::{Session, SessionEnd};
@@ -332,6 +333,7 @@ fn policies() -> Vec<Vec<u8>> {
         snapshot.put(object).expect("it is for gateways");
     }
     snapshot.set_keys(&name("corp"), Some("{}".into()));
+    snapshot.revocations.insert(Mark { key: Revoked::Issuer(name("corp")).key(), issued_before: 7, until: 4 });
     let delta = postern_core::delta::Delta {
         incarnation: "i".into(),
         from_revision: 5,
@@ -341,6 +343,8 @@ fn policies() -> Vec<Vec<u8>> {
         issuer_keys: vec![(name("corp"), None)],
         session_token_jwks: Some("{}".into()),
         revoked: vec!["1a".into()],
+        revocations: vec![Mark { key: Revoked::All.key(), issued_before: 7, until: 9 }],
+        revocations_over: 5,
     };
     let credential = pb::Credential { target: "db".into(), username: "u".into(), password: b"p".to_vec() };
     let credentials = pb::Credentials {

@@ -26,6 +26,7 @@ mod python_client;
 mod readme;
 mod record;
 mod restart;
+mod revocation;
 mod saml;
 mod secrets;
 mod secrets_vault;

@@ -9,6 +9,7 @@ use postern_proto::admin::v1::certificate_service_client::CertificateServiceClie
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::admin::v1::fleet_service_client::FleetServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
+use postern_proto::admin::v1::revocation_service_client::RevocationServiceClient;
 use postern_proto::admin::v1::secret_service_client::SecretServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
 use postern_proto::admin::v1::token_service_client::TokenServiceClient;
@@ -115,6 +116,10 @@ impl Client {
 
     pub(crate) fn audit(&self) -> AuditServiceClient<Service> {
         AuditServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn revocations(&self) -> RevocationServiceClient<Service> {
+        RevocationServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn tokens(&self) -> TokenServiceClient<Service> {

@@ -10,6 +10,7 @@ pub(crate) mod control;
 pub(crate) mod fleet;
 pub(crate) mod login;
 pub(crate) mod resources;
+pub(crate) mod revoke;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
 mod summary;

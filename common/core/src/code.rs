@@ -37,6 +37,8 @@ pub enum Code {
     TokenExpired,
     /// The token's time has not begun.
     TokenNotYetValid,
+    /// The token was revoked.
+    Revoked,
     /// No such target, or none that the principal may know of.
     UnknownTarget,
     /// The target is down, or refuses connections.
@@ -84,6 +86,7 @@ impl Code {
             Self::TokenInvalid => "token-invalid",
             Self::TokenExpired => "token-expired",
             Self::TokenNotYetValid => "token-not-yet-valid",
+            Self::Revoked => "revoked",
             Self::UnknownTarget => "unknown-target",
             Self::TargetUnavailable => "target-unavailable",
             Self::TargetRefused => "target-refused",

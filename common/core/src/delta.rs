@@ -2,6 +2,7 @@
 
 use crate::name::Name;
 use crate::resource::{Kind, Resource};
+use crate::revocation::Mark;
 
 /// The changes of one entry of the log, as far as gateways decide by them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub struct Delta {
     pub session_token_jwks: Option<String>,
     /// Serial numbers of certificates that are good no more, in addition to those before.
     pub revoked: Vec<String>,
+    /// Revocations of tokens, in addition to those before.
+    pub revocations: Vec<Mark>,
+    /// Those are forgotten that count no more in this second; 0: none.
+    pub revocations_over: u32,
 }
 
 /// A delta that does not follow the snapshot: whoever has it asks for a whole one.

@@ -22,6 +22,7 @@ pub mod policy;
 pub mod principal;
 pub mod recording;
 pub mod resource;
+pub mod revocation;
 pub mod role;
 pub mod scope;
 pub mod secret;

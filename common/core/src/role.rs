@@ -31,7 +31,7 @@ pub struct RoleBinding {
 }
 
 /// What grants may name as objects.
-pub const OBJECTS: [&str; 15] = [
+pub const OBJECTS: [&str; 16] = [
     "approvals",
     "audit",
     "certificates",
@@ -40,6 +40,7 @@ pub const OBJECTS: [&str; 15] = [
     "masking-rules",
     "policies",
     "recordings",
+    "revocations",
     "role-bindings",
     "roles",
     "secrets",

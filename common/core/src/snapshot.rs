@@ -10,6 +10,7 @@ use crate::name::Name;
 use crate::policy::{Policy, PolicySlice};
 use crate::principal::Principal;
 use crate::resource::{Kind, Metadata, Resource, Spec};
+use crate::revocation::Revocations;
 use crate::secret::SecretBytes;
 use crate::target::Target;
 use crate::time::Timestamp;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub masking: Table<MaskingRule>,
     /// Serial numbers of nodes' certificates that are good no more.
     pub revoked: Arc<BTreeSet<String>>,
+    /// Tokens that are good no more.
+    pub revocations: Revocations,
     /// Passwords by target, opened for this gateway, in memory only (I5).
     pub credentials: BTreeMap<Name, SecretBytes>,
     /// JWKS of the keys that session tokens are signed with.
@@ -80,6 +83,7 @@ impl Snapshot {
             policies: Table::default(),
             masking: Table::default(),
             revoked: Arc::default(),
+            revocations: Revocations::default(),
             credentials: BTreeMap::new(),
             session_token_jwks: String::new(),
             mask_key: SecretBytes::new(Vec::new()),
@@ -132,6 +136,10 @@ impl Snapshot {
         }
         if !delta.revoked.is_empty() {
             Arc::make_mut(&mut next.revoked).extend(delta.revoked);
+        }
+        next.revocations.forget(delta.revocations_over);
+        for mark in delta.revocations {
+            next.revocations.insert(mark);
         }
         Ok(next)
     }

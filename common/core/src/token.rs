@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
 use crate::principal::{Link, Principal};
+use crate::revocation::RevocationKey;
 use crate::scope::Scope;
 use crate::time::Timestamp;
 
@@ -73,6 +74,12 @@ pub struct SessionClaims {
     /// Of what its bearer must prove possession.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
+    /// When the first proof was issued that it comes of, in seconds since the Unix epoch; none: it is as old as itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<u64>,
+    /// What stands for that proof, where it has an id of its own: whoever revokes it means this, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<RevocationKey>,
 }
 
 impl SessionClaims {
@@ -96,6 +103,8 @@ impl SessionClaims {
             act: None,
             dlg: None,
             cnf: None,
+            began: None,
+            origin: None,
         }
     }
 }

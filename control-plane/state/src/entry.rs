@@ -12,8 +12,8 @@ use prost::Message as _;
 use crate::commands::{
     AcceptAssertion, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, ExpireApprovals, InitCluster,
     OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin,
-    RemoveNode, RequestApproval, ReviewApproval, RevokeCertificates, RewrapSecrets, SealSession, SetIssuerKeys,
-    UpdateNode, WithdrawApproval,
+    RemoveNode, RequestApproval, ReviewApproval, RevokeCertificates, RevokeTokens, RewrapSecrets, SealSession,
+    SetIssuerKeys, UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
@@ -102,6 +102,7 @@ commands!(
     RecordAudit,
     AcceptAssertion,
     RedeemLogin,
+    RevokeTokens,
 );
 
 impl Command {
@@ -113,6 +114,7 @@ impl Command {
             Self::PutResources(put) => put.feature_level(),
             Self::AcceptAssertion(accept) => accept.feature_level(),
             Self::RedeemLogin(_) => 3,
+            Self::RevokeTokens(_) => 4,
             _ => 1,
         }
     }

@@ -15,6 +15,7 @@ mod read;
 mod reborn;
 mod requests;
 mod resources;
+mod revocations;
 mod snapshot;
 mod state;
 mod tree;

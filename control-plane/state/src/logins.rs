@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use postern_core::operation::Digest;
 use postern_core::resource::FieldFault;
+use postern_core::revocation::Revoked;
 use postern_core::wire::identity::{principal_from_proto, principal_with_claims_to_proto};
 use postern_core::{Principal, Timestamp};
 use postern_proto::state::v1 as pb;
 
+use crate::commands::means;
 use crate::entry::fault;
 use crate::tree::{Set, Tree};
 
@@ -79,6 +81,15 @@ impl Logins {
         let login = self.pending.remove(&code.0)?;
         self.pending_end.remove(&(login.expires_at, code.0));
         Some(login)
+    }
+
+    /// Those who logged in and are revoked now log in anew.
+    pub(crate) fn revoke(&mut self, of: &Revoked) {
+        let meant = self.pending.values().filter(|login| means(of, &login.principal));
+        let meant: Vec<Digest> = meant.map(|login| login.code).collect();
+        for code in meant {
+            self.take(&code);
+        }
     }
 
     /// Forgets what can not be presented any more.

@@ -174,6 +174,8 @@ pub enum ObjectKey {
     Cluster,
     /// The audit log has more records.
     Audit,
+    /// More tokens are revoked.
+    Revocations,
 }
 
 /// What the node does after commit; on the leader at least once, idempotent.

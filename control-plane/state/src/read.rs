@@ -5,6 +5,7 @@ use std::sync::Arc;
 use postern_core::Name;
 use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, GatewayNode, JoinToken, NodeCertificate};
+use postern_core::revocation::{Mark, Revocation, RevocationKey, Revocations};
 
 use crate::state::State;
 
@@ -68,6 +69,31 @@ impl State {
     #[must_use]
     pub fn is_revoked(&self, serial: &str) -> bool {
         self.certificate(serial).is_some_and(|certificate| certificate.revoked.is_some())
+    }
+
+    /// Tokens that are good no more. A copy costs next to nothing.
+    #[must_use]
+    pub const fn revocations(&self) -> &Revocations {
+        &self.revocations.marks
+    }
+
+    /// The revocation of one thing.
+    #[must_use]
+    pub fn revocation(&self, key: &RevocationKey) -> Option<Revocation> {
+        self.revocations.get(key)
+    }
+
+    /// At most `most` revocations, those behind `key`; and how many there are in all.
+    #[must_use]
+    pub fn revocations_after(&self, key: Option<RevocationKey>, most: usize) -> (Vec<Revocation>, usize) {
+        let page = self.revocations.after(key).map(|(_, revocation)| revocation).take(most).collect();
+        (page, self.revocations.len())
+    }
+
+    /// What the entry at `index` revoked, if nothing was revoked since.
+    #[must_use]
+    pub fn newest_revocations(&self, index: u64) -> Option<&Arc<[Mark]>> {
+        self.revocations.newest(index)
     }
 
     /// The feature level that the cluster is at: commands of a newer one are refused.

@@ -12,6 +12,7 @@ use crate::commands::InitCluster;
 use crate::level::known_level;
 use crate::logins::PendingLogin;
 use crate::requests::Remembered;
+use crate::revocations;
 use crate::state::{IssuerKeys, State};
 
 /// The version of snapshots that this crate writes, and the newest that it reads.
@@ -120,6 +121,7 @@ impl State {
         let spent = self.logins.spent.iter();
         list!(spent, spent.map(|(digest, until)| pb::Spent { digest: digest.to_vec(), until_ms: until.millis() }));
         list!(logins, self.logins.pending.values().map(|login| login.to_proto()));
+        list!(revocations, self.revocations.to_proto());
     }
 
     /// The state that [`Self::snapshot`] gave the bytes of. Beside the bytes and the state there are only some objects in memory at a time.
@@ -227,6 +229,10 @@ impl State {
         }
         for login in part.logins {
             self.logins.keep(PendingLogin::from_proto(login).map_err(|_| invalid("a login"))?);
+        }
+        for revocation in part.revocations {
+            let revocation = revocations::from_proto(revocation).map_err(|_| invalid("a revocation"))?;
+            self.revocations.put(revocation);
         }
         for record in part.audit {
             self.audit.keep(cluster::audit_from_proto(record).map_err(invalid)?);

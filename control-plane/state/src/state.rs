@@ -18,6 +18,7 @@ use crate::members::Members;
 use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
 use crate::requests::{Remembered, Requests};
 use crate::resources::Resources;
+use crate::revocations::RevocationBook;
 use crate::tree::{Set, Tree};
 
 /// What bounds the state (I11). Part of the state machine's definition: every node has the same.
@@ -49,6 +50,12 @@ pub struct Limits {
     pub spent: usize,
     /// Logins that wait for their clients.
     pub pending_logins: usize,
+    /// Single tokens that are revoked.
+    pub revocations: usize,
+    /// How many of these there may be for bearers to add theirs.
+    pub own_revocations: usize,
+    /// Revocations of more than one token.
+    pub broad_revocations: usize,
 }
 
 impl Limits {
@@ -67,6 +74,9 @@ impl Limits {
         certificates: 100_000,
         spent: 500_000,
         pending_logins: 10_000,
+        revocations: 1_000_000,
+        own_revocations: 800_000,
+        broad_revocations: 100_000,
     };
 }
 
@@ -112,6 +122,7 @@ pub struct State {
     pub(crate) members: Members,
     pub(crate) audit: AuditLog,
     pub(crate) logins: Logins,
+    pub(crate) revocations: RevocationBook,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,
@@ -158,6 +169,7 @@ impl State {
         self.expire_approvals(&mut effects);
         self.members.expire(self.now, &mut effects);
         self.logins.expire(self.now);
+        self.revocations.expire(self.now);
         let known = entry.request_id.and_then(|request| self.requests.outcome_of(request)).cloned();
         let outcome = match known {
             Some(outcome) => outcome,

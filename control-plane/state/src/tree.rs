@@ -60,6 +60,14 @@ impl<K: Ord, V> Tree<K, V> {
         self.chunks.partition_point(begins_before).saturating_sub(1)
     }
 
+    /// Those behind `key`; all, when there is none.
+    pub(crate) fn after(&self, key: Option<K>) -> impl Iterator<Item = (&K, &V)> {
+        let from = key.as_ref().map_or(0, |key| self.chunk_of(key));
+        let chunks = self.chunks.get(from..).unwrap_or_default();
+        let all = chunks.iter().flat_map(|chunk| chunk.iter());
+        all.skip_while(move |(known, _)| key.as_ref().is_some_and(|key| known <= key)).map(|(key, value)| (key, value))
+    }
+
     pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,

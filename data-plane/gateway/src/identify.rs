@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_core::policy::{Freshness, PolicySlice};
+use postern_core::revocation::Bearer;
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::Snapshot;
 use postern_core::target::{Protocol, Target};
@@ -21,6 +22,8 @@ use crate::policy_feed::Current;
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) principal: Principal,
+    /// What a revocation can go by.
+    pub(crate) bearer: Bearer,
     pub(crate) name: Name,
     pub(crate) target: Arc<Target>,
     pub(crate) slice: PolicySlice,
@@ -66,14 +69,18 @@ pub(crate) fn identify(
         Err(_) => Err(TokenError::Malformed.into()),
     };
     let verified = verified.and_then(|verified| Ok(verified.shown_from(Some(from)).map(|()| verified)?));
-    let Verified { principal, .. } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
+    let verified = verified.and_then(|verified| match current.snapshot.revocations.mean(&verified.bearer) {
+        true => Err(TokenError::Revoked.into()),
+        false => Ok(verified),
+    });
+    let Verified { principal, bearer, .. } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
     match find(&current.snapshot, &principal, target, database) {
         Ok((name, _, slice)) if !slice.opens(fresh) => {
             Err(Refusal::Stale { principal: Box::new(principal), target: name })
         }
         Ok((name, target, slice)) => {
             let sent = current.snapshot.credentials.get(&name).cloned();
-            Ok(Admitted { principal, name, target, slice, sent, database: database.to_owned() })
+            Ok(Admitted { principal, bearer, name, target, slice, sent, database: database.to_owned() })
         }
         Err(why) => {
             let (target, database) = (target.to_owned(), database.to_owned());
@@ -146,6 +153,7 @@ const fn label(refusal: &Refusal) -> &'static str {
             TokenError::Delegable => "delegable",
             TokenError::Unconfirmed => "unconfirmed",
             TokenError::Network => "network",
+            TokenError::Revoked => "revoked",
         },
         Refusal::Target { .. } | Refusal::Stale { .. } => "target",
     }

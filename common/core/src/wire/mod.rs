@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod identity;
 mod issuer;
 pub mod resource;
+pub mod revocation;
 mod role;
 mod selector;
 pub mod snapshot;

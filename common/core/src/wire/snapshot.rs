@@ -10,6 +10,7 @@ use super::{WireError, parse, resource};
 use crate::delta::Delta;
 use crate::name::Name;
 use crate::resource::{Metadata, Resource, Spec};
+use crate::revocation::{self, Revocations};
 use crate::secret::SecretBytes;
 use crate::snapshot::{Credentials, Snapshot};
 use crate::time::Timestamp;
@@ -42,6 +43,7 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
         issuer_keys: issuer_keys.collect(),
         session_token_jwks: snapshot.session_token_jwks.clone(),
         revoked_serials: snapshot.revoked.iter().cloned().collect(),
+        revocations: snapshot.revocations.to_bytes(),
     }
 }
 
@@ -54,6 +56,8 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
         revision: proto.revision,
         session_token_jwks: proto.session_token_jwks,
         revoked: Arc::new(proto.revoked_serials.into_iter().collect()),
+        revocations: Revocations::from_bytes(&proto.revocations)
+            .map_err(|error| WireError::new("snapshot.revocations", error))?,
         ..Snapshot::empty(&proto.cluster_id, &proto.incarnation)
     };
     for (place, object) in proto.resources.into_iter().enumerate() {
@@ -92,6 +96,8 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
         issuer_keys: issuer_keys.collect(),
         session_token_jwks: delta.session_token_jwks.clone().unwrap_or_default(),
         revoked_serials: delta.revoked.clone(),
+        revocations: revocation::encode(&delta.revocations),
+        revocations_over: delta.revocations_over,
     }
 }
 
@@ -120,6 +126,9 @@ pub fn delta_from_proto(proto: pb::Delta) -> Result<Delta, WireError> {
         issuer_keys: issuer_keys.collect::<Result<_, WireError>>()?,
         session_token_jwks: Some(proto.session_token_jwks).filter(|jwks| !jwks.is_empty()),
         revoked: proto.revoked_serials,
+        revocations: revocation::decode(&proto.revocations)
+            .map_err(|error| WireError::new("delta.revocations", error))?,
+        revocations_over: proto.revocations_over,
     })
 }
 

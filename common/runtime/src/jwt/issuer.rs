@@ -72,7 +72,7 @@ impl IssuerVerifier {
             claims: claims::kept(&claims, &self.rules.keep, &self.oidc.required)?,
         };
         let issued_at = issued_at.unwrap_or_default();
-        Ok(Verified { principal, issued_at, depth: None, confirmation: None })
+        Ok(Verified::fresh(principal, issued_at))
     }
 
     /// Byte for byte. Of a trust domain the subject says it (JWT-SVID, sections 3 and 4), and whatever `iss` says does not count.

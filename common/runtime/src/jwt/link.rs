@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use postern_core::Timestamp;
 use postern_core::principal::{Actor, Link};
+use postern_core::revocation::Bearer;
 use postern_core::scope::Scope;
 use postern_core::token::{Confirmation, Delegation, LINK_SEPARATOR, LINK_TYPE, LinkClaims, MAX_ACTOR};
 use rcgen::KeyPair;
@@ -61,6 +62,8 @@ pub(super) fn follow(before: &Checked, link: &str, digest: &Digest) -> Result<Ch
     let begins = Timestamp::from_secs(claims.nbf.unwrap_or(0).max(claims.iat));
     let delegation = claims.dlg.map(|dlg| delegation(&dlg, left.saturating_sub(1)));
     Ok(Checked {
+        bearer: Bearer::new(&principal, true, before.origin, before.issued_at),
+        origin: before.origin,
         principal,
         issued_at: before.issued_at,
         depth: before.depth.saturating_add(1),

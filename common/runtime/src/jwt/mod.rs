@@ -13,8 +13,10 @@ mod session;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use postern_core::issuer::Issuer;
+use postern_core::revocation::{Bearer, RevocationKey, Revoked, TokenName};
 use postern_core::snapshot::Snapshot;
 use postern_core::token::{Confirmation, LINK_SEPARATOR, SCOPED_TOKEN_TYPE, SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE};
 use postern_core::{Code, Name, Principal, Timestamp};
@@ -63,6 +65,9 @@ pub enum TokenError {
     /// Its bearer has not proven to have what it is bound to.
     #[error("the token is bound to a certificate that was not shown")]
     Unconfirmed,
+    /// It was revoked, or something that it is made of.
+    #[error("the token was revoked")]
+    Revoked,
     /// It carries a delegation key: only what is made from it by that key is shown.
     #[error("the token is to be handed on: only its children are shown")]
     Delegable,
@@ -78,6 +83,7 @@ impl TokenError {
         match self {
             Self::Expired | Self::TooOld => Code::TokenExpired,
             Self::NotYetValid => Code::TokenNotYetValid,
+            Self::Revoked => Code::Revoked,
             Self::Malformed
             | Self::Algorithm
             | Self::UnknownKey
@@ -102,7 +108,7 @@ impl TokenError {
             Self::Signature => 4,
             Self::Audience => 5,
             Self::Claims(_) | Self::Delegable | Self::Unconfirmed | Self::Network => 6,
-            Self::Expired | Self::NotYetValid | Self::TooOld => 7,
+            Self::Expired | Self::NotYetValid | Self::TooOld | Self::Revoked => 7,
         }
     }
 
@@ -116,15 +122,38 @@ impl TokenError {
 pub struct Verified {
     /// Who, and within what.
     pub principal: Principal,
-    /// When the token that began it was issued.
+    /// When the first proof was issued that it comes of: also of what a session token was made of.
     pub issued_at: Timestamp,
     /// How often it was handed on; none: it is no session token.
     pub depth: Option<u8>,
     /// Of what the bearer must prove possession.
     pub confirmation: Option<Confirmation>,
+    /// What stands for the token of an issuer that the first of the session tokens was made of, when it has an id.
+    pub origin: Option<RevocationKey>,
+    /// What a revocation can go by.
+    pub bearer: Bearer,
 }
 
 impl Verified {
+    /// Of a proof that is no session token.
+    #[must_use]
+    pub fn fresh(principal: Principal, issued_at: Timestamp) -> Self {
+        let bearer = Bearer::new(&principal, false, None, issued_at);
+        Self { principal, issued_at, depth: None, confirmation: None, origin: None, bearer }
+    }
+
+    /// What stands for it in the session token that is made of it, and of what is made of that.
+    #[must_use]
+    pub fn traced(&self) -> Option<RevocationKey> {
+        match self.depth {
+            Some(_) => self.origin,
+            None => {
+                let (issuer, id) = (self.principal.id.issuer.clone(), Arc::clone(self.principal.token_id.as_ref()?));
+                Some(Revoked::Subtree(TokenName { issuer, id }).key())
+            }
+        }
+    }
+
     /// Checks what hangs on the connection on which the token was shown, `from` being the other end; none: unknown.
     ///
     /// # Errors
@@ -215,6 +244,18 @@ impl Verifier {
             }
         }
         Err(refusal)
+    }
+
+    /// What a session token says that is genuine and whose time is not over, also one that is only handed on. It is not to be let in by: somebody may have
+    /// cut the links off that follow it.
+    ///
+    /// # Errors
+    /// The token is not genuine, or has expired.
+    pub fn look(&self, token: &str, now: Timestamp) -> Result<Verified, TokenError> {
+        match self.verify(token, now) {
+            Err(TokenError::Delegable) => self.session.as_ref().ok_or(TokenError::KeysUnavailable)?.look(token, now),
+            settled => settled,
+        }
     }
 
     /// Which issuers could have signed the token, by its own word: those whose keys are worth a look when its key is unknown.

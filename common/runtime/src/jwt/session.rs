@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_core::issuer::Algorithm;
 use postern_core::principal::Link;
+use postern_core::revocation::{Bearer, RevocationKey};
 use postern_core::scope::Scope;
 use postern_core::token::{
     Confirmation, LINK_SEPARATOR, MAX_DEPTH, SCOPED_TOKEN_TYPE, SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_ISSUER,
@@ -47,6 +48,8 @@ pub(super) struct Checked {
     /// By whom the next link must be signed, and how many there may be.
     pub(super) delegation: Option<(ParsedPublicKey, u8)>,
     pub(super) confirmation: Option<Confirmation>,
+    pub(super) origin: Option<RevocationKey>,
+    pub(super) bearer: Bearer,
 }
 
 impl SessionVerifier {
@@ -84,6 +87,15 @@ impl SessionVerifier {
             return None;
         }
         Some(self.seen.get(&sha256(token))?.show(now))
+    }
+
+    /// As [`Self::verify`], also of what is only shown with links behind it.
+    pub(super) fn look(&self, token: &str, now: Timestamp) -> Result<Verified, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::Malformed);
+        }
+        let checked = self.check(token, now)?;
+        if now >= checked.expires_at { Err(TokenError::Expired) } else { Ok(checked.verified()) }
     }
 
     fn check(&self, token: &str, now: Timestamp) -> Result<Arc<Checked>, TokenError> {
@@ -146,9 +158,12 @@ impl SessionVerifier {
         let expires_at = Timestamp::from_secs(claims.exp);
         principal.token_id = Some(id);
         principal.expires_at = Some(expires_at);
+        let issued_at = Timestamp::from_secs(claims.began.map_or(claims.iat, |began| began.min(claims.iat)));
         Ok(Checked {
+            bearer: Bearer::new(&principal, true, claims.origin, issued_at),
+            origin: claims.origin,
             principal,
-            issued_at: Timestamp::from_secs(claims.iat),
+            issued_at,
             depth: claims.depth,
             not_before: Timestamp::from_secs(claims.nbf.max(claims.iat)),
             expires_at,
@@ -176,12 +191,18 @@ impl Checked {
         if self.delegation.is_some() {
             return Err(TokenError::Delegable);
         }
-        Ok(Verified {
+        Ok(self.verified())
+    }
+
+    fn verified(&self) -> Verified {
+        Verified {
             principal: self.principal.clone(),
             issued_at: self.issued_at,
             depth: Some(self.depth),
             confirmation: self.confirmation.clone(),
-        })
+            origin: self.origin,
+            bearer: self.bearer.clone(),
+        }
     }
 }
 

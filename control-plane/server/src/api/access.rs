@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_core::node::{NodeIdentity, NodeRole};
+use postern_core::revocation::Bearer;
 use postern_core::role::BUILT_IN;
 use postern_core::{Name, Principal};
 use postern_runtime::failures::{Failures, network};
@@ -21,7 +22,7 @@ use super::audit_log::AuditLog;
 use super::call::Call;
 use super::grants::{BuiltIn, Grants, Object, Verb};
 use super::permissions::{Needs, any_kind};
-use super::roles::{Bound, Roles};
+use super::roles::{Now, Roles};
 use super::status;
 use crate::config::ControlConfig;
 use crate::identity::{Demanded, KeyDemand};
@@ -63,6 +64,8 @@ struct Groups {
 pub(crate) struct Caller {
     node: Option<NodeIdentity>,
     principal: Option<Principal>,
+    /// What a revocation of the token can go by.
+    bearer: Option<Bearer>,
     grants: Grants,
     roles: Vec<String>,
 }
@@ -98,29 +101,29 @@ impl Access {
             Some(token) => Some(self.verify(token, peer).await?),
             None => None,
         };
-        let principal = verified.map(|verified| verified.principal);
-        Ok(Caller { node, principal, grants: Grants::default(), roles: Vec::new() })
+        let (principal, bearer) = verified.map(|verified| (verified.principal, verified.bearer)).unzip();
+        Ok(Caller { node, principal, bearer, grants: Grants::default(), roles: Vec::new() })
     }
 
     /// Looks up what the caller may do: linearizably, so that a role that was taken away is gone, and so is an issuer.
     pub(super) async fn look_up(&self, caller: &mut Caller) -> Result<(), Status> {
         let bound = if caller.principal.is_some() { Some(self.roles.now().await?) } else { None };
-        self.grant(caller, bound.as_deref())
+        self.grant(caller, bound.as_ref())
     }
 
     /// As [`Self::look_up`], for one who was admitted before: by what was so at most `age` ago.
     pub(super) async fn look_up_lately(&self, caller: &mut Caller, age: Duration) -> Result<(), Status> {
         let bound = if caller.principal.is_some() { Some(self.roles.lately(age).await?) } else { None };
-        self.grant(caller, bound.as_deref())
+        self.grant(caller, bound.as_ref())
     }
 
     /// As [`Self::look_up`], for one who was admitted before: by what this node has applied, `revision` at least.
     pub(super) async fn look_up_since(&self, caller: &mut Caller, revision: u64) -> Result<(), Status> {
         let bound = if caller.principal.is_some() { Some(self.roles.since(revision).await?) } else { None };
-        self.grant(caller, bound.as_deref())
+        self.grant(caller, bound.as_ref())
     }
 
-    fn grant(&self, caller: &mut Caller, bound: Option<&Bound>) -> Result<(), Status> {
+    fn grant(&self, caller: &mut Caller, now: Option<&Now>) -> Result<(), Status> {
         (caller.grants, caller.roles) = (Grants::default(), Vec::new());
         let mut hold = |role: BuiltIn, name: &str| {
             caller.grants.union(&role.grants());
@@ -129,8 +132,8 @@ impl Access {
         if caller.node.as_ref().is_some_and(|node| node.role == NodeRole::Admin) {
             hold(BuiltIn::Admin, "admin");
         }
-        let (Some(principal), Some(bound)) = (&caller.principal, bound) else { return Ok(()) };
-        trusted(bound, principal)?;
+        let (Some(principal), Some(now)) = (&caller.principal, now) else { return Ok(()) };
+        trusted(now, principal, caller.bearer.as_ref())?;
         let by_group = if principal.in_any(&self.groups.admin) {
             Some((BuiltIn::Admin, "admin"))
         } else if principal.in_any(&self.groups.auditor) {
@@ -142,12 +145,12 @@ impl Access {
         if let Some((role, name)) = by_group.filter(|(_, name)| principal.carries(name)) {
             hold(role, name);
         }
-        let (grants, roles) = bound.of(principal, |role| principal.carries(role));
+        let (grants, roles) = now.bound.of(principal, |role| principal.carries(role));
         caller.grants.union(&grants);
         caller.roles.extend(roles);
         if !principal.is_whole() {
             // Who holds more may hand on less.
-            let mut whole = bound.of(principal, |_| true).0;
+            let mut whole = now.bound.of(principal, |_| true).0;
             whole.union(&by_group.map_or_else(Grants::default, |(role, _)| role.grants()));
             for name in BUILT_IN.into_iter().filter(|name| principal.carries(name)) {
                 if let Some(grants) =
@@ -163,9 +166,9 @@ impl Access {
         Ok(())
     }
 
-    /// Refuses a principal whose issuer is trusted no more, linearizably: the verifier here may be a moment behind.
-    pub(super) async fn still_trusted(&self, principal: &Principal) -> Result<(), Status> {
-        trusted(&*self.roles.now().await?, principal)
+    /// Refuses who was revoked, or whose issuer is trusted no more, linearizably: the policy here may be a moment behind.
+    pub(super) async fn still_trusted(&self, verified: &Verified) -> Result<(), Status> {
+        trusted(&self.roles.now().await?, &verified.principal, Some(&verified.bearer))
     }
 
     /// What a token says, if it is to be believed.
@@ -212,7 +215,19 @@ impl Access {
 
     fn by_known_keys(&self, token: &str) -> Result<Verified, TokenError> {
         let policy = Arc::clone(&self.policy.borrow());
-        policy.verifier.verify(token, self.clock.now())
+        let verified = policy.verifier.verify(token, self.clock.now())?;
+        if policy.snapshot.revocations.mean(&verified.bearer) { Err(TokenError::Revoked) } else { Ok(verified) }
+    }
+
+    /// What a token says that may be on its way out, and whether it is one that is only handed on. Whether it is revoked already does not matter.
+    pub(super) async fn look(&self, token: &str) -> Result<(Verified, bool), TokenError> {
+        let policy = Arc::clone(&self.policy.borrow());
+        match policy.verifier.verify(token, self.clock.now()) {
+            Ok(verified) => Ok((verified, false)),
+            Err(TokenError::Delegable) => Ok((policy.verifier.look(token, self.clock.now())?, true)),
+            Err(TokenError::UnknownKey) => self.by_new_keys(token).await.map(|verified| (verified, false)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Its issuer may have a new key: looks once, and waits a little for what is found.
@@ -258,7 +273,7 @@ impl Caller {
     /// Who showed a token that is not believed: of them only the certificate is known.
     pub(super) fn unknown(peer: Option<&PeerInfo>) -> Self {
         let node = peer.and_then(|peer| peer.identity.clone());
-        Self { node, principal: None, grants: Grants::default(), roles: Vec::new() }
+        Self { node, principal: None, bearer: None, grants: Grants::default(), roles: Vec::new() }
     }
 
     /// Whether the caller may, by certificate or role.
@@ -371,11 +386,13 @@ impl std::fmt::Display for Caller {
     }
 }
 
-fn trusted(bound: &Bound, principal: &Principal) -> Result<(), Status> {
-    if bound.trusts(principal) {
-        return Ok(());
-    }
-    let code = TokenError::Issuer.code().as_str();
+fn trusted(now: &Now, principal: &Principal, bearer: Option<&Bearer>) -> Result<(), Status> {
+    let code = match now.bound.trusts(principal) {
+        true if bearer.is_some_and(|bearer| now.revocations.mean(bearer)) => TokenError::Revoked.code(),
+        true => return Ok(()),
+        false => TokenError::Issuer.code(),
+    };
+    let code = code.as_str();
     metrics::counter!("postern_control_auth_failures_total", "code" => code).increment(1);
     Err(refused_token(code))
 }

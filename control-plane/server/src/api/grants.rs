@@ -31,6 +31,7 @@ words! {
         MaskingRules = "masking-rules",
         Policies = "policies",
         Recordings = "recordings",
+        Revocations = "revocations",
         RoleBindings = "role-bindings",
         Roles = "roles",
         Secrets = "secrets",
@@ -193,6 +194,7 @@ impl BuiltIn {
                 }
                 grants.add(Object::Recordings, Verb::Export);
                 grants.add(Object::Tokens, Verb::Manage);
+                grants.add(Object::Revocations, Verb::Create);
             }
             // What every verified principal may anyway: policies name who reviews, and those see what they are to review.
             Self::Reviewer => {}

@@ -64,7 +64,7 @@ impl Logins {
             Kind::LoginCode => self.redeemed(token, verifier, peer).await?,
             Kind::Assertion => self.asserted(call, token, peer).await?,
         };
-        Ok(Verified { principal, issued_at: self.saml.now(), depth: None, confirmation: None })
+        Ok(Verified::fresh(principal, self.saml.now()))
     }
 
     async fn redeemed(&self, code: &str, verifier: &str, peer: Option<&PeerInfo>) -> Result<Principal, Status> {

@@ -21,6 +21,7 @@ mod permissions;
 mod policy;
 mod recordings;
 mod resources;
+mod revocations;
 mod roles;
 mod schema;
 mod secrets;
@@ -40,6 +41,7 @@ use postern_proto::admin::v1::certificate_service_server::CertificateServiceServ
 use postern_proto::admin::v1::cluster_service_server::ClusterServiceServer;
 use postern_proto::admin::v1::fleet_service_server::FleetServiceServer as AdminFleetServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
+use postern_proto::admin::v1::revocation_service_server::RevocationServiceServer;
 use postern_proto::admin::v1::secret_service_server::SecretServiceServer;
 use postern_proto::admin::v1::session_service_server::SessionServiceServer;
 use postern_proto::admin::v1::token_service_server::TokenServiceServer;
@@ -116,6 +118,7 @@ pub(crate) fn routes(
         access: access.clone(),
         logins: Logins { raft: raft.clone(), saml: saml.clone(), access: access.clone() },
     };
+    let revocations = revocations::Service { raft: raft.clone(), access: access.clone() };
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
@@ -139,6 +142,7 @@ pub(crate) fn routes(
         .add_service(SessionServiceServer::new(sessions).max_decoding_message_size(MAX_REQUEST))
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))
+        .add_service(RevocationServiceServer::new(revocations).max_decoding_message_size(MAX_REQUEST))
         .add_service(CertificateServiceServer::new(certificates).max_decoding_message_size(MAX_REQUEST))
         .add_service(cluster)
         .add_service(SecretServiceServer::new(secrets).max_decoding_message_size(MAX_REQUEST))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use super::grants::Object::{Audit as AuditLog, Backups, Certificates, Cluster, Secrets};
+use super::grants::Object::{Audit as AuditLog, Backups, Certificates, Cluster, Revocations, Secrets};
 use super::grants::Verb::{self, Create, Delete, Export, Get, Issue, List, Manage, Update, Watch};
 use super::grants::{Grants, Object};
 
@@ -85,6 +85,14 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
     (
         "postern.admin.v1.TokenService",
         &[("ExchangeToken", audited(Nothing)), ("WhoAmI", Rule { needs: Name, audit: Audit::Refusals })],
+    ),
+    (
+        "postern.admin.v1.RevocationService",
+        &[
+            // Whoever shows a token whole may revoke it; the service checks what else is asked for.
+            ("Revoke", audited(Nothing)),
+            ("ListRevocations", audited(May(Revocations, List))),
+        ],
     ),
     ("postern.admin.v1.AuditService", &[("ListAuditRecords", audited(May(AuditLog, List)))]),
     (

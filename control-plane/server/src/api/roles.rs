@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_core::resource::{Kind, Resource, Spec};
+use postern_core::revocation::Revocations;
 use postern_core::role::RoleBinding;
 use postern_core::{Name, Principal};
 use postern_state::State;
@@ -31,6 +32,7 @@ pub(super) struct Roles {
 #[derive(Clone, Default)]
 struct Kept {
     bound: Arc<Bound>,
+    revocations: Revocations,
     /// The index of the state that it was read from.
     index: u64,
     /// When the newest linearizable read of it was asked for.
@@ -45,6 +47,14 @@ pub(super) struct Bound {
     issuers: BTreeSet<Name>,
 }
 
+/// What decides about a caller.
+pub(super) struct Now {
+    /// Roles and issuers.
+    pub(super) bound: Arc<Bound>,
+    /// Tokens that are good no more.
+    pub(super) revocations: Revocations,
+}
+
 /// Tells one set of objects from another: a change raises the newest revision, a deletion lowers the count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -53,7 +63,7 @@ struct Stamp {
 }
 
 /// What a read gives: where it was read, and all, when that is not as it was.
-type Read = (u64, Option<(Stamp, Vec<Arc<Resource>>)>);
+type Read = (u64, Option<(Stamp, Vec<Arc<Resource>>)>, Revocations);
 
 /// Whether objects of this kind decide about rights.
 pub(super) fn concerns(kind: Kind) -> bool {
@@ -66,47 +76,53 @@ impl Roles {
     }
 
     /// As it is now. Linearizable.
-    pub(super) async fn now(&self) -> Result<Arc<Bound>, Status> {
+    pub(super) async fn now(&self) -> Result<Now, Status> {
         let (asked, of) = (Instant::now(), self.kept().bound.of);
         let read = self.raft.read(move |state| read(state, of)).await;
         self.keep(read, Some(asked))
     }
 
     /// As it was at most `age` ago.
-    pub(super) async fn lately(&self, age: Duration) -> Result<Arc<Bound>, Status> {
+    pub(super) async fn lately(&self, age: Duration) -> Result<Now, Status> {
         let fresh = |kept: &Kept| kept.asked.is_some_and(|asked| asked.elapsed() <= age);
         let _alone = self.alone.lock().await;
         let kept = self.kept();
-        if fresh(&kept) { Ok(kept.bound) } else { self.now().await }
+        if fresh(&kept) { Ok(kept.into()) } else { self.now().await }
     }
 
     /// As this node has it, which has applied `revision`: for whoever was told that it changed there.
-    pub(super) async fn since(&self, revision: u64) -> Result<Arc<Bound>, Status> {
+    pub(super) async fn since(&self, revision: u64) -> Result<Now, Status> {
         let _alone = self.alone.lock().await;
         let kept = self.kept();
         if kept.index >= revision {
-            return Ok(kept.bound);
+            return Ok(kept.into());
         }
         let of = kept.bound.of;
         let read = self.raft.read_local(move |state| read(state, of)).await;
         self.keep(read, None)
     }
 
-    fn keep(&self, read: Result<Read, ReadError>, asked: Option<Instant>) -> Result<Arc<Bound>, Status> {
-        let (index, changed) = read.map_err(status::read)?;
+    fn keep(&self, read: Result<Read, ReadError>, asked: Option<Instant>) -> Result<Now, Status> {
+        let (index, changed, revocations) = read.map_err(status::read)?;
         let changed = changed.map(|(stamp, objects)| Arc::new(resolve(stamp, objects)));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         // Another may have read meanwhile: the later state stays, but each has what it read itself.
         let own = changed.unwrap_or_else(|| Arc::clone(&kept.bound));
         if index >= kept.index {
-            (kept.bound, kept.index) = (Arc::clone(&own), index);
+            (kept.bound, kept.index, kept.revocations) = (Arc::clone(&own), index, revocations.clone());
             kept.asked = kept.asked.max(asked);
         }
-        Ok(own)
+        Ok(Now { bound: own, revocations })
     }
 
     fn kept(&self) -> Kept {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl From<Kept> for Now {
+    fn from(kept: Kept) -> Self {
+        Self { bound: kept.bound, revocations: kept.revocations }
     }
 }
 
@@ -144,7 +160,8 @@ fn read(state: &State, known: Option<Stamp>) -> Read {
         stamp.count = stamp.count.saturating_add(1);
         stamp.newest = stamp.newest.max(object.metadata.revision);
     }
-    (state.index(), (known != Some(stamp)).then(|| (stamp, objects().cloned().collect())))
+    let changed = (known != Some(stamp)).then(|| (stamp, objects().cloned().collect()));
+    (state.index(), changed, state.revocations().clone())
 }
 
 fn resolve(stamp: Stamp, objects: Vec<Arc<Resource>>) -> Bound {

@@ -49,7 +49,7 @@ impl TokenService for Service {
         token.zeroize();
         let verified = verified?;
         call.identified(&verified.principal);
-        self.access.still_trusted(&verified.principal).await?;
+        self.access.still_trusted(&verified).await?;
         let wanted = wanted(request.into_inner())?;
         for target in &wanted.scope.targets {
             call.about(format_args!("Target/{target}"));

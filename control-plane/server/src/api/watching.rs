@@ -120,7 +120,11 @@ type Only = Arc<dyn Fn(&Change) -> bool + Send + Sync>;
 
 /// Whether a change may give or take the right to watch.
 fn concerns_rights(change: &Change) -> bool {
-    matches!(&change.key, ObjectKey::Resource(kind, _) if roles::concerns(*kind))
+    match &change.key {
+        ObjectKey::Resource(kind, _) => roles::concerns(*kind),
+        ObjectKey::Revocations => true,
+        _ => false,
+    }
 }
 
 struct Watching<W: Watched> {

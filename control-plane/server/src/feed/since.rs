@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_core::Name;
 use postern_core::delta::Delta;
 use postern_core::resource::Kind;
+use postern_core::revocation::RevocationKey;
 use postern_core::snapshot::Snapshot;
 
 /// Things whose last change is known; the longest unchanged go first.
@@ -22,6 +23,7 @@ enum Key {
     SessionTokenKeys,
     Object(Kind, Name),
     Revoked(String),
+    Revocation(RevocationKey),
 }
 
 /// The last change of each thing.
@@ -48,7 +50,8 @@ impl Since {
         let objects = upserts.chain(deletes).chain(keys).map(|(kind, name)| Key::Object(kind, name.clone()));
         let revoked = delta.revoked.iter().cloned().map(Key::Revoked);
         let token_keys = delta.session_token_jwks.iter().map(|_| Key::SessionTokenKeys);
-        for key in objects.chain(revoked).chain(token_keys) {
+        let revocations = delta.revocations.iter().map(|mark| Key::Revocation(mark.key));
+        for key in objects.chain(revoked).chain(token_keys).chain(revocations) {
             if let Some(before) = self.by_key.insert(key.clone(), delta.revision) {
                 self.by_revision.remove(&(before, key.clone()));
             }
@@ -82,6 +85,8 @@ impl Since {
             match key {
                 Key::SessionTokenKeys => delta.session_token_jwks = Some(newest.session_token_jwks.clone()),
                 Key::Revoked(serial) => delta.revoked.push(serial.clone()),
+                // None, when it is over already.
+                Key::Revocation(key) => delta.revocations.extend(newest.revocations.get(key)),
                 Key::Object(kind, name) => match newest.object(*kind, name) {
                     Some(object) => delta.upserts.push(object),
                     None => delta.deletes.push((*kind, name.clone())),
@@ -100,6 +105,7 @@ impl Since {
 
 #[cfg(test)]
 mod tests {
+    use postern_core::revocation::{Mark, Revoked};
     use postern_core::target::CredentialSource;
 
     use super::*;
@@ -127,10 +133,15 @@ mod tests {
         let mut snapshot = Snapshot { revision: 5, ..Snapshot::empty("c", "i") };
         let (mut since, mut all) = (Since::new(5), vec![snapshot.clone()]);
         for round in 0..20_u8 {
-            let (next, delta) = step(&snapshot, |delta| match round % 4 {
+            let (next, delta) = step(&snapshot, |delta| match round % 5 {
                 0 => put(delta, &format!("t{}", round % 3), &round.to_string()),
                 1 => delta.deletes.push((Kind::Target, name(&format!("t{}", round % 3)))),
                 2 => delta.revoked.push(round.to_string()),
+                3 => delta.revocations.push(Mark {
+                    key: Revoked::Issuer(name(&format!("i{}", round % 2))).key(),
+                    issued_before: round.into(),
+                    until: 100,
+                }),
                 _ => delta.session_token_jwks = Some(round.to_string()),
             });
             since.take(&delta);
@@ -140,6 +151,7 @@ mod tests {
         for known in &all[..20] {
             let led = known.apply(since.delta(known.revision, &snapshot).unwrap()).unwrap();
             assert_eq!((led.revision, &led.targets), (snapshot.revision, &snapshot.targets));
+            assert_eq!(led.revocations, snapshot.revocations);
             assert_eq!(
                 (led.session_token_jwks, led.revoked),
                 (snapshot.session_token_jwks.clone(), snapshot.revoked.clone())

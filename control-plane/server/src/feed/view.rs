@@ -8,6 +8,7 @@ use postern_core::Name;
 use postern_core::delta::{Delta, DeltaError};
 use postern_core::node::NodeRole;
 use postern_core::resource::{Kind, Resource, Spec};
+use postern_core::revocation::Revocations;
 use postern_core::secret::Sealed;
 use postern_core::snapshot::Snapshot;
 use postern_core::target::TargetSelector;
@@ -15,6 +16,9 @@ use postern_state::{ObjectKey, State};
 
 use super::published::Opened;
 use crate::watch::{Change, ChangeSet, Value};
+
+/// How often gateways are told to forget revocations that are over, in seconds: at most, and only when something is revoked.
+const FORGET: u32 = 600;
 
 /// Taken out of the state, by reference count.
 pub(super) struct Gathered {
@@ -30,6 +34,7 @@ pub(super) struct Gathered {
     serves: BTreeMap<Name, TargetSelector>,
     revoked: BTreeSet<String>,
     revoked_gateways: BTreeSet<String>,
+    revocations: Revocations,
 }
 
 /// What gateways decide by, with what is needed to change it.
@@ -41,6 +46,8 @@ pub(super) struct View {
     /// Serial numbers of gateways' certificates, of those that are revoked.
     pub(super) revoked_gateways: Arc<BTreeSet<String>>,
     secrets: BTreeMap<Name, Arc<Resource>>,
+    /// When gateways forgot revocations that were over, in seconds since the Unix epoch.
+    forgot: u32,
 }
 
 /// What one entry of the log changed.
@@ -88,6 +95,7 @@ impl Gathered {
             serves: serves.collect(),
             revoked: revoked().map(|certificate| certificate.serial.clone()).collect(),
             revoked_gateways: revoked_gateways.map(|certificate| certificate.serial.clone()).collect(),
+            revocations: state.revocations().clone(),
         }
     }
 }
@@ -98,6 +106,7 @@ impl View {
             revision: gathered.revision,
             session_token_jwks: gathered.session_token_jwks,
             revoked: Arc::new(gathered.revoked),
+            revocations: gathered.revocations,
             ..Snapshot::empty(&gathered.cluster_id, &gathered.incarnation)
         };
         let mut secrets = BTreeMap::new();
@@ -118,6 +127,7 @@ impl View {
             serves: Arc::new(gathered.serves),
             opened: Arc::default(),
             revoked_gateways: Arc::new(gathered.revoked_gateways),
+            forgot: 0,
         }
     }
 
@@ -173,6 +183,13 @@ impl View {
                 delta.revoked.push(serial.clone());
                 if certificate.role == NodeRole::Gateway {
                     Arc::make_mut(&mut self.revoked_gateways).insert(serial.clone());
+                }
+            }
+            (ObjectKey::Revocations, Some(Value::Revocations(marks, now))) => {
+                delta.revocations.extend_from_slice(marks);
+                // Not at each: all of them are looked through for it.
+                if now.saturating_sub(self.forgot) >= FORGET {
+                    (self.forgot, delta.revocations_over) = (*now, *now);
                 }
             }
             (ObjectKey::Gateway(name), value) => {

@@ -58,6 +58,7 @@ pub(crate) fn exchange(
     now: Timestamp,
 ) -> Result<Minted, ExchangeError> {
     wanted.scope.check()?;
+    let (origin, began) = (subject.traced(), subject.issued_at.secs());
     let Verified { mut principal, depth: parent_depth, .. } = subject;
     if let Some(wider) = wanted.scope.targets.iter().find(|target| !principal.reaches(target)) {
         return Err(ExchangeError::Wider(wider.clone()));
@@ -115,6 +116,8 @@ pub(crate) fn exchange(
         depth,
         dlg,
         cnf: subject.confirmation,
+        began: (began < now.secs()).then_some(began),
+        origin,
         ..SessionClaims::new(cluster, &id, principal, (now, expires_at))
     };
     Ok(Minted { token: signer.sign(&claims)?, id, expires_at })

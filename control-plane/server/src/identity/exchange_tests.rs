@@ -18,7 +18,7 @@ fn subject(ends_in: u64) -> Verified {
         chain: Vec::new(),
         claims: postern_core::KeptClaims::default(),
     };
-    Verified { principal, issued_at: NOW, depth: None, confirmation: None }
+    Verified::fresh(principal, NOW)
 }
 
 fn name(text: &str) -> Name {

@@ -7,6 +7,7 @@ use postern_core::approval::Approval;
 use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, GatewayNode, JoinToken, NodeCertificate};
 use postern_core::resource::{Resource, Spec};
+use postern_core::revocation::{MARK_BYTES, Mark, seconds};
 use postern_core::session::Session;
 use postern_core::{ApprovalId, SessionId};
 use postern_state::{Cluster, Effect, IssuerKeys, ObjectKey, State};
@@ -89,6 +90,8 @@ pub enum Value {
     Cluster(Arc<Cluster>, u32),
     /// The records that are new in the audit log, oldest first.
     Audit(Vec<Arc<AuditRecord>>),
+    /// Tokens that are revoked now, and the second in which this was.
+    Revocations(Arc<[Mark]>, u32),
 }
 
 impl ChangeSet {
@@ -134,6 +137,10 @@ fn value(state: &State, key: &ObjectKey, audit_from: u64) -> Option<Value> {
             let mut records: Vec<_> = newest.cloned().collect();
             records.reverse();
             Some(Value::Audit(records))
+        }
+        ObjectKey::Revocations => {
+            let newest = state.newest_revocations(state.index()).cloned();
+            newest.map(|marks| Value::Revocations(marks, seconds(state.now())))
         }
     }
 }
@@ -184,6 +191,7 @@ impl Value {
                 approval.text.len().saturating_add(texts(&approval.parameters)).saturating_add(texts(&approval.actions))
             }
             Self::Audit(records) => records.len().saturating_mul(BASE),
+            Self::Revocations(marks, _) => marks.len().saturating_mul(MARK_BYTES),
             Self::Session(_)
             | Self::Node(_)
             | Self::JoinToken(_)

@@ -29,7 +29,7 @@ use crate::control::ControlPlane;
 use crate::metrics;
 use assemble::{Anchor, AssembleError, Assembler};
 use kept::{Keeper, Loaded};
-pub(crate) use standing::{Seat, Standing, Standings};
+pub(crate) use standing::{Gone, Seat, Standing, Standings};
 
 /// Largest answer taken: a part of a snapshot, a long delta, or all credentials.
 const MAX_ANSWER: usize = 16 << 20;

@@ -13,6 +13,7 @@ use postern_core::allowance::Allowance;
 use postern_core::masking::{MaskSlice, MaskingRule};
 use postern_core::policy::{Policy, PolicySlice};
 use postern_core::principal::{Link, Principal, PrincipalId};
+use postern_core::revocation::{Bearer, Mark, RevocationKey};
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::{Difference, Snapshot};
 use tokio::sync::watch;
@@ -23,11 +24,20 @@ use crate::identify::may_stay;
 /// Standings without sessions that may lie about until the next change.
 const IDLE: usize = 1024;
 
+/// Why a session must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// Policy has no place for it any more.
+    Policy(&'static str),
+    /// Its token was revoked, or something that this is made of.
+    Revoked,
+}
+
 /// What a session decides and masks by.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
     /// The policies that speak of it; or why there may be no such session.
-    pub(crate) slice: Result<PolicySlice, &'static str>,
+    pub(crate) slice: Result<PolicySlice, Gone>,
     pub(crate) masks: MaskSlice,
     pub(crate) mask_key: SecretBytes,
     /// The target's password as the control plane sent it.
@@ -43,6 +53,7 @@ struct Key {
     groups: BTreeSet<Arc<str>>,
     token: Option<Arc<str>>,
     chain: Vec<Link>,
+    bearer: Bearer,
     target: Name,
     database: Arc<str>,
 }
@@ -79,7 +90,7 @@ pub(crate) struct Seat {
     _one: Arc<One>,
     standing: watch::Receiver<Arc<Standing>>,
     /// What it stood on before it came here is gone already.
-    ended: Option<&'static str>,
+    ended: Option<Gone>,
 }
 
 impl Standings {
@@ -108,7 +119,7 @@ impl Standings {
     /// A seat for a session of `principal` that was let in by `under`; none before the first policy.
     pub(crate) fn join(
         &self,
-        principal: &Principal,
+        (principal, bearer): (&Principal, &Bearer),
         (target, database): (&Name, &Arc<str>),
         under: &Snapshot,
     ) -> Option<Seat> {
@@ -117,13 +128,15 @@ impl Standings {
             groups: principal.groups.clone(),
             token: principal.token_id.clone(),
             chain: principal.chain.clone(),
+            bearer: bearer.clone(),
             target: target.clone(),
             database: Arc::clone(database),
         };
         let mut all = self.lock();
         let current = Arc::clone(all.current.as_ref()?);
         // Policy may have changed since it was let in.
-        let ended = may_stay(under, &current.snapshot, principal, (target, database)).err();
+        let ended = may_stay(under, &current.snapshot, principal, (target, database)).err().map(Gone::Policy);
+        let ended = if current.snapshot.revocations.mean(bearer) { Some(Gone::Revoked) } else { ended };
         let known = all.ones.get(&key).map(Arc::clone);
         let one = known.unwrap_or_else(|| {
             if all.ones.len() >= all.prune_at.max(IDLE) {
@@ -168,7 +181,7 @@ impl Seat {
     ///
     /// # Errors
     /// Why the session has to end.
-    pub(crate) fn take(&mut self) -> Result<Option<Arc<Standing>>, &'static str> {
+    pub(crate) fn take(&mut self) -> Result<Option<Arc<Standing>>, Gone> {
         if let Some(why) = self.ended {
             return Err(why);
         }
@@ -198,11 +211,11 @@ impl Seat {
 
 /// The standing from the whole policy.
 fn whole(key: &Key, principal: &Principal, before: &Snapshot, now: &Snapshot) -> Standing {
-    let slice = may_stay(before, now, principal, (&key.target, &key.database));
+    let slice = may_stay(before, now, principal, (&key.target, &key.database)).map_err(Gone::Policy);
     of(key, slice, now.mask_slice(principal, &key.target), now)
 }
 
-fn of(key: &Key, slice: Result<PolicySlice, &'static str>, masks: MaskSlice, now: &Snapshot) -> Standing {
+fn of(key: &Key, slice: Result<PolicySlice, Gone>, masks: MaskSlice, now: &Snapshot) -> Standing {
     Standing {
         slice,
         masks,
@@ -222,6 +235,8 @@ struct Changes<'a> {
     masking: Vec<Difference<'a, MaskingRule>>,
     credentials: BTreeSet<&'a Name>,
     mask_key: bool,
+    /// By key; of a million that were known before none is looked at.
+    revoked: HashMap<RevocationKey, Mark>,
 }
 
 impl<'a> Changes<'a> {
@@ -237,7 +252,18 @@ impl<'a> Changes<'a> {
             masking: now.masking.differences(&before.masking),
             credentials: names.filter(other).collect(),
             mask_key: now.mask_key != before.mask_key,
+            revoked: now
+                .revocations
+                .added_since(&before.revocations)
+                .into_iter()
+                .map(|mark| (mark.key, mark))
+                .collect(),
         }
+    }
+
+    fn revokes(&self, bearer: &Bearer) -> bool {
+        let means = |key: &RevocationKey| self.revoked.get(key).is_some_and(|mark| bearer.is_meant_by(mark));
+        !self.revoked.is_empty() && bearer.keys().iter().any(means)
     }
 
     /// The standing after them; none, where they do not concern it.
@@ -245,6 +271,9 @@ impl<'a> Changes<'a> {
         let (principal, target) = (&one.principal, &key.target);
         let was = one.standing.borrow();
         let Ok(slice) = &was.slice else { return None };
+        if self.revokes(&key.bearer) {
+            return Some(of(key, Err(Gone::Revoked), was.masks.clone(), self.now));
+        }
         if self.targets.contains(target) || self.issuers.contains(&key.id.issuer) {
             return Some(whole(key, principal, self.before, self.now));
         }
@@ -260,7 +289,7 @@ impl<'a> Changes<'a> {
         let slice = match after {
             None => Ok(slice.clone()),
             Some(after) if after.permits_anything() => Ok(after),
-            Some(_) => Err("policy permits nothing there"),
+            Some(_) => Err(Gone::Policy("policy permits nothing there")),
         };
         let masks = if masks { self.now.mask_slice(principal, target) } else { was.masks.clone() };
         Some(of(key, slice, masks, self.now))

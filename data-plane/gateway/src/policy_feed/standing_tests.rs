@@ -1,6 +1,8 @@
+use postern_core::Timestamp;
 use postern_core::issuer::Issuer;
 use postern_core::masking::MaskFunction;
 use postern_core::policy::{ActionPattern, Conditions, Effect, Pattern, PrincipalSelector, Staleness};
+use postern_core::revocation::Revoked;
 use postern_core::snapshot::{Labeled, Table};
 use postern_core::target::{
     CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
@@ -24,6 +26,10 @@ fn principal(subject: &str) -> Principal {
         chain: Vec::new(),
         claims: postern_core::KeptClaims::default(),
     }
+}
+
+fn bearer(subject: &str) -> Bearer {
+    Bearer::new(&principal(subject), false, None, Timestamp::from_secs(100))
 }
 
 fn policy(principals: PrincipalSelector) -> Policy {
@@ -99,12 +105,14 @@ impl Rig {
     }
 
     fn seat(&self, subject: &str, on: &str) -> Seat {
-        self.standings.join(&principal(subject), (&name(on), &"shop".into()), &self.snapshot).unwrap()
+        self.standings
+            .join((&principal(subject), &bearer(subject)), (&name(on), &"shop".into()), &self.snapshot)
+            .unwrap()
     }
 }
 
 /// What a change was to a session: whether it was told, and whether it may stay.
-fn told(seat: &mut Seat) -> Result<bool, &'static str> {
+fn told(seat: &mut Seat) -> Result<bool, Gone> {
     match seat.take()? {
         Some(standing) => standing.slice.clone().map(|_| true),
         None => Ok(false),
@@ -166,10 +174,37 @@ fn what_has_ended_stays_so() {
         assert!(told(&mut rig.seat("ada", "db")).is_ok(), "{place}: whoever comes now");
         if place == 1 {
             // Let in by a token of the issuer that was.
-            let late = rig.standings.join(&principal("ada"), (&name("db"), &"shop".into()), &under);
+            let late = rig.standings.join((&principal("ada"), &bearer("ada")), (&name("db"), &"shop".into()), &under);
             assert!(told(&mut late.unwrap()).is_err());
         }
     }
+}
+
+/// I6: whoever is revoked is told, and nobody else; who comes with the same token finds it so, and who comes with a newer one does not.
+#[test]
+fn a_revocation_ends_those_whom_it_means() {
+    let mut rig = Rig::new();
+    let (mut ada, mut bob) = (rig.seat("ada", "db"), rig.seat("bob", "db"));
+    let mark = |issued_before: u32| Mark {
+        key: Revoked::Principal(principal("ada").id).key(),
+        issued_before,
+        until: u32::MAX,
+    };
+    let revoke = |rig: &mut Rig, mark: Mark| rig.change(|now| assert!(now.revocations.insert(mark)));
+    revoke(&mut rig, mark(99));
+    assert_eq!((told(&mut ada), told(&mut bob)), (Ok(false), Ok(false)), "it was issued later");
+    revoke(&mut rig, mark(100));
+    assert_eq!((told(&mut ada), told(&mut bob)), (Err(Gone::Revoked), Ok(false)));
+    assert_eq!(told(&mut rig.seat("ada", "db")), Err(Gone::Revoked));
+    let newer = Bearer::new(&principal("ada"), false, None, Timestamp::from_secs(101));
+    let newer = rig.standings.join((&principal("ada"), &newer), (&name("db"), &"shop".into()), &rig.snapshot);
+    assert_eq!(told(&mut newer.unwrap()), Ok(false));
+    // Let in before, and come to its place after: no other policy in between.
+    let under = rig.snapshot.clone();
+    revoke(&mut rig, Mark { key: Revoked::All.key(), issued_before: 100, until: u32::MAX });
+    let late = rig.standings.join((&principal("eve"), &bearer("eve")), (&name("db"), &"shop".into()), &under);
+    assert_eq!(told(&mut late.unwrap()), Err(Gone::Revoked));
+    assert_eq!(told(&mut bob), Err(Gone::Revoked));
 }
 
 #[test]

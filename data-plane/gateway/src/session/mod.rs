@@ -83,7 +83,7 @@ impl End {
 
     /// Whether the session has lost the right to what it has under way.
     const fn cuts_off(&self) -> bool {
-        matches!(self.code, Some(Code::Denied | Code::PolicyUnavailable | Code::TokenExpired))
+        matches!(self.code, Some(Code::Denied | Code::PolicyUnavailable | Code::TokenExpired | Code::Revoked))
     }
 
     /// Broken off: the client is told what `code` says, the log more.

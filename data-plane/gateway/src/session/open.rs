@@ -275,7 +275,7 @@ async fn begin(
     slot: &mut Option<Connection>,
     place: &mut Option<Place>,
 ) -> Result<Box<Relay>, Refused> {
-    let Admitted { principal, name, target, sent, database, .. } = admitted;
+    let Admitted { principal, bearer, name, target, sent, database, .. } = admitted;
     let session: SessionId = clock::session_id();
     let started = Started {
         session,
@@ -327,7 +327,7 @@ async fn begin(
     }
     write::backend_key(&mut hello, key.pid.unsigned_abs(), u32::from_be_bytes(key.secret.to_be_bytes()));
     write::ready_for_query(&mut hello, upstream.ready.status);
-    let seat = shared.standings.join(&principal, (&to.name, &to.database), &current.snapshot);
+    let seat = shared.standings.join((&principal, &bearer), (&to.name, &to.database), &current.snapshot);
     let seat = seat.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no policy"))?;
     let Connection { stream, received } = slot.take().ok_or(Refused::Silently)?;
     let context = Arc::new(AnalyzeContext::new(

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::relay::{FAR, Relay};
 use super::{End, Shared};
-use crate::policy_feed::Standing;
+use crate::policy_feed::{Gone, Standing};
 
 /// What is too old already is looked at again so often: the control plane may have come back and gone again meanwhile.
 const STALE_AGAIN: Duration = Duration::from_secs(5);
@@ -58,11 +58,15 @@ impl Relay {
         let by_policy = |why: &str| End::fatal(Code::Denied, format!("the session was ended by policy: {why}"));
         // Asked for first: what is decided shows it at least.
         let revision = self.seat.revision();
-        let Some(standing) = self.seat.take().map_err(by_policy)? else {
+        let gone = |gone: Gone| match gone {
+            Gone::Policy(why) => by_policy(why),
+            Gone::Revoked => End::fatal(Code::Revoked, "the session was ended: its token was revoked"),
+        };
+        let Some(standing) = self.seat.take().map_err(gone)? else {
             self.slice.holds_at(revision);
             return Ok(());
         };
-        let mut slice = standing.slice.clone().map_err(by_policy)?;
+        let mut slice = standing.slice.clone().map_err(gone)?;
         slice.holds_at(revision.max(slice.revision()));
         let former = std::mem::replace(&mut self.standing, standing);
         // Its catalog may have to be read by a password that was changed.

@@ -17,7 +17,8 @@ fn session_tokens_round_trip() {
     let scope = Scope::of_targets([name("orders")]);
     expected.chain.push(Link { token: "tok_1".into(), actor: None, scope });
     let (issued_at, depth) = (Timestamp::from_secs(NOW), Some(0));
-    assert_eq!(found, Verified { principal: expected, issued_at, depth, confirmation: None });
+    let bearer = Bearer::new(&expected, true, None, issued_at);
+    assert_eq!(found, Verified { principal: expected, issued_at, depth, confirmation: None, origin: None, bearer });
     // What is remembered of it says the same.
     assert_eq!(verifier.known(), 1);
     assert_eq!(verifier.verify(&token, now()).unwrap(), found);

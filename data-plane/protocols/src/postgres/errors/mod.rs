@@ -53,7 +53,9 @@ pub const fn sqlstate(code: Code) -> &'static str {
         // invalid_authorization_specification
         Code::TlsRequired => "28000",
         // invalid_password
-        Code::TokenMissing | Code::TokenInvalid | Code::TokenExpired | Code::TokenNotYetValid => "28P01",
+        Code::TokenMissing | Code::TokenInvalid | Code::TokenExpired | Code::TokenNotYetValid | Code::Revoked => {
+            "28P01"
+        }
         // invalid_catalog_name
         Code::UnknownTarget => "3D000",
         // cannot_connect_now: libpq then tries the next of its hosts.
@@ -95,6 +97,7 @@ pub const fn client_message(code: Code) -> &'static str {
         Code::TokenMissing => "a token is required: send it as the password",
         Code::TokenInvalid => "the token is not accepted",
         Code::TokenExpired => "the token has expired",
+        Code::Revoked => "the token was revoked",
         Code::TokenNotYetValid => "the token is not valid yet",
         Code::UnknownTarget => "no such target, or no access to it",
         Code::TargetUnavailable => "the target cannot be reached now",
