@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use postern_core::revocation::{Revocation, RevocationKey, Revoked, TokenName};
+use postern_core::revocation::{Revocation, RevocationKey, Revoked};
 use postern_core::token::{SESSION_TOKEN_ISSUER, SESSION_TOKEN_MAX_TTL};
 use postern_core::wire::revocation::{revocation_to_proto, revoked_from_proto};
 use postern_core::wire::timestamp_from_proto;
 use postern_core::{Timestamp, Ttl};
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::revocation_service_server::RevocationService;
-use postern_runtime::jwt::{TokenError, Verified};
+use postern_runtime::jwt::TokenError;
 use postern_state::{Success, commands};
 use tonic::{Request, Response, Status};
 use tracing::info;
@@ -19,6 +19,7 @@ use super::access::{Access, Caller};
 use super::call::Call;
 use super::grants::{Object, Verb};
 use super::status;
+use crate::identity::{MARGIN, revoked_by_bearer};
 use crate::raft::RaftHandle;
 use crate::serve::PeerInfo;
 
@@ -27,10 +28,6 @@ const MAX_PAGE: usize = 1_000;
 /// Things in one request.
 const MAX_THINGS: usize = 1_000;
 const MAX_REASON: usize = 256;
-/// How much longer than the tokens that they mean revocations are kept, for clocks that differ and issuers' leeway.
-const MARGIN: Duration = Duration::from_secs(600);
-/// How long the revocation of a token is kept that lives for very long.
-const LONGEST: Duration = Duration::from_secs(399 * 86_400);
 /// How long those are kept that may mean tokens of which nobody here knows when they end.
 const LONG: Duration = Duration::from_secs(31 * 86_400);
 
@@ -62,11 +59,9 @@ impl RevocationService for Service {
             caller.must(Object::Revocations, Verb::Create)?;
         }
         let mut all = self.named(&call, &caller, &request)?;
-        let shown = self.shown(&call, &caller, (&token, request.subtree), peer.as_ref()).await;
+        let shown = self.shown(&call, &caller, (&token, request.subtree, &request.because), peer.as_ref()).await;
         token.zeroize();
-        if let Some((of, until)) = shown? {
-            all.push(revocation(of, Timestamp::default(), until, String::new(), &request.because));
-        }
+        all.extend(shown?);
         all.iter().for_each(|revocation| call.about(&revocation.of));
         let keys: Vec<RevocationKey> = all.iter().map(|revocation| revocation.of.key()).collect();
         if all.is_empty() {
@@ -133,7 +128,9 @@ impl Service {
             };
             let until =
                 if known { now.plus(Ttl(SESSION_TOKEN_MAX_TTL).duration()).plus(MARGIN) } else { now.plus(LONG) };
-            all.push(revocation(of, before, until, by.clone(), &request.because));
+            let (by, because) = (by.clone(), request.because.clone());
+            let at = Timestamp::default();
+            all.push(Revocation { of, issued_before: before, until, by, because, at, revision: 0 });
         }
         // The same thing twice is one, and the entry is no larger for it.
         all.sort_by(|one, other| one.of.cmp(&other.of));
@@ -142,14 +139,14 @@ impl Service {
         Ok(all)
     }
 
-    /// What the shown token is, and when it can be forgotten; none, when it has ended by itself.
+    /// The revocation of the token that is shown; none, when it has ended by itself.
     async fn shown(
         &self,
         call: &Call,
         caller: &Caller,
-        (token, subtree): (&str, bool),
+        (token, subtree, because): (&str, bool, &str),
         peer: Option<&PeerInfo>,
-    ) -> Result<Option<(Revoked, Timestamp)>, Status> {
+    ) -> Result<Option<Revocation>, Status> {
         if token.is_empty() {
             return Ok(None);
         }
@@ -166,22 +163,10 @@ impl Service {
                 "the token is only handed on: its principal revokes it by another token of its own, or an operator";
             return Err(status::with_reason(Status::permission_denied(text), "FORBIDDEN"));
         }
-        let Verified { principal, depth, .. } = verified;
-        let Some(id) = principal.token_id else {
-            return Err(Status::failed_precondition("the token has no id (jti): revoke its principal"));
-        };
-        let issuer = if depth.is_some() { status::parse("token", SESSION_TOKEN_ISSUER)? } else { principal.id.issuer };
-        let name = TokenName { issuer, id };
-        let of = if subtree { Revoked::Subtree(name) } else { Revoked::Token(name) };
-        let longest = self.access.clock.now().plus(LONGEST);
-        let until = principal.expires_at.map_or(longest, |end| end.plus(MARGIN).min(longest));
-        Ok(Some((of, until)))
+        let revocation = revoked_by_bearer(&verified, subtree, because, self.access.clock.now());
+        let none = || Status::failed_precondition("the token has no id (jti): revoke its principal");
+        Ok(Some(revocation.ok_or_else(none)?))
     }
-}
-
-fn revocation(of: Revoked, before: Timestamp, until: Timestamp, by: String, because: &str) -> Revocation {
-    let (issued_before, because) = (before, because.to_owned());
-    Revocation { of, issued_before, until, by, because, at: Timestamp::default(), revision: 0 }
 }
 
 /// 32 hexadecimal digits.
