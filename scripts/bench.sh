@@ -6,6 +6,7 @@
 #   idle       what thousands of idle sessions cost the gateway, beside pgbouncer
 #   setup      what lies between a client and its server, hop by hop: sessions opened, statements, rows
 #   tunnel     bytes through a tunnel and an agent, beside TCP, TLS and a forward of OpenSSH
+#   revocations  what a million revoked tokens weigh, and what it costs to look one up
 #   redecide   how soon a write of an administrator ends open sessions, and what a change costs that concerns none
 #   fleet      hundreds to thousands of agents and 20 gateways: the leader's work, and storms when gateways are killed
 #   flood      what a flood costs the operations of others, beside those without one
@@ -19,7 +20,7 @@ wanted() { [ -z "${ONLY:-}" ] || [[ ",$ONLY," == *",$1,"* ]]; }
 
 if [ -n "${SMOKE:-}" ]; then
     cargo build --locked -p postern -p postern-benches
-    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 SCALE=1 LOGINS=20 MEGABYTES=5 AGENTS=20 GATEWAYS=4 STEADY=2 OUTPUT=/dev/stdout
+    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 COUNT=20000 SCALE=1 LOGINS=20 MEGABYTES=5 AGENTS=20 GATEWAYS=4 STEADY=2 OUTPUT=/dev/stdout
     binary=debug
 else
     # The clients too: a slow client would measure itself.
@@ -35,6 +36,7 @@ if wanted watch; then "$target/$binary/watch"; fi
 if wanted idle; then "$target/$binary/idle"; fi
 if wanted setup; then "$target/$binary/setup"; fi
 if wanted tunnel; then "$target/$binary/tunnel"; fi
+if wanted revocations; then "$target/$binary/revocations"; fi
 if wanted redecide; then "$target/$binary/redecide"; fi
 # Thousands of sockets' buffers are mostly never touched: memory that is mapped for each, and not recycled, costs nothing until it is.
 if wanted fleet; then MALLOC_MMAP_THRESHOLD_=1048576 "$target/$binary/fleet"; fi

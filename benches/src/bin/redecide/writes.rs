@@ -6,13 +6,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use postern_chaos::live::cluster::{LiveCluster, tls_of};
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
-use postern_proto::admin::v1::{ApplyRequest, DeleteRequest};
+use postern_proto::admin::v1::revocation_service_client::RevocationServiceClient;
+use postern_proto::admin::v1::{ApplyRequest, DeleteRequest, RevokeRequest};
 use postern_proto::resource::v1::resource::Spec;
+use postern_proto::resource::v1::revoked_thing::Thing;
 use postern_proto::resource::v1::{
-    Effect, Kind, Metadata, PolicySpec, PrincipalSelector, Protocol, Resource, TargetCredential, TargetSelector,
-    TargetSpec, TargetTls, TlsMode, target_credential,
+    Effect, Kind, Metadata, PolicySpec, PrincipalName, PrincipalSelector, Protocol, Resource, RevokedThing,
+    TargetCredential, TargetSelector, TargetSpec, TargetTls, TlsMode, target_credential,
 };
 use tonic::transport::{Channel, Endpoint};
+
+/// A revocation means the second that it is of, to its end.
+const REVOKED_SECOND: Duration = Duration::from_millis(1_100);
 
 /// Who has the sessions.
 pub(crate) const SUBJECT: &str = "bench";
@@ -26,15 +31,18 @@ pub(crate) enum End {
     Target,
     /// The identity is denied everything.
     Identity,
+    /// All tokens of the identity are revoked.
+    Revoked,
 }
 
 impl End {
-    pub(crate) const ALL: [Self; 2] = [Self::Target, Self::Identity];
+    pub(crate) const ALL: [Self; 3] = [Self::Target, Self::Identity, Self::Revoked];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Target => "the target is disabled",
             Self::Identity => "the identity is denied everything",
+            Self::Revoked => "the identity's tokens are revoked",
         }
     }
 }
@@ -42,6 +50,7 @@ impl End {
 /// Writes through the public API.
 pub(crate) struct Admin {
     client: ResourceServiceClient<Channel>,
+    revocations: RevocationServiceClient<Channel>,
     address: String,
 }
 
@@ -53,7 +62,8 @@ impl Admin {
             .tcp_nodelay(true)
             .timeout(Duration::from_secs(30))
             .connect_lazy();
-        Ok(Self { client: ResourceServiceClient::new(channel), address: address.to_owned() })
+        let revocations = RevocationServiceClient::new(channel.clone());
+        Ok(Self { client: ResourceServiceClient::new(channel), revocations, address: address.to_owned() })
     }
 
     /// Returns once it is acknowledged.
@@ -61,6 +71,12 @@ impl Admin {
         match end {
             End::Target => self.put(TARGET, self.target(true)).await,
             End::Identity => self.put("locked-out", deny(&format!("test/{SUBJECT}"))).await,
+            End::Revoked => {
+                let name = PrincipalName { issuer: "test".into(), subject: SUBJECT.into() };
+                let things = vec![RevokedThing { thing: Some(Thing::Principal(name)) }];
+                self.revocations.revoke(RevokeRequest { things, ..Default::default() }).await?;
+                Ok(())
+            }
         }
     }
 
@@ -72,6 +88,11 @@ impl Admin {
                 let request =
                     DeleteRequest { kind: Kind::Policy.into(), name: "locked-out".into(), ..Default::default() };
                 self.client.delete(request).await?;
+                Ok(())
+            }
+            // Tokens of a later second are good.
+            End::Revoked => {
+                tokio::time::sleep(REVOKED_SECOND).await;
                 Ok(())
             }
         }

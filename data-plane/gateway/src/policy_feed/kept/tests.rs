@@ -409,3 +409,34 @@ fn a_disk_that_takes_nothing_stops_nothing() {
     assert_eq!(rig.start().has(), Some((13, true)), "what is there stays");
     assert!(Path::exists(&rig.mark()));
 }
+
+/// What is revoked stays so over a restart of the gateway, also while the control plane is away.
+#[test]
+fn revocations_are_kept() {
+    use postern_core::revocation::{Mark, Revoked};
+    let rig = Rig::new();
+    let mut running = begun(&rig);
+    let mark = |of: Revoked| Mark { key: of.key(), issued_before: 7, until: u32::MAX };
+    let marks = [mark(Revoked::All), mark(Revoked::Issuer("ci".parse().unwrap()))];
+    let delta = |from: u64, mark: Mark| {
+        let delta = Delta {
+            incarnation: "i1".into(),
+            from_revision: from,
+            revision: from + 1,
+            revocations: vec![mark],
+            ..Default::default()
+        };
+        let signed = rig.signed(Purpose::Delta, delta_to_proto(&delta).encode_to_vec());
+        WatchResponse { policy: Some(watch_response::Policy::Delta(signed)), ..Default::default() }
+    };
+    running.take(delta(10, marks[0]));
+    running.take(delta(11, marks[1]));
+    assert!(!running.flush());
+    drop(running);
+    let again = rig.start();
+    assert_eq!(again.has(), Some((12, true)));
+    let (current, _) = again.policy.unwrap();
+    for mark in marks {
+        assert_eq!(current.snapshot.revocations.get(&mark.key), Some(mark));
+    }
+}
