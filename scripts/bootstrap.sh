@@ -106,11 +106,11 @@ if [ "$purpose" = check ]; then
 fi
 
 # The public API is tested with a client that Python's own gRPC generates.
-if [ "$purpose" = test ] && ! .tools/grpc/bin/python -c 'import grpc_tools, grpc_reflection, grpc_status, cryptography' 2>/dev/null; then
+if [ "$purpose" = test ] && ! .tools/grpc/bin/python -c 'import grpc_tools, grpc_reflection, grpc_status, cryptography, jwt' 2>/dev/null; then
     echo "bootstrap: installing Python's gRPC into .tools/grpc: a generated client drives the public API"
     python3 -m venv .tools/grpc
     .tools/grpc/bin/pip install --quiet --disable-pip-version-check \
-        grpcio==1.85.1 grpcio-tools==1.85.1 grpcio-reflection==1.85.1 grpcio-status==1.85.1 cryptography==50.0.2
+        grpcio==1.85.1 grpcio-tools==1.85.1 grpcio-reflection==1.85.1 grpcio-status==1.85.1 cryptography==50.0.2 PyJWT==2.10.1
 fi
 
 # A certified OpenID provider, by the versions in its lock file; from whichever registry npm is configured for.

@@ -176,6 +176,15 @@ impl Browser {
         self.ask("POST", url, &format!("{field}={}", percent(value)))
     }
 
+    /// Posts a form.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn post_all(&self, url: &str, fields: &[(&str, &str)]) -> Result<Answer> {
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+        self.ask("POST", url, &fields.join("&"))
+    }
+
     fn ask(&self, method: &str, url: &str, body: &str) -> Result<Answer> {
         let (scheme, rest) = url.split_once("://").with_context(|| format!("no URL: {url}"))?;
         let (host, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));

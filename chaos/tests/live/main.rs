@@ -19,6 +19,7 @@ mod interrupted;
 mod limits;
 mod mask;
 mod nested_agents;
+mod oauth;
 mod oidc_provider;
 mod passthrough;
 mod pipeline;

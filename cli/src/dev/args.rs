@@ -33,6 +33,9 @@ pub(crate) struct DevOptions {
     /// Health and metrics of the control plane; the gateway's and the agent's are on the two ports after it.
     #[arg(long, default_value = "127.0.0.1:15490")]
     pub(crate) ops_listen: SocketAddr,
+    /// OAuth's endpoints and what browsers reach, by https://localhost:PORT; without it they are not served.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) web_listen: Option<SocketAddr>,
     /// What the agent may open besides loopback: HOST:PORT, where `*` stands for any port; may be given again.
     #[arg(long = "agent-allow", value_name = "HOST:PORT")]
     pub(crate) agent_allow: Vec<String>,

@@ -44,8 +44,15 @@ pub(super) async fn start(
     endpoints: &Endpoints,
     supervisors: &Supervisors,
 ) -> Result<Nodes, Failure> {
+    let web = match options.web_listen {
+        Some(address) if address.port() == 0 => return Err(Failure::usage("--web-listen needs a port")),
+        Some(address) => {
+            json!({"listen": address, "public_url": format!("https://localhost:{}", address.port())})
+        }
+        None => Value::Null,
+    };
     let mut settings: ControlConfig = config(json!({
-        "data_dir": layout.control(), "listen": endpoints.admin,
+        "data_dir": layout.control(), "listen": endpoints.admin, "web": web,
         "admin_groups": ["postern-admins"], "auditor_groups": ["postern-auditors"],
     }))?;
     settings.dev = true;

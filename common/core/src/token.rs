@@ -35,7 +35,7 @@ pub const SESSION_TOKEN_DEFAULT_TTL: u32 = 900;
 /// What a session token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionClaims {
-    /// [`SESSION_TOKEN_ISSUER`].
+    /// [`SESSION_TOKEN_ISSUER`]; or the URL by which the control plane is known to others that verify its tokens (RFC 8414, section 2).
     pub iss: String,
     /// [`SESSION_TOKEN_AUDIENCE`].
     pub aud: String,
@@ -110,6 +110,12 @@ impl SessionClaims {
 }
 
 impl SessionClaims {
+    /// Whether `iss` is one that a cluster's tokens have. Whose it is the signature and `cluster` say.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.iss == SESSION_TOKEN_ISSUER || self.iss.starts_with("https://")
+    }
+
     /// The `typ` that a token with these claims has.
     #[must_use]
     pub const fn typ(&self) -> &'static str {
@@ -168,6 +174,14 @@ pub enum Confirmation {
     /// SHA-256 of the certificate that the client has to show in TLS (RFC 8705, section 3.1), base64url.
     #[serde(rename = "x5t#S256")]
     Certificate(String),
+}
+
+impl Confirmation {
+    /// By the SHA-256 of a certificate in DER.
+    #[must_use]
+    pub fn certificate(sha256: &[u8]) -> Self {
+        Self::Certificate(URL_SAFE_NO_PAD.encode(sha256))
+    }
 }
 
 /// What a link says: a child of the token before it, signed by the delegation key that this one names.

@@ -316,8 +316,10 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let access = Access::new(published.policy.clone(), &config, raft.clone(), audit.clone(), demand);
     let public_url = config.web.as_ref().map(|web| web.public_url.clone());
     let saml = SamlLogins::new(raft.clone(), &kek, &keys, public_url, file.name.as_str().into())?;
+    let desk = api::token_desk(&raft, &keys, &access, &saml);
     if let Some(listener) = web_listener {
-        listener.start(&shown, web::Parts { saml: saml.clone(), audit }, &supervisor, &stop)?;
+        let parts = web::Parts { saml, audit, desk: desk.clone(), policy: published.policy.clone() };
+        listener.start(&shown, parts, &supervisor, &stop)?;
     }
     let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access);
     let routes = api::routes(
@@ -327,7 +329,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         &keys,
         &access,
         &published,
-        &saml,
+        &desk,
         (&recordings, &copies),
         cluster_api,
         &members,

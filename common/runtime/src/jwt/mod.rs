@@ -284,5 +284,22 @@ pub fn unverified_issuer(token: &str) -> Option<String> {
     jws::Parts::parse(token).ok()?.unverified()?.iss
 }
 
+/// Whether a subject token leaves it to the bearer of `actor` to act for its subject (`may_act`, RFC 8693, section 4.4). Both must be verified
+/// before. One that says nothing about it leaves it to whoever has both tokens.
+#[must_use]
+pub fn lets_act(subject: &str, actor: &str) -> bool {
+    let claims = |token: &str| -> Option<serde_json::Value> {
+        let root = token.split(LINK_SEPARATOR).next()?;
+        serde_json::from_slice(&jws::Parts::parse(root).ok()?.payload).ok()
+    };
+    // An assertion has no such word.
+    let Some(subject) = claims(subject) else { return true };
+    let Some(may_act) = subject.get("may_act") else { return true };
+    let Some(actor) = claims(actor) else { return false };
+    let issuer = may_act.get("iss").or_else(|| subject.get("iss"));
+    let named = may_act.get("sub").filter(|sub| sub.is_string());
+    named.is_some() && named == actor.get("sub") && issuer.is_some() && issuer == actor.get("iss")
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,8 +13,8 @@ use postern_core::principal::Link;
 use postern_core::revocation::{Bearer, RevocationKey};
 use postern_core::scope::Scope;
 use postern_core::token::{
-    Confirmation, LINK_SEPARATOR, MAX_DEPTH, SCOPED_TOKEN_TYPE, SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_ISSUER,
-    SESSION_TOKEN_MAX_TTL, SESSION_TOKEN_TYPE, SessionClaims,
+    Confirmation, LINK_SEPARATOR, MAX_DEPTH, SCOPED_TOKEN_TYPE, SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_MAX_TTL,
+    SESSION_TOKEN_TYPE, SessionClaims,
 };
 use postern_core::{Principal, Timestamp};
 use rcgen::{KeyPair, SigningKey as _};
@@ -130,7 +130,7 @@ impl SessionVerifier {
         self.keys.verify(&parts)?;
         let claims: SessionClaims =
             serde_json::from_slice(&parts.payload).map_err(|_| TokenError::claims("not a session token's"))?;
-        if claims.iss != SESSION_TOKEN_ISSUER || claims.cluster != self.cluster_id {
+        if !claims.is_ours() || claims.cluster != self.cluster_id {
             return Err(TokenError::Issuer);
         }
         if claims.aud != SESSION_TOKEN_AUDIENCE {

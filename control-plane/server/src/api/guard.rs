@@ -170,6 +170,11 @@ async fn recorded(access: &Access, rule: Rule, call: &Call, status: Option<&Stat
     }
 }
 
+/// As the guard records a method of which every call is recorded, of a call that came another way.
+pub(super) async fn recorded_as_audited(access: &Access, call: &Call, status: Option<&Status>) -> Result<(), Status> {
+    recorded(access, Rule { needs: Needs::Nothing, audit: Audit::Calls }, call, status).await
+}
+
 /// Whether a status tells of the cluster and not of the caller.
 const fn is_failure(code: Code) -> bool {
     matches!(

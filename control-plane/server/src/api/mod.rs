@@ -7,6 +7,7 @@ mod audit_log;
 mod call;
 mod certificates;
 pub(crate) mod cluster;
+mod desk;
 pub(crate) mod fleet;
 mod grants;
 mod guard;
@@ -57,7 +58,9 @@ use tracing::error;
 
 pub(crate) use access::Access;
 pub(crate) use audit_log::AuditLog;
+pub(crate) use call::Call;
 pub(crate) use certificates::{sign, sign_for};
+pub(crate) use desk::{Ask, At, Presented, Refused, TokenDesk};
 
 use crate::bootstrap::ClusterKeys;
 use crate::cluster::members::Members;
@@ -87,6 +90,12 @@ const MAX_UPLOAD: usize = 20 << 20;
 /// The largest answer: a snapshot.
 const MAX_ANSWER: usize = 64 << 20;
 
+/// Where session tokens are given out.
+pub(crate) fn token_desk(raft: &RaftHandle, keys: &Arc<ClusterKeys>, access: &Access, saml: &SamlLogins) -> TokenDesk {
+    let logins = Logins { raft: raft.clone(), saml: saml.clone(), access: access.clone() };
+    TokenDesk::new(Arc::clone(keys), access.clone(), logins)
+}
+
 /// Every service.
 #[allow(clippy::too_many_arguments)] // all parts of the node meet here
 pub(crate) fn routes(
@@ -96,7 +105,7 @@ pub(crate) fn routes(
     keys: &Arc<ClusterKeys>,
     access: &Access,
     published: &Published,
-    saml: &SamlLogins,
+    desk: &TokenDesk,
     (recordings, copies): (&Recordings, &Copies),
     cluster: ClusterServiceServer<cluster::Service>,
     members: &Members,
@@ -113,11 +122,7 @@ pub(crate) fn routes(
     let approvals = approvals::Service { raft: raft.clone(), access: access.clone(), watches: watches.clone() };
     let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), copies: copies.clone(), watches };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
-    let tokens = tokens::Service {
-        keys: Arc::clone(keys),
-        access: access.clone(),
-        logins: Logins { raft: raft.clone(), saml: saml.clone(), access: access.clone() },
-    };
+    let tokens = tokens::Service { access: access.clone(), desk: desk.clone() };
     let revocations = revocations::Service { raft: raft.clone(), access: access.clone() };
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };

@@ -1,65 +1,42 @@
 //! Session tokens.
 
-use std::sync::Arc;
-
 use postern_core::Name;
+use postern_core::principal::Actor;
 use postern_core::role::Grant;
+use postern_core::token::{Confirmation, MAX_ACTOR};
 use postern_core::wire::identity::{principal_with_claims_to_proto, scope_from_proto};
 use postern_core::wire::timestamp_to_proto;
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::token_service_server::TokenService;
 use postern_proto::resource::v1 as resource_pb;
+use postern_runtime::jwt::is_actor;
 use tonic::{Request, Response, Status};
-use tracing::{error, info};
-use zeroize::Zeroize as _;
+use zeroize::Zeroizing;
 
 use super::access::Access;
-use super::logins::{self, Logins};
+use super::desk::{Ask, Presented, TokenDesk};
 use super::status;
-use crate::bootstrap::ClusterKeys;
-use crate::identity::{ExchangeError, Wanted, exchange};
+use crate::identity::Wanted;
 use crate::serve::PeerInfo;
 
-/// Bytes of an Ed25519 public key (RFC 8032, section 5.1.5).
+/// Bytes of an Ed25519 public key (RFC 8032, section 5.1.5), and of a SHA-256.
 const KEY: usize = 32;
 
 pub(super) struct Service {
-    pub(super) keys: Arc<ClusterKeys>,
     pub(super) access: Access,
-    pub(super) logins: Logins,
+    pub(super) desk: TokenDesk,
 }
 
 #[tonic::async_trait]
 impl TokenService for Service {
     async fn exchange_token(
         &self,
-        mut request: Request<pb::ExchangeTokenRequest>,
+        request: Request<pb::ExchangeTokenRequest>,
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
         let call = self.access.call(&request)?;
-        let mut token = std::mem::take(&mut request.get_mut().subject_token);
         let peer = request.extensions().get::<PeerInfo>().cloned();
-        let kind = request.get_ref().subject_token_type.clone();
-        let verified = match logins::kind(&kind)? {
-            Some(kind) => {
-                let verifier = request.get_ref().code_verifier.clone();
-                self.logins.verified(&call, kind, (token.trim(), &verifier), peer.as_ref()).await
-            }
-            None => self.access.verify(token.trim(), peer.as_ref()).await,
-        };
-        token.zeroize();
-        let verified = verified?;
-        call.identified(&verified.principal);
-        self.access.still_trusted(&verified).await?;
-        let wanted = wanted(request.into_inner())?;
-        for target in &wanted.scope.targets {
-            call.about(format_args!("Target/{target}"));
-        }
-        let principal = verified.principal.clone();
-        let minted = exchange(&self.keys.signer, &self.keys.cluster.id, verified, wanted, self.keys.clock.now());
-        let minted = minted.map_err(refused)?;
-        metrics::counter!("postern_control_tokens_minted_total").increment(1);
-        let from = principal.token_id.as_deref();
-        info!(%principal, token_id = minted.id, from, expires_at = %minted.expires_at, "a session token was made");
+        let minted = self.desk.exchange(&call, peer.as_ref(), ask(request.into_inner())?).await;
+        let minted = minted.map_err(|refused| refused.status)?;
         Ok(Response::new(pb::ExchangeTokenResponse {
             token: minted.token,
             expires_at: Some(timestamp_to_proto(minted.expires_at)),
@@ -80,7 +57,10 @@ impl TokenService for Service {
     }
 }
 
-fn wanted(request: pb::ExchangeTokenRequest) -> Result<Wanted, Status> {
+fn ask(request: pb::ExchangeTokenRequest) -> Result<Ask, Status> {
+    // Wiped with it, also where the rest is at fault.
+    let subject = Presented { token: Zeroizing::new(request.subject_token), kind: request.subject_token_type };
+    let actor_token = Zeroizing::new(request.actor_token);
     let scope = request.scope.unwrap_or_default();
     let mut scope =
         scope_from_proto("scope", &scope).map_err(|fault| status::invalid_field(&fault.field, &fault.why))?;
@@ -93,25 +73,27 @@ fn wanted(request: pb::ExchangeTokenRequest) -> Result<Wanted, Status> {
         KEY => Some((request.delegation_key, depth)),
         _ => return Err(status::invalid_field("delegation_key", "not an Ed25519 public key of 32 bytes")),
     };
-    Ok(Wanted { scope, ttl: request.ttl_seconds, actor: request.actor, delegation })
+    let confirmation = match request.certificate_sha256.len() {
+        0 => None,
+        KEY => Some(Confirmation::certificate(&request.certificate_sha256)),
+        _ => return Err(status::invalid_field("certificate_sha256", "not a SHA-256 of 32 bytes")),
+    };
+    let actor = match request.actor {
+        none if none.is_empty() => None,
+        name if is_actor(&name) => Some(Actor { issuer: None, name: name.into() }),
+        _ => {
+            let why = format!("an actor's name has 1 to {MAX_ACTOR} bytes, none of them a control character");
+            return Err(status::invalid_field("actor", why));
+        }
+    };
+    Ok(Ask {
+        subject,
+        code_verifier: request.code_verifier,
+        actor: (!actor_token.is_empty()).then_some(Presented { token: actor_token, kind: request.actor_token_type }),
+        wanted: Wanted { scope, ttl: request.ttl_seconds, actor, delegation, confirmation, ..Wanted::default() },
+    })
 }
 
 fn grant_to_proto(grant: Grant) -> resource_pb::Grant {
     resource_pb::Grant { objects: grant.objects, verbs: grant.verbs }
-}
-
-#[allow(clippy::needless_pass_by_value)] // for map_err
-fn refused(error: ExchangeError) -> Status {
-    match &error {
-        ExchangeError::TooMany(_) => status::invalid_field("scope", error),
-        ExchangeError::Actor => status::invalid_field("actor", error),
-        ExchangeError::TooDeep => Status::failed_precondition(error.to_string()),
-        ExchangeError::TooLong => status::invalid_field("ttl_seconds", error),
-        ExchangeError::Wider(_) => Status::permission_denied(error.to_string()),
-        ExchangeError::Expired => Status::unauthenticated(error.to_string()),
-        ExchangeError::Sign(_) => {
-            error!(%error, "no session token");
-            Status::internal("the token cannot be signed")
-        }
-    }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use postern_core::principal::{Actor, Link};
 use postern_core::scope::{Scope, TooMany};
 use postern_core::token::{
-    Act, Delegation, MAX_ACTOR, MAX_DEPTH, SESSION_TOKEN_DEFAULT_TTL, SESSION_TOKEN_MAX_TTL, SessionClaims,
+    Act, Confirmation, Delegation, MAX_DEPTH, SESSION_TOKEN_DEFAULT_TTL, SESSION_TOKEN_MAX_TTL, SessionClaims,
 };
 use postern_core::{Name, Timestamp, Ttl};
 use postern_runtime::clock;
-use postern_runtime::jwt::{KeyError, SessionSigner, Verified, is_actor};
+use postern_runtime::jwt::{KeyError, SessionSigner, Verified};
 
 /// Why no session token is made.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +20,10 @@ pub(crate) enum ExchangeError {
     Wider(Name),
     #[error("the subject token has expired")]
     Expired,
-    #[error("a session token lives at most {SESSION_TOKEN_MAX_TTL} seconds")]
-    TooLong,
+    #[error("a session token lives at most {0} seconds here")]
+    TooLong(u32),
     #[error("the subject token was handed on {MAX_DEPTH} times already: it is as deep as may be")]
     TooDeep,
-    #[error("an actor's name has 1 to {MAX_ACTOR} bytes, none of them a control character")]
-    Actor,
     #[error("the token cannot be signed: {0}")]
     Sign(#[from] KeyError),
 }
@@ -36,10 +34,16 @@ pub(crate) struct Wanted {
     pub(crate) scope: Scope,
     /// Seconds; 0: as usual.
     pub(crate) ttl: u32,
-    /// Who is handed it; empty: who asks.
-    pub(crate) actor: String,
+    /// Who is handed it; none: who asks.
+    pub(crate) actor: Option<Actor>,
+    /// When the actor's own proof ends.
+    pub(crate) until: Option<Timestamp>,
     /// A delegation key, and how often it may be used; 0: as often as may be.
     pub(crate) delegation: Option<(Vec<u8>, u8)>,
+    /// What its bearer is to prove possession of.
+    pub(crate) confirmation: Option<Confirmation>,
+    /// What it names as who issued it, for others than Postern; none: as always.
+    pub(crate) iss: Option<String>,
 }
 
 /// A session token.
@@ -47,6 +51,10 @@ pub(crate) struct Minted {
     pub(crate) token: String,
     pub(crate) id: String,
     pub(crate) expires_at: Timestamp,
+    /// Seconds from now to then.
+    pub(crate) lives: u64,
+    /// What it was narrowed to, by itself.
+    pub(crate) scope: Scope,
 }
 
 /// Mints a session token for who `subject` says, at `now`.
@@ -65,11 +73,11 @@ pub(crate) fn exchange(
     }
     let ttl = match wanted.ttl {
         0 => SESSION_TOKEN_DEFAULT_TTL,
-        seconds if seconds > SESSION_TOKEN_MAX_TTL => return Err(ExchangeError::TooLong),
+        seconds if seconds > SESSION_TOKEN_MAX_TTL => return Err(ExchangeError::TooLong(SESSION_TOKEN_MAX_TTL)),
         seconds => seconds,
     };
     let end = now.plus(Ttl(ttl).duration());
-    let expires_at = principal.expires_at.map_or(end, |parents| parents.min(end));
+    let expires_at = [principal.expires_at, wanted.until].into_iter().flatten().fold(end, Timestamp::min);
     // In whole seconds, as the token says it.
     let expires_at = Timestamp::from_secs(expires_at.secs());
     if expires_at <= now {
@@ -93,12 +101,9 @@ pub(crate) fn exchange(
     if let (Some(parent), true) = (&parent, principal.chain.is_empty()) {
         principal.chain.push(Link { token: Arc::clone(parent), actor: None, scope: Scope::default() });
     }
-    let actor = match wanted.actor {
-        none if none.is_empty() => None,
-        name if is_actor(&name) => Some(Actor { issuer: None, name: name.into() }),
-        _ => return Err(ExchangeError::Actor),
-    };
+    let actor = wanted.actor;
     let targets_alone = Scope { targets: wanted.scope.targets.clone(), ..Scope::default() } == wanted.scope;
+    let asked = wanted.scope.clone();
     let (mut scope, mut targets) = (wanted.scope, Vec::new());
     if principal.chain.is_empty() && actor.is_none() && targets_alone && dlg.is_none() {
         // All that it says, gateways of former versions understand too.
@@ -108,19 +113,23 @@ pub(crate) fn exchange(
     }
     principal.token_id = Some(token);
     principal.expires_at = Some(expires_at);
-    let claims = SessionClaims {
+    let mut claims = SessionClaims {
         act: Act::of(&principal.chain),
         targets,
         parent: parent.map(|parent| parent.to_string()),
         root,
         depth,
         dlg,
-        cnf: subject.confirmation,
+        cnf: wanted.confirmation.or(subject.confirmation),
         began: (began < now.secs()).then_some(began),
         origin,
         ..SessionClaims::new(cluster, &id, principal, (now, expires_at))
     };
-    Ok(Minted { token: signer.sign(&claims)?, id, expires_at })
+    if let Some(iss) = wanted.iss {
+        claims.iss = iss;
+    }
+    let lives = expires_at.secs().saturating_sub(now.secs());
+    Ok(Minted { token: signer.sign(&claims)?, id, expires_at, lives, scope: asked })
 }
 
 #[cfg(test)]

@@ -85,7 +85,8 @@ impl Listener {
         stop: &CancellationToken,
     ) -> Result<(), WebError> {
         let tls = tls(&self.config, own)?;
-        let serve = serve(self.listener, tls, routes(&parts), supervisor.clone(), stop.clone());
+        let serve =
+            serve(self.listener, tls, routes(&parts, &self.config.public_url), supervisor.clone(), stop.clone());
         supervisor.spawn("web-listener", OnEnd::StopNode, serve);
         info!(address = %self.address, url = self.config.public_url, "browsers are served");
         Ok(())

@@ -5,6 +5,7 @@
 
 mod config;
 mod listener;
+mod oauth;
 mod pages;
 mod saml;
 
@@ -21,8 +22,9 @@ use http::header::{
 };
 use http::{HeaderValue, Request, Response, StatusCode};
 
-use crate::api::AuditLog;
+use crate::api::{AuditLog, TokenDesk};
 use crate::identity::saml::SamlLogins;
+use crate::run::PolicyWatch;
 
 pub use config::WebConfig;
 pub(crate) use listener::Listener;
@@ -45,12 +47,15 @@ pub(crate) struct ClientAddress(pub(crate) SocketAddr);
 pub(crate) struct Parts {
     pub(crate) saml: SamlLogins,
     pub(crate) audit: AuditLog,
+    pub(crate) desk: TokenDesk,
+    pub(crate) policy: PolicyWatch,
 }
 
 /// Every route. A part that is added is merged here.
-fn routes(parts: &Parts) -> Router {
+fn routes(parts: &Parts, url: &str) -> Router {
     Router::new()
         .merge(saml::routes(parts))
+        .merge(oauth::routes(parts, url))
         .fallback(async || pages::message(StatusCode::NOT_FOUND, "There is nothing here."))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(within_limits))
@@ -62,8 +67,8 @@ async fn within_limits(request: Request<Body>, next: Next) -> Response<Body> {
     let mut answer = answer.unwrap_or_else(|_| late());
     let headers = answer.headers_mut();
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(POLICY);
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     for (name, value) in [
-        (CACHE_CONTROL, "no-store"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         (REFERRER_POLICY, "no-referrer"),

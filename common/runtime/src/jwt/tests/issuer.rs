@@ -279,3 +279,24 @@ fn unfit_keys_are_passed_over() {
     assert_eq!(new(&json!({"key": []})).unwrap_err(), KeyError::NotJwks);
     assert_eq!(new(&json!(["x".repeat(300_000)])).unwrap_err(), KeyError::TooLarge);
 }
+
+#[test]
+fn may_act_names_who_may() {
+    let part = |claims: &Value| URL_SAFE_NO_PAD.encode(claims.to_string());
+    let token = |claims: Value| format!("{}.{}.{}", part(&json!({"alg": "ES256"})), part(&claims), "AAAA");
+    let subject = |may_act: Value| token(json!({"iss": URL, "sub": "alice", "may_act": may_act}));
+    let actor = |iss: &str, sub: &str| token(json!({"iss": iss, "sub": sub}));
+    assert!(lets_act(&token(json!({"iss": URL, "sub": "alice"})), &actor(URL, "anybody")));
+    assert!(lets_act("an assertion", &actor(URL, "anybody")));
+    let own = subject(json!({"sub": "planner"}));
+    assert!(lets_act(&own, &actor(URL, "planner")) && !lets_act(&own, &actor("https://other", "planner")));
+    let other = subject(json!({"sub": "planner", "iss": "https://other"}));
+    assert!(lets_act(&other, &actor("https://other", "planner")) && !lets_act(&other, &actor(URL, "planner")));
+    // What says somebody and not whom lets nobody.
+    for odd in [json!({}), json!(null), json!("planner"), json!({"sub": 7}), json!({"iss": URL})] {
+        assert!(!lets_act(&subject(odd.clone()), &actor(URL, "planner")), "{odd}");
+    }
+    // By the token that the cluster signed, whatever was handed on of it.
+    let linked = format!("{}~{}", actor(URL, "planner"), actor(URL, "somebody"));
+    assert!(lets_act(&own, &linked));
+}

@@ -1,0 +1,178 @@
+//! OAuth's endpoints, as the guide says them: by curl, and by a library that verifies Postern's tokens from their metadata alone.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use postern_chaos::live::saml::{Answer, Browser};
+use postern_chaos::live::{Issuer, Postern, PosternOptions, Postgres, PostgresOptions, free_port, run};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{assert_denied, assert_has, assert_lacks};
+
+const GUIDE: &str = include_str!("../../../docs/guides/tokens.md");
+const LIMIT: Duration = Duration::from_secs(60);
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+/// The block of `guide` that contains `mark`.
+fn block(guide: &'static str, mark: &str) -> &'static str {
+    let blocks = guide.split("\n```").skip(1).step_by(2);
+    let found = blocks.filter_map(|block| block.split_once('\n')).find(|(_, text)| text.contains(mark));
+    found.map(|(_, text)| text).unwrap()
+}
+
+/// A shop behind a Postern with OAuth's endpoints, and a folder in which the guide's commands are given.
+struct House {
+    _postgres: Postgres,
+    postern: Postern,
+    web: String,
+    browser: Browser,
+    folder: TempDir,
+}
+
+impl House {
+    fn start() -> Self {
+        let postgres = Postgres::start(PostgresOptions::default()).unwrap();
+        let port = free_port().unwrap();
+        let arguments = vec!["--web-listen".to_owned(), format!("127.0.0.1:{port}")];
+        let postern = Postern::dev(PosternOptions { arguments, ..PosternOptions::default() }).unwrap();
+        postern.apply_shop(&postgres).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let ca = postern.data_dir().join("control/admin/ca.crt");
+        let ca_pem = std::fs::read_to_string(&ca).unwrap_or_else(|error| panic!("{}: {error}", ca.display()));
+        std::fs::write(folder.path().join("ca.crt"), &ca_pem).unwrap();
+        let browser = Browser { ca_pem, ..Browser::default() };
+        Self { _postgres: postgres, postern, web: format!("https://localhost:{port}"), browser, folder }
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    fn sh(&self, script: &str) -> String {
+        let mut shell = self.postern.connection("shop", "").unwrap().client("bash");
+        shell.args(["-euo", "pipefail", "-c", script]).current_dir(self.folder.path());
+        self.postern.surround(&mut shell).unwrap();
+        shell.env("POSTERN_WEB", &self.web);
+        run(shell, "", LIMIT).unwrap().ok().unwrap()
+    }
+
+    fn python(&self, script: &str, arguments: &[&str]) -> String {
+        let python = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".tools/grpc/bin/python");
+        assert!(python.exists(), "{} is not there: run `scripts/bootstrap.sh test`", python.display());
+        let mut command = Command::new(python);
+        command.arg("-").args(arguments).current_dir(self.folder.path());
+        run(command, script, LIMIT).unwrap().ok().unwrap()
+    }
+
+    fn post(&self, fields: &[(&str, &str)]) -> (Answer, Value) {
+        let answer = self.browser.post_all(&format!("{}/oauth/token", self.web), fields).unwrap();
+        assert_eq!(answer.headers["content-type"], "application/json", "{answer:?}");
+        assert_eq!(answer.headers["cache-control"], "no-store");
+        let body = serde_json::from_str(&answer.body).unwrap();
+        (answer, body)
+    }
+
+    /// An exchange of `subject`, with more.
+    fn exchange(&self, subject: &str, more: &[(&str, &str)]) -> (Answer, Value) {
+        let mut fields = vec![("grant_type", EXCHANGE), ("subject_token", subject), ("subject_token_type", JWT)];
+        fields.extend(more);
+        self.post(&fields)
+    }
+
+    /// The same, that succeeds.
+    fn token(&self, subject: &str, more: &[(&str, &str)]) -> String {
+        let (answer, body) = self.exchange(subject, more);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        body["access_token"].as_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn a_token_is_exchanged_as_the_guide_says() {
+    let house = House::start();
+    house.put("job.token", &house.postern.token("ci", &["dba"]).unwrap());
+    house.sh(block(GUIDE, "curl --silent"));
+    assert_has(&house.sh(block(GUIDE, "PGPASSWORD=")), &["20"]);
+    let answer: Value =
+        serde_json::from_str(&std::fs::read_to_string(house.folder.path().join("answer.json")).unwrap()).unwrap();
+    assert_eq!(answer["token_type"], "Bearer");
+    assert_eq!(answer["expires_in"], 300);
+    assert_eq!(answer["issued_token_type"], "urn:ietf:params:oauth:token-type:access_token");
+    assert_eq!(answer["scope"], "target:shop action:sql:select resource:public.orders");
+    let token = answer["access_token"].as_str().unwrap();
+    let client = house.postern.connection("shop", token).unwrap();
+    for beyond in ["SELECT * FROM customers;", "DELETE FROM orders WHERE id = 1;"] {
+        assert_denied(&client.run(beyond).unwrap().stderr);
+    }
+    // Others verify it by what is published, with a library off the shelf.
+    let said = house.python(block(GUIDE, "PyJWKClient"), &[&house.web, token]);
+    assert_has(&said, &["dev/ci"]);
+    let metadata = house.browser.get(&format!("{}/.well-known/openid-configuration", house.web)).unwrap();
+    assert_eq!(metadata.headers["cache-control"], "public, max-age=300");
+    assert_has(&metadata.body, &[&house.web, "token-exchange"]);
+    // Who asked for what is known, and no token is.
+    let audit = house.postern.cli(["audit", "list"]).unwrap().ok().unwrap();
+    assert_has(&audit, &["/oauth/token", "dev/ci"]);
+    assert_lacks(&house.postern.log(), &[token, &token[..60]]);
+}
+
+#[test]
+fn who_acts_is_proven_and_errors_are_as_the_rfc_says() {
+    let house = House::start();
+    let (subjects, agents) = (Issuer::start().unwrap(), Issuer::start().unwrap());
+    house.postern.apply(&format!("{}{}", subjects.object("people"), agents.object("agents"))).unwrap();
+    let alice = subjects.token("alice", &["dba"]).unwrap();
+    let planner = agents.token("planner", &[]).unwrap();
+    let by = [("actor_token", &*planner), ("actor_token_type", JWT)];
+    let token = house.token(&alice, &[by[0], by[1], ("resource", "postern:target:shop")]);
+    house.postern.connection("shop", &token).unwrap().run("SELECT 1;").unwrap().ok().unwrap();
+    let listed = house.postern.cli(["sessions", "list"]).unwrap().ok().unwrap();
+    assert_has(&listed, &["people/alice by agents/planner"]);
+    // A child says both.
+    let child = house.token(&token, &[("actor", "executor")]);
+    house.postern.connection("shop", &child).unwrap().run("SELECT 1;").unwrap().ok().unwrap();
+    assert_has(
+        &house.postern.cli(["sessions", "list"]).unwrap().ok().unwrap(),
+        &["people/alice by agents/planner > executor"],
+    );
+
+    let named = |sub: &str, iss: String| {
+        let may_act = serde_json::json!({"sub": sub, "iss": iss});
+        subjects.token_with("alice", &["dba"], |claims| claims["may_act"] = may_act).unwrap()
+    };
+    house.token(&named("planner", agents.url()), &by);
+    let error = |subject: &str, more: &[(&str, &str)]| {
+        let (answer, body) = house.exchange(subject, more);
+        assert!(body["access_token"].is_null());
+        (
+            answer.status,
+            body["error"].as_str().unwrap().to_owned(),
+            body["error_description"].as_str().unwrap().to_owned(),
+        )
+    };
+    let bad_request = |subject: &str, more: &[(&str, &str)], expected: &str| {
+        let (status, error, text) = error(subject, more);
+        assert_eq!((status, &*error), (400, expected), "{more:?}: {text}");
+        text
+    };
+    bad_request(&named("another", agents.url()), &by, "invalid_request");
+    bad_request(&named("planner", subjects.url()), &by, "invalid_request");
+    // A bad token of an actor is one, as a bad subject's.
+    assert_eq!(bad_request("x.y.z", &[], "invalid_request"), "token-invalid");
+    assert_eq!(bad_request(&alice, &[("actor_token", "x.y.z"), by[1]], "invalid_request"), "token-invalid");
+    bad_request(&alice, &[by[0]], "invalid_request");
+    bad_request(&alice, &[("scope", "openid")], "invalid_scope");
+    bad_request(&alice, &[("audience", "a b")], "invalid_target");
+    bad_request(&token, &[("audience", "shop-direct")], "invalid_target");
+    bad_request(&alice, &[("requested_token_type", "urn:ietf:params:oauth:token-type:saml2")], "invalid_request");
+    bad_request(&alice, &[("requested_ttl", "43201")], "invalid_request");
+    bad_request(&alice, &[("scope", "action:sql:select"), ("scope", "action:sql:select")], "invalid_request");
+    assert_eq!(error(&alice, &[("client_secret", "x")]).1, "invalid_client");
+    assert_eq!(house.post(&[("grant_type", "password")]).1["error"], "unsupported_grant_type");
+    assert_eq!(house.post(&[]).1["error"], "invalid_request");
+    let get = house.browser.get(&format!("{}/oauth/token", house.web)).unwrap();
+    assert_eq!(get.status, 405);
+}

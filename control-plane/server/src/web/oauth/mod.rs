@@ -1,0 +1,136 @@
+//! OAuth 2.0 for clients that know no gRPC: token exchange (RFC 8693) at `/oauth/token`, and what others need to verify the tokens (RFC 8414, RFC 7517).
+//!
+//! What is given here is given by the same desk as over gRPC, by the same rules; only the words differ. Nothing here is for browsers.
+
+mod answer;
+mod form;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::routing::{get, post};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Response, StatusCode};
+use postern_core::token::SESSION_TOKEN_AUDIENCE;
+use serde_json::{Value, json};
+
+use super::{ClientAddress, Parts};
+use crate::api::{Call, TokenDesk};
+use crate::identity::Minted;
+use crate::run::PolicyWatch;
+use crate::serve::PeerInfo;
+use answer::{Problem, json as answer_json, public};
+use form::{Params, Posted};
+
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// RFC 8693, section 3: what a session token is, by either name.
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+/// How long others may keep the keys: one that is new is there this long before it signs, and longer.
+const KEEP: &str = "public, max-age=300";
+
+/// What the endpoints serve from.
+#[derive(Clone)]
+struct House {
+    desk: TokenDesk,
+    policy: PolicyWatch,
+    /// `https://HOST[:PORT]`: the issuer, to others.
+    url: String,
+}
+
+pub(super) fn routes(parts: &Parts, url: &str) -> Router {
+    let house = House { desk: parts.desk.clone(), policy: parts.policy.clone(), url: url.to_owned() };
+    Router::new()
+        .route("/oauth/token", post(token))
+        .route("/oauth/jwks", get(jwks))
+        .route("/.well-known/oauth-authorization-server", get(metadata))
+        // Where many verifiers look first (RFC 8414, section 5).
+        .route("/.well-known/openid-configuration", get(metadata))
+        .with_state(house)
+}
+
+async fn token(
+    State(house): State<House>,
+    Extension(ClientAddress(address)): Extension<ClientAddress>,
+    headers: HeaderMap,
+    posted: Posted,
+) -> Response<Body> {
+    let (call, peer) = house.desk.call("/oauth/token", address);
+    let given = house.given(&call, &peer, &headers, posted).await;
+    let recorded = house.desk.recorded(&call, given.as_ref().err().map(Problem::status)).await;
+    match (recorded, given) {
+        (Err(unrecorded), _) => Problem::from(unrecorded).answer(),
+        (Ok(()), Ok(body)) => answer_json(StatusCode::OK, &body),
+        (Ok(()), Err(problem)) => problem.answer(),
+    }
+}
+
+impl House {
+    async fn given(&self, call: &Call, peer: &PeerInfo, headers: &HeaderMap, posted: Posted) -> Result<Value, Problem> {
+        let params = Params::read(posted)?;
+        // Nobody has a password here (RFC 6749, section 2.3.1).
+        if headers.contains_key(AUTHORIZATION) {
+            return Err(Problem::client(Some("Basic realm=\"postern\"")));
+        }
+        if params.get("client_secret").is_some() {
+            return Err(Problem::client(None));
+        }
+        match params.must("grant_type")? {
+            TOKEN_EXCHANGE => self.exchanged(call, peer, params).await,
+            _ => Err(Problem::grant_type()),
+        }
+    }
+
+    async fn exchanged(&self, call: &Call, peer: &PeerInfo, params: Params) -> Result<Value, Problem> {
+        let issued = match params.get("requested_token_type") {
+            None | Some(ACCESS_TOKEN) => ACCESS_TOKEN,
+            Some(JWT) => JWT,
+            Some(_) => return Err(Problem::request(format!("requested_token_type must be {ACCESS_TOKEN} or {JWT}"))),
+        };
+        let mut ask = params.exchange()?;
+        ask.wanted.iss = Some(self.url.clone());
+        let minted = self.desk.exchange(call, Some(peer), ask).await?;
+        Ok(answer(&minted, &[("issued_token_type", issued)]))
+    }
+}
+
+/// RFC 6749, section 5.1.
+fn answer(minted: &Minted, more: &[(&str, &str)]) -> Value {
+    let mut body = serde_json::Map::new();
+    body.insert("access_token".to_owned(), minted.token.as_str().into());
+    body.insert("token_type".to_owned(), "Bearer".into());
+    body.insert("expires_in".to_owned(), minted.lives.into());
+    let scope = minted.scope.to_words();
+    if !scope.is_empty() {
+        body.insert("scope".to_owned(), scope.into());
+    }
+    body.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())));
+    body.into()
+}
+
+/// The public keys that session tokens are signed by.
+async fn jwks(State(house): State<House>) -> Response<Body> {
+    let keys = house.policy.borrow().snapshot.session_token_jwks.clone();
+    match serde_json::from_str(&keys) {
+        Ok(keys) => public(&keys, KEEP),
+        Err(_) => Problem::from(tonic::Status::internal("the keys are not readable")).answer(),
+    }
+}
+
+/// RFC 8414, section 2.
+async fn metadata(State(House { url, .. }): State<House>) -> Response<Body> {
+    let at = |path: &str| format!("{url}{path}");
+    let body = json!({
+        "issuer": url,
+        "token_endpoint": at("/oauth/token"),
+        "token_endpoint_auth_methods_supported": ["none"],
+        "grant_types_supported": [TOKEN_EXCHANGE],
+        "response_types_supported": [],
+        "jwks_uri": at("/oauth/jwks"),
+        // What OpenID Connect Discovery 1.0 asks for, of tokens that say who somebody is.
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["EdDSA"],
+        "access_token_audience": SESSION_TOKEN_AUDIENCE,
+    });
+    public(&body, KEEP)
+}
