@@ -365,7 +365,10 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
         "secret" | "secrets" => Ok(Kind::Secret),
         "role" | "roles" => Ok(Kind::Role),
         "rolebinding" | "rolebindings" => Ok(Kind::RoleBinding),
-        _ => Err("expected issuer, target, policy, maskingrule, secret, role or rolebinding".to_owned()),
+        "serviceaccount" | "serviceaccounts" => Ok(Kind::ServiceAccount),
+        _ => {
+            Err("expected issuer, target, policy, maskingrule, secret, role, rolebinding or serviceaccount".to_owned())
+        }
     }
 }
 

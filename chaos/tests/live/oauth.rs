@@ -176,3 +176,61 @@ fn who_acts_is_proven_and_errors_are_as_the_rfc_says() {
     let get = house.browser.get(&format!("{}/oauth/token", house.web)).unwrap();
     assert_eq!(get.status, 405);
 }
+
+const ACCOUNTS: &str = include_str!("../../../docs/guides/service-accounts.md");
+
+#[test]
+fn a_service_account_proves_itself_by_its_key() {
+    let house = House::start();
+    house.sh(block(ACCOUNTS, "openssl genpkey"));
+    house.put("account.yaml", block(ACCOUNTS, "kind: ServiceAccount"));
+    house.sh("postern apply -f account.yaml");
+    assert_has(&house.sh("postern get service-accounts"), &["nightly", "dba", "the nightly reports"]);
+    house.sh(block(ACCOUNTS, "openssl pkeyutl"));
+    let answer: Value =
+        serde_json::from_str(&std::fs::read_to_string(house.folder.path().join("answer.json")).unwrap()).unwrap();
+    assert_eq!((&answer["expires_in"], &answer["scope"]), (&serde_json::json!(600), &serde_json::json!("target:shop")));
+    let by_shell = answer["access_token"].as_str().unwrap();
+    let by_python = house.python(block(ACCOUNTS, "uuid.uuid4"), &[&house.web]);
+    for token in [by_shell, by_python.trim()] {
+        let client = house.postern.connection("shop", token).unwrap();
+        assert_has(&client.run("SELECT count(*) FROM orders;").unwrap().ok().unwrap(), &["20"]);
+    }
+    assert_has(&house.postern.cli(["sessions", "list"]).unwrap().ok().unwrap(), &["service-account/nightly"]);
+    assert_has(&house.postern.cli(["audit", "list"]).unwrap().ok().unwrap(), &["service-account/nightly"]);
+
+    // The assertion was good once; a stranger's, one for nobody, and one of a disabled account get the same answer.
+    let shown = std::fs::read_to_string(house.folder.path().join("to-sign")).unwrap();
+    let show = |assertion: &str| {
+        let (answer, body) = house.post(&[
+            ("grant_type", "client_credentials"),
+            ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+            ("client_assertion", assertion),
+        ]);
+        (answer.status, body)
+    };
+    let sign = |script: &str| house.sh(&format!("{script}\nprintf '%s.%s' \"$(cat to-sign)\" \"$signature\""));
+    let guide = block(ACCOUNTS, "openssl pkeyutl");
+    let (making, _) = guide.split_once("curl").unwrap();
+    let again = format!(
+        "b64() {{ openssl base64 -A | tr '+/' '-_' | tr -d '='; }}\nprintf '%s' '{shown}' > to-sign\nsignature=$(openssl pkeyutl -sign -rawin -inkey nightly.key -in to-sign | b64)"
+    );
+    let (status, refused) = show(&sign(&again));
+    assert_eq!((status, refused["error"].as_str()), (401, Some("invalid_client")), "{refused}");
+    let stranger = sign(&format!(
+        "openssl genpkey -algorithm ed25519 -out other.key\n{}",
+        making.replace("nightly.key", "other.key")
+    ));
+    assert_eq!(show(&stranger), (status, refused.clone()));
+    assert_eq!(show(&sign(&making.replace("nightly\"", "nobody\""))), (status, refused.clone()));
+    assert_eq!(show(&sign(&making.replace("$POSTERN_WEB", "https://other.example"))), (status, refused.clone()));
+    let good = show(&sign(making));
+    assert_eq!(good.0, 200, "{good:?}");
+    let disabled = block(ACCOUNTS, "kind: ServiceAccount").replace("  groups", "  disabled: true\n  groups");
+    house.put("account.yaml", &disabled);
+    house.sh("postern apply -f account.yaml");
+    assert_eq!(show(&sign(making)), (status, refused));
+    // What it has makes no more.
+    let (answer, body) = house.exchange(good.1["access_token"].as_str().unwrap(), &[]);
+    assert_eq!((answer.status, &body["error_description"]), (400, &"token-invalid".into()));
+}

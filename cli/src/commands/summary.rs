@@ -12,6 +12,7 @@ pub(super) const fn columns(kind: Kind) -> &'static [&'static str] {
         Kind::Secret => &[],
         Kind::Role => &["GRANTS", "DESCRIPTION"],
         Kind::RoleBinding => &["ROLE", "SUBJECTS"],
+        Kind::ServiceAccount => &["GROUPS", "KEYS", "STATE", "DESCRIPTION"],
     }
 }
 
@@ -31,6 +32,15 @@ pub(super) fn cells(resource: &pb::Resource) -> Vec<String> {
             let grant = |grant: &pb::Grant| format!("{}: {}", join(&grant.objects), join(&grant.verbs));
             let grants: Vec<String> = spec.grants.iter().map(grant).collect();
             vec![grants.join("; "), spec.description.clone()]
+        }
+        Some(pb::resource::Spec::ServiceAccount(spec)) => {
+            let keys = match (spec.public_keys.len(), spec.jwks.is_empty()) {
+                (keys, true) => keys.to_string(),
+                (0, false) => "jwks".to_owned(),
+                (keys, false) => format!("{keys} and jwks"),
+            };
+            let state = if spec.disabled { "disabled" } else { "" };
+            vec![join(&spec.groups), keys, state.to_owned(), spec.description.clone()]
         }
         Some(pb::resource::Spec::RoleBinding(spec)) => {
             let subjects = spec.subjects.clone().unwrap_or_default();

@@ -24,6 +24,7 @@ pub(super) fn read(kind: Kind, mut spec: Object<'_>, base: &Path) -> Spec {
         Kind::Secret => Spec::Secret(secret(&mut spec, base)),
         Kind::Role => Spec::Role(role(&mut spec)),
         Kind::RoleBinding => Spec::RoleBinding(role_binding(&mut spec)),
+        Kind::ServiceAccount => Spec::ServiceAccount(service_account(&mut spec, base)),
     };
     spec.finish();
     read
@@ -74,6 +75,21 @@ fn issuer(spec: &mut Object<'_>, base: &Path) -> pb::IssuerSpec {
         required_claims,
         preset,
         saml: saml(spec, base),
+    }
+}
+
+fn service_account(spec: &mut Object<'_>, base: &Path) -> pb::ServiceAccountSpec {
+    let mut public_keys = spec.strings("publicKeys");
+    let file = given_or_file(spec, ("publicKey", "publicKeyFile"), base);
+    public_keys.extend(Some(file).filter(|key| !key.is_empty()));
+    pb::ServiceAccountSpec {
+        description: spec.string("description").unwrap_or_default(),
+        public_keys,
+        jwks: given_or_file(spec, ("jwks", "jwksFile"), base),
+        groups: spec.strings("groups"),
+        networks: spec.strings("networks"),
+        max_token_ttl_seconds: spec.seconds("maxTokenTtl").unwrap_or_default(),
+        disabled: spec.bool("disabled").unwrap_or_default(),
     }
 }
 

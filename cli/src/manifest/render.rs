@@ -24,6 +24,7 @@ pub(crate) fn render(resource: &pb::Resource) -> Value {
         Some(pb::resource::Spec::Secret(_)) => ("Secret", json!({"stored": true})),
         Some(pb::resource::Spec::Role(spec)) => ("Role", role(spec)),
         Some(pb::resource::Spec::RoleBinding(spec)) => ("RoleBinding", role_binding(spec)),
+        Some(pb::resource::Spec::ServiceAccount(spec)) => ("ServiceAccount", service_account(spec)),
         None => ("Unknown", json!({})),
     };
     json!({"apiVersion": API_VERSION, "kind": kind, "metadata": shown.0, "spec": spec})
@@ -78,6 +79,20 @@ impl Fields {
     fn done(self) -> Value {
         Value::Object(self.0)
     }
+}
+
+fn service_account(spec: &pb::ServiceAccountSpec) -> Value {
+    let mut fields = Fields::default();
+    fields.text("description", &spec.description);
+    fields.list("publicKeys", &spec.public_keys);
+    fields.text("jwks", &spec.jwks);
+    fields.list("groups", &spec.groups);
+    fields.list("networks", &spec.networks);
+    fields.seconds("maxTokenTtl", spec.max_token_ttl_seconds);
+    if spec.disabled {
+        fields.value("disabled", json!(true));
+    }
+    fields.done()
 }
 
 fn issuer(spec: &pb::IssuerSpec) -> Value {

@@ -27,6 +27,7 @@ pub mod role;
 pub mod scope;
 mod scope_words;
 pub mod secret;
+pub mod service_account;
 pub mod session;
 pub mod signed;
 pub mod snapshot;

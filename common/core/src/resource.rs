@@ -11,6 +11,7 @@ use crate::name::Name;
 use crate::policy::Policy;
 use crate::role::{Role, RoleBinding};
 use crate::secret::Sealed;
+use crate::service_account::ServiceAccount;
 use crate::target::Target;
 use crate::time::Timestamp;
 
@@ -55,6 +56,8 @@ pub enum Spec {
     Role(Role),
     /// Who may.
     RoleBinding(RoleBinding),
+    /// A workload that proves who it is by a key.
+    ServiceAccount(ServiceAccount),
 }
 
 /// The kinds of declared object.
@@ -74,6 +77,8 @@ pub enum Kind {
     Role,
     /// [`Spec::RoleBinding`]
     RoleBinding,
+    /// [`Spec::ServiceAccount`]
+    ServiceAccount,
 }
 
 /// In the revision of an object that is to be written: whatever it is at, or whether it is there at all.
@@ -100,21 +105,30 @@ impl Spec {
             Self::Secret(_) => Kind::Secret,
             Self::Role(_) => Kind::Role,
             Self::RoleBinding(_) => Kind::RoleBinding,
+            Self::ServiceAccount(_) => Kind::ServiceAccount,
         }
     }
 }
 
 impl Kind {
     /// Every kind, in the order in which they refer to each other.
-    pub const ALL: [Self; 7] =
-        [Self::Secret, Self::Issuer, Self::Target, Self::Policy, Self::MaskingRule, Self::Role, Self::RoleBinding];
+    pub const ALL: [Self; 8] = [
+        Self::Secret,
+        Self::Issuer,
+        Self::Target,
+        Self::Policy,
+        Self::MaskingRule,
+        Self::Role,
+        Self::RoleBinding,
+        Self::ServiceAccount,
+    ];
 
     /// Whether gateways decide by objects of this kind, or use them.
     #[must_use]
     pub const fn is_for_gateways(self) -> bool {
         match self {
             Self::Issuer | Self::Target | Self::Policy | Self::MaskingRule | Self::Secret => true,
-            Self::Role | Self::RoleBinding => false,
+            Self::Role | Self::RoleBinding | Self::ServiceAccount => false,
         }
     }
 
@@ -129,6 +143,7 @@ impl Kind {
             Self::Secret => "Secret",
             Self::Role => "Role",
             Self::RoleBinding => "RoleBinding",
+            Self::ServiceAccount => "ServiceAccount",
         }
     }
 }

@@ -48,6 +48,7 @@ pub const OBJECTS: [&str; 16] = [
     "targets",
     "tokens",
     "backups",
+    "service-accounts",
 ];
 
 /// What grants may name as verbs.

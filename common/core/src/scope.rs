@@ -163,6 +163,14 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Whether all of `other` is in it.
+    #[must_use]
+    pub fn holds(&self, other: &Self) -> bool {
+        self.bits <= other.bits && self.address.is_ipv4() == other.address.is_ipv4() && self.contains(other.address)
+    }
+}
+
 impl FromStr for Network {
     type Err = InvalidNetwork;
 
@@ -249,6 +257,11 @@ mod tests {
         assert!(holds("fd00::/8", "fdff::1") && !holds("fd00::/8", "fe00::1"));
         assert!(holds("192.0.2.7", "192.0.2.7") && !holds("192.0.2.7", "192.0.2.6"));
         assert_eq!(network("10.1.2.3/8").to_string(), "10.0.0.0/8");
+        let within = |outer: &str, inner: &str| network(outer).holds(&network(inner));
+        assert!(
+            within("10.0.0.0/8", "10.1.0.0/16") && within("10.0.0.0/8", "10.0.0.0/8") && within("::/0", "fd00::/8")
+        );
+        assert!(!within("10.1.0.0/16", "10.0.0.0/8") && !within("0.0.0.0/0", "::/0") && !within("::/0", "10.0.0.0/8"));
         for bad in
             ["", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0.0/", "fd00::/129", "::ffff:10.0.0.0/104", "a"]
         {

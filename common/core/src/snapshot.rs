@@ -175,7 +175,7 @@ impl Snapshot {
             Spec::Target(value) => self.targets.insert(name, Labeled { labels, value }),
             Spec::Policy(policy) => self.policies.insert(name, policy),
             Spec::MaskingRule(rule) => self.masking.insert(name, rule),
-            spec @ (Spec::Secret(_) | Spec::Role(_) | Spec::RoleBinding(_)) => {
+            spec @ (Spec::Secret(_) | Spec::Role(_) | Spec::RoleBinding(_) | Spec::ServiceAccount(_)) => {
                 return Err(DeltaError::NotForGateways(spec.kind()));
             }
         }
@@ -194,7 +194,7 @@ impl Snapshot {
             }
             Kind::Policy => (none(), Spec::Policy(self.policies.get(name)?.clone())),
             Kind::MaskingRule => (none(), Spec::MaskingRule(self.masking.get(name)?.clone())),
-            Kind::Secret | Kind::Role | Kind::RoleBinding => return None,
+            Kind::Secret | Kind::Role | Kind::RoleBinding | Kind::ServiceAccount => return None,
         };
         let (created_at, updated_at) = (Timestamp::default(), Timestamp::default());
         Some(Resource { metadata: Metadata { name: name.clone(), labels, revision: 0, created_at, updated_at }, spec })
@@ -213,7 +213,9 @@ impl Snapshot {
             Kind::Target => self.targets.remove(name),
             Kind::Policy => self.policies.remove(name),
             Kind::MaskingRule => self.masking.remove(name),
-            Kind::Secret | Kind::Role | Kind::RoleBinding => return Err(DeltaError::NotForGateways(kind)),
+            Kind::Secret | Kind::Role | Kind::RoleBinding | Kind::ServiceAccount => {
+                return Err(DeltaError::NotForGateways(kind));
+            }
         }
         Ok(())
     }

@@ -112,6 +112,7 @@ impl Command {
     pub fn feature_level(&self) -> u32 {
         match self {
             Self::PutResources(put) => put.feature_level(),
+            Self::DeleteResource(delete) => delete.feature_level(),
             Self::AcceptAssertion(accept) => accept.feature_level(),
             Self::RedeemLogin(_) => 3,
             Self::RevokeTokens(_) => 4,

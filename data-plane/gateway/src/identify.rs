@@ -9,6 +9,7 @@ use std::sync::Arc;
 use postern_core::policy::{Freshness, PolicySlice};
 use postern_core::revocation::Bearer;
 use postern_core::secret::SecretBytes;
+use postern_core::service_account::SERVICE_ACCOUNT_ISSUER;
 use postern_core::snapshot::Snapshot;
 use postern_core::target::{Protocol, Target};
 use postern_core::token::SESSION_TOKEN_ISSUER;
@@ -118,10 +119,17 @@ pub(crate) fn may_stay(
     let issuer = &principal.id.issuer;
     if issuer.as_str() != SESSION_TOKEN_ISSUER {
         let url = |snapshot: &Snapshot| snapshot.issuers.get(issuer).map(|(issuer, _)| issuer.url.clone());
-        let trusted = url(now).ok_or("its issuer is no longer trusted")?;
-        // Under the same name there is another issuer now.
-        if !now.issuers.is_same(&before.issuers) && url(before).is_some_and(|before| before != trusted) {
-            return Err("its issuer is no longer trusted");
+        match url(now) {
+            // Under the same name there is another issuer now.
+            Some(trusted)
+                if !now.issuers.is_same(&before.issuers) && url(before).is_some_and(|before| before != trusted) =>
+            {
+                return Err("its issuer is no longer trusted");
+            }
+            Some(_) => {}
+            // Gateways do not know service accounts: with one its tokens are revoked.
+            None if issuer.as_str() == SERVICE_ACCOUNT_ISSUER => {}
+            None => return Err("its issuer is no longer trusted"),
         }
     }
     let known = now.targets.get(target).ok_or("the target was deleted")?;

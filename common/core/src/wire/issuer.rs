@@ -274,7 +274,7 @@ fn key_source(spec: &pb::IssuerSpec, faults: &mut Faults) -> KeySource {
         faults.add("spec.jwks", "give either jwks or jwksUri");
     }
     if !spec.jwks.is_empty() {
-        check_jwks(&spec.jwks, faults);
+        check_jwks("spec.jwks", &spec.jwks, faults);
         return KeySource::Inline(spec.jwks.clone());
     }
     if spec.jwks_uri.is_empty() {
@@ -286,19 +286,19 @@ fn key_source(spec: &pb::IssuerSpec, faults: &mut Faults) -> KeySource {
 }
 
 /// That it is a set of public keys. Which of them are of use is seen where they are used.
-fn check_jwks(jwks: &str, faults: &mut Faults) {
+pub(super) fn check_jwks(path: &str, jwks: &str, faults: &mut Faults) {
     if jwks.len() > MAX_JWKS {
-        faults.add("spec.jwks", format!("is longer than {MAX_JWKS} bytes"));
+        faults.add(path, format!("is longer than {MAX_JWKS} bytes"));
         return;
     }
     let set: Option<serde_json::Value> = serde_json::from_str(jwks).ok();
     let Some(keys) = set.as_ref().and_then(|set| set.get("keys")).and_then(serde_json::Value::as_array) else {
-        faults.add("spec.jwks", "is not a JSON Web Key set");
+        faults.add(path, "is not a JSON Web Key set");
         return;
     };
     // Not in the message: what it holds is secret (I5).
     if keys.iter().any(|key| PRIVATE.iter().any(|member| key.get(member).is_some())) {
-        faults.add("spec.jwks", "holds a private key: give public keys only, and take that one for compromised");
+        faults.add(path, "holds a private key: give public keys only, and take that one for compromised");
     }
 }
 

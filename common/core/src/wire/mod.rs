@@ -13,6 +13,7 @@ pub mod resource;
 pub mod revocation;
 mod role;
 mod selector;
+mod service_account;
 pub mod snapshot;
 
 use crate::time::Timestamp;

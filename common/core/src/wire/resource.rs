@@ -5,7 +5,7 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
-use super::{allowance, credential, issuer, role, selector, timestamp_or_zero, timestamp_to_proto};
+use super::{allowance, credential, issuer, role, selector, service_account, timestamp_or_zero, timestamp_to_proto};
 use crate::approval::ApprovalRequirement;
 use crate::masking::MaskingRule;
 use crate::name::Name;
@@ -36,6 +36,9 @@ pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
         Some(pb::resource::Spec::Secret(spec)) => secret(spec, &mut faults).map(Spec::Secret),
         Some(pb::resource::Spec::Role(spec)) => Some(Spec::Role(role::role(spec, &mut faults))),
         Some(pb::resource::Spec::RoleBinding(spec)) => Some(Spec::RoleBinding(role::binding(spec, &mut faults))),
+        Some(pb::resource::Spec::ServiceAccount(spec)) => {
+            Some(Spec::ServiceAccount(service_account::read(spec, &mut faults)))
+        }
         None => {
             faults.add("spec", "is missing");
             None
@@ -65,6 +68,7 @@ pub fn to_proto(resource: &Resource) -> pb::Resource {
         }),
         Spec::Role(spec) => pb::resource::Spec::Role(role::role_to_proto(spec)),
         Spec::RoleBinding(spec) => pb::resource::Spec::RoleBinding(role::binding_to_proto(spec)),
+        Spec::ServiceAccount(spec) => pb::resource::Spec::ServiceAccount(service_account::to_proto(spec)),
     };
     let metadata = pb::Metadata {
         name: resource.metadata.name.to_string(),
@@ -97,6 +101,7 @@ pub const fn kind_of(resource: &pb::Resource) -> Option<Kind> {
         Some(pb::resource::Spec::Secret(_)) => Some(Kind::Secret),
         Some(pb::resource::Spec::Role(_)) => Some(Kind::Role),
         Some(pb::resource::Spec::RoleBinding(_)) => Some(Kind::RoleBinding),
+        Some(pb::resource::Spec::ServiceAccount(_)) => Some(Kind::ServiceAccount),
         None => None,
     }
 }
@@ -112,6 +117,7 @@ pub const fn kind_to_proto(kind: Kind) -> pb::Kind {
         Kind::Secret => pb::Kind::Secret,
         Kind::Role => pb::Kind::Role,
         Kind::RoleBinding => pb::Kind::RoleBinding,
+        Kind::ServiceAccount => pb::Kind::ServiceAccount,
     }
 }
 
@@ -127,6 +133,7 @@ pub fn kind_from_proto(kind: i32) -> Option<Kind> {
         pb::Kind::Secret => Some(Kind::Secret),
         pb::Kind::Role => Some(Kind::Role),
         pb::Kind::RoleBinding => Some(Kind::RoleBinding),
+        pb::Kind::ServiceAccount => Some(Kind::ServiceAccount),
     }
 }
 

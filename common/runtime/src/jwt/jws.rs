@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{
     RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use postern_core::issuer::Algorithm;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -184,6 +184,36 @@ impl KeySet {
         if keys.is_empty() { Err(KeyError::NoUsableKey) } else { Ok(Self { keys, accepted: accepted.to_vec() }) }
     }
 
+    /// Those of a client: of `jwks` (which may be empty), and public keys in PEM. Unfit ones are passed over.
+    pub(super) fn of_client(jwks: &str, pems: &[String]) -> Result<Self, KeyError> {
+        let mut set = match jwks {
+            "" => Self { keys: Vec::new(), accepted: Algorithm::ALL.to_vec() },
+            jwks => match Self::parse(jwks, Algorithm::ALL, Usage::Signing) {
+                Err(KeyError::NoUsableKey) => Self { keys: Vec::new(), accepted: Algorithm::ALL.to_vec() },
+                parsed => parsed?,
+            },
+        };
+        for der in pems.iter().filter_map(|pem| public_der(pem)) {
+            let fit = |algorithm: &Algorithm| {
+                let key = ParsedPublicKey::new(verification(*algorithm), &der).ok()?;
+                Some(Key { kid: None, algorithm: *algorithm, key })
+            };
+            set.keys.extend(Algorithm::ALL.iter().filter_map(fit));
+        }
+        if set.keys.is_empty() { Err(KeyError::NoUsableKey) } else { Ok(set) }
+    }
+
+    /// As [`Self::verify`], by any key of the set: whoever has one of them may name it or not.
+    pub(super) fn verify_by_any(&self, parts: &Parts<'_>) -> Result<(), TokenError> {
+        let algorithm = Algorithm::from_text(&parts.header.alg).ok_or(TokenError::Algorithm)?;
+        let mut fit = self.keys.iter().filter(|key| key.algorithm == algorithm);
+        if fit.any(|key| key.key.verify_sig(parts.signed, &parts.signature).is_ok()) {
+            Ok(())
+        } else {
+            Err(TokenError::Signature)
+        }
+    }
+
     /// Checks the signature of `parts`, by the key that it names and an algorithm that this key is bound to.
     pub(super) fn verify(&self, parts: &Parts<'_>) -> Result<(), TokenError> {
         let algorithm = Algorithm::from_text(&parts.header.alg).ok_or(TokenError::Algorithm)?;
@@ -264,6 +294,28 @@ impl Jwk {
         // The uncompressed form (SEC 1, section 2.3.3).
         let point: Vec<u8> = [0x04].into_iter().chain(x).chain(y).collect();
         ParsedPublicKey::new(algorithm, point).ok()
+    }
+}
+
+/// SubjectPublicKeyInfo out of PEM (RFC 7468, section 13).
+fn public_der(pem: &str) -> Option<Vec<u8>> {
+    let body = pem.trim().strip_prefix("-----BEGIN PUBLIC KEY-----")?.strip_suffix("-----END PUBLIC KEY-----")?;
+    STANDARD.decode(body.split_ascii_whitespace().collect::<String>()).ok()
+}
+
+/// RFC 7518, section 3.1; RFC 8037, section 3.1.
+fn verification(algorithm: Algorithm) -> &'static dyn VerificationAlgorithm {
+    match algorithm {
+        Algorithm::Rs256 => &RSA_PKCS1_2048_8192_SHA256,
+        Algorithm::Rs384 => &RSA_PKCS1_2048_8192_SHA384,
+        Algorithm::Rs512 => &RSA_PKCS1_2048_8192_SHA512,
+        Algorithm::Ps256 => &RSA_PSS_2048_8192_SHA256,
+        Algorithm::Ps384 => &RSA_PSS_2048_8192_SHA384,
+        Algorithm::Ps512 => &RSA_PSS_2048_8192_SHA512,
+        Algorithm::Es256 => &ECDSA_P256_SHA256_FIXED,
+        Algorithm::Es384 => &ECDSA_P384_SHA384_FIXED,
+        Algorithm::Es512 => &ECDSA_P521_SHA512_FIXED,
+        Algorithm::EdDsa => &ED25519,
     }
 }
 

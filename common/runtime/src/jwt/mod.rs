@@ -5,6 +5,7 @@
 //! key along (`jwk`, `jku`, `x5u`, `x5c`) are not even read. Everything here is a function of the token, the keys and the given time.
 
 mod claims;
+mod client;
 mod issuer;
 mod jws;
 mod link;
@@ -21,6 +22,7 @@ use postern_core::snapshot::Snapshot;
 use postern_core::token::{Confirmation, LINK_SEPARATOR, SCOPED_TOKEN_TYPE, SESSION_TOKEN_ISSUER, SESSION_TOKEN_TYPE};
 use postern_core::{Code, Name, Principal, Timestamp};
 
+pub use client::ClientAssertion;
 pub use issuer::IssuerVerifier;
 pub use jws::{KeyError, MAX_TOKEN};
 pub use link::{DelegationKey, NewLink, is_actor};

@@ -3,8 +3,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{self, SHA256};
+use postern_core::kept::KeptClaims;
+use postern_core::operation::Digest;
 use postern_core::principal::Actor;
-use postern_runtime::jwt::{Verified, lets_act};
+use postern_core::resource::{Kind, Spec};
+use postern_core::scope::Network;
+use postern_core::service_account::ServiceAccount;
+use postern_core::{Name, Principal};
+use postern_runtime::jwt::{ClientAssertion, TokenError, Verified, lets_act, unverified_issuer};
+use postern_state::Refusal;
+use postern_state::commands::AcceptAssertion;
 use tonic::Status;
 use tracing::{error, info};
 use zeroize::Zeroizing;
@@ -49,6 +58,8 @@ pub(crate) struct Ask {
 pub(crate) enum At {
     /// `invalid_request`: among others the tokens that are shown (RFC 8693, section 2.2.2).
     Request,
+    /// `invalid_client`
+    Client,
     /// `invalid_target`
     Target,
     /// `invalid_scope`
@@ -108,6 +119,96 @@ impl TokenDesk {
         self.mint(call, verified, wanted)
     }
 
+    /// A session token for a service account that proves who it is. `audiences`: what it may call this server.
+    ///
+    /// # Errors
+    /// It does not prove it; or is not good for what is asked.
+    pub(crate) async fn for_client(
+        &self,
+        call: &Call,
+        peer: &PeerInfo,
+        (assertion, audiences): (&str, &[&str]),
+        mut wanted: Wanted,
+    ) -> Result<Minted, Refused> {
+        let (name, account) = self.client(call, peer, assertion, audiences).await?;
+        if wanted.scope.networks.is_empty() {
+            wanted.scope.networks.clone_from(&account.networks);
+        } else if !account.networks.is_empty() {
+            let own = |asked: &Network| account.networks.iter().any(|network| network.holds(asked));
+            if !wanted.scope.networks.iter().all(own) {
+                let status = Status::permission_denied("a network in the scope is not one of the service account's");
+                return Err(Refused { at: At::Scope, status });
+            }
+        }
+        wanted.most = account.max_token_ttl;
+        let unnamed = || Status::internal("a service account's principal has no name");
+        let principal = Principal {
+            id: ServiceAccount::id(&name).ok_or_else(unnamed)?,
+            groups: account.groups,
+            token_id: None,
+            expires_at: None,
+            claims: KeptClaims::default(),
+            chain: Vec::new(),
+        };
+        call.identified(&principal);
+        let verified = Verified { principal, issued_at: self.access.clock.now(), depth: None, confirmation: None };
+        self.mint(call, verified, wanted)
+    }
+
+    /// Which service account shows `assertion`, which is good for nothing more after that.
+    ///
+    /// # Errors
+    /// One answer, as late as for any bad token, for an account that is not there, that is disabled, and for a bad assertion.
+    pub(crate) async fn client(
+        &self,
+        call: &Call,
+        peer: &PeerInfo,
+        assertion: &str,
+        audiences: &[&str],
+    ) -> Result<(Name, ServiceAccount), Refused> {
+        match self.proven(call, peer, assertion, audiences).await? {
+            Ok(known) => Ok(known),
+            Err(error) => Err(Refused { at: At::Client, status: self.access.refused(&error, Some(peer)).await }),
+        }
+    }
+
+    async fn proven(
+        &self,
+        call: &Call,
+        peer: &PeerInfo,
+        assertion: &str,
+        audiences: &[&str],
+    ) -> Result<Result<(Name, ServiceAccount), TokenError>, Status> {
+        let no_such = || TokenError::Claims("no service account is meant".to_owned());
+        let Some(name) = unverified_issuer(assertion).and_then(|client| client.parse::<Name>().ok()) else {
+            return Ok(Err(no_such()));
+        };
+        let of = name.clone();
+        let account = self.logins.raft.read(move |state| match &state.resource(Kind::ServiceAccount, &of)?.spec {
+            Spec::ServiceAccount(account) if !account.disabled => Some(account.clone()),
+            _ => None,
+        });
+        let Some(account) = account.await.map_err(status::read)? else { return Ok(Err(no_such())) };
+        let now = self.access.clock.now();
+        let shown = match ClientAssertion::verify(assertion, (name.as_str(), &account), audiences, now) {
+            Ok(shown) => shown,
+            // Of this account alone, and the caller's failing as any.
+            Err(TokenError::KeysUnavailable) => return Ok(Err(TokenError::UnknownKey)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let from = peer.address.ip();
+        if !account.networks.is_empty() && !account.networks.iter().any(|network| network.contains(from)) {
+            return Ok(Err(TokenError::Network));
+        }
+        call.about(format_args!("ServiceAccount/{name}"));
+        let spend = AcceptAssertion { once: vec![spent_by(&name, &shown.id)], until: shown.until, login: None };
+        match self.logins.raft.propose(spend, None).await.map_err(status::propose)? {
+            Ok(_) => Ok(Ok((name, account))),
+            Err(Refusal::Spent) => Ok(Err(TokenError::Claims("the assertion was presented before".to_owned()))),
+            Err(refusal) => Err(status::refused(refusal)),
+        }
+    }
+
     /// Signs it.
     ///
     /// # Errors
@@ -150,6 +251,12 @@ impl TokenDesk {
         wanted.until = principal.expires_at;
         Ok(())
     }
+}
+
+/// By which the cluster knows that an assertion was presented: apart from those of SAML, and each client's apart. (No name has a zero in it.)
+fn spent_by(client: &Name, id: &str) -> Digest {
+    let bytes = [b"client-assertion\0", client.as_str().as_bytes(), b"\0", id.as_bytes()].concat();
+    Digest::from_slice(digest::digest(&SHA256, &bytes).as_ref()).unwrap_or(Digest([0; 32]))
 }
 
 #[allow(clippy::needless_pass_by_value)] // for map_err

@@ -35,6 +35,7 @@ words! {
         RoleBindings = "role-bindings",
         Roles = "roles",
         Secrets = "secrets",
+        ServiceAccounts = "service-accounts",
         Sessions = "sessions",
         Targets = "targets",
         Tokens = "tokens",
@@ -67,6 +68,7 @@ impl From<Kind> for Object {
             Kind::Secret => Self::Secrets,
             Kind::Role => Self::Roles,
             Kind::RoleBinding => Self::RoleBindings,
+            Kind::ServiceAccount => Self::ServiceAccounts,
         }
     }
 }

@@ -95,6 +95,7 @@ fn spec_name(resource: &pb::Resource) -> Option<&'static str> {
         Spec::Secret(_) => "secret",
         Spec::Role(_) => "role",
         Spec::RoleBinding(_) => "role_binding",
+        Spec::ServiceAccount(_) => "service_account",
     })
 }
 

@@ -1,12 +1,14 @@
-//! Which roles are bound to whom and which issuers are trusted, read from replicated state and kept until it changes.
+//! Which roles are bound to whom and which issuers and service accounts are trusted, read from replicated state and kept until it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use postern_core::principal::PrincipalId;
 use postern_core::resource::{Kind, Resource, Spec};
 use postern_core::revocation::Revocations;
 use postern_core::role::RoleBinding;
+use postern_core::service_account::SERVICE_ACCOUNT_ISSUER;
 use postern_core::{Name, Principal};
 use postern_state::State;
 use tokio::time::Instant;
@@ -17,7 +19,7 @@ use super::status;
 use crate::raft::{RaftHandle, ReadError};
 
 /// What decides about rights.
-const KINDS: [Kind; 3] = [Kind::Role, Kind::RoleBinding, Kind::Issuer];
+const KINDS: [Kind; 4] = [Kind::Role, Kind::RoleBinding, Kind::Issuer, Kind::ServiceAccount];
 
 /// Looks roles up. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +47,8 @@ pub(super) struct Bound {
     of: Option<Stamp>,
     bindings: Vec<(Arc<Resource>, Grants)>,
     issuers: BTreeSet<Name>,
+    /// Those that are not disabled.
+    service_accounts: BTreeSet<Name>,
 }
 
 /// What decides about a caller.
@@ -141,7 +145,9 @@ impl Bound {
 
     /// Whether who vouched for `principal` is still trusted.
     pub(super) fn trusts(&self, principal: &Principal) -> bool {
-        self.issuers.contains(&principal.id.issuer)
+        let PrincipalId { issuer, subject } = &principal.id;
+        let account = || self.service_accounts.iter().any(|name| name.as_str() == &**subject);
+        self.issuers.contains(issuer) || (issuer.as_str() == SERVICE_ACCOUNT_ISSUER && account())
     }
 }
 
@@ -174,11 +180,16 @@ fn resolve(stamp: Stamp, objects: Vec<Arc<Resource>>) -> Bound {
         .collect();
     let issuers = objects.iter().filter(|object| object.spec.kind() == Kind::Issuer);
     let issuers = issuers.map(|object| object.metadata.name.clone()).collect();
+    let accounts = objects.iter().filter(|object| match &object.spec {
+        Spec::ServiceAccount(account) => !account.disabled,
+        _ => false,
+    });
+    let service_accounts = accounts.map(|object| object.metadata.name.clone()).collect();
     let bindings = objects.into_iter().filter_map(|object| {
         let granted = granted_by(&held(&object)?.role, |name| declared.get(name).copied());
         Some((object, granted.unwrap_or_default()))
     });
-    Bound { of: Some(stamp), bindings: bindings.collect(), issuers }
+    Bound { of: Some(stamp), bindings: bindings.collect(), issuers, service_accounts }
 }
 
 fn held(binding: &Resource) -> Option<&RoleBinding> {

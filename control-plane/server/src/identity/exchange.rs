@@ -36,6 +36,8 @@ pub(crate) struct Wanted {
     pub(crate) ttl: u32,
     /// Who is handed it; none: who asks.
     pub(crate) actor: Option<Actor>,
+    /// The longest that it may be good, in seconds, if that is less than for any token.
+    pub(crate) most: Option<u32>,
     /// When the actor's own proof ends.
     pub(crate) until: Option<Timestamp>,
     /// A delegation key, and how often it may be used; 0: as often as may be.
@@ -71,9 +73,10 @@ pub(crate) fn exchange(
     if let Some(wider) = wanted.scope.targets.iter().find(|target| !principal.reaches(target)) {
         return Err(ExchangeError::Wider(wider.clone()));
     }
+    let most = wanted.most.map_or(SESSION_TOKEN_MAX_TTL, |most| most.min(SESSION_TOKEN_MAX_TTL));
     let ttl = match wanted.ttl {
-        0 => SESSION_TOKEN_DEFAULT_TTL,
-        seconds if seconds > SESSION_TOKEN_MAX_TTL => return Err(ExchangeError::TooLong(SESSION_TOKEN_MAX_TTL)),
+        0 => SESSION_TOKEN_DEFAULT_TTL.min(most),
+        seconds if seconds > most => return Err(ExchangeError::TooLong(most)),
         seconds => seconds,
     };
     let end = now.plus(Ttl(ttl).duration());

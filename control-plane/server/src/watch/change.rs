@@ -182,6 +182,10 @@ impl Value {
                 }
                 Spec::MaskingRule(rule) => 64_usize.saturating_mul(rule.columns.len() + rule.exempt_groups.len()),
                 Spec::Role(role) => 128_usize.saturating_mul(role.grants.len()),
+                Spec::ServiceAccount(account) => {
+                    let small = 64_usize.saturating_mul(account.groups.len() + account.networks.len());
+                    texts(&account.public_keys).saturating_add(account.jwks.len()).saturating_add(small)
+                }
                 Spec::RoleBinding(binding) => {
                     64_usize.saturating_mul(binding.subjects.groups.len() + binding.subjects.subjects.len())
                 }

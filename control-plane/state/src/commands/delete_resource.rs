@@ -37,6 +37,11 @@ impl DeleteResource {
 
     /// Whether applying it to `state` now would succeed: for a dry run. Gives the object's revision.
     ///
+    /// What a member does not know it could not delete as others do.
+    pub(crate) fn feature_level(&self) -> u32 {
+        if self.kind == Kind::ServiceAccount { 4 } else { 1 }
+    }
+
     /// # Errors
     /// As applying it.
     pub fn check(&self, state: &State) -> Result<u64, Refusal> {

@@ -7,6 +7,7 @@ use postern_core::issuer::{Issuer, OidcIssuer};
 use postern_core::policy::Staleness;
 use postern_core::resource::{ANY_REVISION, FieldFault, Kind, Resource, Spec};
 use postern_core::role::BUILT_IN;
+use postern_core::service_account::SERVICE_ACCOUNT_ISSUER;
 use postern_core::token::SESSION_TOKEN_ISSUER;
 use postern_core::wire::resource::{from_proto, to_proto};
 use postern_proto::state::v1 as pb;
@@ -43,7 +44,7 @@ impl PutResources {
 
     /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens; limits.
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
-    /// Level 4: issuers that say which claims are kept, targets of which sessions are kept ready.
+    /// Level 4: issuers that say which claims are kept, targets of which sessions are kept ready, service accounts.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
@@ -156,6 +157,13 @@ impl PutResources {
                     if name.as_str() == SESSION_TOKEN_ISSUER {
                         faults.push(at(place, "metadata.name", "is reserved for the cluster's own identities"));
                     }
+                    let accounts = || {
+                        let of_them = |(kind, _): &(Kind, &Name)| *kind == Kind::ServiceAccount;
+                        state.resources(Kind::ServiceAccount).next().is_some() || put.iter().any(of_them)
+                    };
+                    if name.as_str() == SERVICE_ACCOUNT_ISSUER && accounts() {
+                        faults.push(at(place, "metadata.name", "is the service accounts' own"));
+                    }
                     for audience in issuer.audiences() {
                         if let Some(other) = known_as.insert((&issuer.url, audience), name)
                             && other != name
@@ -183,6 +191,15 @@ impl PutResources {
                         || binding.role.parse().is_ok_and(|name| declared(&name));
                     if !known {
                         faults.push(at(place, "spec.role", format!("there is no Role {}", binding.role)));
+                    }
+                }
+                Spec::ServiceAccount(_) => {
+                    let taken = state.resources(Kind::Issuer).map(|issuer| &issuer.metadata.name);
+                    if taken.into_iter().any(|issuer| issuer.as_str() == SERVICE_ACCOUNT_ISSUER) {
+                        let why = format!(
+                            "an Issuer is called {SERVICE_ACCOUNT_ISSUER}: its subjects would be service accounts"
+                        );
+                        faults.push(at(place, "metadata.name", why));
                     }
                 }
                 Spec::Policy(_) | Spec::MaskingRule(_) | Spec::Secret(_) | Spec::Role(_) => {}
@@ -218,6 +235,7 @@ fn at(place: usize, path: &str, message: impl Into<String>) -> FieldFault {
 fn level_of(spec: &Spec) -> u32 {
     match spec {
         Spec::Issuer(issuer) if !issuer.keep.is_empty() => 4,
+        Spec::ServiceAccount(_) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
         Spec::Target(target) if target.spare_sessions > 0 => 4,
         Spec::Target(target) if target.limits != Allowance::default() => 2,
@@ -236,7 +254,39 @@ fn level_of(spec: &Spec) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
+    use super::super::{DeleteResource, RaiseFeatureLevel};
     use super::*;
+
+    #[test]
+    fn service_accounts_need_level_4_and_a_name_of_their_own() {
+        let account = |of: &str| Resource {
+            metadata: issuer(of, "https://x", 0).metadata,
+            spec: Spec::ServiceAccount(postern_core::service_account::ServiceAccount {
+                jwks: r#"{"keys":[]}"#.into(),
+                ..Default::default()
+            }),
+        };
+        let put = |resources: Vec<Resource>| PutResources { resources };
+        let mut fixture = Fixture::new();
+        assert!(matches!(fixture.run(put(vec![account("ci")])), Err(Refusal::FeatureLevel { needed: 4, .. })));
+        for level in 2..=4 {
+            fixture.run(RaiseFeatureLevel { level }).unwrap();
+        }
+        fixture.run(put(vec![issuer("service-account", "https://x", 0)])).unwrap();
+        assert!(matches!(fixture.run(put(vec![account("ci")])), Err(Refusal::Invalid(_))));
+        let kind = Kind::Issuer;
+        fixture.run(DeleteResource { kind, name: name("service-account"), expected_revision: 0 }).unwrap();
+        let both = vec![account("ci"), issuer("service-account", "https://x", 0)];
+        assert!(matches!(fixture.run(put(both)), Err(Refusal::Invalid(_))));
+        fixture.run(put(vec![account("ci")])).unwrap();
+        let issuer = put(vec![issuer("service-account", "https://x", 0)]);
+        assert!(matches!(fixture.run(issuer), Err(Refusal::Invalid(_))));
+        fixture.state = State::restore(&fixture.state.snapshot()).unwrap();
+        assert!(fixture.state.resource(Kind::ServiceAccount, &name("ci")).is_some());
+        let delete = DeleteResource { kind: Kind::ServiceAccount, name: name("ci"), expected_revision: 0 };
+        assert_eq!(Into::<crate::Command>::into(delete.clone()).feature_level(), 4);
+        fixture.run(delete).unwrap();
+    }
 
     fn puts(outcome: Outcome) -> Vec<(Change, u64)> {
         match outcome {

@@ -1,6 +1,7 @@
 //! By an issuer that signs with another implementation than the one under test.
 
 mod claims;
+mod client;
 mod issuer;
 mod link;
 mod presets;
@@ -28,6 +29,7 @@ const NOW: u64 = 1_795_255_200;
 struct Idp {
     signing: EncodingKey,
     public: Value,
+    pem: String,
     alg: Alg,
 }
 
@@ -52,7 +54,7 @@ impl Idp {
         };
         public["kid"] = json!(kid);
         public["use"] = json!("sig");
-        Self { signing, public, alg }
+        Self { signing, public, pem: key.public_key_pem(), alg }
     }
 
     fn jwks(&self) -> String {

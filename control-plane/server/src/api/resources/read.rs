@@ -154,5 +154,6 @@ fn empty(kind: Kind) -> resource_pb::resource::Spec {
         Kind::Secret => Spec::Secret(resource_pb::SecretSpec::default()),
         Kind::Role => Spec::Role(resource_pb::RoleSpec::default()),
         Kind::RoleBinding => Spec::RoleBinding(resource_pb::RoleBindingSpec::default()),
+        Kind::ServiceAccount => Spec::ServiceAccount(resource_pb::ServiceAccountSpec::default()),
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn check(caller: &Caller, objects: &[Resource], declared: &BTreeMap<N
             Spec::Role(_) => roles.get(name).copied(),
             Spec::RoleBinding(binding) => granted_by(&binding.role, |role| roles.get(role).copied()),
             // Whoever says who is trusted can become anybody, an administrator too.
-            Spec::Issuer(_) => Some(Grants::ALL),
+            Spec::Issuer(_) | Spec::ServiceAccount(_) => Some(Grants::ALL),
             Spec::Target(_) | Spec::Policy(_) | Spec::MaskingRule(_) | Spec::Secret(_) => None,
         };
         let Some(granted) = granted.filter(|granted| !caller.grants().covers(granted)) else { continue };
@@ -37,6 +37,7 @@ pub(super) fn check(caller: &Caller, objects: &[Resource], declared: &BTreeMap<N
         let kind = object.spec.kind();
         let text = match object.spec {
             Spec::Issuer(_) => format!("{kind} {name}: only an administrator says which issuers are trusted"),
+            Spec::ServiceAccount(_) => format!("{kind} {name}: only an administrator says who is let in by which key"),
             _ => format!("{kind} {name} would grant {lacking}, which the caller does not hold"),
         };
         return Err(status::with_reason(Status::permission_denied(text), "ESCALATION"));

@@ -83,6 +83,7 @@ impl From<Refused> for Problem {
             ) => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             (Code::Internal | Code::Unknown | Code::DataLoss, _) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
             (_, At::Request) => ("invalid_request", StatusCode::BAD_REQUEST),
+            (_, At::Client) => ("invalid_client", StatusCode::UNAUTHORIZED),
             (_, At::Target) => ("invalid_target", StatusCode::BAD_REQUEST),
             (_, At::Scope) => ("invalid_scope", StatusCode::BAD_REQUEST),
         };

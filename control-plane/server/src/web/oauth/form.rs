@@ -11,7 +11,7 @@ use postern_core::Name;
 use postern_core::principal::Actor;
 use postern_core::scope::Scope;
 use postern_core::token::{Confirmation, MAX_ACTOR};
-use postern_runtime::jwt::is_actor;
+use postern_runtime::jwt::{is_actor, unverified_issuer};
 use zeroize::Zeroizing;
 
 use super::answer::Problem;
@@ -22,6 +22,8 @@ use crate::identity::Wanted;
 const SEVERAL: [&str; 2] = ["resource", "audience"];
 /// Of a target as a URI (RFC 8693, section 2.1, demands one of `resource`).
 const TARGET: &str = "postern:target:";
+/// RFC 7523, section 2.2.
+const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Parameters of one request (I11).
 const MOST: usize = 256;
 /// Bytes of an Ed25519 public key, and of a SHA-256.
@@ -73,6 +75,19 @@ impl Params {
 
     pub(super) fn must(&self, name: &str) -> Result<&str, Problem> {
         self.get(name).ok_or_else(|| Problem::request(format!("{name} is missing")))
+    }
+
+    /// How a client proves who it is: RFC 7523, section 2.2.
+    pub(super) fn client(&self) -> Result<&str, Problem> {
+        let (Some(ASSERTION), Some(assertion)) = (self.get("client_assertion_type"), self.get("client_assertion"))
+        else {
+            return Err(Problem::client(None));
+        };
+        // One that is not who the assertion says is not who it says.
+        match self.get("client_id") {
+            Some(id) if unverified_issuer(assertion).as_deref() != Some(id) => Err(Problem::client(None)),
+            _ => Ok(assertion),
+        }
     }
 
     fn take(&mut self, name: &str) -> Zeroizing<String> {

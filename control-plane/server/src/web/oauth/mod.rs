@@ -11,17 +11,20 @@ use axum::extract::{Extension, State};
 use axum::routing::{get, post};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Response, StatusCode};
+use postern_core::issuer::Algorithm;
 use postern_core::token::SESSION_TOKEN_AUDIENCE;
 use serde_json::{Value, json};
 
 use super::{ClientAddress, Parts};
 use crate::api::{Call, TokenDesk};
-use crate::identity::Minted;
+use crate::identity::{Minted, Wanted};
 use crate::run::PolicyWatch;
 use crate::serve::PeerInfo;
 use answer::{Problem, json as answer_json, public};
 use form::{Params, Posted};
 
+/// Of a service account by a key of its own.
+const CLIENT_CREDENTIALS: &str = "client_credentials";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// RFC 8693, section 3: what a session token is, by either name.
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -76,9 +79,32 @@ impl House {
             return Err(Problem::client(None));
         }
         match params.must("grant_type")? {
-            TOKEN_EXCHANGE => self.exchanged(call, peer, params).await,
+            TOKEN_EXCHANGE => {
+                // Nobody has to, but who says who they are proves it.
+                if params.get("client_assertion").is_some() {
+                    self.desk
+                        .client(call, peer, params.client()?, &self.names().each_ref().map(|name| &**name))
+                        .await?;
+                }
+                self.exchanged(call, peer, params).await
+            }
+            CLIENT_CREDENTIALS => self.for_client(call, peer, params).await,
             _ => Err(Problem::grant_type()),
         }
+    }
+
+    /// RFC 6749, section 4.4; RFC 7523, section 2.2.
+    async fn for_client(&self, call: &Call, peer: &PeerInfo, params: Params) -> Result<Value, Problem> {
+        let wanted = Wanted { iss: Some(self.url.clone()), ..params.wanted()? };
+        let names = self.names();
+        let shown = (params.client()?, &names.each_ref().map(|name| &**name)[..]);
+        let minted = self.desk.for_client(call, peer, shown, wanted).await?;
+        Ok(answer(&minted, &[]))
+    }
+
+    /// What a client may call this server.
+    fn names(&self) -> [String; 2] {
+        [self.url.clone(), format!("{}/oauth/token", self.url)]
     }
 
     async fn exchanged(&self, call: &Call, peer: &PeerInfo, params: Params) -> Result<Value, Problem> {
@@ -120,11 +146,13 @@ async fn jwks(State(house): State<House>) -> Response<Body> {
 /// RFC 8414, section 2.
 async fn metadata(State(House { url, .. }): State<House>) -> Response<Body> {
     let at = |path: &str| format!("{url}{path}");
+    let algorithms: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.as_str()).collect();
     let body = json!({
         "issuer": url,
         "token_endpoint": at("/oauth/token"),
-        "token_endpoint_auth_methods_supported": ["none"],
-        "grant_types_supported": [TOKEN_EXCHANGE],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],
+        "token_endpoint_auth_signing_alg_values_supported": algorithms,
+        "grant_types_supported": [CLIENT_CREDENTIALS, TOKEN_EXCHANGE],
         "response_types_supported": [],
         "jwks_uri": at("/oauth/jwks"),
         // What OpenID Connect Discovery 1.0 asks for, of tokens that say who somebody is.
