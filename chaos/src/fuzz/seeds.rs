@@ -18,6 +18,7 @@ use postern_core::resource::{ANY_REVISION, Kind, Metadata, Resource, Spec};
 use postern_core::revocation::{Mark, Revoked};
 use postern_core::role::{Grant, Role, RoleBinding};
 use postern_core::secret::Sealed;
+use postern_core::service_account::ServiceAccount;
 use postern_core::session::{Session, SessionEnd};
 use postern_core::snapshot::Snapshot;
 use postern_core::target::{
@@ -270,6 +271,7 @@ fn log() -> Vec<Vec<u8>> {
         rule(),
         resource("reader", Spec::Role(role)),
         resource("devs", Spec::RoleBinding(RoleBinding { role: "reader".into(), subjects })),
+        resource("ci", Spec::ServiceAccount(ServiceAccount { jwks: r#"{"keys":[]}"#.into(), ..Default::default() })),
     ];
     let asked = |n| c::RequestApproval { approval: approval(n), expires: Ttl(60) };
     let review = |n, verdict| c::ReviewApproval {

@@ -123,6 +123,18 @@ spec:
   subjects: {groups: [dba], subjects: [corp/alice]}
 ---
 apiVersion: postern/v1
+kind: ServiceAccount
+metadata: {name: nightly}
+spec:
+  description: the nightly reports
+  publicKey: AA
+  jwks: '{"keys":[]}'
+  groups: [dba]
+  networks: [10.0.0.0/8]
+  maxTokenTtl: 10m
+  disabled: true
+---
+apiVersion: postern/v1
 kind: Issuer
 metadata: {name: github}
 spec:
@@ -219,7 +231,7 @@ a: [unclosed
         "f.yaml:18: spec.address: ",
         "f.yaml:19: spec.tls.caFile: cannot read /does/not/exist",
         "f.yaml:21: spec.disabled: expected true or false",
-        "f.yaml:24: kind: expected Secret, Issuer, Target, Policy, MaskingRule, Role, RoleBinding, not \"Gadget\"",
+        "f.yaml:24: kind: expected Secret, Issuer, Target, Policy, MaskingRule, Role, RoleBinding, ServiceAccount, not \"Gadget\"",
         "f.yaml:28: expected a mapping, found a single value",
         "f.yaml:33: spec: expected exactly one of value",
     ];

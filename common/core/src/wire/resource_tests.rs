@@ -223,3 +223,36 @@ fn a_secret_never_leaves_and_never_enters_in_clear() {
     let Some(pb::resource::Spec::Secret(shown)) = public_proto(&resource).spec else { panic!() };
     assert_eq!(shown.source, Some(pb::secret_spec::Source::Stored(true)));
 }
+
+#[test]
+fn a_service_account_holds_public_keys_and_says_so_itself() {
+    let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n";
+    let spec = |change: fn(&mut pb::ServiceAccountSpec)| {
+        let mut spec = pb::ServiceAccountSpec { public_keys: vec![pem.into()], ..Default::default() };
+        change(&mut spec);
+        from_proto(resource(pb::resource::Spec::ServiceAccount(spec)))
+    };
+    let full = spec(|spec| {
+        spec.description = "ci".into();
+        spec.jwks = r#"{"keys":[]}"#.into();
+        spec.groups = vec!["dba".into()];
+        spec.networks = vec!["10.0.0.0/8".into()];
+        spec.max_token_ttl_seconds = 600;
+        spec.disabled = true;
+    });
+    let full = full.unwrap();
+    assert_eq!(from_proto(to_proto(&full)).unwrap(), full);
+    for (change, path) in [
+        ((|spec| spec.public_keys.clear()) as fn(&mut pb::ServiceAccountSpec), "spec.publicKeys"),
+        (|spec| spec.public_keys = vec!["AAAA".into()], "spec.publicKeys[0]"),
+        (|spec| spec.jwks = "{}".into(), "spec.jwks"),
+        (|spec| spec.groups = vec!["*".into()], "spec.groups"),
+        (|spec| spec.networks = vec!["10.0.0.0/40".into()], "spec.networks[0]"),
+        (|spec| spec.max_token_ttl_seconds = 43_201, "spec.maxTokenTtl"),
+    ] {
+        assert_eq!(paths(spec(change)), [path]);
+    }
+    // Whoever gives away a private key is told so, and not its text (I5).
+    let private = spec(|spec| spec.public_keys = vec!["-----BEGIN PRIVATE KEY-----\nhush\n".into()]).unwrap_err();
+    assert!(private[0].message.contains("compromised") && !private[0].message.contains("hush"));
+}
