@@ -128,7 +128,7 @@ metadata: {name: nightly}
 spec:
   description: the nightly reports
   publicKey: AA
-  jwks: '{"keys":[]}'
+  jwks: '{\"keys\":[]}'
   groups: [dba]
   networks: [10.0.0.0/8]
   maxTokenTtl: 10m

@@ -31,7 +31,7 @@ pub struct RoleBinding {
 }
 
 /// What grants may name as objects.
-pub const OBJECTS: [&str; 16] = [
+pub const OBJECTS: [&str; 17] = [
     "approvals",
     "audit",
     "certificates",

@@ -3,6 +3,7 @@ use postern_core::resource::{FieldFault, Kind, Spec};
 use postern_core::wire::resource::{kind_from_proto, kind_to_proto};
 use postern_proto::state::v1 as pb;
 
+use super::revoke_tokens::revoke_accounts;
 use crate::entry::parse;
 use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
 use crate::state::{Context, State};
@@ -76,6 +77,9 @@ impl DeleteResource {
                 Effect::Changed(ObjectKey::IssuerKeys(self.name.clone())).add_to(cx.effects);
             }
             Effect::IssuersChanged.add_to(cx.effects);
+        }
+        if self.kind == Kind::ServiceAccount {
+            revoke_accounts(cx, std::slice::from_ref(&self.name), "the service account was deleted");
         }
         cx.state.resources.remove(self.kind, &self.name);
         Effect::Changed(ObjectKey::Resource(self.kind, self.name)).add_to(cx.effects);

@@ -12,6 +12,7 @@ use postern_core::token::SESSION_TOKEN_ISSUER;
 use postern_core::wire::resource::{from_proto, to_proto};
 use postern_proto::state::v1 as pb;
 
+use super::revoke_tokens::revoke_accounts;
 use crate::outcome::{Change, Effect, ObjectKey, Outcome, Put, Refusal, Success};
 use crate::state::{Context, Limits, State};
 
@@ -80,7 +81,7 @@ impl PutResources {
     pub(crate) fn apply(self, cx: &mut Context<'_>) -> Outcome {
         // The entry's own index stands in the state already, so `check` gives the new revisions.
         let puts = self.check(cx.state)?;
-        let mut for_gateways = false;
+        let (mut for_gateways, mut disabled) = (false, Vec::new());
         for (put, mut resource) in puts.iter().zip(self.resources) {
             if put.change == Change::Unchanged {
                 continue;
@@ -105,12 +106,16 @@ impl PutResources {
                     Effect::Changed(ObjectKey::IssuerKeys(put.name.clone())).add_to(cx.effects);
                 }
             }
+            if matches!(&resource.spec, Spec::ServiceAccount(account) if account.disabled) {
+                disabled.push(put.name.clone());
+            }
             Effect::Changed(ObjectKey::Resource(put.kind, put.name.clone())).add_to(cx.effects);
             cx.state.resources.insert(Arc::new(resource));
         }
         if for_gateways {
             cx.policy_changed();
         }
+        revoke_accounts(cx, &disabled, "the service account was disabled");
         Ok(Success::Put(puts))
     }
 

@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use postern_core::resource::FieldFault;
 use postern_core::revocation::{Mark, Revocation, Revoked};
+use postern_core::service_account::ServiceAccount;
+use postern_core::token::SESSION_TOKEN_MAX_TTL;
 use postern_core::wire::revocation::revocation_to_proto;
+use postern_core::{Name, Ttl};
 use postern_proto::state::v1 as pb;
 
 use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
@@ -14,6 +17,8 @@ const MOST: usize = 1_000;
 /// Longer than any token should live.
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 const MAX_TEXT: usize = 256;
+/// How much longer than its tokens an account's revocation is kept, for clocks that differ.
+const MARGIN: Duration = Duration::from_secs(600);
 
 /// Ends tokens before their time: all of it, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +83,28 @@ impl RevokeTokens {
     }
 }
 
+/// Revokes all that service accounts have: gateways do not know which accounts there are. Part of the command that makes it so.
+pub(crate) fn revoke_accounts(cx: &mut Context<'_>, accounts: &[Name], because: &str) {
+    let (now, index) = (cx.state.now, cx.state.index);
+    let mut marks = Vec::new();
+    for id in accounts.iter().filter_map(ServiceAccount::id) {
+        let of = Revoked::Principal(id);
+        let until = now.plus(Ttl(SESSION_TOKEN_MAX_TTL).duration()).plus(MARGIN);
+        let (by, because) = (String::new(), because.to_owned());
+        let revocation = Revocation { of, issued_before: now, until, by, because, at: now, revision: index };
+        let mark = revocation.mark();
+        if cx.state.revocations.is_new(&mark) {
+            cx.state.revocations.put(revocation);
+            marks.push(mark);
+        }
+    }
+    if !marks.is_empty() {
+        cx.state.revocations.set_newest(index, marks);
+        Effect::Changed(ObjectKey::Revocations).add_to(cx.effects);
+        cx.policy_changed();
+    }
+}
+
 /// Whether a login that is under way is one of what is revoked.
 pub(crate) fn means(of: &Revoked, principal: &postern_core::Principal) -> bool {
     match of {
@@ -128,6 +155,38 @@ mod tests {
 
     fn revoke(all: &[Revocation]) -> RevokeTokens {
         RevokeTokens { revocations: all.to_vec() }
+    }
+
+    #[test]
+    fn an_account_that_goes_takes_its_tokens_with_it() {
+        use postern_core::resource::{ANY_REVISION, Kind, Resource, Spec};
+
+        use super::super::{DeleteResource, PutResources};
+        let mut fixture = fixture();
+        let account = |disabled| {
+            let mut resource: Resource = issuer("ci", "https://x", ANY_REVISION);
+            let jwks = r#"{"keys":[]}"#.into();
+            resource.spec = Spec::ServiceAccount(ServiceAccount { jwks, disabled, ..ServiceAccount::default() });
+            PutResources { resources: vec![resource] }
+        };
+        let mark = Revoked::Principal(ServiceAccount::id(&name("ci")).unwrap()).key();
+        let issued_before = |fixture: &Fixture| fixture.state.revocations.get(&mark).map(|it| it.issued_before.secs());
+        fixture.run(account(false)).unwrap();
+        assert_eq!(issued_before(&fixture), None);
+        fixture.run(account(true)).unwrap();
+        assert_eq!(issued_before(&fixture), Some(10_000));
+        fixture.now = 20_000_000;
+        fixture.run(account(false)).unwrap();
+        assert_eq!(issued_before(&fixture), Some(10_000));
+        let revision = fixture.state.policy_revision();
+        let delete = DeleteResource { kind: Kind::ServiceAccount, name: name("ci"), expected_revision: 0 };
+        fixture.run(delete).unwrap();
+        assert_eq!(issued_before(&fixture), Some(20_000));
+        assert!(fixture.state.policy_revision() > revision);
+        // No longer than any of its tokens could live.
+        fixture.now += 44_000_000;
+        fixture.run(ExpireApprovals).unwrap();
+        assert_eq!(issued_before(&fixture), None);
     }
 
     #[test]
