@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use postern_chaos::live::saml::{Answer, Browser};
-use postern_chaos::live::{Issuer, Postern, PosternOptions, Postgres, PostgresOptions, free_port, run};
+use postern_chaos::live::{Issuer, Postern, PosternOptions, Postgres, PostgresOptions, free_port, run, wait_until};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -113,6 +113,23 @@ fn a_token_is_exchanged_as_the_guide_says() {
     let metadata = house.browser.get(&format!("{}/.well-known/openid-configuration", house.web)).unwrap();
     assert_eq!(metadata.headers["cache-control"], "public, max-age=300");
     assert_has(&metadata.body, &[&house.web, "token-exchange"]);
+    // What it is worth is told to who may ask, and to nobody else; its bearer ends it.
+    house.put("session.token", token);
+    house.put("reader.token", &house.postern.token("reader", &["postern-auditors"]).unwrap());
+    let worth = || -> Value { serde_json::from_str(&house.sh(block(GUIDE, "/oauth/introspect"))).unwrap() };
+    let told = worth();
+    assert_eq!((&told["active"], &told["sub"]), (&Value::Bool(true), &"dev/ci".into()), "{told}");
+    assert_eq!(told["scope"], answer["scope"]);
+    let url = format!("{}/oauth/introspect", house.web);
+    assert_eq!(house.browser.post_all(&url, &[("token", token)]).unwrap().status, 401);
+    client.run("SELECT count(*) FROM orders;").unwrap().ok().unwrap();
+    for _ in 0..2 {
+        house.sh(block(GUIDE, "/oauth/revoke"));
+        assert_eq!(worth(), serde_json::json!({"active": false}));
+    }
+    wait_until(LIMIT, "gateways to know", || Ok(client.run("SELECT count(*) FROM orders;")?.ok().is_err())).unwrap();
+    let revoke = house.browser.post_all(&format!("{}/oauth/revoke", house.web), &[("token", "x.y.z")]).unwrap();
+    assert_eq!(revoke.status, 200, "{revoke:?}");
     // Who asked for what is known, and no token is.
     let audit = house.postern.cli(["audit", "list"]).unwrap().ok().unwrap();
     assert_has(&audit, &["/oauth/token", "dev/ci"]);
@@ -233,4 +250,6 @@ fn a_service_account_proves_itself_by_its_key() {
     // What it has makes no more.
     let (answer, body) = house.exchange(good.1["access_token"].as_str().unwrap(), &[]);
     assert_eq!((answer.status, &body["error_description"]), (400, &"token-invalid".into()));
+    let client = house.postern.connection("shop", good.1["access_token"].as_str().unwrap()).unwrap();
+    wait_until(LIMIT, "gateways to know", || Ok(client.run("SELECT 1;")?.ok().is_err())).unwrap();
 }

@@ -231,7 +231,6 @@ impl Access {
     }
 
     /// What a token is worth now: linearizably, so that what was revoked anywhere is known.
-    #[allow(dead_code)] // for the endpoints that answer it
     pub(crate) async fn introspect(&self, token: &str) -> Result<Introspected, Status> {
         let verified = self.look(token).await.and_then(|(verified, handed_on)| match handed_on {
             true => Err(TokenError::Delegable),

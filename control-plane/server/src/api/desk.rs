@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, SHA256};
+use http::HeaderMap;
 use postern_core::kept::KeptClaims;
 use postern_core::operation::Digest;
 use postern_core::principal::Actor;
@@ -15,15 +16,17 @@ use postern_runtime::jwt::{ClientAssertion, TokenError, Verified, lets_act, unve
 use postern_state::Refusal;
 use postern_state::commands::AcceptAssertion;
 use tonic::Status;
-use tracing::{error, info};
+use tonic::metadata::MetadataMap;
+use tracing::{debug, error, info};
 use zeroize::Zeroizing;
 
 use super::access::{Access, Caller};
 use super::call::Call;
+use super::grants::{Object, Verb};
 use super::logins::{self, Logins};
-use super::{guard, status};
+use super::{guard, revocations, status};
 use crate::bootstrap::ClusterKeys;
-use crate::identity::{ExchangeError, Minted, Wanted, exchange};
+use crate::identity::{ExchangeError, Introspected, Minted, Wanted, exchange};
 use crate::serve::PeerInfo;
 
 /// Gives out session tokens. Cheap to clone.
@@ -60,6 +63,10 @@ pub(crate) enum At {
     Request,
     /// `invalid_client`
     Client,
+    /// `insufficient_scope` (RFC 6750, section 3.1): they are who they say, and may not.
+    Forbidden,
+    /// `unsupported_token_type` (RFC 7009, section 2.2.1)
+    Kind,
     /// `invalid_target`
     Target,
     /// `invalid_scope`
@@ -151,7 +158,7 @@ impl TokenDesk {
             chain: Vec::new(),
         };
         call.identified(&principal);
-        let verified = Verified { principal, issued_at: self.access.clock.now(), depth: None, confirmation: None };
+        let verified = Verified::fresh(principal, self.access.clock.now());
         self.mint(call, verified, wanted)
     }
 
@@ -206,6 +213,49 @@ impl TokenDesk {
             Ok(_) => Ok(Ok((name, account))),
             Err(Refusal::Spent) => Ok(Err(TokenError::Claims("the assertion was presented before".to_owned()))),
             Err(refusal) => Err(status::refused(refusal)),
+        }
+    }
+
+    /// Lets who shows a token as a bearer ask about others' tokens, if they may.
+    ///
+    /// # Errors
+    /// They are nobody, or may not.
+    pub(crate) async fn asker(&self, call: &Call, peer: &PeerInfo, headers: &HeaderMap) -> Result<(), Refused> {
+        let metadata = MetadataMap::from_headers(headers.clone());
+        let at = |at: At| move |status: Status| Refused { at, status };
+        let mut caller = self.access.identify(&metadata, Some(peer)).await.map_err(at(At::Client))?;
+        if let Some(principal) = caller.maybe_principal() {
+            call.identified(principal);
+        }
+        self.access.look_up(&mut caller).await.map_err(at(At::Client))?;
+        caller.must(Object::Tokens, Verb::Get).map_err(at(At::Forbidden))
+    }
+
+    /// What a token is worth now (RFC 7662); `None`: nothing.
+    ///
+    /// # Errors
+    /// It cannot be told now.
+    pub(crate) async fn introspect(&self, token: &str) -> Result<Option<Verified>, Status> {
+        match self.access.introspect(token.trim()).await? {
+            Introspected::Active(verified) => Ok(Some(*verified)),
+            Introspected::Inactive(error) => {
+                debug!(%error, "a token that was asked about is not active");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Revokes a token, and all that was made of it, for whoever has it (RFC 7009). A token that is none is revoked already.
+    ///
+    /// # Errors
+    /// It cannot be revoked so, or not now.
+    pub(crate) async fn revoke(&self, call: &Call, peer: &PeerInfo, token: &str) -> Result<(), Refused> {
+        let service = revocations::Service { raft: self.logins.raft.clone(), access: self.access.clone() };
+        match service.revoke_shown(call, (token, "by its bearer"), peer).await {
+            Err(status) if status.code() == tonic::Code::Unauthenticated => Ok(()),
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => Err(Refused { at: At::Kind, status }),
+            Err(status) if status.code() == tonic::Code::PermissionDenied => Err(Refused { at: At::Forbidden, status }),
+            done => Ok(done?),
         }
     }
 

@@ -106,6 +106,24 @@ impl RevocationService for Service {
 }
 
 impl Service {
+    /// Revokes the token that is shown, and all that is made of it: for a call that comes another way.
+    pub(super) async fn revoke_shown(
+        &self,
+        call: &Call,
+        (token, because): (&str, &str),
+        peer: &PeerInfo,
+    ) -> Result<(), Status> {
+        let shown = self.shown(call, call.caller(), (token, true, because), Some(peer)).await?;
+        let Some(revocation) = shown else { return Ok(()) };
+        call.about(&revocation.of);
+        let command = commands::RevokeTokens { revocations: vec![revocation] };
+        if let Success::Revoked(revoked) = call.write(&self.raft, command, None).await? {
+            metrics::counter!("postern_control_revocations_total").increment(revoked.into());
+            info!(revoked, "a token was revoked by its bearer");
+        }
+        Ok(())
+    }
+
     /// What the request names.
     fn named(&self, call: &Call, caller: &Caller, request: &pb::RevokeRequest) -> Result<Vec<Revocation>, Status> {
         let now = self.access.clock.now();

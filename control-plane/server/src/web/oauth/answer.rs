@@ -84,6 +84,8 @@ impl From<Refused> for Problem {
             (Code::Internal | Code::Unknown | Code::DataLoss, _) => ("server_error", StatusCode::INTERNAL_SERVER_ERROR),
             (_, At::Request) => ("invalid_request", StatusCode::BAD_REQUEST),
             (_, At::Client) => ("invalid_client", StatusCode::UNAUTHORIZED),
+            (_, At::Forbidden) => ("insufficient_scope", StatusCode::FORBIDDEN),
+            (_, At::Kind) => ("unsupported_token_type", StatusCode::BAD_REQUEST),
             (_, At::Target) => ("invalid_target", StatusCode::BAD_REQUEST),
             (_, At::Scope) => ("invalid_scope", StatusCode::BAD_REQUEST),
         };

@@ -1,16 +1,18 @@
-//! OAuth 2.0 for clients that know no gRPC: token exchange (RFC 8693) at `/oauth/token`, and what others need to verify the tokens (RFC 8414, RFC 7517).
+//! OAuth 2.0 for clients that know no gRPC: token exchange (RFC 8693) at `/oauth/token`, what others need to verify the tokens (RFC 8414, RFC 7517), what
+//! a token is worth (RFC 7662), and its end (RFC 7009).
 //!
 //! What is given here is given by the same desk as over gRPC, by the same rules; only the words differ. Nothing here is for browsers.
 
 mod answer;
 mod form;
+mod tokens;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::routing::{get, post};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use postern_core::issuer::Algorithm;
 use postern_core::token::SESSION_TOKEN_AUDIENCE;
 use serde_json::{Value, json};
@@ -20,7 +22,7 @@ use crate::api::{Call, TokenDesk};
 use crate::identity::{Minted, Wanted};
 use crate::run::PolicyWatch;
 use crate::serve::PeerInfo;
-use answer::{Problem, json as answer_json, public};
+use answer::{Problem, public};
 use form::{Params, Posted};
 
 /// Of a service account by a key of its own.
@@ -45,6 +47,8 @@ pub(super) fn routes(parts: &Parts, url: &str) -> Router {
     let house = House { desk: parts.desk.clone(), policy: parts.policy.clone(), url: url.to_owned() };
     Router::new()
         .route("/oauth/token", post(token))
+        .route("/oauth/introspect", post(tokens::introspect))
+        .route("/oauth/revoke", post(tokens::revoke))
         .route("/oauth/jwks", get(jwks))
         .route("/.well-known/oauth-authorization-server", get(metadata))
         // Where many verifiers look first (RFC 8414, section 5).
@@ -60,12 +64,7 @@ async fn token(
 ) -> Response<Body> {
     let (call, peer) = house.desk.call("/oauth/token", address);
     let given = house.given(&call, &peer, &headers, posted).await;
-    let recorded = house.desk.recorded(&call, given.as_ref().err().map(Problem::status)).await;
-    match (recorded, given) {
-        (Err(unrecorded), _) => Problem::from(unrecorded).answer(),
-        (Ok(()), Ok(body)) => answer_json(StatusCode::OK, &body),
-        (Ok(()), Err(problem)) => problem.answer(),
-    }
+    house.answered(&call, given).await
 }
 
 impl House {
@@ -154,6 +153,11 @@ async fn metadata(State(House { url, .. }): State<House>) -> Response<Body> {
         "token_endpoint_auth_signing_alg_values_supported": algorithms,
         "grant_types_supported": [CLIENT_CREDENTIALS, TOKEN_EXCHANGE],
         "response_types_supported": [],
+        "introspection_endpoint": at("/oauth/introspect"),
+        "introspection_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
+        "revocation_endpoint": at("/oauth/revoke"),
+        "revocation_endpoint_auth_methods_supported": ["none"],
         "jwks_uri": at("/oauth/jwks"),
         // What OpenID Connect Discovery 1.0 asks for, of tokens that say who somebody is.
         "subject_types_supported": ["public"],
