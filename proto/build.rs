@@ -6,11 +6,13 @@ use std::{env, error::Error, fs};
 use prost::Message as _;
 
 const FILES: &[&str] = &[
+    "postern/resource/v1/access.proto",
     "postern/resource/v1/resource.proto",
     "postern/resource/v1/identity.proto",
     "postern/resource/v1/cluster.proto",
     "postern/resource/v1/fleet.proto",
     "postern/resource/v1/revocation.proto",
+    "postern/admin/v1/access.proto",
     "postern/admin/v1/admin.proto",
     "postern/admin/v1/audit.proto",
     "postern/admin/v1/cluster.proto",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_core::resource::Kind;
 
+use crate::access_args::AccessCommand;
 use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::dev::DevArgs;
 use crate::manifest::parse_duration;
@@ -84,6 +85,9 @@ pub(crate) enum Command {
     /// Held operations: list, show, approve, deny.
     #[command(subcommand)]
     Approvals(ApprovalsCommand),
+    /// Access on request, for a while: request, list, show, approve, deny, end.
+    #[command(subcommand)]
+    Access(AccessCommand),
     /// The log of who administered what: list, export, verify.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -403,6 +407,11 @@ mod tests {
             "postern describe policy p",
             "postern delete policy p --revision 7",
             "postern approvals approve apr_x --comment ok",
+            "postern access request --target db --reason x --for 30m --wait",
+            "postern access request --target db --policy p --reason x --wait=10m -o json",
+            "postern access list --mine --pending",
+            "postern access show acc_x --wait=1m",
+            "postern access end acc_x --because done",
             "postern sessions verify file.rec --ca ca.crt",
             "postern sessions export ses_x -o out.rec",
             "postern token --target db --ttl 5m",

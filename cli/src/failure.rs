@@ -14,6 +14,9 @@ pub(crate) enum Failure {
     /// Several things, one a line: exit code 1.
     #[error("{}", .0.join("\n"))]
     Many(Vec<String>),
+    /// Done, and it came to nothing: the exit code says how.
+    #[error("{0}")]
+    Coded(String, u8),
     /// The command has said all itself: exit code 1.
     #[error("")]
     Told,
@@ -35,6 +38,7 @@ impl Failure {
         match self {
             Self::Failed(_) | Self::Many(_) | Self::Told => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
+            Self::Coded(_, code) => ExitCode::from(*code),
             // As a shell shows a program ended by SIGPIPE.
             Self::PipeClosed => ExitCode::from(141),
         }

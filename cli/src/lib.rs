@@ -1,5 +1,6 @@
 //! The `postern` binary: the roles, `dev`, and the client commands over the public gRPC API.
 
+mod access_args;
 mod args;
 mod client;
 mod cluster_args;
@@ -70,6 +71,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             commands::resources::delete(kind, &name, revision, connection).await
         }
         Command::Approvals(command) => commands::approvals::run(&command, connection).await,
+        Command::Access(command) => commands::access::run(&command, connection).await,
         Command::Sessions(command) => commands::sessions::run(&command, connection).await,
         Command::Token(args) => commands::tokens::run(&args, connection).await,
         Command::Login(args) => commands::login::saml(&args, connection).await,

@@ -43,6 +43,7 @@ fn policies(count: usize) -> Table<Policy> {
             waits: false,
             staleness: postern_core::policy::Staleness::default(),
             limits: postern_core::allowance::Allowance::default(),
+            on_request: None,
             reason: None,
         }
     };

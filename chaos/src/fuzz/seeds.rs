@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use postern_core::access::Grant as AccessGrant;
 use postern_core::allowance::Allowance;
 use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
 use postern_core::audit::AuditRecord;
@@ -26,7 +27,7 @@ use postern_core::target::{
 };
 use postern_core::time::Ttl;
 use postern_core::wire::snapshot::{delta_to_proto, to_proto};
-use postern_core::{ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
+use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
 use postern_proto::gateway::v1 as pb;
 use postern_state::{Cluster, Command, Entry, commands};
 use prost::Message as _;
@@ -329,6 +330,17 @@ fn log() -> Vec<Vec<u8>> {
     entries.collect()
 }
 
+fn grant(n: u8) -> AccessGrant {
+    AccessGrant {
+        id: AccessId::from_bytes([n; 16]),
+        principal: PrincipalId { issuer: name("corp"), subject: "alice".into() },
+        chain: vec!["tok_1".into()],
+        target: name("db"),
+        policy: name("p"),
+        ends_at: Timestamp::from_millis(9_000),
+    }
+}
+
 fn policies() -> Vec<Vec<u8>> {
     let mut snapshot = Snapshot { revision: 5, ..Snapshot::empty("c", "i") };
     for object in [issuer(), target(), rule()] {
@@ -336,6 +348,7 @@ fn policies() -> Vec<Vec<u8>> {
     }
     snapshot.set_keys(&name("corp"), Some("{}".into()));
     snapshot.revocations.insert(Mark { key: Revoked::Issuer(name("corp")).key(), issued_before: 7, until: 4 });
+    snapshot.grants = [grant(8)].into_iter().collect();
     let delta = postern_core::delta::Delta {
         incarnation: "i".into(),
         from_revision: 5,
@@ -347,6 +360,8 @@ fn policies() -> Vec<Vec<u8>> {
         revoked: vec!["1a".into()],
         revocations: vec![Mark { key: Revoked::All.key(), issued_before: 7, until: 9 }],
         revocations_over: 5,
+        grants: vec![grant(7)],
+        ended_grants: vec![grant(8).id],
     };
     let credential = pb::Credential { target: "db".into(), username: "u".into(), password: b"p".to_vec() };
     let credentials = pb::Credentials {

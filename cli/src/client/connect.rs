@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postern_core::node::CONTROL_PLANE_NAME;
+use postern_proto::admin::v1::access_service_client::AccessServiceClient;
 use postern_proto::admin::v1::approval_service_client::ApprovalServiceClient;
 use postern_proto::admin::v1::audit_service_client::AuditServiceClient;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
@@ -100,6 +101,10 @@ impl Client {
 
     pub(crate) fn resources(&self) -> ResourceServiceClient<Service> {
         ResourceServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn access(&self) -> AccessServiceClient<Service> {
+        AccessServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn approvals(&self) -> ApprovalServiceClient<Service> {

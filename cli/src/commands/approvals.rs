@@ -153,7 +153,7 @@ fn state(approval: &pb::Approval) -> &'static str {
     }
 }
 
-fn verdict(review: &pb::Review) -> &'static str {
+pub(super) fn verdict(review: &pb::Review) -> &'static str {
     match review.verdict() {
         pb::Verdict::Approve => "approved",
         pb::Verdict::Deny => "denied",
@@ -166,7 +166,7 @@ fn progress(approval: &pb::Approval) -> String {
     format!("{approved} of {}", approval.required)
 }
 
-fn shorten(text: &str, most: usize) -> String {
+pub(super) fn shorten(text: &str, most: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(most) {
         Some((cut, _)) => format!("{}...", line.get(..cut).unwrap_or_default()),

@@ -1,5 +1,6 @@
 //! The client commands, one file each.
 
+pub(crate) mod access;
 pub(crate) mod apply;
 pub(crate) mod approvals;
 pub(crate) mod audit;

@@ -72,6 +72,7 @@ fn policy(spec: &pb::PolicySpec) -> Vec<String> {
     let effect = match spec.effect() {
         pb::Effect::Permit if spec.approval.is_some() => "hold",
         pb::Effect::Permit => "permit",
+        pb::Effect::PermitOnRequest => "on request",
         pb::Effect::Deny => "deny",
         pb::Effect::Unspecified => "?",
     };

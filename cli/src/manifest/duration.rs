@@ -28,7 +28,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The shortest text that [`parse_duration`] reads as `secs`.
-pub(super) fn show_duration(secs: u64) -> String {
+pub(crate) fn show_duration(secs: u64) -> String {
     let mut out = String::new();
     let mut rest = secs;
     for (unit, letter) in [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')] {

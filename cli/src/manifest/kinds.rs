@@ -251,6 +251,12 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         approval.finish();
         read
     });
+    let on_request = on_request(spec);
+    // Who does not know of requests refuses it, rather than permit without one.
+    let effect = match effect {
+        Some(pb::Effect::Permit) if on_request.is_some() => Some(pb::Effect::PermitOnRequest),
+        effect => effect,
+    };
     let on_stale = spec.choice("onStale", &[("end", pb::OnStale::End), ("keep", pb::OnStale::Keep)]);
     pb::PolicySpec {
         effect: effect.unwrap_or_default().into(),
@@ -264,7 +270,45 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         max_staleness_seconds: spec.seconds("maxStaleness"),
         on_stale: on_stale.unwrap_or_default().into(),
         limits: limits(spec),
+        on_request,
     }
+}
+
+fn on_request(spec: &mut Object<'_>) -> Option<pb::OnRequest> {
+    let mut asked = spec.object("onRequest")?;
+    let review = asked.objects("review").into_iter().map(|mut of| {
+        let read = pb::Reviewers { groups: of.strings("groups"), count: of.number("count").unwrap_or_default() };
+        of.finish();
+        read
+    });
+    let review = review.collect();
+    let rules = asked.objects("autoApprove").into_iter().map(|mut rule| {
+        let hours = rule.object("hours").map(|mut hours| {
+            let read =
+                pb::Hours { from: hours.required("from"), to: hours.required("to"), days: hours.strings("days") };
+            hours.finish();
+            read
+        });
+        let read = pb::AutoApprove {
+            name: rule.required("name"),
+            groups: rule.strings("groups"),
+            labels: rule.map("labels"),
+            hours,
+            max_duration_seconds: rule.seconds("maxDuration").unwrap_or_default(),
+        };
+        rule.finish();
+        read
+    });
+    let auto_approve = rules.collect();
+    let read = pb::OnRequest {
+        review,
+        max_duration_seconds: asked.seconds("maxDuration").unwrap_or_default(),
+        expires_seconds: asked.seconds("expires").unwrap_or_default(),
+        min_reason: asked.number("minReason").unwrap_or_default(),
+        auto_approve,
+    };
+    asked.finish();
+    Some(read)
 }
 
 fn masking_rule(spec: &mut Object<'_>) -> pb::MaskingRuleSpec {

@@ -57,6 +57,13 @@ spec:
   resources: [public.*]
   when: {bounded: true}
   approval: {groups: [dba], count: 2, expires: 15m}
+  onRequest:
+    review: [{groups: [dba, lead], count: 2}, {groups: [security], count: 1}]
+    maxDuration: 2h
+    expires: 30m
+    minReason: 10
+    autoApprove:
+      - {name: office, groups: [sre], labels: {env: test}, hours: {from: '08:00', to: '18:00', days: [mon, fri]}, maxDuration: 10m}
   limits: {connectionsPerSecond: 2, inFlightBytes: 16384}
   reason: a human looks first
 ---

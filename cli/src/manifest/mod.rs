@@ -7,7 +7,7 @@ mod load;
 mod object;
 mod render;
 
-pub(crate) use duration::parse_duration;
+pub(crate) use duration::{parse_duration, show_duration};
 pub(crate) use faults::Fault;
 pub(crate) use load::{Manifest, load};
 pub(crate) use render::render;

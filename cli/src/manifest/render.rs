@@ -262,7 +262,7 @@ fn principals(selector: Option<&pb::PrincipalSelector>) -> Value {
 fn policy(spec: &pb::PolicySpec) -> Value {
     let mut fields = Fields::default();
     match spec.effect() {
-        pb::Effect::Permit => fields.text("effect", "permit"),
+        pb::Effect::Permit | pb::Effect::PermitOnRequest => fields.text("effect", "permit"),
         pb::Effect::Deny => fields.text("effect", "deny"),
         pb::Effect::Unspecified => {}
     }
@@ -289,6 +289,9 @@ fn policy(spec: &pb::PolicySpec) -> Value {
         }
         fields.value("approval", shown.done());
     }
+    if let Some(asked) = &spec.on_request {
+        fields.value("onRequest", on_request(asked));
+    }
     if let Some(seconds) = spec.max_staleness_seconds {
         // Nought means something here.
         fields.value("maxStaleness", json!(format!("{seconds}s")));
@@ -300,6 +303,41 @@ fn policy(spec: &pb::PolicySpec) -> Value {
     }
     limits(spec.limits.as_ref(), &mut fields);
     fields.text("reason", &spec.reason);
+    fields.done()
+}
+
+fn on_request(asked: &pb::OnRequest) -> Value {
+    let review = asked.review.iter().map(|of| {
+        let mut shown = Fields::default();
+        shown.list("groups", &of.groups);
+        if of.count > 0 {
+            shown.value("count", json!(of.count));
+        }
+        shown.done()
+    });
+    let rules = asked.auto_approve.iter().map(|rule| {
+        let mut shown = Fields::default();
+        shown.text("name", &rule.name);
+        shown.list("groups", &rule.groups);
+        shown.map("labels", &rule.labels);
+        if let Some(hours) = &rule.hours {
+            let mut when = Fields::default();
+            when.text("from", &hours.from);
+            when.text("to", &hours.to);
+            when.list("days", &hours.days);
+            shown.value("hours", when.done());
+        }
+        shown.seconds("maxDuration", rule.max_duration_seconds);
+        shown.done()
+    });
+    let mut fields = Fields::default();
+    fields.objects("review", review.collect());
+    fields.seconds("maxDuration", asked.max_duration_seconds);
+    fields.seconds("expires", asked.expires_seconds);
+    if asked.min_reason > 0 {
+        fields.value("minReason", json!(asked.min_reason));
+    }
+    fields.objects("autoApprove", rules.collect());
     fields.done()
 }
 

@@ -45,6 +45,7 @@ fn asked(number: u128, sql: &str, verb: Verb, outcome: Outcome, policy: &str, re
             reason: reason.into(),
             at: at(0),
             policy_age_ms: None,
+            grants: Vec::new(),
         },
     }))
 }

@@ -1,5 +1,7 @@
 //! What changes a [`Snapshot`](crate::snapshot::Snapshot) from one revision to the next.
 
+use crate::access::Grant;
+use crate::id::AccessId;
 use crate::name::Name;
 use crate::resource::{Kind, Resource};
 use crate::revocation::Mark;
@@ -27,6 +29,10 @@ pub struct Delta {
     pub revocations: Vec<Mark>,
     /// Those are forgotten that count no more in this second; 0: none.
     pub revocations_over: u32,
+    /// Access that is granted now.
+    pub grants: Vec<Grant>,
+    /// Grants that have ended.
+    pub ended_grants: Vec<AccessId>,
 }
 
 /// A delta that does not follow the snapshot: whoever has it asks for a whole one.

@@ -124,6 +124,8 @@ ids! {
     DecisionId = "dec";
     /// One held operation's request for review.
     ApprovalId = "apr";
+    /// One request for access, and its grant.
+    AccessId = "acc";
     /// One write to the control plane, for de-duplication.
     RequestId = "req";
     /// One session token (its `jti`).

@@ -2,6 +2,7 @@
 //!
 //! Pure: no runtime, clock, thread, environment or randomness. Time, seeds and ids are passed in.
 
+pub mod access;
 pub mod action;
 pub mod allowance;
 pub mod approval;
@@ -37,7 +38,7 @@ pub mod token;
 pub mod wire;
 
 pub use code::Code;
-pub use id::{ApprovalId, DecisionId, OperationId, RequestId, SessionId};
+pub use id::{AccessId, ApprovalId, DecisionId, OperationId, RequestId, SessionId};
 pub use kept::KeptClaims;
 pub use name::Name;
 pub use principal::Principal;

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::access::Grants;
 use crate::delta::{Delta, DeltaError};
 use crate::issuer::Issuer;
 use crate::masking::{MaskSlice, MaskingRule};
 use crate::name::Name;
-use crate::policy::{Policy, PolicySlice};
+use crate::policy::{Granted, Policy, PolicySlice};
 use crate::principal::Principal;
 use crate::resource::{Kind, Metadata, Resource, Spec};
 use crate::revocation::Revocations;
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub policies: Table<Policy>,
     /// Masking rules.
     pub masking: Table<MaskingRule>,
+    /// Access that was granted on request, and had not ended.
+    pub grants: Grants,
     /// Serial numbers of nodes' certificates that are good no more.
     pub revoked: Arc<BTreeSet<String>>,
     /// Tokens that are good no more.
@@ -82,6 +85,7 @@ impl Snapshot {
             targets: Table::default(),
             policies: Table::default(),
             masking: Table::default(),
+            grants: Grants::default(),
             revoked: Arc::default(),
             revocations: Revocations::default(),
             credentials: BTreeMap::new(),
@@ -96,6 +100,12 @@ impl Snapshot {
         let none = BTreeMap::new();
         let labels = self.targets.get(target).map_or(&none, |target| &target.labels);
         PolicySlice::new(self.revision, self.policies.shared(), principal, target, labels)
+            .with(self.granted(principal, target))
+    }
+
+    /// What was granted `principal` on `target`, ended by now or not.
+    fn granted(&self, principal: &Principal, target: &Name) -> Granted {
+        Granted::of(self.grants.of(&principal.id), principal, target)
     }
 
     /// The masking rules that hold for `principal` on `target`.
@@ -133,6 +143,12 @@ impl Snapshot {
         }
         if let Some(jwks) = delta.session_token_jwks {
             next.session_token_jwks = jwks;
+        }
+        for ended in delta.ended_grants {
+            next.grants.remove(ended);
+        }
+        for grant in delta.grants {
+            next.grants.insert(grant);
         }
         if !delta.revoked.is_empty() {
             Arc::make_mut(&mut next.revoked).extend(delta.revoked);

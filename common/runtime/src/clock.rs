@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_core::id::TokenId;
-use postern_core::{ApprovalId, DecisionId, OperationId, RequestId, SessionId, Timestamp};
+use postern_core::{AccessId, ApprovalId, DecisionId, OperationId, RequestId, SessionId, Timestamp};
 
 /// The system's time now.
 #[must_use]
@@ -43,6 +43,8 @@ ids! {
     decision_id -> DecisionId;
     /// A new approval's id.
     approval_id -> ApprovalId;
+    /// A new request for access.
+    access_id -> AccessId;
     /// A new write's id.
     request_id -> RequestId;
     /// A new session token's id.

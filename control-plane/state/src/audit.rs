@@ -8,7 +8,7 @@ use postern_core::audit::AuditRecord;
 use postern_core::wire::cluster::audit_to_proto;
 use prost::Message as _;
 
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Success};
 use crate::tree::Tree;
 
 /// Records that are kept.
@@ -38,7 +38,12 @@ impl AuditLog {
     /// Appends `record` with what came of the call.
     pub(crate) fn append_outcome(&mut self, mut record: AuditRecord, outcome: &Outcome, at: Timestamp) {
         match outcome {
-            Ok(_) => record.code = "OK".to_owned(),
+            Ok(success) => {
+                record.code = "OK".to_owned();
+                if let Success::Access { automatic: Some(rule), .. } = success {
+                    record.reason = format!("approved by rule {rule:?}, by nobody");
+                }
+            }
             Err(refusal) => {
                 record.code = refusal.code().to_owned();
                 record.reason = refusal.to_string();

@@ -10,10 +10,10 @@ use postern_proto::state::v1 as pb;
 use prost::Message as _;
 
 use crate::commands::{
-    AcceptAssertion, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, ExpireApprovals, InitCluster,
-    OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin,
-    RemoveNode, RequestApproval, ReviewApproval, RevokeCertificates, RevokeTokens, RewrapSecrets, SealSession,
-    SetIssuerKeys, UpdateNode, WithdrawApproval,
+    AcceptAssertion, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, EndAccess, ExpireApprovals,
+    InitCluster, OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken,
+    RedeemLogin, RemoveNode, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval, RevokeCertificates,
+    RevokeTokens, RewrapSecrets, SealSession, SetIssuerKeys, UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
@@ -103,6 +103,9 @@ commands!(
     AcceptAssertion,
     RedeemLogin,
     RevokeTokens,
+    RequestAccess,
+    ReviewAccess,
+    EndAccess,
 );
 
 impl Command {
@@ -116,6 +119,7 @@ impl Command {
             Self::AcceptAssertion(accept) => accept.feature_level(),
             Self::RedeemLogin(_) => 3,
             Self::RevokeTokens(_) => 4,
+            Self::RequestAccess(_) | Self::ReviewAccess(_) | Self::EndAccess(_) => 4,
             _ => 1,
         }
     }

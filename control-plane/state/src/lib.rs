@@ -4,6 +4,7 @@
 //! ([`State::hash`]). Time, ids and randomness come in with the entries. A refusal is data, not an error; what this version cannot
 //! read halts the node ([`Halt`]), because to skip it would part the node from its peers.
 
+mod access;
 mod audit;
 pub mod commands;
 mod entry;

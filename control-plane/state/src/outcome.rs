@@ -1,8 +1,9 @@
 //! What applying an entry gives.
 
+use postern_core::access::AccessState;
 use postern_core::approval::ApprovalState;
 use postern_core::resource::{FieldFault, Kind};
-use postern_core::{ApprovalId, Name, Principal, SessionId};
+use postern_core::{AccessId, ApprovalId, Name, Principal, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// What applying one entry gave.
@@ -41,6 +42,13 @@ pub enum Success {
     },
     /// Who logged in.
     Login(Box<Principal>),
+    /// The request for access as it is now stands in the state.
+    Access {
+        /// Which.
+        id: AccessId,
+        /// The rule that approved it.
+        automatic: Option<String>,
+    },
     /// How many certificates were revoked now.
     Revoked(u32),
     /// What became of data keys.
@@ -114,6 +122,9 @@ pub enum Refusal {
     /// The approval no longer waits, or is not granted.
     #[error("the approval is {}", .0.as_str())]
     ApprovalState(ApprovalState),
+    /// The request for access no longer waits, or is over.
+    #[error("the request is {}", .0.as_str())]
+    AccessState(AccessState),
     /// The state that the command needs is not there.
     #[error("{0}")]
     InvalidState(String),
@@ -162,6 +173,8 @@ pub enum ObjectKey {
     Approval(ApprovalId),
     /// A session.
     Session(SessionId),
+    /// A request for access.
+    Access(AccessId),
     /// A member of the control plane.
     Node(u64),
     /// A join token, by its id.
@@ -187,7 +200,7 @@ pub enum Effect {
     PolicyChanged,
     /// Issuers were declared, changed or removed: fetch their keys.
     IssuersChanged,
-    /// Whoever waits for an approval looks again.
+    /// Whoever waits for an approval, or for access, looks again.
     ApprovalsChanged,
 }
 
@@ -252,6 +265,7 @@ impl Refusal {
             Self::Limit(_) => "RESOURCE_EXHAUSTED",
             Self::InUse { .. }
             | Self::ApprovalState(_)
+            | Self::AccessState(_)
             | Self::InvalidState(_)
             | Self::AlreadyReviewed
             | Self::FeatureLevel { .. }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postern_core::wire::{cluster, identity, resource};
+use postern_core::wire::{access, cluster, identity, resource};
 use postern_core::{RequestId, Timestamp};
 use postern_proto::state::v1 as pb;
 use prost::Message as _;
@@ -122,6 +122,7 @@ impl State {
         list!(spent, spent.map(|(digest, until)| pb::Spent { digest: digest.to_vec(), until_ms: until.millis() }));
         list!(logins, self.logins.pending.values().map(|login| login.to_proto()));
         list!(revocations, self.revocations.to_proto());
+        list!(access, self.accesses().map(|it| access::access_to_proto(it)));
     }
 
     /// The state that [`Self::snapshot`] gave the bytes of. Beside the bytes and the state there are only some objects in memory at a time.
@@ -233,6 +234,9 @@ impl State {
         for revocation in part.revocations {
             let revocation = revocations::from_proto(revocation).map_err(|_| invalid("a revocation"))?;
             self.revocations.put(revocation);
+        }
+        for request in part.access {
+            self.accesses.index(access::access_from_proto(request).map_err(invalid)?);
         }
         for record in part.audit {
             self.audit.keep(cluster::audit_from_proto(record).map_err(invalid)?);

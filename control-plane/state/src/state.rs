@@ -10,6 +10,7 @@ use postern_core::secret::Sealed;
 use postern_core::session::Session;
 use postern_core::{ApprovalId, Name, SessionId, Timestamp};
 
+use crate::access::Accesses;
 use crate::audit::AuditLog;
 use crate::entry::{Command, Decoded, decode};
 use crate::level::known_level;
@@ -56,6 +57,16 @@ pub struct Limits {
     pub own_revocations: usize,
     /// Revocations of more than one token.
     pub broad_revocations: usize,
+    /// Requests for access that wait or are granted.
+    pub live_access: usize,
+    /// Of those, each principal's.
+    pub live_access_each: usize,
+    /// Bytes of text that one of them carries, reviews included.
+    pub access_bytes: usize,
+    /// Those that are over, the newest.
+    pub finished_access: usize,
+    /// Their bytes of text in all.
+    pub finished_access_bytes: usize,
 }
 
 impl Limits {
@@ -77,6 +88,11 @@ impl Limits {
         revocations: 1_000_000,
         own_revocations: 800_000,
         broad_revocations: 100_000,
+        live_access: 10_000,
+        live_access_each: 100,
+        access_bytes: 256 << 10,
+        finished_access: 10_000,
+        finished_access_bytes: 16 << 20,
     };
 }
 
@@ -123,6 +139,7 @@ pub struct State {
     pub(crate) audit: AuditLog,
     pub(crate) logins: Logins,
     pub(crate) revocations: RevocationBook,
+    pub(crate) accesses: Accesses,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,
@@ -167,6 +184,7 @@ impl State {
         self.now = self.now.max(entry.proposed_at);
         self.requests.expire(self.now);
         self.expire_approvals(&mut effects);
+        self.expire_access(&mut effects);
         self.members.expire(self.now, &mut effects);
         self.logins.expire(self.now);
         self.revocations.expire(self.now);
@@ -317,10 +335,11 @@ impl State {
         self.approvals.values()
     }
 
-    /// When the next approval lapses, if it is not answered or taken before.
+    /// When the next approval or request for access lapses, or grant ends, if nothing comes before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.deadlines.first_key_value().map(|((at, _), ())| *at)
+        let approval = self.deadlines.first_key_value().map(|((at, _), ())| *at);
+        approval.into_iter().chain(self.next_access_deadline()).min()
     }
 
     /// One session.

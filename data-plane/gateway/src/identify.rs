@@ -41,6 +41,8 @@ pub(crate) enum Refusal {
     Token(#[from] TokenError),
     #[error("target {target:?}, database {database:?}: {why} (for {principal})")]
     Target { principal: Box<Principal>, target: String, database: String, why: &'static str },
+    #[error("target {target}: {principal} has no access there, and may request it")]
+    OnRequest { principal: Box<Principal>, target: Name },
     #[error("target {target}: what permits {principal} anything there must have been confirmed more lately")]
     Stale { principal: Box<Principal>, target: Name },
 }
@@ -51,7 +53,18 @@ impl Refusal {
             Self::NoToken => Code::TokenMissing,
             Self::Token(error) => error.code(),
             Self::Target { .. } => Code::UnknownTarget,
+            Self::OnRequest { .. } => Code::Denied,
             Self::Stale { .. } => Code::PolicyUnavailable,
+        }
+    }
+
+    /// What the client is told, where that is more than its code says: how to ask for access, for whoever may.
+    pub(crate) fn told(&self) -> Option<String> {
+        match self {
+            Self::OnRequest { target, .. } => Some(format!(
+                "access to {target} is by request: postern access request --target {target} --reason \"...\" --for 30m"
+            )),
+            _ => None,
         }
     }
 }
@@ -75,7 +88,10 @@ pub(crate) fn identify(
         false => Ok(verified),
     });
     let Verified { principal, bearer, .. } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
-    match find(&current.snapshot, &principal, target, database) {
+    match find(&current.snapshot, &principal, (target, database), now) {
+        Ok((name, _, slice)) if slice.permits_on_request_only() => {
+            Err(Refusal::OnRequest { principal: Box::new(principal), target: name })
+        }
         Ok((name, _, slice)) if !slice.opens(fresh) => {
             Err(Refusal::Stale { principal: Box::new(principal), target: name })
         }
@@ -93,8 +109,8 @@ pub(crate) fn identify(
 fn find(
     snapshot: &Snapshot,
     principal: &Principal,
-    target: &str,
-    database: &str,
+    (target, database): (&str, &str),
+    now: Timestamp,
 ) -> Result<(Name, Arc<Target>, PolicySlice), &'static str> {
     let name: Name = target.parse().map_err(|_| "not a target's name")?;
     if !principal.reaches(&name) {
@@ -104,13 +120,35 @@ fn find(
     if target.protocol != Protocol::Postgres {
         return Err("of another protocol");
     }
-    let slice = may_stay(snapshot, snapshot, principal, (&name, database))?;
-    Ok((name, Arc::new(target.clone()), slice))
+    let slice = may_be(snapshot, snapshot, principal, (&name, database))?;
+    // The control plane may be away: what it granted ends all the same.
+    let slice = slice.without_ended(now).unwrap_or(slice);
+    let permits = slice.permits_anything() || slice.permits_on_request_only();
+    if permits { Ok((name, Arc::new(target.clone()), slice)) } else { Err(NOTHING) }
 }
+
+const NOTHING: &str = "policy permits nothing there";
 
 /// Whether a session of `principal` on the database may exist under `now`, and by which policies; asked again at each change, `before` being what it
 /// existed under.
 pub(crate) fn may_stay(
+    before: &Snapshot,
+    now: &Snapshot,
+    principal: &Principal,
+    (target, database): (&Name, &str),
+) -> Result<PolicySlice, &'static str> {
+    let slice = may_be(before, now, principal, (target, database))?;
+    if slice.permits_anything() {
+        Ok(slice)
+    } else if slice.permits_on_request_only() {
+        Err("access there is by request, and what was granted has ended")
+    } else {
+        Err(NOTHING)
+    }
+}
+
+/// As [`may_stay`], whatever policy permits.
+fn may_be(
     before: &Snapshot,
     now: &Snapshot,
     principal: &Principal,
@@ -139,8 +177,7 @@ pub(crate) fn may_stay(
     if !known.value.databases.is_empty() && !known.value.databases.iter().any(|known| known == database) {
         return Err("not one of the target's databases");
     }
-    let slice = now.policy_slice(principal, target);
-    if slice.permits_anything() { Ok(slice) } else { Err("policy permits nothing there") }
+    Ok(now.policy_slice(principal, target))
 }
 
 const fn label(refusal: &Refusal) -> &'static str {
@@ -163,6 +200,6 @@ const fn label(refusal: &Refusal) -> &'static str {
             TokenError::Network => "network",
             TokenError::Revoked => "revoked",
         },
-        Refusal::Target { .. } | Refusal::Stale { .. } => "target",
+        Refusal::Target { .. } | Refusal::OnRequest { .. } | Refusal::Stale { .. } => "target",
     }
 }

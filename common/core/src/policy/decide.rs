@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::decision::{DecisionRecord, Denial, Outcome};
 use super::freshness::Freshness;
+use super::granted::Granted;
 use super::permit::{Held, Permit};
 use super::{Effect, Policy};
 use crate::action::Action;
@@ -27,6 +28,10 @@ pub struct PolicySlice {
     pub(super) policies: Arc<Vec<(Name, Arc<Policy>)>>,
     /// What the tokens shown leave over of them.
     scopes: Scopes,
+    /// Which of those that permit on request do.
+    pub(super) granted: Granted,
+    /// Where: to say how to ask.
+    target: Option<Name>,
 }
 
 /// What was decided. `Permit` and `Held` are proofs; the record beside them is what is written down.
@@ -52,8 +57,14 @@ impl PolicySlice {
     ) -> Self {
         let (scopes, reach) = (Scopes::of(principal), principal.reaches(target));
         let speaking = policies.into_iter().filter(|(_, policy)| reach && policy.speaks_of(principal, target, labels));
-        let policies = speaking.map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect();
-        Self { revision, policies: Arc::new(policies), scopes }
+        let policies: Vec<_> = speaking.map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect();
+        Self {
+            revision,
+            policies: Arc::new(policies),
+            scopes,
+            granted: Granted::default(),
+            target: Some(target.clone()),
+        }
     }
 
     /// The slice after `differences` between the policies that it is of and those of `revision`, for the same principal, target and labels. In the
@@ -90,7 +101,7 @@ impl PolicySlice {
                 (Err(_), None) => {}
             }
         }
-        policies.map(|policies| Self { revision, policies: Arc::new(policies), scopes: self.scopes.clone() })
+        policies.map(|policies| Self { revision, policies: Arc::new(policies), ..self.clone() })
     }
 
     /// Nothing that is in it is another at `revision`.
@@ -107,19 +118,22 @@ impl PolicySlice {
     /// What the principal may use up on the target: the smallest of what its policies say.
     #[must_use]
     pub fn limits(&self) -> Allowance {
-        self.policies.iter().fold(Allowance::default(), |limits, (_, policy)| limits.and(policy.limits))
+        let standing = self.policies.iter().filter(|(name, policy)| self.stands(name, policy));
+        standing.fold(Allowance::default(), |limits, (_, policy)| limits.and(policy.limits))
     }
 
-    /// Whether it has the same policies as `other`, within the same scopes: then nothing that is decided by it is decided otherwise.
+    /// Whether it has the same policies as `other`, within the same scopes and by the same grants: then nothing that is decided by it is decided otherwise.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
-        (Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies) && self.scopes == other.scopes
+        (Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies)
+            && self.scopes == other.scopes
+            && self.granted == other.granted
     }
 
     /// Whether anything at all is permitted, and not everything denied: without it no session opens.
     #[must_use]
     pub fn permits_anything(&self) -> bool {
-        self.policies.iter().any(|(_, policy)| policy.effect == Effect::Permit)
+        self.policies.iter().any(|(name, policy)| self.permits_by(name, policy))
             && !self.policies.iter().any(|(_, policy)| policy.denies_all())
     }
 
@@ -133,10 +147,14 @@ impl PolicySlice {
     /// old permits nothing, unless it says otherwise.
     #[must_use]
     pub fn decide(&self, operation: &Operation, id: DecisionId, now: Timestamp, fresh: Freshness) -> Verdict {
-        let record = |outcome, policies, reason| DecisionRecord {
+        if let Some(left) = self.without_ended(now) {
+            return left.decide(operation, id, now, fresh);
+        }
+        let record = |outcome, policies: Vec<Name>, reason| DecisionRecord {
             id,
             outcome,
             revision: self.revision,
+            grants: self.grants_of(&policies),
             policies,
             reason,
             at: now,
@@ -180,6 +198,7 @@ impl PolicySlice {
             reason,
             at: now,
             policy_age_ms: Some(millis(fresh)),
+            grants: Vec::new(),
         };
         Denial { code, decision }
     }
@@ -196,7 +215,8 @@ impl PolicySlice {
             if !self.scopes.cover(action) {
                 return Err(Refusal::denied(Vec::new(), format!("{action} is outside of the token's scope")));
             }
-            let matching = || self.policies.iter().filter(|(_, policy)| policy.matches(action));
+            let standing = || self.policies.iter().filter(|(name, policy)| self.stands(name, policy));
+            let matching = || standing().filter(|(_, policy)| policy.matches(action));
             if let Some((name, policy)) = matching().find(|(_, policy)| policy.effect == Effect::Deny) {
                 let why = policy.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
                 return Err(Refusal::denied(vec![name.clone()], format!("{action} is denied by policy {name}{why}")));
@@ -212,7 +232,7 @@ impl PolicySlice {
             if !permitted {
                 let stale: Vec<Name> = matching().map(|(name, _)| name.clone()).collect();
                 return Err(if stale.is_empty() {
-                    Refusal::denied(stale, format!("no policy permits {action}"))
+                    Refusal::denied(stale, format!("no policy permits {action}{}", self.may_be_asked_for(action)))
                 } else {
                     Refusal::stale(stale, fresh)
                 });
@@ -226,6 +246,13 @@ impl PolicySlice {
             }
         }
         Ok(weighed)
+    }
+
+    /// How to ask for `action`, where a policy permits it on request.
+    fn may_be_asked_for(&self, action: &Action) -> String {
+        let by = self.policies.iter().find(|(name, policy)| !self.stands(name, policy) && policy.matches(action));
+        let (Some((name, _)), Some(target)) = (by, &self.target) else { return String::new() };
+        format!("; policy {name} does on request: postern access request --target {target} --policy {name}")
     }
 }
 

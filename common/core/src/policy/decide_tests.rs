@@ -42,6 +42,7 @@ fn policy(effect: Effect, actions: &[&str], resources: &[&str]) -> Policy {
         waits: false,
         staleness: Staleness::default(),
         limits: Allowance::default(),
+        on_request: None,
         reason: None,
     }
 }

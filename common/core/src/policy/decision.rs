@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::code::Code;
-use crate::id::DecisionId;
+use crate::id::{AccessId, DecisionId};
 use crate::name::Name;
 use crate::time::Timestamp;
 
@@ -34,6 +34,9 @@ pub struct DecisionRecord {
     /// How long ago the control plane had confirmed the policy, in milliseconds (I9).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_age_ms: Option<u64>,
+    /// The access on request by which those policies permit: who approved it stands there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<AccessId>,
 }
 
 /// The outcome of a decision.

@@ -82,6 +82,6 @@ impl PolicySlice {
     }
 
     fn permits(&self) -> impl Iterator<Item = &Policy> {
-        self.policies.iter().map(|(_, policy)| &**policy).filter(|policy| policy.effect == Effect::Permit)
+        self.policies.iter().filter(|(name, policy)| self.permits_by(name, policy)).map(|(_, policy)| &**policy)
     }
 }

@@ -6,6 +6,7 @@
 mod decide;
 mod decision;
 mod freshness;
+mod granted;
 mod pattern;
 mod permit;
 
@@ -14,9 +15,11 @@ use std::collections::BTreeMap;
 pub use decide::{PolicySlice, Verdict};
 pub use decision::{DecisionRecord, Denial, Outcome};
 pub use freshness::{Freshness, MIN_STALENESS, OnStale, Staleness};
+pub use granted::Granted;
 pub use pattern::{InvalidPattern, Pattern};
 pub use permit::{ConsumedApproval, Held, Mismatch, Permit};
 
+use crate::access::OnRequest;
 use crate::action::{Action, Verb};
 use crate::allowance::Allowance;
 use crate::approval::ApprovalRequirement;
@@ -47,6 +50,8 @@ pub struct Policy {
     pub staleness: Staleness,
     /// With [`Effect::Permit`]: what each identity of which it speaks may use up on each target of which it speaks, at a gateway.
     pub limits: Allowance,
+    /// With [`Effect::Permit`]: it permits those only who were granted access on request.
+    pub on_request: Option<Box<OnRequest>>,
     /// Shown to the client when this policy denies or holds.
     pub reason: Option<String>,
 }

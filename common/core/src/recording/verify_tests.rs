@@ -88,6 +88,7 @@ fn body() -> Vec<Event> {
                 reason: String::new(),
                 at: NOW,
                 policy_age_ms: Some(5),
+                grants: Vec::new(),
             },
         })),
         Event::Rows { operation, rows: vec![vec![Value::Text("1".into()), Value::Null]] },

@@ -269,7 +269,7 @@ pub fn verdict_from_proto(verdict: i32) -> Result<ReviewVerdict, WireError> {
     }
 }
 
-fn review_to_proto(review: &Review) -> pb::Review {
+pub(super) fn review_to_proto(review: &Review) -> pb::Review {
     pb::Review {
         reviewer: Some(principal_to_proto(&review.reviewer)),
         verdict: verdict_to_proto(review.verdict).into(),
@@ -278,7 +278,7 @@ fn review_to_proto(review: &Review) -> pb::Review {
     }
 }
 
-fn review_from_proto(review: pb::Review) -> Result<Review, WireError> {
+pub(super) fn review_from_proto(review: pb::Review) -> Result<Review, WireError> {
     let reviewer = review.reviewer.ok_or_else(|| WireError::new("review.reviewer", "is missing"))?;
     Ok(Review {
         reviewer: principal_from_proto(reviewer)?,

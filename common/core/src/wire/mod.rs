@@ -2,6 +2,7 @@
 //!
 //! What comes in is checked here once; past this border every value is valid by its type.
 
+pub mod access;
 mod allowance;
 pub mod cluster;
 mod credential;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
-use super::{allowance, credential, issuer, role, selector, service_account, timestamp_or_zero, timestamp_to_proto};
+use super::{
+    access, allowance, credential, issuer, role, selector, service_account, timestamp_or_zero, timestamp_to_proto,
+};
 use crate::approval::ApprovalRequirement;
 use crate::masking::MaskingRule;
 use crate::name::Name;
@@ -264,7 +266,18 @@ fn target_to_proto(target: &Target) -> pb::TargetSpec {
 
 fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
     let effect = match pb::Effect::try_from(spec.effect) {
+        Ok(pb::Effect::Permit) if spec.on_request.is_some() => {
+            // Whoever does not know of requests would take it for what permits without one.
+            faults.add("spec.effect", "must be that of what permits on request, where \"onRequest\" is given");
+            Effect::Permit
+        }
         Ok(pb::Effect::Permit) => Effect::Permit,
+        Ok(pb::Effect::PermitOnRequest) => {
+            if spec.on_request.is_none() {
+                faults.add("spec.onRequest", "is needed by what permits on request");
+            }
+            Effect::Permit
+        }
         Ok(pb::Effect::Deny) => Effect::Deny,
         _ => {
             faults.add("spec.effect", "must be \"permit\" or \"deny\"");
@@ -305,6 +318,10 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
     let limits = allowance::read(spec.limits, faults);
     let staleness = staleness(spec.max_staleness_seconds, spec.on_stale, effect, faults);
     faults.bound("spec.reason", spec.reason.len(), MAX_TEXT);
+    if effect == Effect::Deny && spec.on_request.is_some() {
+        faults.add("spec.onRequest", "has no meaning with effect \"deny\"");
+    }
+    let on_request = spec.on_request.map(|asked| Box::new(access::on_request(asked, faults)));
     Policy {
         effect,
         principals,
@@ -316,6 +333,7 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
         waits,
         staleness,
         limits,
+        on_request,
         reason: Some(spec.reason).filter(|reason| !reason.is_empty()),
     }
 }
@@ -364,6 +382,8 @@ fn requirement(asked: pb::ApprovalRequirement, effect: Effect, faults: &mut Faul
 
 fn policy_to_proto(policy: &Policy) -> pb::PolicySpec {
     let effect = match policy.effect {
+        // Told apart by the effect, too: who does not know it refuses the policy.
+        Effect::Permit if policy.on_request.is_some() => pb::Effect::PermitOnRequest,
         Effect::Permit => pb::Effect::Permit,
         Effect::Deny => pb::Effect::Deny,
     };
@@ -389,6 +409,7 @@ fn policy_to_proto(policy: &Policy) -> pb::PolicySpec {
         }
         .into(),
         limits: allowance::to_proto(policy.limits),
+        on_request: policy.on_request.as_deref().map(access::on_request_to_proto),
     }
 }
 

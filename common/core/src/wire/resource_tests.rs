@@ -35,6 +35,7 @@ fn policy_spec() -> pb::PolicySpec {
         max_staleness_seconds: Some(0),
         on_stale: pb::OnStale::Keep.into(),
         limits: Some(pb::Limits { connections_per_second: 2, in_flight_bytes: 4096, ..Default::default() }),
+        on_request: None,
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use postern_proto::gateway::v1 as pb;
 use postern_proto::resource::v1::Resource as ResourceProto;
 
+use super::access::{grant_from_proto, grant_to_proto};
 use super::{WireError, parse, resource};
 use crate::delta::Delta;
 use crate::name::Name;
-use crate::resource::{Metadata, Resource, Spec};
+use crate::resource::{Kind, Metadata, Resource, Spec};
 use crate::revocation::{self, Revocations};
 use crate::secret::SecretBytes;
 use crate::snapshot::{Credentials, Snapshot};
@@ -26,8 +27,10 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
     for (name, target) in &snapshot.targets {
         resources.push(object(name, &target.labels, Spec::Target(target.value.clone())));
     }
+    let mut on_request = Vec::new();
     for (name, policy) in &snapshot.policies {
-        resources.push(object(name, &none, Spec::Policy(policy.clone())));
+        let list = if policy.on_request.is_some() { &mut on_request } else { &mut resources };
+        list.push(object(name, &none, Spec::Policy(policy.clone())));
     }
     for (name, rule) in &snapshot.masking {
         resources.push(object(name, &none, Spec::MaskingRule(rule.clone())));
@@ -44,6 +47,8 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
         session_token_jwks: snapshot.session_token_jwks.clone(),
         revoked_serials: snapshot.revoked.iter().cloned().collect(),
         revocations: snapshot.revocations.to_bytes(),
+        on_request,
+        grants: snapshot.grants.iter().map(grant_to_proto).collect(),
     }
 }
 
@@ -58,9 +63,10 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
         revoked: Arc::new(proto.revoked_serials.into_iter().collect()),
         revocations: Revocations::from_bytes(&proto.revocations)
             .map_err(|error| WireError::new("snapshot.revocations", error))?,
+        grants: proto.grants.into_iter().map(grant_from_proto).collect::<Result<_, _>>()?,
         ..Snapshot::empty(&proto.cluster_id, &proto.incarnation)
     };
-    for (place, object) in proto.resources.into_iter().enumerate() {
+    for (place, object) in proto.resources.into_iter().chain(proto.on_request).enumerate() {
         let field = || format!("snapshot.resources[{place}]");
         let object = read(object, field)?;
         snapshot.put(object).map_err(|error| WireError::new(field(), error))?;
@@ -75,29 +81,34 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
 /// To protobuf.
 #[must_use]
 pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
+    let on_request = |object: &&Resource| matches!(&object.spec, Spec::Policy(policy) if policy.on_request.is_some());
+    // To a gateway that does not know of requests such a policy is gone: it must not go on with what it had of that name.
+    let unknown = delta.upserts.iter().filter(on_request).map(|object| (Kind::Policy, &object.metadata.name));
     let deletes = delta
         .deletes
         .iter()
-        .map(|(kind, name)| pb::ObjectName { kind: resource::kind_to_proto(*kind).into(), name: name.to_string() });
+        .map(|(kind, name)| (*kind, name))
+        .chain(unknown)
+        .map(|(kind, name)| pb::ObjectName { kind: resource::kind_to_proto(kind).into(), name: name.to_string() });
     let issuer_keys = delta
         .issuer_keys
         .iter()
         .map(|(name, keys)| pb::IssuerKeys { issuer: name.to_string(), jwks: keys.clone().unwrap_or_default() });
-    let upserts = delta.upserts.iter().map(|upsert| {
-        let Metadata { name, labels, .. } = &upsert.metadata;
-        object(name, labels, upsert.spec.clone())
-    });
+    let told = |upsert: &Resource| object(&upsert.metadata.name, &upsert.metadata.labels, upsert.spec.clone());
     pb::Delta {
         incarnation: delta.incarnation.clone(),
         from_revision: delta.from_revision,
         revision: delta.revision,
-        upserts: upserts.collect(),
+        upserts: delta.upserts.iter().filter(|object| !on_request(object)).map(told).collect(),
         deletes: deletes.collect(),
         issuer_keys: issuer_keys.collect(),
         session_token_jwks: delta.session_token_jwks.clone().unwrap_or_default(),
         revoked_serials: delta.revoked.clone(),
         revocations: revocation::encode(&delta.revocations),
         revocations_over: delta.revocations_over,
+        on_request: delta.upserts.iter().filter(on_request).map(told).collect(),
+        grants: delta.grants.iter().map(grant_to_proto).collect(),
+        ended_grants: delta.ended_grants.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -106,7 +117,8 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
 /// # Errors
 /// When any object in it is not valid.
 pub fn delta_from_proto(proto: pb::Delta) -> Result<Delta, WireError> {
-    let upserts = proto.upserts.into_iter().enumerate();
+    let ended = proto.ended_grants.iter().map(|id| parse("delta.ended_grants", id));
+    let upserts = proto.upserts.into_iter().chain(proto.on_request).enumerate();
     let upserts = upserts.map(|(place, object)| read(object, || format!("delta.upserts[{place}]")));
     let deletes = proto.deletes.into_iter().map(|gone| {
         let kind =
@@ -129,6 +141,8 @@ pub fn delta_from_proto(proto: pb::Delta) -> Result<Delta, WireError> {
         revocations: revocation::decode(&proto.revocations)
             .map_err(|error| WireError::new("delta.revocations", error))?,
         revocations_over: proto.revocations_over,
+        grants: proto.grants.into_iter().map(grant_from_proto).collect::<Result<_, _>>()?,
+        ended_grants: ended.collect::<Result<_, _>>()?,
     })
 }
 

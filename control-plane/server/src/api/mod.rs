@@ -21,6 +21,7 @@ mod page;
 mod permissions;
 mod policy;
 mod recordings;
+mod requests;
 mod resources;
 mod revocations;
 mod roles;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 
 use futures::Stream;
 use postern_proto::DESCRIPTORS;
+use postern_proto::admin::v1::access_service_server::AccessServiceServer;
 use postern_proto::admin::v1::approval_service_server::ApprovalServiceServer;
 use postern_proto::admin::v1::audit_service_server::AuditServiceServer;
 use postern_proto::admin::v1::certificate_service_server::CertificateServiceServer;
@@ -120,6 +122,7 @@ pub(crate) fn routes(
         contended: Arc::default(),
     };
     let approvals = approvals::Service { raft: raft.clone(), access: access.clone(), watches: watches.clone() };
+    let requests = requests::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
     let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), copies: copies.clone(), watches };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { access: access.clone(), desk: desk.clone() };
@@ -144,6 +147,7 @@ pub(crate) fn routes(
     routes
         .add_service(ResourceServiceServer::new(resources).max_decoding_message_size(MAX_REQUEST))
         .add_service(ApprovalServiceServer::new(approvals).max_decoding_message_size(MAX_REQUEST))
+        .add_service(AccessServiceServer::new(requests).max_decoding_message_size(MAX_REQUEST))
         .add_service(SessionServiceServer::new(sessions).max_decoding_message_size(MAX_REQUEST))
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))

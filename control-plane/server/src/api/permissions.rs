@@ -74,6 +74,17 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
         ],
     ),
     (
+        "postern.admin.v1.AccessService",
+        &[
+            ("RequestAccess", audited(Name)),
+            ("ListAccess", audited(Name)),
+            ("GetAccess", audited(Name)),
+            ("ReviewAccess", audited(Name)),
+            ("EndAccess", audited(Name)),
+            ("WatchAccess", audited(Name)),
+        ],
+    ),
+    (
         "postern.admin.v1.SessionService",
         &[
             ("ListSessions", audited(Name)),

@@ -31,6 +31,7 @@ pub(super) fn refused(refusal: Refusal) -> Status {
         Refusal::Limit(_) => (Code::ResourceExhausted, "LIMIT_REACHED"),
         Refusal::InUse { .. } => (Code::FailedPrecondition, "IN_USE"),
         Refusal::ApprovalState(_) => (Code::FailedPrecondition, "APPROVAL_STATE"),
+        Refusal::AccessState(_) => (Code::FailedPrecondition, "ACCESS_STATE"),
         Refusal::InvalidState(_) => (Code::FailedPrecondition, "INVALID_STATE"),
         Refusal::AlreadyReviewed => (Code::FailedPrecondition, "ALREADY_REVIEWED"),
         Refusal::Spent => (Code::Unauthenticated, "SPENT"),

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_core::Name;
 use postern_core::delta::Delta;
 use postern_core::resource::Kind;
 use postern_core::revocation::RevocationKey;
 use postern_core::snapshot::Snapshot;
+use postern_core::{AccessId, Name};
 
 /// Things whose last change is known; the longest unchanged go first.
 const KNOWN: usize = 32_768;
@@ -24,6 +24,7 @@ enum Key {
     Object(Kind, Name),
     Revoked(String),
     Revocation(RevocationKey),
+    Grant(AccessId),
 }
 
 /// The last change of each thing.
@@ -51,7 +52,9 @@ impl Since {
         let revoked = delta.revoked.iter().cloned().map(Key::Revoked);
         let token_keys = delta.session_token_jwks.iter().map(|_| Key::SessionTokenKeys);
         let revocations = delta.revocations.iter().map(|mark| Key::Revocation(mark.key));
-        for key in objects.chain(revoked).chain(token_keys).chain(revocations) {
+        let granted = delta.grants.iter().map(|grant| grant.id).chain(delta.ended_grants.iter().copied());
+        let tokens = token_keys.chain(revocations).chain(granted.map(Key::Grant));
+        for key in objects.chain(revoked).chain(tokens) {
             if let Some(before) = self.by_key.insert(key.clone(), delta.revision) {
                 self.by_revision.remove(&(before, key.clone()));
             }
@@ -87,6 +90,10 @@ impl Since {
                 Key::Revoked(serial) => delta.revoked.push(serial.clone()),
                 // None, when it is over already.
                 Key::Revocation(key) => delta.revocations.extend(newest.revocations.get(key)),
+                Key::Grant(id) => match newest.grants.get(*id) {
+                    Some(grant) => delta.grants.push(grant.clone()),
+                    None => delta.ended_grants.push(*id),
+                },
                 Key::Object(kind, name) => match newest.object(*kind, name) {
                     Some(object) => delta.upserts.push(object),
                     None => delta.deletes.push((*kind, name.clone())),

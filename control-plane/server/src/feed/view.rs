@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use postern_core::Name;
+use postern_core::access::Grant;
 use postern_core::delta::{Delta, DeltaError};
 use postern_core::node::NodeRole;
 use postern_core::resource::{Kind, Resource, Spec};
@@ -35,6 +36,7 @@ pub(super) struct Gathered {
     revoked: BTreeSet<String>,
     revoked_gateways: BTreeSet<String>,
     revocations: Revocations,
+    grants: Vec<Grant>,
 }
 
 /// What gateways decide by, with what is needed to change it.
@@ -96,6 +98,7 @@ impl Gathered {
             revoked: revoked().map(|certificate| certificate.serial.clone()).collect(),
             revoked_gateways: revoked_gateways.map(|certificate| certificate.serial.clone()).collect(),
             revocations: state.revocations().clone(),
+            grants: state.accesses().filter_map(|access| access.grant()).collect(),
         }
     }
 }
@@ -107,6 +110,7 @@ impl View {
             session_token_jwks: gathered.session_token_jwks,
             revoked: Arc::new(gathered.revoked),
             revocations: gathered.revocations,
+            grants: gathered.grants.into_iter().collect(),
             ..Snapshot::empty(&gathered.cluster_id, &gathered.incarnation)
         };
         let mut secrets = BTreeMap::new();
@@ -190,6 +194,17 @@ impl View {
                 // Not at each: all of them are looked through for it.
                 if now.saturating_sub(self.forgot) >= FORGET {
                     (self.forgot, delta.revocations_over) = (*now, *now);
+                }
+            }
+            (ObjectKey::Access(id), value) => {
+                let grant = match value {
+                    Some(Value::Access(access)) => access.grant(),
+                    _ => None,
+                };
+                match (grant, self.snapshot.grants.get(*id)) {
+                    (Some(grant), _) => delta.grants.push(grant),
+                    (None, Some(_)) => delta.ended_grants.push(*id),
+                    (None, None) => {}
                 }
             }
             (ObjectKey::Gateway(name), value) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use postern_core::access::AccessRequest;
 use postern_core::approval::Approval;
 use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, GatewayNode, JoinToken, NodeCertificate};
@@ -78,6 +79,8 @@ pub enum Value {
     Approval(Arc<Approval>),
     /// A session.
     Session(Arc<Session>),
+    /// A request for access.
+    Access(Arc<AccessRequest>),
     /// A member of the control plane.
     Node(Arc<ControlNode>),
     /// A join token.
@@ -127,6 +130,7 @@ fn value(state: &State, key: &ObjectKey, audit_from: u64) -> Option<Value> {
         ObjectKey::IssuerKeys(name) => state.issuer_keys(name).cloned().map(Arc::new).map(Value::IssuerKeys),
         ObjectKey::Approval(id) => state.approval(*id).cloned().map(Value::Approval),
         ObjectKey::Session(id) => state.session(*id).cloned().map(Value::Session),
+        ObjectKey::Access(id) => state.access(*id).cloned().map(Value::Access),
         ObjectKey::Node(id) => state.node(*id).cloned().map(Value::Node),
         ObjectKey::JoinToken(id) => state.join_token(id).cloned().map(Value::JoinToken),
         ObjectKey::Certificate(serial) => state.certificate(serial).cloned().map(Value::Certificate),
@@ -194,6 +198,7 @@ impl Value {
             Self::Approval(approval) => {
                 approval.text.len().saturating_add(texts(&approval.parameters)).saturating_add(texts(&approval.actions))
             }
+            Self::Access(access) => access.weight(),
             Self::Audit(records) => records.len().saturating_mul(BASE),
             Self::Revocations(marks, _) => marks.len().saturating_mul(MARK_BYTES),
             Self::Session(_)

@@ -82,6 +82,7 @@ impl DeleteResource {
             revoke_accounts(cx, std::slice::from_ref(&self.name), "the service account was deleted");
         }
         cx.state.resources.remove(self.kind, &self.name);
+        cx.access_follows(self.kind, &self.name);
         Effect::Changed(ObjectKey::Resource(self.kind, self.name)).add_to(cx.effects);
         if self.kind.is_for_gateways() {
             cx.policy_changed();

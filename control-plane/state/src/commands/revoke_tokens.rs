@@ -73,6 +73,7 @@ impl RevokeTokens {
         let mut marks = Vec::with_capacity(changed);
         for (mark, revocation) in new {
             cx.state.logins.revoke(&revocation.of);
+            cx.state.revoke_access(&revocation, cx.effects);
             cx.state.revocations.put(revocation);
             marks.push(mark);
         }

@@ -2,24 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use postern_core::access::{AccessState, OnRequest, Reviewers};
 use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
 use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
 use postern_core::issuer::Issuer;
 use postern_core::node::NodeRole;
 use postern_core::operation::Digest;
-use postern_core::policy::PrincipalSelector;
+use postern_core::policy::{ActionPattern, Conditions, Policy, PrincipalSelector, Staleness};
 use postern_core::principal::{Actor, Link, PrincipalId};
 use postern_core::resource::{Metadata, Resource, Spec};
 use postern_core::role::{Grant, Role, RoleBinding};
 use postern_core::scope::Scope;
 use postern_core::secret::Sealed;
 use postern_core::session::Session;
-use postern_core::target::{CredentialRef, CredentialSource, Protocol, Route, Target, TargetTls, TlsMode};
+use postern_core::target::{
+    CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
+};
 use postern_core::time::Ttl;
-use postern_core::{ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
+use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
 
-use super::{InitCluster, RequestApproval, ReviewApproval};
+use super::{
+    InitCluster, PutResources, RaiseFeatureLevel, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval,
+};
 use crate::entry::{Command, Entry};
 use crate::outcome::{Effect, Outcome, Success};
 use crate::state::{Cluster, State};
@@ -258,5 +263,70 @@ pub(crate) fn audit(method: &str) -> AuditRecord {
         dry_run: false,
         count: 1,
         hash: [0; 32],
+    }
+}
+
+/// Permits group `dev` all on target `db` on request.
+pub(crate) fn on_request(of: &str, asked: OnRequest, revision: u64) -> Resource {
+    let policy = Policy {
+        effect: postern_core::policy::Effect::Permit,
+        principals: PrincipalSelector { groups: vec!["dev".into()], ..Default::default() },
+        targets: TargetSelector { names: vec!["db".into()], ..Default::default() },
+        actions: vec![ActionPattern::Any],
+        resources: Vec::new(),
+        when: Conditions::default(),
+        approval: None,
+        waits: false,
+        staleness: Staleness::default(),
+        limits: postern_core::allowance::Allowance::default(),
+        on_request: Some(Box::new(asked)),
+        reason: None,
+    };
+    resource(of, revision, Spec::Policy(policy))
+}
+
+/// Reviewed by one of each of `groups`; for a minute at most, within ten seconds.
+pub(crate) fn reviewed_by(groups: &[&str]) -> OnRequest {
+    let review = groups.iter().map(|group| Reviewers { groups: vec![(*group).to_owned()], count: 1 });
+    OnRequest {
+        review: review.collect(),
+        max_duration: Ttl(60),
+        expires: Ttl(10),
+        min_reason: 3,
+        auto_approve: Vec::new(),
+    }
+}
+
+pub(crate) fn access_id(n: u128) -> AccessId {
+    AccessId::from_bytes(n.to_be_bytes())
+}
+
+pub(crate) fn request_access(n: u128) -> RequestAccess {
+    RequestAccess {
+        id: access_id(n),
+        requester: principal("alice", &["dev"]),
+        target: name("db"),
+        policy: None,
+        reason: "because".into(),
+        duration: Ttl(0),
+    }
+}
+
+pub(crate) fn review_access(n: u128, who: &str, groups: &[&str], verdict: ReviewVerdict) -> ReviewAccess {
+    ReviewAccess { id: access_id(n), reviewer: principal(who, groups), verdict, comment: String::new() }
+}
+
+impl Fixture {
+    /// At the newest feature level, with target `db` and policy `jit`.
+    pub(crate) fn on_request(asked: OnRequest) -> Self {
+        let mut fixture = Self::new();
+        fixture.run(RaiseFeatureLevel { level: crate::entry::FEATURE_LEVEL }).unwrap();
+        let resources = vec![target("db", None, 0), on_request("jit", asked, 0)];
+        fixture.run(PutResources { resources }).unwrap();
+        fixture
+    }
+
+    pub(crate) fn access_state(&self, n: u128) -> AccessState {
+        self.state.access(access_id(n)).unwrap().state
     }
 }

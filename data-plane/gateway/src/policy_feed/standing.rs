@@ -234,6 +234,8 @@ struct Changes<'a> {
     policies: Vec<Difference<'a, Policy>>,
     masking: Vec<Difference<'a, MaskingRule>>,
     credentials: BTreeSet<&'a Name>,
+    /// Who was granted something, or lost it.
+    grants: BTreeSet<&'a PrincipalId>,
     mask_key: bool,
     /// By key; of a million that were known before none is looked at.
     revoked: HashMap<RevocationKey, Mark>,
@@ -251,6 +253,7 @@ impl<'a> Changes<'a> {
             policies: now.policies.differences(&before.policies),
             masking: now.masking.differences(&before.masking),
             credentials: names.filter(other).collect(),
+            grants: now.grants.differences(&before.grants),
             mask_key: now.mask_key != before.mask_key,
             revoked: now
                 .revocations
@@ -274,7 +277,7 @@ impl<'a> Changes<'a> {
         if self.revokes(&key.bearer) {
             return Some(of(key, Err(Gone::Revoked), was.masks.clone(), self.now));
         }
-        if self.targets.contains(target) || self.issuers.contains(&key.id.issuer) {
+        if self.targets.contains(target) || self.issuers.contains(&key.id.issuer) || self.grants.contains(&key.id) {
             return Some(whole(key, principal, self.before, self.now));
         }
         let none = BTreeMap::new();

@@ -44,6 +44,7 @@ fn policy(principals: PrincipalSelector) -> Policy {
         waits: false,
         staleness: Staleness::default(),
         limits: Allowance::default(),
+        on_request: None,
         reason: None,
     }
 }

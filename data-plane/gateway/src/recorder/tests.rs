@@ -126,6 +126,7 @@ fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
         waits: false,
         staleness: postern_core::policy::Staleness::default(),
         limits: postern_core::allowance::Allowance::default(),
+        on_request: None,
         reason: None,
     };
     let (name, target) = ("all".parse().unwrap(), "db".parse().unwrap());

@@ -31,6 +31,8 @@ use crate::upstream::{BoxStream, Destination, Recorded};
 /// How long a refused client may take to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
 const BUFFER: usize = 8 << 10;
+/// Who was granted access a moment ago comes with it before the control plane has told of it: it may take so long.
+const GRANTED_SOON: Duration = Duration::from_millis(700);
 /// A new session begins with a catalog no older than this.
 const FRESH_AT_OPENING: Duration = Duration::from_secs(5);
 
@@ -164,11 +166,29 @@ async fn enter(
         admitted = identify(&newer, fresh, &token, wanted, (from.ip(), clock::now()));
         current = newer;
     }
+    let (mut feed, until) = (shared.feed.clone(), tokio::time::Instant::now() + GRANTED_SOON);
+    while matches!(&admitted, Err(Refusal::OnRequest { .. })) {
+        let newer = feed.borrow_and_update().fresh(shared.config.staleness_limit.0);
+        if let Some((newer, fresh)) = newer {
+            takes_sessions(shared)?;
+            admitted = identify(&newer, fresh, &token, wanted, (from.ip(), clock::now()));
+            current = newer;
+        }
+        if admitted.is_ok() || !matches!(tokio::time::timeout_at(until, feed.changed()).await, Ok(Ok(()))) {
+            break;
+        }
+    }
     let admitted = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
             shared.failed_logins.pause(&refusal, from.ip(), shown).await;
-            return Err(Refused::because(refusal.code(), refusal));
+            return Err(match refusal.told() {
+                Some(text) => {
+                    let code = refusal.code();
+                    Refused::Because(code, ErrorFields::fatal(code, text), refusal.to_string())
+                }
+                None => Refused::because(refusal.code(), refusal),
+            });
         }
     };
     let central =

@@ -5,6 +5,7 @@ use std::time::Duration;
 use postern_core::Code;
 use postern_core::allowance::{MAX_IN_FLIGHT, MIN_IN_FLIGHT, smaller};
 use postern_core::policy::{Freshness, PolicySlice};
+use postern_runtime::clock;
 use tokio::time::Instant;
 
 use super::relay::{FAR, Relay};
@@ -34,14 +35,28 @@ impl Relay {
     pub(super) fn watch_age(&mut self) {
         let fresh = self.freshness();
         let left = self.slice.next_stale(fresh).map(|limit| limit.saturating_sub(fresh.age));
+        let left = left.unwrap_or(STALE_AGAIN);
+        let ends = self.slice.next_end().map_or(FAR, |end| end.since(clock::now()));
         // Just past it.
-        let left = left.map_or(STALE_AGAIN, |left| left.saturating_add(Duration::from_millis(1)));
+        let left = left.min(ends).saturating_add(Duration::from_millis(1));
         self.stale = Instant::now() + left.min(FAR);
     }
 
-    /// Something that permits may be too old by now (I9).
+    /// Something that permits may be too old by now (I9), or was granted for a time that is over: that ends here, whether the control plane is there to
+    /// say so or not.
     pub(super) async fn aged(&mut self) -> Result<(), End> {
         let fresh = self.freshness();
+        if let Some(left) = self.slice.without_ended(clock::now()) {
+            self.slice = left;
+            self.place.allow_pair(self.slice.limits());
+            let denied = self.session.under_way().any(|actions| self.slice.denies(actions, Freshness::CONFIRMED));
+            if denied || !self.slice.permits_anything() {
+                return Err(End::fatal(
+                    Code::Denied,
+                    "the session was ended: the access that was granted on request is over",
+                ));
+            }
+        }
         self.watch_age();
         if !self.slice.keeps(fresh) {
             let message = format!(
@@ -67,6 +82,12 @@ impl Relay {
             return Ok(());
         };
         let mut slice = standing.slice.clone().map_err(gone)?;
+        if let Some(left) = slice.without_ended(clock::now()) {
+            slice = left;
+            if !slice.permits_anything() {
+                return Err(by_policy("the access that was granted on request is over"));
+            }
+        }
         slice.holds_at(revision.max(slice.revision()));
         let former = std::mem::replace(&mut self.standing, standing);
         // Its catalog may have to be read by a password that was changed.

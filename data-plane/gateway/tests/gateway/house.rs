@@ -86,6 +86,7 @@ fn policy(group: &str, actions: &[&str], resources: &[&str]) -> Policy {
         waits: false,
         staleness: postern_core::policy::Staleness::default(),
         limits: postern_core::allowance::Allowance::default(),
+        on_request: None,
         reason: None,
     }
 }
