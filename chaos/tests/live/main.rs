@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // tests
 
+mod access;
 mod admin;
 mod bad_input;
 mod bad_tokens;

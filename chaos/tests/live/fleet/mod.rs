@@ -1,5 +1,6 @@
 //! Many gateways and agents: any client reaches any target through any gateway, and a node that is lost is nothing special.
 
+mod access;
 mod agents;
 mod basics;
 mod fail_static;
