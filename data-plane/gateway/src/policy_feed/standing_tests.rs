@@ -220,3 +220,45 @@ fn nothing_is_kept_of_who_is_gone() {
     assert_eq!(rig.standings.len(), 1);
     drop(stays);
 }
+
+#[test]
+fn a_grant_wakes_whom_it_is_of_and_its_end_ends_what_stood_on_it() {
+    use postern_core::access::{Grant, OnRequest, Reviewers};
+    use postern_core::{AccessId, Ttl};
+    let asked = OnRequest {
+        review: vec![Reviewers { groups: vec!["dba".into()], count: 1 }],
+        max_duration: Ttl(60),
+        expires: Ttl(60),
+        min_reason: 1,
+        auto_approve: Vec::new(),
+    };
+    let on_call = Policy {
+        on_request: Some(Box::new(asked)),
+        ..policy(PrincipalSelector { groups: vec!["readers".into()], ..Default::default() })
+    };
+    let grant = |n: u8, ends: u64| Grant {
+        id: AccessId::from_bytes([n; 16]),
+        principal: principal("ada").id,
+        chain: Vec::new(),
+        target: name("db"),
+        policy: name("readers"),
+        ends_at: Timestamp::from_secs(ends),
+    };
+    let mut rig = Rig::new();
+    rig.change(|snapshot| {
+        snapshot.policies.insert(name("readers"), on_call.clone());
+        snapshot.policies.insert(name("bob"), of_subject("bob"));
+        snapshot.grants.insert(grant(1, 100));
+    });
+    let (mut ada, mut bob) = (rig.seat("ada", "db"), rig.seat("bob", "db"));
+    assert!(rig.seat("ada", "other").now().slice.is_err(), "it is of one target");
+    assert!(ada.now().slice.is_ok());
+    rig.change(|snapshot| snapshot.grants.insert(grant(2, 200)));
+    assert_eq!((told(&mut ada), told(&mut bob)), (Ok(true), Ok(false)));
+    rig.change(|snapshot| snapshot.grants.remove(grant(1, 0).id));
+    assert_eq!(told(&mut ada), Ok(true));
+    assert_eq!(ada.now().slice.as_ref().unwrap().next_end(), Some(Timestamp::from_secs(200)));
+    rig.change(|snapshot| snapshot.grants.remove(grant(2, 0).id));
+    let why = "access there is by request, and what was granted has ended";
+    assert_eq!((told(&mut ada), told(&mut bob)), (Err(Gone::Policy(why)), Ok(false)));
+}
