@@ -113,6 +113,17 @@ fn a_token_is_exchanged_as_the_guide_says() {
     let metadata = house.browser.get(&format!("{}/.well-known/openid-configuration", house.web)).unwrap();
     assert_eq!(metadata.headers["cache-control"], "public, max-age=300");
     assert_has(&metadata.body, &[&house.web, "token-exchange"]);
+    // One that is bound is good with its certificate alone.
+    house.sh(block(GUIDE, "certificate_sha256@"));
+    let bound = block(GUIDE, "PGSSLCERT=");
+    assert_has(&house.sh(bound), &["20"]);
+    house.sh("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=job -keyout other.key -out other.crt; chmod 600 other.key");
+    let thief = house.sh(&format!("{} 2>&1 || true", bound.trim().replace("client.", "other.")));
+    assert_has(&thief, &["the token is not accepted"]);
+    let token_alone = house.folder.path().join("bound.token");
+    let token_alone = std::fs::read_to_string(token_alone).unwrap();
+    let without = house.postern.connection("shop", token_alone.trim()).unwrap().run("SELECT 1;").unwrap();
+    assert_has(&without.stderr, &["the token is not accepted"]);
     // What it is worth is told to who may ask, and to nobody else; its bearer ends it.
     house.put("session.token", token);
     house.put("reader.token", &house.postern.token("reader", &["postern-auditors"]).unwrap());
@@ -249,7 +260,7 @@ fn a_service_account_proves_itself_by_its_key() {
     assert_eq!(show(&sign(making)), (status, refused));
     // What it has makes no more.
     let (answer, body) = house.exchange(good.1["access_token"].as_str().unwrap(), &[]);
-    assert_eq!((answer.status, &body["error_description"]), (400, &"token-invalid".into()));
+    assert_eq!((answer.status, &body["error_description"]), (400, &"revoked".into()));
     let client = house.postern.connection("shop", good.1["access_token"].as_str().unwrap()).unwrap();
     wait_until(LIMIT, "gateways to know", || Ok(client.run("SELECT 1;")?.ok().is_err())).unwrap();
 }

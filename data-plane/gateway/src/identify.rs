@@ -69,20 +69,21 @@ impl Refusal {
     }
 }
 
-/// Decides whether the bearer of `token` may open a session on `target`.
+/// Decides whether the bearer of `token`, who has shown a certificate in TLS or none, may open a session on `target`.
 pub(crate) fn identify(
     current: &Current,
     fresh: Freshness,
     token: &SecretBytes,
     (target, database): (&str, &str),
-    (from, now): (IpAddr, Timestamp),
+    (from, certificate): (IpAddr, Option<&[u8; 32]>),
+    now: Timestamp,
 ) -> Result<Admitted, Refusal> {
     let verified = match std::str::from_utf8(token.expose()) {
         Ok("") => Err(Refusal::NoToken),
         Ok(token) => current.verifier.verify(token.trim_ascii(), now).map_err(Refusal::from),
         Err(_) => Err(TokenError::Malformed.into()),
     };
-    let verified = verified.and_then(|verified| Ok(verified.shown_from(Some(from)).map(|()| verified)?));
+    let verified = verified.and_then(|verified| Ok(verified.shown_with(Some(from), certificate).map(|()| verified)?));
     let verified = verified.and_then(|verified| match current.snapshot.revocations.mean(&verified.bearer) {
         true => Err(TokenError::Revoked.into()),
         false => Ok(verified),

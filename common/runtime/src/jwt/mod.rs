@@ -161,7 +161,17 @@ impl Verified {
     /// # Errors
     /// The token is not for there, or bound to what was not shown.
     pub fn shown_from(&self, from: Option<IpAddr>) -> Result<(), TokenError> {
-        if self.confirmation.is_some() {
+        self.shown_with(from, None)
+    }
+
+    /// As [`Self::shown_from`], by a client that has shown a certificate in TLS: its SHA-256, in DER.
+    ///
+    /// # Errors
+    /// The token is not for there, or bound to what was not shown.
+    pub fn shown_with(&self, from: Option<IpAddr>, certificate: Option<&[u8; 32]>) -> Result<(), TokenError> {
+        if let Some(bound) = &self.confirmation
+            && certificate.is_none_or(|shown| Confirmation::certificate(shown) != *bound)
+        {
             return Err(TokenError::Unconfirmed);
         }
         if self.principal.may_come_from(from.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))) {

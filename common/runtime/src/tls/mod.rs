@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use x509_parser::extensions::GeneralName;
 
 use crate::pki::{Compatible, NodeCredential, PkiError, Revocations, RotatingCredential, certificates, private_key};
-use verify::{UnrevokedClient, UnrevokedServer};
+use verify::{AnyClient, UnrevokedClient, UnrevokedServer};
 
 pub use verify::AnyServer;
 
@@ -204,6 +204,30 @@ pub fn listener(certificate_pem: &str, key_pem: &SecretString, alpn: &[&[u8]]) -
         .with_single_cert(certificates(certificate_pem)?, private_key(key_pem)?)?;
     config.alpn_protocols = protocols(alpn);
     Ok(config)
+}
+
+/// As [`listener`], that takes whatever certificate a client shows of which it holds the key. It says nothing of who that is.
+///
+/// # Errors
+/// The certificate or key is not usable.
+pub fn listener_any_client(
+    certificate_pem: &str,
+    key_pem: &SecretString,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(FROM_12)?
+        .with_client_cert_verifier(Arc::new(AnyClient))
+        .with_single_cert(certificates(certificate_pem)?, private_key(key_pem)?)?;
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
+/// SHA-256 of the certificate that the other end has shown, in DER (RFC 8705, section 3.1).
+#[must_use]
+pub fn shown_certificate(connection: &rustls::CommonState) -> Option<[u8; 32]> {
+    let certificate = connection.peer_certificates()?.first()?;
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate).as_ref().try_into().ok()
 }
 
 /// The node that a peer's chain names: its first certificate must bear exactly one node name. Only for chains that TLS has verified.

@@ -100,6 +100,54 @@ impl ServerCertVerifier for UnrevokedServer {
     signatures_as_inner!();
 }
 
+/// Takes any certificate of a client that holds its key, and clients without one: who somebody is their token says, and a certificate proves no more
+/// than that the token is in the hands that it is bound to (RFC 8705, section 3).
+#[derive(Debug)]
+pub(super) struct AnyClient;
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let schemes = super::provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &schemes)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let schemes = super::provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &schemes)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        super::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
 /// Takes any certificate of whoever holds its key. For `sslmode=require`, which asks for no more, and for fetching an authority's
 /// certificate before it is compared with a pin: nothing secret may be sent on the strength of it.
 #[derive(Debug)]

@@ -158,6 +158,8 @@ fn a_bound_token_is_of_no_use_without_its_certificate() {
     let wanted = || Wanted { confirmation: confirmation.clone(), ..Wanted::default() };
     let made = house.made(subject(900), wanted());
     assert_eq!((&made.confirmation, made.shown_from(None)), (&confirmation, Err(TokenError::Unconfirmed)));
+    assert_eq!(made.shown_with(None, Some(&[8; 32])), Err(TokenError::Unconfirmed));
+    assert_eq!(made.shown_with(None, Some(&[7; 32])), Ok(()));
     // What is made from it is bound like it.
     assert_eq!(house.made(made, Wanted::default()).confirmation, confirmation);
 }

@@ -16,6 +16,7 @@ use postern_protocols::postgres::handshake::{
 };
 use postern_runtime::clock;
 use postern_runtime::jwt::TokenError;
+use postern_runtime::tls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -65,6 +66,8 @@ impl From<HandshakeError> for Refused {
 struct Connection {
     stream: BoxStream,
     received: BytesMut,
+    /// SHA-256 of the certificate that the client has shown.
+    certificate: Option<[u8; 32]>,
 }
 
 /// A client that is let in, and its place among the sessions.
@@ -143,9 +146,9 @@ async fn enter(
         let connection = slot.as_mut().ok_or(Refused::Silently)?;
         let token = password(connection, waiting).await?;
         takes_sessions(shared)?;
-        Ok::<_, Refused>((startup, token))
+        Ok::<_, Refused>((startup, token, connection.certificate))
     });
-    let (startup, token) = match greeted.await {
+    let (startup, token, certificate) = match greeted.await {
         Ok(greeted) => greeted?,
         Err(_) => {
             let fields = ErrorFields::fatal(Code::ProtocolViolation, "no token in time");
@@ -155,15 +158,16 @@ async fn enter(
     let current = shared.feed.borrow().fresh(shared.config.staleness_limit.0);
     let (current, fresh) = current.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no fresh policy"))?;
     let (shown, wanted) = (Instant::now(), (&*startup.target, &*startup.database));
+    let by = (from.ip(), certificate.as_ref());
     let (mut current, mut admitted) =
-        (Arc::clone(&current), identify(&current, fresh, &token, wanted, (from.ip(), clock::now())));
+        (Arc::clone(&current), identify(&current, fresh, &token, wanted, by, clock::now()));
     if let Err(Refusal::Token(TokenError::UnknownKey)) = &admitted
         && let Ok(text) = std::str::from_utf8(token.expose())
         && shared.issuer_keys.learn(shared.feed.clone(), &current, text.trim_ascii()).await
         && let Some((newer, fresh)) = shared.feed.borrow().fresh(shared.config.staleness_limit.0)
     {
         takes_sessions(shared)?;
-        admitted = identify(&newer, fresh, &token, wanted, (from.ip(), clock::now()));
+        admitted = identify(&newer, fresh, &token, wanted, by, clock::now());
         current = newer;
     }
     let (mut feed, until) = (shared.feed.clone(), tokio::time::Instant::now() + GRANTED_SOON);
@@ -171,7 +175,7 @@ async fn enter(
         let newer = feed.borrow_and_update().fresh(shared.config.staleness_limit.0);
         if let Some((newer, fresh)) = newer {
             takes_sessions(shared)?;
-            admitted = identify(&newer, fresh, &token, wanted, (from.ip(), clock::now()));
+            admitted = identify(&newer, fresh, &token, wanted, by, clock::now());
             current = newer;
         }
         if admitted.is_ok() || !matches!(tokio::time::timeout_at(until, feed.changed()).await, Ok(Ok(()))) {
@@ -227,7 +231,7 @@ async fn greet(
 ) -> Result<(Box<Startup>, postern_protocols::postgres::handshake::AwaitPassword), Refused> {
     stream.set_nodelay(true)?;
     let (mut state, mut counted) = (AwaitStartup::new(demanded_of(from.ip())), false);
-    *slot = Some(Connection { stream: Box::new(stream), received: BytesMut::with_capacity(BUFFER) });
+    *slot = Some(Connection { stream: Box::new(stream), received: BytesMut::with_capacity(BUFFER), certificate: None });
     loop {
         let connection = slot.as_mut().ok_or(Refused::Silently)?;
         match state.next(&mut connection.received)? {
@@ -244,14 +248,15 @@ async fn greet(
                 shared.limiter.connection()?;
                 counted = true;
                 send(connection, &bytes).await?;
-                let Connection { stream, received } = slot.take().ok_or(Refused::Silently)?;
+                let Connection { stream, received, .. } = slot.take().ok_or(Refused::Silently)?;
                 // A failed TLS handshake tells the client itself.
                 let stream = shared.tls.accept(stream).await.map_err(|error| {
                     metrics::refused(Code::ProtocolViolation);
                     tracing::info!(%from, %error, "TLS handshake failed");
                     Refused::Silently
                 })?;
-                *slot = Some(Connection { stream: Box::new(stream), received });
+                let certificate = tls::shown_certificate(stream.get_ref().1);
+                *slot = Some(Connection { stream: Box::new(stream), received, certificate });
             }
             Step::Cancel { pid, secret } => {
                 if let (Ok(pid), Ok(secret)) = (i32::try_from(pid), <[u8; 4]>::try_from(&secret[..])) {
@@ -349,7 +354,7 @@ async fn begin(
     write::ready_for_query(&mut hello, upstream.ready.status);
     let seat = shared.standings.join((&principal, &bearer), (&to.name, &to.database), &current.snapshot);
     let seat = seat.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no policy"))?;
-    let Connection { stream, received } = slot.take().ok_or(Refused::Silently)?;
+    let Connection { stream, received, .. } = slot.take().ok_or(Refused::Silently)?;
     let context = Arc::new(AnalyzeContext::new(
         &to.database,
         Arc::clone(&catalog.catalog),
