@@ -244,7 +244,7 @@ async fn review(args: &ReviewArgs, verdict: pb::Verdict, connection: &Connection
 fn told(access: &pb::AccessRequest) -> Result<(), Failure> {
     let more = match access.state() {
         pb::AccessState::Active => format!(" (until {})", when(access.ends_at.as_ref())),
-        pb::AccessState::Pending => format!(" ({} of {})", approved(access), wanted(access)),
+        pb::AccessState::Pending => format!(" ({}; wanted: {})", approved(access), wanted(access)),
         _ => String::new(),
     };
     output::line(format!("{} {}{more}", access.id, state(access)))

@@ -95,6 +95,7 @@ pub(crate) fn revoke_accounts(cx: &mut Context<'_>, accounts: &[Name], because: 
         let revocation = Revocation { of, issued_before: now, until, by, because, at: now, revision: index };
         let mark = revocation.mark();
         if cx.state.revocations.is_new(&mark) {
+            cx.state.revoke_access(&revocation, cx.effects);
             cx.state.revocations.put(revocation);
             marks.push(mark);
         }
