@@ -58,6 +58,9 @@ pub(crate) struct NewTokenArgs {
     /// handed on.
     #[arg(long, value_name = "ROLE")]
     pub(crate) role: Vec<Name>,
+    /// Good for so many sessions, counted over all gateways, with those of all that is made of it. Default: any number.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) uses: Option<u32>,
     /// Who is handed it: the name is in every record of what is done by it. Default: whoever has the token that it is made from.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) actor: Option<String>,
@@ -81,6 +84,7 @@ impl NewTokenArgs {
             resources: self.resource.clone(),
             networks: self.network.clone(),
             roles: self.role.iter().map(|role| role.as_str().into()).collect(),
+            uses: self.uses,
         }
     }
 }

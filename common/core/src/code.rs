@@ -39,6 +39,8 @@ pub enum Code {
     TokenNotYetValid,
     /// The token was revoked.
     Revoked,
+    /// As many sessions were opened by the token as it is good for.
+    TokenSpent,
     /// No such target, or none that the principal may know of.
     UnknownTarget,
     /// The target is down, or refuses connections.
@@ -87,6 +89,7 @@ impl Code {
             Self::TokenExpired => "token-expired",
             Self::TokenNotYetValid => "token-not-yet-valid",
             Self::Revoked => "revoked",
+            Self::TokenSpent => "token-spent",
             Self::UnknownTarget => "unknown-target",
             Self::TargetUnavailable => "target-unavailable",
             Self::TargetRefused => "target-refused",

@@ -113,6 +113,11 @@ impl Principal {
         self.chain.iter().all(|link| link.scope.reaches(target))
     }
 
+    /// The tokens of the chain by which so many sessions may be opened, and no more.
+    pub fn counted(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.chain.iter().filter_map(|link| Some((&link.token, link.scope.uses?)))
+    }
+
     /// Whether every token of the chain may be shown from there.
     #[must_use]
     pub fn may_come_from(&self, address: IpAddr) -> bool {

@@ -37,6 +37,9 @@ pub struct Scope {
     /// Roles of the control plane that it carries, of those that the principal has; empty: none.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub roles: BTreeSet<Arc<str>>,
+    /// Sessions that may be opened by it, and by what is made of it, together; none: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
 }
 
 /// A list of a scope has too many entries.
@@ -107,6 +110,7 @@ impl fmt::Display for Scope {
             list("resources", &self.resources),
             list("from", &self.networks),
             list("roles", &self.roles),
+            list("uses", self.uses),
         ];
         f.write_str(&lists.into_iter().flatten().collect::<Vec<_>>().join("; "))
     }

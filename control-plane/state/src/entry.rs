@@ -13,7 +13,7 @@ use crate::commands::{
     AcceptAssertion, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, EndAccess, ExpireApprovals,
     InitCluster, OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken,
     RedeemLogin, RemoveNode, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval, RevokeCertificates,
-    RevokeTokens, RewrapSecrets, SealSession, SetIssuerKeys, UpdateNode, WithdrawApproval,
+    RevokeTokens, RewrapSecrets, SealSession, SetIssuerKeys, TakeUses, UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
@@ -106,6 +106,7 @@ commands!(
     RequestAccess,
     ReviewAccess,
     EndAccess,
+    TakeUses,
 );
 
 impl Command {
@@ -118,7 +119,7 @@ impl Command {
             Self::DeleteResource(delete) => delete.feature_level(),
             Self::AcceptAssertion(accept) => accept.feature_level(),
             Self::RedeemLogin(_) => 3,
-            Self::RevokeTokens(_) => 4,
+            Self::RevokeTokens(_) | Self::TakeUses(_) => 4,
             Self::RequestAccess(_) | Self::ReviewAccess(_) | Self::EndAccess(_) => 4,
             _ => 1,
         }

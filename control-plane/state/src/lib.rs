@@ -20,6 +20,7 @@ mod revocations;
 mod snapshot;
 mod state;
 mod tree;
+mod uses;
 
 pub use audit::chained as audit_hash;
 pub use entry::{Command, Entry, FEATURE_LEVEL};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use postern_core::revocation::RevocationKey;
 use postern_core::wire::{access, cluster, identity, resource};
 use postern_core::{RequestId, Timestamp};
 use postern_proto::state::v1 as pb;
@@ -123,6 +124,11 @@ impl State {
         list!(logins, self.logins.pending.values().map(|login| login.to_proto()));
         list!(revocations, self.revocations.to_proto());
         list!(access, self.accesses().map(|it| access::access_to_proto(it)));
+        let uses = self.uses.taken.iter();
+        list!(
+            uses,
+            uses.map(|(key, (taken, until))| pb::UsedToken { key: key.0.to_vec(), taken: *taken, until: *until })
+        );
     }
 
     /// The state that [`Self::snapshot`] gave the bytes of. Beside the bytes and the state there are only some objects in memory at a time.
@@ -237,6 +243,10 @@ impl State {
         }
         for request in part.access {
             self.accesses.index(access::access_from_proto(request).map_err(invalid)?);
+        }
+        for used in part.uses {
+            let key = used.key.as_slice().try_into().map_err(|_| invalid("a key has 16 bytes"))?;
+            self.uses.put(RevocationKey(key), used.taken, used.until);
         }
         for record in part.audit {
             self.audit.keep(cluster::audit_from_proto(record).map_err(invalid)?);

@@ -21,6 +21,7 @@ use crate::requests::{Remembered, Requests};
 use crate::resources::Resources;
 use crate::revocations::RevocationBook;
 use crate::tree::{Set, Tree};
+use crate::uses::TokenUses;
 
 /// What bounds the state (I11). Part of the state machine's definition: every node has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub struct Limits {
     pub finished_access: usize,
     /// Their bytes of text in all.
     pub finished_access_bytes: usize,
+    /// Tokens of which uses were taken.
+    pub counted_tokens: usize,
 }
 
 impl Limits {
@@ -93,6 +96,7 @@ impl Limits {
         access_bytes: 256 << 10,
         finished_access: 10_000,
         finished_access_bytes: 16 << 20,
+        counted_tokens: 500_000,
     };
 }
 
@@ -140,6 +144,7 @@ pub struct State {
     pub(crate) logins: Logins,
     pub(crate) revocations: RevocationBook,
     pub(crate) accesses: Accesses,
+    pub(crate) uses: TokenUses,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,
@@ -188,6 +193,7 @@ impl State {
         self.members.expire(self.now, &mut effects);
         self.logins.expire(self.now);
         self.revocations.expire(self.now);
+        self.uses.expire(self.now);
         let known = entry.request_id.and_then(|request| self.requests.outcome_of(request)).cloned();
         let outcome = match known {
             Some(outcome) => outcome,

@@ -22,6 +22,7 @@ mod relay;
 mod session;
 mod tunnels;
 mod upstream;
+mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -74,6 +75,7 @@ use relay::{Holder, Peers, Router};
 use session::Shared;
 use tunnels::{PeerLinks, Tunnels};
 use upstream::Dialer;
+use uses::Uses;
 
 /// Recordings hold events of up to 16 MiB, and as much again around them.
 const MAX_UPLOAD: usize = 64 << 20;
@@ -332,6 +334,7 @@ pub async fn run(
         approvals: Approvals::new(control.any(), supervisor.clone()),
         cancels: CancelKeys::default(),
         issuer_keys: IssuerKeys::new(control.any()),
+        uses: Uses::new(control.any()),
         failed_logins: FailedLogins::default(),
         fleet: fleet.clone(),
         supervisor: supervisor.clone(),

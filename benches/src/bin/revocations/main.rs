@@ -116,17 +116,20 @@ fn main() -> Result<()> {
     let restored = State::restore(&state.snapshot())?;
     let restore = began.elapsed();
     ensure!(restored.revocations().len() == count, "a snapshot has all");
-    // All end in the same second: the worst that there is.
-    let began = Instant::now();
-    let late = Entry {
-        proposed_at: Timestamp::from_secs(NOW + 3_600),
-        request_id: None,
-        command: postern_state::commands::ExpireApprovals.into(),
-        audit: None,
-    };
-    state.apply(state.index() + 1, &late.encode()).context("it is taken")?;
-    let expired = began.elapsed();
-    ensure!(state.revocations().is_empty(), "all are forgotten");
+    // All end in the same second: they are forgotten some with each entry.
+    let (mut expired, mut longest) = (Duration::ZERO, Duration::ZERO);
+    while !state.revocations().is_empty() {
+        let began = Instant::now();
+        let late = Entry {
+            proposed_at: Timestamp::from_secs(NOW + 3_600),
+            request_id: None,
+            command: postern_state::commands::ExpireApprovals.into(),
+            audit: None,
+        };
+        state.apply(state.index() + 1, &late.encode()).context("it is taken")?;
+        longest = longest.max(began.elapsed());
+        expired += began.elapsed();
+    }
     progress("a member's state");
 
     let per = |all: Duration| all.as_secs_f64() * 1e6 / count as f64;
@@ -153,7 +156,12 @@ fn main() -> Result<()> {
         decoded.as_secs_f64() * 1e3
     )?;
     writeln!(out, "| a snapshot made and read | {:.1} s |", restore.as_secs_f64())?;
-    writeln!(out, "| all forgotten in one entry | {:.1} s |", expired.as_secs_f64())?;
+    writeln!(
+        out,
+        "| all forgotten when they end at once; the longest entry meanwhile | {:.1} s, {:.0} ms |",
+        expired.as_secs_f64(),
+        longest.as_secs_f64() * 1e3
+    )?;
     write_part("revocations", &out)
 }
 

@@ -9,6 +9,7 @@ mod relay;
 mod restored;
 mod rolling;
 mod shares;
+mod uses;
 mod versions;
 mod weather;
 

@@ -62,6 +62,7 @@ pub fn scope_to_proto(scope: &Scope) -> pb::TokenScope {
         resources: texts(&scope.resources),
         networks: texts(&scope.networks),
         roles: texts(&scope.roles),
+        uses: scope.uses,
     }
 }
 
@@ -88,6 +89,7 @@ pub fn scope_from_proto(field: &str, scope: &pb::TokenScope) -> Result<Scope, Wi
         resources: read(format!("{field}.resources"), &scope.resources, Pattern::parse)?,
         networks: read(format!("{field}.networks"), &scope.networks, str::parse::<Network>)?,
         roles: read(format!("{field}.roles"), &scope.roles, role)?,
+        uses: scope.uses,
     };
     scope.check().map_err(|fault| WireError::new(field, fault.to_string()))?;
     Ok(scope)

@@ -35,6 +35,9 @@ const MAX_LATE: usize = 256;
 /// How long a caller whose token's key is unknown waits for its issuer's new keys.
 const NEW_KEYS: Duration = Duration::from_secs(4);
 
+/// From this feature level on uses of tokens are counted.
+const COUNTS: u32 = 4;
+
 /// Decides who may call what. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Access {
@@ -169,6 +172,15 @@ impl Access {
     /// Refuses who was revoked, or whose issuer is trusted no more, linearizably: the policy here may be a moment behind.
     pub(super) async fn still_trusted(&self, verified: &Verified) -> Result<(), Status> {
         trusted(&self.roles.now().await?, &verified.principal, Some(&verified.bearer))
+    }
+
+    /// Refuses while there are members that cannot count uses of tokens.
+    pub(super) async fn counts(&self) -> Result<(), Status> {
+        if self.roles.level().await? >= COUNTS {
+            return Ok(());
+        }
+        let text = format!("a number of uses needs feature level {COUNTS}: upgrade every member");
+        Err(status::with_reason(Status::failed_precondition(text), "FEATURE_LEVEL"))
     }
 
     /// What a token says, if it is to be believed.

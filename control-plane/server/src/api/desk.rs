@@ -123,6 +123,9 @@ impl TokenDesk {
         if let Some(actor) = actor {
             self.acts(&mut wanted, (&actor, peer), shown).await?;
         }
+        if wanted.scope.uses.is_some() {
+            self.access.counts().await?;
+        }
         self.mint(call, verified, wanted)
     }
 

@@ -30,6 +30,7 @@ mod secrets;
 mod sessions;
 mod status;
 mod tokens;
+mod uses;
 mod watching;
 
 use std::pin::Pin;
@@ -53,6 +54,7 @@ use postern_proto::gateway::v1::hold_service_server::HoldServiceServer;
 use postern_proto::gateway::v1::issuer_service_server::IssuerServiceServer;
 use postern_proto::gateway::v1::policy_feed_service_server::PolicyFeedServiceServer;
 use postern_proto::gateway::v1::recording_service_server::RecordingServiceServer;
+use postern_proto::gateway::v1::token_use_service_server::TokenUseServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
@@ -131,6 +133,7 @@ pub(crate) fn routes(
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
     let issuers = issuers::Service { access: access.clone() };
+    let uses = uses::Service { raft: raft.clone(), access: access.clone() };
     let uploads = recordings::Service {
         raft: raft.clone(),
         access: access.clone(),
@@ -157,6 +160,7 @@ pub(crate) fn routes(
         .add_service(SecretServiceServer::new(secrets).max_decoding_message_size(MAX_REQUEST))
         .add_service(PolicyFeedServiceServer::new(feed).max_encoding_message_size(MAX_ANSWER))
         .add_service(HoldServiceServer::new(hold).max_decoding_message_size(MAX_REQUEST))
+        .add_service(TokenUseServiceServer::new(uses).max_decoding_message_size(MAX_REQUEST))
         .add_service(IssuerServiceServer::new(issuers).max_decoding_message_size(MAX_REQUEST))
         .add_service(RecordingServiceServer::new(uploads).max_decoding_message_size(MAX_UPLOAD))
         .add_service(FleetServiceServer::new(reports).max_decoding_message_size(MAX_REQUEST))

@@ -150,6 +150,7 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
             ("WithdrawApproval", quiet(Gateway)),
         ],
     ),
+    ("postern.gateway.v1.TokenUseService", &[("TakeUses", quiet(Gateway))]),
     ("postern.gateway.v1.IssuerService", &[("RefreshKeys", quiet(Gateway))]),
     ("postern.gateway.v1.RecordingService", &[("Upload", quiet(Gateway))]),
     ("postern.gateway.v1.FleetService", &[("Report", quiet(Gateway))]),

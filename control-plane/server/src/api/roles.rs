@@ -106,6 +106,11 @@ impl Roles {
         self.keep(read, None)
     }
 
+    /// The cluster's feature level.
+    pub(super) async fn level(&self) -> Result<u32, Status> {
+        self.raft.read(State::feature_level).await.map_err(status::read)
+    }
+
     fn keep(&self, read: Result<Read, ReadError>, asked: Option<Instant>) -> Result<Now, Status> {
         let (index, changed, revocations) = read.map_err(status::read)?;
         let changed = changed.map(|(stamp, objects)| Arc::new(resolve(stamp, objects)));

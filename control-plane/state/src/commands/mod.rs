@@ -25,6 +25,7 @@ mod revoke_tokens;
 mod rewrap_secrets;
 mod seal_session;
 mod set_issuer_keys;
+mod take_uses;
 mod update_node;
 mod withdraw_approval;
 
@@ -54,6 +55,7 @@ pub(crate) use revoke_tokens::means;
 pub use rewrap_secrets::{RewrapItem, RewrapSecrets, SealedOf};
 pub use seal_session::SealSession;
 pub use set_issuer_keys::SetIssuerKeys;
+pub use take_uses::TakeUses;
 pub use update_node::UpdateNode;
 pub use withdraw_approval::WithdrawApproval;
 

@@ -37,6 +37,7 @@ use crate::metrics;
 use crate::policy_feed::{Feed, Standings};
 use crate::recorder::RecorderHandle;
 use crate::upstream::Dialer;
+use crate::uses::Uses;
 
 /// What all sessions of a gateway share; each part is a handle.
 pub(crate) struct Shared {
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) approvals: Approvals,
     pub(crate) cancels: CancelKeys,
     pub(crate) issuer_keys: IssuerKeys,
+    pub(crate) uses: Uses,
     pub(crate) failed_logins: FailedLogins,
     pub(crate) fleet: Fleet,
     pub(crate) supervisor: Supervisor,

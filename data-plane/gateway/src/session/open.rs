@@ -302,6 +302,8 @@ async fn begin(
 ) -> Result<Box<Relay>, Refused> {
     let Admitted { principal, bearer, name, target, sent, database, .. } = admitted;
     let session: SessionId = clock::session_id();
+    // Before anything of it is seen anywhere: of those who come at once, one too many has never begun.
+    shared.uses.take(&principal, session).await.map_err(|error| Refused::because(error.code(), error))?;
     let started = Started {
         session,
         principal: principal.clone(),

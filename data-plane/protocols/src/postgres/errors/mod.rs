@@ -53,9 +53,12 @@ pub const fn sqlstate(code: Code) -> &'static str {
         // invalid_authorization_specification
         Code::TlsRequired => "28000",
         // invalid_password
-        Code::TokenMissing | Code::TokenInvalid | Code::TokenExpired | Code::TokenNotYetValid | Code::Revoked => {
-            "28P01"
-        }
+        Code::TokenMissing
+        | Code::TokenInvalid
+        | Code::TokenExpired
+        | Code::TokenNotYetValid
+        | Code::Revoked
+        | Code::TokenSpent => "28P01",
         // invalid_catalog_name
         Code::UnknownTarget => "3D000",
         // cannot_connect_now: libpq then tries the next of its hosts.
@@ -98,6 +101,7 @@ pub const fn client_message(code: Code) -> &'static str {
         Code::TokenInvalid => "the token is not accepted",
         Code::TokenExpired => "the token has expired",
         Code::Revoked => "the token was revoked",
+        Code::TokenSpent => "the token was used as often as it may be",
         Code::TokenNotYetValid => "the token is not valid yet",
         Code::UnknownTarget => "no such target, or no access to it",
         Code::TargetUnavailable => "the target cannot be reached now",
