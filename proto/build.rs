@@ -15,6 +15,7 @@ const FILES: &[&str] = &[
     "postern/admin/v1/access.proto",
     "postern/admin/v1/admin.proto",
     "postern/admin/v1/audit.proto",
+    "postern/admin/v1/client.proto",
     "postern/admin/v1/cluster.proto",
     "postern/admin/v1/fleet.proto",
     "postern/admin/v1/revocation.proto",

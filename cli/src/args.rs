@@ -35,7 +35,7 @@ pub(crate) struct ConnectionArgs {
     /// A folder with an administrator's certificate: node.crt, node.key, ca.crt.
     #[arg(long, global = true, env = "POSTERN_CREDENTIAL", value_name = "DIR")]
     pub(crate) credential: Option<PathBuf>,
-    /// A file with a token to act by; otherwise POSTERN_TOKEN. A token goes before a certificate.
+    /// A file with a token to act by; otherwise POSTERN_TOKEN, otherwise the login's. A token goes before a certificate.
     #[arg(long, global = true, env = "POSTERN_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The folder of a `postern dev`: tells server, authority and certificate.
@@ -94,10 +94,12 @@ pub(crate) enum Command {
     /// Recorded sessions: list, show, replay, verify, export.
     #[command(subcommand)]
     Sessions(SessionsCommand),
-    /// Exchanges the token in POSTERN_TOKEN or --token-file for a session token, and prints it.
+    /// Exchanges the token in POSTERN_TOKEN or --token-file, or the login's, for a session token, and prints it.
     Token(TokenArgs),
-    /// Logs you in in a browser, and prints a session token: for `$(...)`.
+    /// Logs you in at an identity provider, in a browser or on another device. All commands act by that login then.
     Login(LoginArgs),
+    /// Ends the login: forgets it here, and has the identity provider forget it.
+    Logout,
     /// Ends tokens before their time, on every gateway and for open sessions, too.
     #[command(subcommand)]
     Revoke(RevokeCommand),
@@ -427,6 +429,11 @@ mod tests {
             "postern cluster transfer-leader",
             "postern fleet agents --pool lab --gateway g1 -o json",
             "postern certs revoke --role gateway --name g1 --because lost",
+            "postern login",
+            "postern login --issuer corp --device --ttl 8h",
+            "postern login --saml corp --print",
+            "postern login --acr gold --max-age 0s --no-browser --port 8400",
+            "postern logout",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
         }

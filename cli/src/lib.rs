@@ -5,8 +5,10 @@ mod args;
 mod client;
 mod cluster_args;
 mod commands;
+mod credentials;
 mod dev;
 mod failure;
+mod login;
 mod manifest;
 mod output;
 mod recording;
@@ -74,10 +76,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Access(command) => commands::access::run(&command, connection).await,
         Command::Sessions(command) => commands::sessions::run(&command, connection).await,
         Command::Token(args) => commands::tokens::run(&args, connection).await,
-        Command::Login(args) => commands::login::saml(&args, connection).await,
+        Command::Login(args) => login::run(&args, connection).await,
+        Command::Logout => commands::logout::run(connection).await,
         Command::Revoke(command) => commands::revoke::run(&command, connection).await,
         Command::Revocations(command) => commands::revoke::list(&command, connection).await,
-        Command::Whoami { output } => commands::tokens::whoami(output.format, connection).await,
+        Command::Whoami { output } => commands::whoami::run(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,
         Command::Cluster(command) => commands::cluster::run(&command, connection).await,
         Command::Fleet(command) => commands::fleet::run(&command, connection).await,

@@ -96,19 +96,44 @@ fn parse_action(text: &str) -> Result<ActionPattern, String> {
 fn parse_pattern(text: &str) -> Result<Pattern, String> {
     Pattern::parse(text).map_err(|error| error.to_string())
 }
-/// A login in a browser.
+/// A login.
 #[derive(Debug, Args)]
 pub(crate) struct LoginArgs {
-    /// The Issuer of SAML assertions to log in at.
+    /// The Issuer to log in at. Default: the only one that people log in at.
+    #[arg(long, value_name = "ISSUER", conflicts_with = "saml")]
+    pub(crate) issuer: Option<Name>,
+    /// An Issuer of SAML assertions to log in at.
     #[arg(long, value_name = "ISSUER")]
-    pub(crate) saml: Name,
-    /// Where browsers reach the control plane, https://HOST[:PORT]: its web.public_url.
+    pub(crate) saml: Option<Name>,
+    /// Shows a code to enter on another device, where there is no browser here.
+    #[arg(long, conflicts_with = "saml")]
+    pub(crate) device: bool,
+    /// Shows where to log in, and opens no browser.
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+    /// The port on 127.0.0.1 that the browser comes back to, for an identity provider that wants to know it. Default: any.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(crate) port: u16,
+    /// How the identity provider shall have made sure who it is (`acr`), as a policy demands it; may be given again, the best first.
+    #[arg(long, value_name = "ACR")]
+    pub(crate) acr: Vec<String>,
+    /// Asks for a login at the identity provider that is not longer ago than this: 5m; 0s for one now.
+    #[arg(long, value_name = "AGE", value_parser = parse_duration)]
+    pub(crate) max_age: Option<Duration>,
+    /// How long to wait for the login.
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+    /// Where browsers reach the control plane, https://HOST[:PORT], when it is not as the control plane says (--saml).
     #[arg(long, env = "POSTERN_WEB", value_name = "URL")]
-    pub(crate) web: String,
+    pub(crate) web: Option<String>,
     /// Good for this target only; may be given again. Default: all that policy permits.
     #[arg(long, value_name = "TARGET")]
     pub(crate) target: Vec<String>,
-    /// How long it is good for: 15m, 1h. At most as long as the login.
-    #[arg(long, default_value = "15m", value_parser = parse_duration)]
+    /// How long a token is good for: 15m, 1h. At most as long as what the identity provider gave. It is renewed by itself where the provider gave a
+    /// refresh token.
+    #[arg(long, default_value = "1h", value_parser = parse_duration)]
     pub(crate) ttl: Duration,
+    /// Prints the session token, and keeps nothing: for `$(...)`.
+    #[arg(long)]
+    pub(crate) print: bool,
 }

@@ -23,6 +23,14 @@ impl Cli {
         Self { environment }
     }
 
+    /// The same with one variable more in its environment.
+    #[must_use]
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        let mut environment = self.environment.clone();
+        environment.push((name.to_owned(), value.to_owned()));
+        Self { environment }
+    }
+
     /// Runs `postern` as the administrator.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod idle;
 mod issuer;
 pub mod net;
+pub mod people;
 mod postern;
 mod postgres;
 mod process;

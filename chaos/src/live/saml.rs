@@ -120,6 +120,8 @@ pub struct Answer {
     pub status: u16,
     /// By name, in lower case.
     pub headers: BTreeMap<String, String>,
+    /// What it wants kept.
+    pub cookies: Vec<String>,
     /// As text.
     pub body: String,
 }
@@ -165,7 +167,13 @@ impl Browser {
     /// # Errors
     /// When there is no answer.
     pub fn get(&self, url: &str) -> Result<Answer> {
-        self.ask("GET", url, "")
+        self.ask("GET", url, "", "")
+    }
+
+    /// GET, or POST of `form`, with cookies.
+    pub(super) fn with_cookies(&self, url: &str, cookies: &str, form: Option<&str>) -> Result<Answer> {
+        let method = if form.is_some() { "POST" } else { "GET" };
+        self.ask(method, url, cookies, form.unwrap_or_default())
     }
 
     /// Posts a form of one field.
@@ -173,7 +181,7 @@ impl Browser {
     /// # Errors
     /// When there is no answer.
     pub fn post(&self, url: &str, field: &str, value: &str) -> Result<Answer> {
-        self.ask("POST", url, &format!("{field}={}", percent(value)))
+        self.ask("POST", url, "", &format!("{field}={}", percent(value)))
     }
 
     /// Posts a form.
@@ -182,10 +190,10 @@ impl Browser {
     /// When there is no answer.
     pub fn post_all(&self, url: &str, fields: &[(&str, &str)]) -> Result<Answer> {
         let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
-        self.ask("POST", url, &fields.join("&"))
+        self.ask("POST", url, "", &fields.join("&"))
     }
 
-    fn ask(&self, method: &str, url: &str, body: &str) -> Result<Answer> {
+    fn ask(&self, method: &str, url: &str, cookies: &str, body: &str) -> Result<Answer> {
         let (scheme, rest) = url.split_once("://").with_context(|| format!("no URL: {url}"))?;
         let (host, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
         let port: u16 = host.rsplit_once(':').context("a port")?.1.parse()?;
@@ -193,7 +201,7 @@ impl Browser {
         let form = "Content-Type: application/x-www-form-urlencoded";
         let slash = if path.starts_with('/') { "" } else { "/" };
         let request = format!(
-            "{method} {slash}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{form}\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {slash}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nCookie: {cookies}\r\n{form}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -217,11 +225,13 @@ impl Browser {
         let mut lines = head.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("a status")?.parse()?;
         let headers = lines.filter_map(|line| line.split_once(": "));
+        let cookies = headers.clone().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        let cookies = cookies.map(|(_, value)| value.to_owned()).collect();
         let headers: BTreeMap<_, _> =
             headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
         let chunked = headers.get("transfer-encoding").is_some_and(|value| value == "chunked");
         let body = if chunked { unchunked(body)? } else { body.to_owned() };
-        Ok(Answer { status, headers, body })
+        Ok(Answer { status, headers, cookies, body })
     }
 
     /// A whole login: `url` at the control plane, the provider, and the form that it answers with, which is not posted: where it goes and what

@@ -92,7 +92,7 @@ fn a_person_logs_in_at_one_member_and_is_answered_by_others() {
     let mut house = House::start(3);
     let admin = house.cluster.admin();
     let mut login = Command::new(postern_binary().unwrap())
-        .args(["login", "--saml", "corp", "--web", &house.web])
+        .args(["login", "--saml", "corp", "--print"])
         .env("POSTERN_SERVER", format!("https://{}", house.cluster.addresses()[2]))
         .env("POSTERN_CA", admin.join("ca.crt"))
         .stdin(Stdio::piped())

@@ -7,6 +7,7 @@ use postern_proto::admin::v1::access_service_client::AccessServiceClient;
 use postern_proto::admin::v1::approval_service_client::ApprovalServiceClient;
 use postern_proto::admin::v1::audit_service_client::AuditServiceClient;
 use postern_proto::admin::v1::certificate_service_client::CertificateServiceClient;
+use postern_proto::admin::v1::client_service_client::ClientServiceClient;
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::admin::v1::fleet_service_client::FleetServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
@@ -14,7 +15,7 @@ use postern_proto::admin::v1::revocation_service_client::RevocationServiceClient
 use postern_proto::admin::v1::secret_service_client::SecretServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
 use postern_proto::admin::v1::token_service_client::TokenServiceClient;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -42,6 +43,7 @@ pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
 /// A connection to the control plane.
 #[derive(Clone)]
 pub(crate) struct Client {
+    channel: Channel,
     service: Service,
 }
 
@@ -56,7 +58,7 @@ impl Interceptor for Bearer {
 
 /// Connects by what `args`, the environment and the profile say.
 pub(crate) async fn connect(args: &ConnectionArgs) -> Result<Client, Failure> {
-    Client::connect(&Settings::resolve(args)?).await
+    Client::connect(&Settings::acting(args).await?).await
 }
 
 impl Client {
@@ -96,7 +98,18 @@ impl Client {
             .tls_config(tls)
             .map_err(|error| cannot(root_cause(&error)))?;
         let channel = endpoint.connect().await.map_err(|error| cannot(root_cause(&error)))?;
-        Ok(Self { service: InterceptedService::new(channel, bearer(settings)?) })
+        let service = InterceptedService::new(channel.clone(), bearer(settings.token.as_ref())?);
+        Ok(Self { channel, service })
+    }
+
+    /// The same connection, by `token`.
+    pub(crate) fn bearing(&self, token: &SecretString) -> Result<Self, Failure> {
+        let service = InterceptedService::new(self.channel.clone(), bearer(Some(token))?);
+        Ok(Self { channel: self.channel.clone(), service })
+    }
+
+    pub(crate) fn clients(&self) -> ClientServiceClient<Service> {
+        ClientServiceClient::new(self.service.clone())
     }
 
     pub(crate) fn resources(&self) -> ResourceServiceClient<Service> {
@@ -144,8 +157,8 @@ impl Client {
     }
 }
 
-fn bearer(settings: &Settings) -> Result<Bearer, Failure> {
-    let Some(token) = &settings.token else { return Ok(Bearer(None)) };
+fn bearer(token: Option<&SecretString>) -> Result<Bearer, Failure> {
+    let Some(token) = token else { return Ok(Bearer(None)) };
     let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.expose_secret())
         .parse()
         .map_err(|_| Failure::failed("the token has characters that no token has"))?;

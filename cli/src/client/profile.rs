@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use postern_runtime::pki::NodeCredential;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::args::ConnectionArgs;
+use crate::credentials;
 use crate::failure::Failure;
 
 /// Tokens and certificates are far smaller.
@@ -27,7 +29,7 @@ pub(crate) struct Profile {
 }
 
 /// All that a connection needs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// `https://HOST:PORT`, or several with commas between.
     pub(crate) server: String,
@@ -35,6 +37,8 @@ pub(crate) struct Settings {
     /// A token goes before a certificate: who has one means to act by it.
     pub(crate) token: Option<SecretString>,
     pub(crate) credential: Option<NodeCredential>,
+    /// The token is that of the login that is kept here.
+    pub(crate) logged_in: bool,
 }
 
 impl Profile {
@@ -60,11 +64,16 @@ impl Settings {
 
     /// Arguments and environment go before the profile.
     pub(crate) fn resolve(args: &ConnectionArgs) -> Result<Self, Failure> {
+        let named = args.server.is_some() || args.data_dir.is_some() || args.credential.is_some();
+        if !named && let Some(own) = OwnProfile::load()? {
+            let ca_pem = args.ca.as_deref().map_or(Ok(own.ca_pem), read)?;
+            return Ok(Self { server: own.server, ca_pem, token: token(args)?, credential: None, logged_in: false });
+        }
         let profile = Located::find(args)?;
         let server = args.server.clone().or_else(|| profile.as_ref().map(|located| located.profile.server.clone()));
         let Some(server) = server else {
             return Err(Failure::usage(
-                "which control plane? give --server and --ca (or POSTERN_SERVER and POSTERN_CA), or --data-dir of a `postern dev`",
+                "which control plane? give --server and --ca (or POSTERN_SERVER and POSTERN_CA), log in once by `postern login`, or give --data-dir of a `postern dev`",
             ));
         };
         let token = token(args)?;
@@ -76,7 +85,74 @@ impl Settings {
             ),
             _ => None,
         };
-        Ok(Self { server, ca_pem: authority_of(args, profile.as_ref())?, token, credential })
+        let ca_pem = authority_of(args, profile.as_ref())?;
+        Ok(Self { server, ca_pem, token, credential, logged_in: false })
+    }
+
+    /// By what one acts, in a word.
+    pub(crate) const fn by(&self) -> &'static str {
+        match (&self.token, &self.credential) {
+            (Some(_), _) if self.logged_in => "login",
+            (Some(_), _) => "token",
+            (None, Some(_)) => "certificate",
+            (None, None) => "nothing",
+        }
+    }
+}
+
+impl Settings {
+    /// As [`Settings::resolve`]; where no token is given and no certificate, by the login that is kept here, if there is one. It goes before the
+    /// certificate of a `postern dev`: who has logged in means to be that one.
+    pub(crate) async fn acting(args: &ConnectionArgs) -> Result<Self, Failure> {
+        let mut settings = Self::resolve(args)?;
+        if settings.token.is_none()
+            && args.credential.is_none()
+            && let Some(token) = credentials::current(&settings, Duration::ZERO).await?
+        {
+            (settings.token, settings.credential, settings.logged_in) = (Some(token), None, true);
+        }
+        Ok(settings)
+    }
+
+    /// Makes this the control plane that is meant when none is named, after a login that named one.
+    pub(crate) fn remember(&self, args: &ConnectionArgs) -> Result<(), Failure> {
+        if args.server.is_none() || args.data_dir.is_some() {
+            return Ok(());
+        }
+        let mut own = OwnProfile::load()?.unwrap_or_default();
+        if own.server != self.server || own.ca_pem != self.ca_pem {
+            (own.server, own.ca_pem) = (self.server.clone(), self.ca_pem.clone());
+            let text = serde_json::to_string_pretty(&own).map_err(|error| Failure::failed(error.to_string()))?;
+            credentials::write_own(&OwnProfile::path()?, &text)?;
+        }
+        Ok(())
+    }
+}
+
+/// What this user's own folder says: `profile.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OwnProfile {
+    /// As in [`Settings`].
+    server: String,
+    /// The cluster's certificate authority.
+    ca_pem: String,
+}
+
+impl OwnProfile {
+    fn path() -> Result<PathBuf, Failure> {
+        Ok(credentials::home()?.join("profile.json"))
+    }
+
+    /// None where there is none, or no home.
+    pub(crate) fn load() -> Result<Option<Self>, Failure> {
+        let Ok(path) = Self::path() else { return Ok(None) };
+        if !path.exists() {
+            return Ok(None);
+        }
+        serde_json::from_str(&read(&path)?)
+            .map(Some)
+            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
     }
 }
 

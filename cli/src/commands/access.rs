@@ -135,7 +135,7 @@ async fn again_and_again<T>(
     let (began, mut place, mut asked) = (Instant::now(), 0_usize, false);
     loop {
         // Each time anew: a token file may have a newer token by now.
-        let settings = Settings::resolve(connection)?;
+        let settings = Settings::acting(connection).await?;
         let failure = match Client::connect_to(&settings, place).await {
             Ok(client) => {
                 asked = true;

@@ -9,7 +9,7 @@ pub(crate) mod cluster;
 mod cluster_status;
 pub(crate) mod control;
 pub(crate) mod fleet;
-pub(crate) mod login;
+pub(crate) mod logout;
 pub(crate) mod resources;
 pub(crate) mod revoke;
 pub(crate) mod secrets;
@@ -17,6 +17,7 @@ pub(crate) mod sessions;
 mod summary;
 pub(crate) mod tokens;
 mod watch;
+pub(crate) mod whoami;
 
 use postern_core::Timestamp;
 use postern_core::wire::timestamp_from_proto;
@@ -27,13 +28,13 @@ fn when(time: Option<&prost_types::Timestamp>) -> String {
     time.map(timestamp_from_proto).map(when_exactly).unwrap_or_default()
 }
 
-fn when_exactly(time: Timestamp) -> String {
+pub(crate) fn when_exactly(time: Timestamp) -> String {
     let text = time.to_string();
     text.split_once('.').map(|(seconds, _)| format!("{seconds}Z")).unwrap_or(text)
 }
 
 /// `issuer/subject`, and through whom.
-fn principal(principal: Option<&pb::Principal>) -> String {
+pub(crate) fn principal(principal: Option<&pb::Principal>) -> String {
     let Some(principal) = principal else { return String::new() };
     let mut text = format!("{}/{}", principal.issuer, principal.subject);
     let actors = principal.chain.iter().filter(|link| !link.subject.is_empty());

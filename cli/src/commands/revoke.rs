@@ -22,7 +22,9 @@ use crate::revoke_args::{RevocationsCommand, RevokeCommand, Why};
 const MAX_INPUT: u64 = 64 << 10;
 
 pub(crate) async fn run(command: &RevokeCommand, connection: &ConnectionArgs) -> Result<(), Failure> {
-    let mut settings = Settings::resolve(connection)?;
+    // A token that is not named is one that was given: a login is ended by `postern logout`.
+    let given = matches!(command, RevokeCommand::Token { ids, file: None, .. } if ids.is_empty());
+    let mut settings = if given { Settings::resolve(connection)? } else { Settings::acting(connection).await? };
     let mut request = RevokeRequest { request_id: clock::request_id().to_string(), ..Default::default() };
     let mut thing = |thing: Thing| request.things.push(RevokedThing { thing: Some(thing) });
     let (before, Why { reason }) = match command {

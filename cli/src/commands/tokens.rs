@@ -1,4 +1,4 @@
-//! `postern token` and `postern whoami`.
+//! `postern token`.
 
 use std::path::Path;
 
@@ -7,13 +7,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_core::Timestamp;
 use postern_core::token::{LINK_SEPARATOR, LinkClaims, SessionClaims};
 use postern_core::wire::identity::scope_to_proto;
-use postern_proto::admin::v1::{ExchangeTokenRequest, WhoAmIRequest};
+use postern_proto::admin::v1::ExchangeTokenRequest;
 use postern_runtime::clock;
 use postern_runtime::jwt::{DelegationKey, NewLink, is_actor};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
-use super::principal;
 use crate::args::{ConnectionArgs, Format};
 use crate::client::{self, Client, Settings, refused};
 use crate::failure::Failure;
@@ -30,9 +29,11 @@ pub(crate) async fn run(args: &TokenArgs, connection: &ConnectionArgs) -> Result
 
 /// Prints the session token and nothing else: it is meant for `$(...)`.
 async fn exchange(new: &NewTokenArgs, connection: &ConnectionArgs) -> Result<(), Failure> {
-    let mut settings = Settings::resolve(connection)?;
+    let mut settings = Settings::acting(connection).await?;
     let Some(token) = settings.token.take() else {
-        return Err(Failure::usage("which token to exchange? set POSTERN_TOKEN or give --token-file"));
+        return Err(Failure::usage(
+            "which token to exchange? log in by `postern login`, set POSTERN_TOKEN or give --token-file",
+        ));
     };
     let key = new.delegate.as_deref().map(new_key).transpose()?;
     let client = Client::connect(&settings).await?;
@@ -142,30 +143,4 @@ fn show(format: Option<Format>, connection: &ConnectionArgs) -> Result<(), Failu
 fn claims<T: serde::de::DeserializeOwned>(jwt: &str) -> Option<T> {
     let payload = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?).ok()?;
     serde_json::from_slice(&payload).ok()
-}
-
-pub(crate) async fn whoami(format: Option<Format>, connection: &ConnectionArgs) -> Result<(), Failure> {
-    let settings = Settings::resolve(connection)?;
-    let client = Client::connect(&settings).await?;
-    let answer = client.tokens().who_am_i(WhoAmIRequest {}).await.map_err(refused)?.into_inner();
-    let groups = answer.principal.as_ref().map(|principal| principal.groups.clone()).unwrap_or_default();
-    // Who comes with a certificate is no principal; its name stands there.
-    let certificate = || settings.credential.as_ref().and_then(|credential| credential.identity().ok());
-    let name = match &answer.principal {
-        Some(_) => principal(answer.principal.as_ref()),
-        None => certificate().map(|identity| format!("{identity} (certificate)")).unwrap_or_default(),
-    };
-    let expires = super::when(answer.principal.as_ref().and_then(|principal| principal.expires_at.as_ref()));
-    let value = json!({
-        "principal": name, "groups": groups, "expiresAt": expires, "admin": answer.admin, "auditor": answer.auditor,
-        "roles": answer.roles,
-    });
-    match format.unwrap_or_default() {
-        Format::Json => output::json(&value),
-        Format::Yaml => output::yaml(&[value]),
-        Format::Table => {
-            let heading = ["PRINCIPAL", "GROUPS", "ROLES", "EXPIRES"];
-            output::table(&heading, &[vec![name, groups.join(","), answer.roles.join(","), expires]])
-        }
-    }
 }

@@ -59,7 +59,7 @@ pub(super) async fn watch(
     selector: &str,
     format: Format,
 ) -> Result<(), Failure> {
-    let settings = Settings::resolve(connection)?;
+    let settings = Settings::acting(connection).await?;
     let servers = settings.servers().len();
     let (mut told, mut backoff) = (Told::default(), Backoff::new(FIRST_RETRY, LAST_RETRY));
     let (mut server, mut compacted, mut failed) = (0_usize, 0_usize, 0_usize);

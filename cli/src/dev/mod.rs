@@ -129,6 +129,7 @@ async fn start(
         ca_pem: credential.ca_pem.clone(),
         token: None,
         credential: Some(credential),
+        logged_in: false,
     };
     let client = Client::connect(&settings).await?;
     declare_issuer(&client, &url).await?;

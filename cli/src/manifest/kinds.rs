@@ -75,6 +75,7 @@ fn issuer(spec: &mut Object<'_>, base: &Path) -> pb::IssuerSpec {
         required_claims,
         preset,
         saml: saml(spec, base),
+        login: login(spec),
     }
 }
 
@@ -91,6 +92,13 @@ fn service_account(spec: &mut Object<'_>, base: &Path) -> pb::ServiceAccountSpec
         max_token_ttl_seconds: spec.seconds("maxTokenTtl").unwrap_or_default(),
         disabled: spec.bool("disabled").unwrap_or_default(),
     }
+}
+
+fn login(spec: &mut Object<'_>) -> Option<pb::IssuerLogin> {
+    let mut login = spec.object("login")?;
+    let read = pb::IssuerLogin { client_id: login.required("clientId"), scopes: login.strings("scopes") };
+    login.finish();
+    Some(read)
 }
 
 fn saml(spec: &mut Object<'_>, base: &Path) -> Option<pb::SamlIssuer> {

@@ -127,6 +127,12 @@ fn issuer(spec: &pb::IssuerSpec) -> Value {
     });
     fields.objects("requiredClaims", required.collect());
     fields.list("keepClaims", &spec.keep_claims);
+    if let Some(login) = &spec.login {
+        let mut shown = Fields::default();
+        shown.text("clientId", &login.client_id);
+        shown.list("scopes", &login.scopes);
+        fields.value("login", shown.done());
+    }
     if let Some(saml) = &spec.saml {
         let mut shown = Fields::default();
         shown.text("entityId", &saml.entity_id);

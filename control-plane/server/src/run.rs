@@ -318,7 +318,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let saml = SamlLogins::new(raft.clone(), &kek, &keys, public_url, file.name.as_str().into())?;
     let desk = api::token_desk(&raft, &keys, &access, &saml);
     if let Some(listener) = web_listener {
-        let parts = web::Parts { saml, audit, desk: desk.clone(), policy: published.policy.clone() };
+        let parts = web::Parts { saml: saml.clone(), audit, desk: desk.clone(), policy: published.policy.clone() };
         listener.start(&shown, parts, &supervisor, &stop)?;
     }
     let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access);
@@ -329,7 +329,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         &keys,
         &access,
         &published,
-        &desk,
+        (&desk, &saml),
         (&recordings, &copies),
         cluster_api,
         &members,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub use algorithm::Algorithm;
 pub use claims::{ClaimPath, ClaimPattern, GroupsClaim, GroupsForm, InvalidClaimPath, RequiredClaim};
-pub use oidc::{KeySource, OidcIssuer};
+pub use oidc::{KeySource, Login, OidcIssuer};
 pub use preset::Preset;
 pub use saml::{MAX_METADATA, SamlIssuer};
 

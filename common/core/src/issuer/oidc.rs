@@ -21,6 +21,22 @@ pub struct OidcIssuer {
     pub required: Vec<RequiredClaim>,
     /// Whose rules were filled in, and demanded.
     pub preset: Option<Preset>,
+    /// How people log in there; none: they do not.
+    pub login: Option<Login>,
+}
+
+/// How people log in at an OpenID provider, as a public client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// As the provider knows the command line; one of the issuer's audiences.
+    pub client_id: String,
+    /// What is asked for; `openid` is among them.
+    pub scopes: Vec<String>,
+}
+
+impl Login {
+    /// What is asked for where nothing is said: who it is, and a way to renew it without a browser.
+    pub const SCOPES: [&'static str; 3] = ["openid", "profile", "offline_access"];
 }
 
 /// Where an issuer's keys come from.
@@ -47,6 +63,7 @@ impl OidcIssuer {
             groups: vec![GroupsClaim::list(ClaimPath::of_name("groups"))],
             required: Vec::new(),
             preset: None,
+            login: None,
         }
     }
 
@@ -72,7 +89,7 @@ impl OidcIssuer {
     /// Whether this says anything that could not be said before feature level 3.
     #[must_use]
     pub fn is_of_level_3(&self) -> bool {
-        let Self { audiences: _, algorithms, ca_pem: _, keys, subject, groups, required, preset } = self;
+        let Self { audiences: _, algorithms, ca_pem: _, keys, subject, groups, required, preset, login: _ } = self;
         let plain = match groups.as_slice() {
             [one] => one.is_plain(),
             _ => false,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
+use super::login;
 use crate::KeptClaims;
 use crate::issuer::{
     Algorithm, ClaimPath, ClaimPattern, DEFAULT_LEEWAY, GroupsClaim, GroupsForm, Issuer, IssuerKind, KeySource,
@@ -118,6 +119,7 @@ fn saml(saml: pb::SamlIssuer, spec: &pb::IssuerSpec, faults: &mut Faults) -> Sam
         ("spec.claimGroups", spec.claim_groups.is_empty()),
         ("spec.requiredClaims", spec.required_claims.is_empty()),
         ("spec.preset", spec.preset.is_empty()),
+        ("spec.login", spec.login.is_none()),
     ];
     for (path, absent) in only_oidc {
         if !absent {
@@ -179,6 +181,7 @@ fn oidc_to_proto(oidc: &OidcIssuer, shared: pb::IssuerSpec) -> pb::IssuerSpec {
         claim_groups,
         required_claims: required.collect(),
         preset: oidc.preset.map(Preset::as_str).unwrap_or_default().to_owned(),
+        login: oidc.login.as_ref().map(login::to_proto),
         ..shared
     }
 }
@@ -213,11 +216,12 @@ fn oidc(spec: pb::IssuerSpec, url: &str, preset: Option<Preset>, faults: &mut Fa
     }
     faults.bound_all("spec.audiences", &spec.audiences);
     let keys = key_source(&spec, faults);
+    let login = spec.login.clone().and_then(|login| login::read(login, &spec.audiences, trust_domain, faults));
     let mut required = required(spec.required_claims, faults);
     if let Some(preset) = preset {
         preset.complete(url, &mut required);
     }
-    let mut oidc = OidcIssuer { keys, required, preset, ..OidcIssuer::new(spec.audiences) };
+    let mut oidc = OidcIssuer { keys, required, preset, login, ..OidcIssuer::new(spec.audiences) };
     let algorithms = algorithms(&spec.algorithms, faults);
     match preset {
         _ if !algorithms.is_empty() => oidc.algorithms = algorithms,

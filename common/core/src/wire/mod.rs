@@ -10,6 +10,7 @@ mod faults;
 pub mod fleet;
 pub mod identity;
 mod issuer;
+mod login;
 pub mod resource;
 pub mod revocation;
 mod role;

@@ -1,12 +1,13 @@
-//! A small HTTP client for discovery documents and keys: bounded in size and time, no redirects.
+//! A small HTTP client for discovery documents, keys and token endpoints: bounded in size and time, no redirects.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderMap, USER_AGENT};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -14,6 +15,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use crate::tls::{self, TlsError};
+
+const AGENT: &str = concat!("postern/", env!("CARGO_PKG_VERSION"));
+/// Codes and tokens are far smaller.
+const MAX_FORM: usize = 256 << 10;
 
 /// A document could not be fetched. The URL is the caller's to tell.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,9 @@ pub enum HttpError {
     /// Not done in time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// A form with more than a client sends.
+    #[error("the form is larger than {MAX_FORM} bytes")]
+    Form,
     /// Not JSON.
     #[error("the answer is not JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -53,10 +61,18 @@ pub struct Fetched {
     pub keep: Option<Duration>,
 }
 
+/// What was answered to a form, whatever its status: OAuth tells of errors in JSON too (RFC 6749, section 5.2).
+pub struct Answered {
+    /// `200`
+    pub status: u16,
+    /// What it says. It may hold tokens.
+    pub document: serde_json::Value,
+}
+
 /// Fetches JSON over HTTPS, or over HTTP from this machine. Cheap to clone; connections are reused.
 #[derive(Clone)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl HttpClient {
@@ -86,23 +102,93 @@ impl HttpClient {
         Ok(Fetched { document: serde_json::from_slice(&body)?, keep })
     }
 
+    /// Posts `form`, and takes a JSON document of at most `limit_bytes`; `timeout` is for the whole of it.
+    ///
+    /// # Errors
+    /// Whatever keeps a whole document from being there in time. A status is none.
+    pub async fn post_form(
+        &self,
+        url: &str,
+        form: &[(&str, &str)],
+        limit_bytes: usize,
+        timeout: Duration,
+    ) -> Result<Answered, HttpError> {
+        let uri = checked(url)?;
+        let form = form_encoded(form);
+        if form.len() > MAX_FORM {
+            return Err(HttpError::Form);
+        }
+        let request = Request::post(uri)
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(USER_AGENT, AGENT)
+            .body(Full::from(form))
+            .map_err(|_| HttpError::Url)?;
+        let answered = async {
+            let response = self.client.request(request).await.map_err(|error| HttpError::Transport(chain(&error)))?;
+            let status = response.status();
+            let body = limited(response.into_body(), limit_bytes).await?;
+            // Of a proxy on the way, say: what it means is in its status.
+            let document = serde_json::from_slice(&body).map_err(|error| {
+                if status.is_success() { HttpError::Json(error) } else { HttpError::Status(status) }
+            })?;
+            Ok(Answered { status: status.as_u16(), document })
+        };
+        tokio::time::timeout(timeout, answered).await.map_err(|_| HttpError::Timeout(timeout))?
+    }
+
     async fn get(&self, uri: Uri, limit_bytes: usize) -> Result<(Bytes, Option<Duration>), HttpError> {
         let request = Request::get(uri)
             .header(ACCEPT, "application/json")
-            .header(USER_AGENT, concat!("postern/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
+            .header(USER_AGENT, AGENT)
+            .body(Full::default())
             .map_err(|_| HttpError::Url)?;
         let response = self.client.request(request).await.map_err(|error| HttpError::Transport(chain(&error)))?;
         if response.status() != StatusCode::OK {
             return Err(HttpError::Status(response.status()));
         }
         let keep = keep(response.headers());
-        match Limited::new(response.into_body(), limit_bytes).collect().await {
-            Ok(body) => Ok((body.to_bytes(), keep)),
-            Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooLarge(limit_bytes)),
-            Err(error) => Err(HttpError::Transport(chain(error.as_ref()))),
-        }
+        Ok((limited(response.into_body(), limit_bytes).await?, keep))
     }
+}
+
+async fn limited(body: Incoming, limit_bytes: usize) -> Result<Bytes, HttpError> {
+    match Limited::new(body, limit_bytes).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooLarge(limit_bytes)),
+        Err(error) => Err(HttpError::Transport(chain(error.as_ref()))),
+    }
+}
+
+/// Pairs as a form or a query has them (WHATWG URL, section 5.2), with `%20` for a space, which both read.
+#[must_use]
+pub fn form_encoded(pairs: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    let encode = |text: &str, out: &mut String| {
+        for byte in text.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+                _ => out.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    };
+    for (place, (key, value)) in pairs.iter().enumerate() {
+        if place > 0 {
+            out.push('&');
+        }
+        encode(key, &mut out);
+        out.push('=');
+        encode(value, &mut out);
+    }
+    out
+}
+
+/// That `url` may be asked, or shown to a browser: `https`, or `http` on this machine.
+///
+/// # Errors
+/// When it may not, or is no URL.
+pub fn check_url(url: &str) -> Result<(), HttpError> {
+    checked(url).map(drop)
 }
 
 impl fmt::Debug for HttpClient {

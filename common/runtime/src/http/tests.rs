@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::response::Redirect;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,11 @@ async fn server() -> (String, Supervisor) {
         .route("/text", get(async || "hello"))
         .route("/large", get(async || "x".repeat(LIMIT + 1)))
         .route("/moved", get(async || Redirect::temporary("/good")))
+        .route(
+            "/form",
+            post(async |body: String| (axum::http::StatusCode::BAD_REQUEST, format!("{{\"error\": {body:?}}}"))),
+        )
+        .route("/broken", post(async || (axum::http::StatusCode::BAD_GATEWAY, "<html>")))
         .route("/slow", get(async || std::future::pending::<String>().await));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -45,6 +50,22 @@ async fn fetches_within_its_bounds() {
     assert!(matches!(short, Err(HttpError::Timeout(_))));
     let closed = client.get_json("http://127.0.0.1:1/", LIMIT, LONG).await;
     assert!(matches!(closed, Err(HttpError::Transport(_))));
+}
+
+#[tokio::test]
+async fn a_form_is_posted_and_what_is_answered_is_told_with_its_status() {
+    let (url, _running) = server().await;
+    let client = HttpClient::new(None).unwrap();
+    let pairs = [("grant_type", "a b"), ("code", "x&y=\u{e9}/+")];
+    let answered = client.post_form(&format!("{url}/form"), &pairs, LIMIT, LONG).await.unwrap();
+    assert_eq!(answered.status, 400);
+    assert_eq!(answered.document["error"], "grant_type=a%20b&code=x%26y%3D%C3%A9%2F%2B");
+    let broken = client.post_form(&format!("{url}/broken"), &[], LIMIT, LONG).await;
+    assert!(matches!(broken, Err(HttpError::Status(StatusCode::BAD_GATEWAY))));
+    let large = "x".repeat(MAX_FORM);
+    assert!(matches!(client.post_form(&url, &[("a", &large)], LIMIT, LONG).await, Err(HttpError::Form)));
+    let clear = client.post_form("http://example.com/token", &pairs, LIMIT, LONG).await;
+    assert!(matches!(clear, Err(HttpError::Insecure)));
 }
 
 #[test]

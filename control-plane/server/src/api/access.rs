@@ -25,6 +25,7 @@ use super::permissions::{Needs, any_kind};
 use super::roles::{Now, Roles};
 use super::status;
 use crate::config::ControlConfig;
+use crate::feed::Policy;
 use crate::identity::{Demanded, Introspected, KeyDemand};
 use crate::raft::{RaftHandle, StampClock};
 use crate::run::PolicyWatch;
@@ -223,6 +224,11 @@ impl Access {
             }
         }
         refused_token(code)
+    }
+
+    /// The policy as this node has it, which may be a moment behind.
+    pub(super) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.borrow())
     }
 
     fn by_known_keys(&self, token: &str) -> Result<Verified, TokenError> {

@@ -6,6 +6,7 @@ mod audit;
 mod audit_log;
 mod call;
 mod certificates;
+mod clients;
 pub(crate) mod cluster;
 mod desk;
 pub(crate) mod fleet;
@@ -42,6 +43,7 @@ use postern_proto::admin::v1::access_service_server::AccessServiceServer;
 use postern_proto::admin::v1::approval_service_server::ApprovalServiceServer;
 use postern_proto::admin::v1::audit_service_server::AuditServiceServer;
 use postern_proto::admin::v1::certificate_service_server::CertificateServiceServer;
+use postern_proto::admin::v1::client_service_server::ClientServiceServer;
 use postern_proto::admin::v1::cluster_service_server::ClusterServiceServer;
 use postern_proto::admin::v1::fleet_service_server::FleetServiceServer as AdminFleetServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
@@ -109,7 +111,7 @@ pub(crate) fn routes(
     keys: &Arc<ClusterKeys>,
     access: &Access,
     published: &Published,
-    desk: &TokenDesk,
+    (desk, saml): (&TokenDesk, &SamlLogins),
     (recordings, copies): (&Recordings, &Copies),
     cluster: ClusterServiceServer<cluster::Service>,
     members: &Members,
@@ -129,6 +131,7 @@ pub(crate) fn routes(
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { access: access.clone(), desk: desk.clone() };
     let revocations = revocations::Service { raft: raft.clone(), access: access.clone() };
+    let clients = clients::Service { access: access.clone(), saml: saml.clone() };
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
@@ -155,6 +158,7 @@ pub(crate) fn routes(
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))
         .add_service(RevocationServiceServer::new(revocations).max_decoding_message_size(MAX_REQUEST))
+        .add_service(ClientServiceServer::new(clients).max_decoding_message_size(MAX_REQUEST))
         .add_service(CertificateServiceServer::new(certificates).max_decoding_message_size(MAX_REQUEST))
         .add_service(cluster)
         .add_service(SecretServiceServer::new(secrets).max_decoding_message_size(MAX_REQUEST))

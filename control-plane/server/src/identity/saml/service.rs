@@ -114,6 +114,11 @@ impl SamlLogins {
         Ok(Self(Arc::new(Inner { raft, kek: Arc::clone(kek), clock, requests, public_url, node })))
     }
 
+    /// By which browsers reach this control plane; none: they do not.
+    pub(crate) fn public_url(&self) -> Option<&str> {
+        self.0.public_url.as_deref()
+    }
+
     /// This cluster as a service provider, for the identity provider's administrator.
     pub(crate) async fn metadata(&self, issuer: Name) -> Result<String, LoginError> {
         let loaded = self.load(issuer).await?;
