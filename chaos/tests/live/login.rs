@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use postern_chaos::live::people::{PeopleIdp, Person};
-use postern_chaos::live::{Cli, Postern, PosternOptions, Process, wait_until};
+use postern_chaos::live::{Cli, Postern, PosternOptions, Postgres, PostgresOptions, Process, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -188,4 +188,47 @@ fn a_login_that_is_refused_says_why() {
         &house.postern.try_apply(&wrong).unwrap().fails().unwrap(),
         &["clientId", "must be one of spec.audiences"],
     );
+}
+
+/// Policy asks how somebody logged in: who has not is told what to do, and does it.
+#[test]
+fn a_person_steps_up_for_what_asks_for_more() {
+    let postgres = Postgres::start(PostgresOptions::default()).unwrap();
+    let house = House::start(json!({"groups": ["people"]}));
+    house.postern.apply_shop(&postgres).unwrap();
+    let policy = |name: &str, action: &str, more: &str| {
+        format!(
+            "---\napiVersion: postern/v1\nkind: Policy\nmetadata: {{name: {name}}}\nspec:\n  effect: permit\n  principals: {{groups: [people]}}\n  \
+             targets: {{names: [shop]}}\n  actions: [\"{action}\"]\n  reason: ask the desk\n{more}"
+        )
+    };
+    let gold = "  when: {authentication: {acr: [gold], amr: [otp]}}\n";
+    house.postern.apply(&policy("people-write", "sql:insert", gold)).unwrap();
+    let run = |sql: &str| {
+        let token = house.cli.cli(["token", "--target", "shop"]).unwrap().ok().unwrap();
+        house.postern.connection("shop", token.trim()).unwrap().run(sql).unwrap()
+    };
+    let insert = "INSERT INTO notes (body) VALUES ('x')";
+    let what = ["after a login with acr gold, amr otp (postern login --acr gold): ask the desk"];
+
+    // By a password alone there is not even a session; and once something else permits one, no more than that.
+    let (login, _) = house.logs_in(Person::new("alice").sure("silver", "pwd"), &[]);
+    assert_has(&login.stderr(), &["Logged in as corp/alice"]);
+    assert_eq!(house.whoami()["claims"]["acr"], json!(["silver"]));
+    assert_has(&run(insert).fails().unwrap(), &["no session:", what[0]]);
+    house.postern.apply(&policy("people-read", "sql:select", "")).unwrap();
+    wait_until(LIMIT, "the policy", || Ok(run("SELECT 1").ok().is_ok())).unwrap();
+    let denied = run(insert).stderr;
+    assert_has(&denied, &["42501", "sql:insert on shop.public.notes", what[0], "decision dec_"]);
+
+    // One of the two is not enough; both are.
+    house.logs_in(Person::new("alice").sure("gold", "pwd"), &["--acr", "gold"]);
+    assert_has(&run(insert).stderr, &what);
+    let mut login = house.begin(&["--acr", "gold", "--max-age", "0s"]);
+    let url = said(&login, "/auth?");
+    assert_has(&url, &["acr_values=gold", "max_age=0"]);
+    Person::new("alice").sure("gold", "pwd otp").visit(&url).unwrap();
+    assert!(login.wait(LIMIT).unwrap().success());
+    assert_eq!(house.whoami()["claims"]["amr"], json!(["pwd", "otp"]));
+    assert_lacks(&run(insert).stderr, &["after a login"]);
 }

@@ -242,7 +242,12 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         read
     });
     let when = spec.object("when").map(|mut when| {
-        let read = pb::Conditions { bounded: when.bool("bounded") };
+        let authentication = when.object("authentication").map(|mut asked| {
+            let read = pb::Authentication { acr: asked.strings("acr"), amr: asked.strings("amr") };
+            asked.finish();
+            read
+        });
+        let read = pb::Conditions { bounded: when.bool("bounded"), authentication };
         when.finish();
         read
     });

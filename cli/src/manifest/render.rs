@@ -278,8 +278,18 @@ fn policy(spec: &pb::PolicySpec) -> Value {
     targets(spec.targets.as_ref(), &mut fields);
     fields.list("actions", &spec.actions);
     fields.list("resources", &spec.resources);
-    if let Some(bounded) = spec.when.as_ref().and_then(|when| when.bounded) {
-        fields.value("when", json!({"bounded": bounded}));
+    if let Some(when) = &spec.when {
+        let mut shown = Fields::default();
+        if let Some(bounded) = when.bounded {
+            shown.value("bounded", json!(bounded));
+        }
+        if let Some(asked) = &when.authentication {
+            let mut how = Fields::default();
+            how.list("acr", &asked.acr);
+            how.list("amr", &asked.amr);
+            shown.value("authentication", how.done());
+        }
+        fields.value("when", shown.done());
     }
     if let Some(approval) = &spec.approval {
         let mut shown = Fields::default();

@@ -43,6 +43,8 @@ pub(crate) enum Refusal {
     Target { principal: Box<Principal>, target: String, database: String, why: &'static str },
     #[error("target {target}: {principal} has no access there, and may request it")]
     OnRequest { principal: Box<Principal>, target: Name },
+    #[error("target {target}: {asked} (for {principal})")]
+    Unproven { principal: Box<Principal>, target: Name, asked: String },
     #[error("target {target}: what permits {principal} anything there must have been confirmed more lately")]
     Stale { principal: Box<Principal>, target: Name },
 }
@@ -54,6 +56,7 @@ impl Refusal {
             Self::Token(error) => error.code(),
             Self::Target { .. } => Code::UnknownTarget,
             Self::OnRequest { .. } => Code::Denied,
+            Self::Unproven { .. } => Code::Denied,
             Self::Stale { .. } => Code::PolicyUnavailable,
         }
     }
@@ -64,6 +67,7 @@ impl Refusal {
             Self::OnRequest { target, .. } => Some(format!(
                 "access to {target} is by request: postern access request --target {target} --reason \"...\" --for 30m"
             )),
+            Self::Unproven { asked, .. } => Some(format!("no session: {asked}")),
             _ => None,
         }
     }
@@ -101,6 +105,12 @@ pub(crate) fn identify(
             Ok(Admitted { principal, bearer, name, target, slice, sent, database: database.to_owned() })
         }
         Err(why) => {
+            if why == NOTHING
+                && let Ok(target) = target.parse()
+                && let Some(asked) = current.snapshot.policy_slice(&principal, &target).asks()
+            {
+                return Err(Refusal::Unproven { principal: Box::new(principal), target, asked });
+            }
             let (target, database) = (target.to_owned(), database.to_owned());
             Err(Refusal::Target { principal: Box::new(principal), target, database, why })
         }
@@ -201,6 +211,8 @@ const fn label(refusal: &Refusal) -> &'static str {
             TokenError::Network => "network",
             TokenError::Revoked => "revoked",
         },
-        Refusal::Target { .. } | Refusal::OnRequest { .. } | Refusal::Stale { .. } => "target",
+        Refusal::Target { .. } | Refusal::OnRequest { .. } | Refusal::Unproven { .. } | Refusal::Stale { .. } => {
+            "target"
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::allowance::Allowance;
 use crate::approval::ApprovalRequirement;
 use crate::code::Code;
 use crate::id::DecisionId;
+use crate::kept::KeptClaims;
 use crate::name::Name;
 use crate::operation::Operation;
 use crate::principal::Principal;
@@ -32,6 +33,8 @@ pub struct PolicySlice {
     pub(super) granted: Granted,
     /// Where: to say how to ask.
     target: Option<Name>,
+    /// How the principal has proven who it is.
+    pub(super) claims: KeptClaims,
 }
 
 /// What was decided. `Permit` and `Held` are proofs; the record beside them is what is written down.
@@ -64,6 +67,7 @@ impl PolicySlice {
             scopes,
             granted: Granted::default(),
             target: Some(target.clone()),
+            claims: principal.claims.clone(),
         }
     }
 
@@ -128,6 +132,7 @@ impl PolicySlice {
         (Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies)
             && self.scopes == other.scopes
             && self.granted == other.granted
+            && self.claims == other.claims
     }
 
     /// Whether anything at all is permitted, and not everything denied: without it no session opens.
@@ -224,12 +229,17 @@ impl PolicySlice {
             let mut permitted = false;
             let permitting = || matching().filter(|(_, policy)| policy.still_permits(fresh));
             for (name, policy) in permitting() {
-                permitted = true;
+                permitted |= policy.is_proven(&self.claims);
                 if let Some(requirement) = &policy.approval {
                     weighed.hold(name, requirement, policy)?;
                 }
             }
             if !permitted {
+                if let Some((name, asked)) =
+                    permitting().find_map(|(name, policy)| Some((name, self.unproven(name, policy)?)))
+                {
+                    return Err(Refusal::denied(vec![name.clone()], format!("{action}: {asked}")));
+                }
                 let stale: Vec<Name> = matching().map(|(name, _)| name.clone()).collect();
                 return Err(if stale.is_empty() {
                     Refusal::denied(stale, format!("no policy permits {action}{}", self.may_be_asked_for(action)))
@@ -238,7 +248,7 @@ impl PolicySlice {
                 });
             }
             if weighed.requirement.is_none() {
-                for (name, _) in permitting() {
+                for (name, _) in permitting().filter(|(_, policy)| policy.is_proven(&self.claims)) {
                     if !weighed.policies.contains(name) {
                         weighed.policies.push(name.clone());
                     }

@@ -295,7 +295,7 @@ fn who_is_denied_everything_is_permitted_nothing() {
     for narrower in [deny(&["sql:*"], &[]), deny(&["*"], &["public.*"])] {
         assert!(slice(vec![permit(), narrower]).permits_anything());
     }
-    let bounded = Policy { when: Conditions { bounded: Some(true) }, ..deny(&["*"], &[]) };
+    let bounded = Policy { when: Conditions { bounded: Some(true), ..Conditions::default() }, ..deny(&["*"], &[]) };
     assert!(slice(vec![permit(), bounded]).permits_anything());
 }
 

@@ -83,7 +83,7 @@ impl PolicySlice {
 
     /// Whether it permits, here and now.
     pub(super) fn permits_by(&self, name: &Name, policy: &Policy) -> bool {
-        policy.effect == Effect::Permit && self.stands(name, policy)
+        policy.effect == Effect::Permit && self.stands(name, policy) && policy.is_proven(&self.claims)
     }
 
     /// The grants by which `policies` permit.

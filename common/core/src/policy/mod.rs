@@ -3,6 +3,7 @@
 //! A deny outranks a hold, a hold outranks a permit, and what no policy permits is denied. A session takes a [`PolicySlice`] of the
 //! policies that speak of its principal and target, and decides each operation by it.
 
+mod authentication;
 mod decide;
 mod decision;
 mod freshness;
@@ -12,6 +13,7 @@ mod permit;
 
 use std::collections::BTreeMap;
 
+pub use authentication::Authentication;
 pub use decide::{PolicySlice, Verdict};
 pub use decision::{DecisionRecord, Denial, Outcome};
 pub use freshness::{Freshness, MIN_STALENESS, OnStale, Staleness};
@@ -92,6 +94,9 @@ pub enum ActionPattern {
 pub struct Conditions {
     /// Whether a WHERE clause bounds an UPDATE or DELETE. A statement to which it does not apply never matches.
     pub bounded: Option<bool>,
+    /// With [`Effect::Permit`]: how its principal must have logged in for it to permit. Its approval and its limits hold in any case: else
+    /// who has proven less could do more.
+    pub authentication: Option<Authentication>,
 }
 
 impl PrincipalSelector {

@@ -5,6 +5,7 @@
 pub mod access;
 mod allowance;
 pub mod cluster;
+mod conditions;
 mod credential;
 mod faults;
 pub mod fleet;

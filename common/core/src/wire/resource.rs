@@ -6,12 +6,13 @@ use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
 use super::{
-    access, allowance, credential, issuer, role, selector, service_account, timestamp_or_zero, timestamp_to_proto,
+    access, allowance, conditions, credential, issuer, role, selector, service_account, timestamp_or_zero,
+    timestamp_to_proto,
 };
 use crate::approval::ApprovalRequirement;
 use crate::masking::MaskingRule;
 use crate::name::Name;
-use crate::policy::{ActionPattern, Conditions, Effect, OnStale, Policy, Staleness};
+use crate::policy::{ActionPattern, Effect, OnStale, Policy, Staleness};
 use crate::resource::{FieldFault, Kind, Metadata, Resource, Spec};
 use crate::secret::Sealed;
 use crate::target::{MAX_SPARE_SESSIONS, Protocol, Route, Target, TargetTls, TlsMode};
@@ -315,6 +316,7 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
     if effect == Effect::Deny && spec.limits.is_some() {
         faults.add("spec.limits", "has no meaning with effect \"deny\"");
     }
+    let when = conditions::read(spec.when.unwrap_or_default(), effect, faults);
     let limits = allowance::read(spec.limits, faults);
     let staleness = staleness(spec.max_staleness_seconds, spec.on_stale, effect, faults);
     faults.bound("spec.reason", spec.reason.len(), MAX_TEXT);
@@ -328,7 +330,7 @@ fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
         targets: selector::targets(spec.targets, faults),
         actions,
         resources: selector::patterns("spec.resources", &spec.resources, faults),
-        when: Conditions { bounded: spec.when.and_then(|when| when.bounded) },
+        when,
         approval,
         waits,
         staleness,
@@ -393,7 +395,7 @@ fn policy_to_proto(policy: &Policy) -> pb::PolicySpec {
         targets: Some(selector::targets_to_proto(&policy.targets)),
         actions: policy.actions.iter().map(ToString::to_string).collect(),
         resources: policy.resources.iter().map(ToString::to_string).collect(),
-        when: policy.when.bounded.map(|bounded| pb::Conditions { bounded: Some(bounded) }),
+        when: conditions::to_proto(&policy.when),
         approval: policy.approval.as_ref().map(|asked| pb::ApprovalRequirement {
             groups: asked.groups.clone(),
             count: asked.count,

@@ -24,7 +24,13 @@ fn policy_spec() -> pb::PolicySpec {
         targets: Some(pb::TargetSelector { names: vec!["*".into()], labels: BTreeMap::new() }),
         actions: vec!["sql:select".into(), "sql:*".into(), "*".into()],
         resources: vec!["public.*".into()],
-        when: Some(pb::Conditions { bounded: Some(true) }),
+        when: Some(pb::Conditions {
+            bounded: Some(true),
+            authentication: Some(pb::Authentication {
+                acr: vec!["gold".into()],
+                amr: vec!["otp".into(), "pwd".into()],
+            }),
+        }),
         approval: Some(pb::ApprovalRequirement {
             groups: vec!["dba".into()],
             count: 2,
@@ -104,6 +110,15 @@ fn whole_objects_round_trip() {
             ],
             required_claims: vec![pb::RequiredClaim { claim: "repository".into(), values: vec!["acme/*".into()] }],
             preset: "github-actions".into(),
+            ..Default::default()
+        }),
+        pb::resource::Spec::Issuer(pb::IssuerSpec {
+            url: "https://id.example".into(),
+            audiences: vec!["postern".into(), "cli".into()],
+            groups_claim: "groups".into(),
+            algorithms: vec!["ES256".into()],
+            leeway_seconds: Some(30),
+            login: Some(pb::IssuerLogin { client_id: "cli".into(), scopes: vec!["openid".into(), "email".into()] }),
             ..Default::default()
         }),
         pb::resource::Spec::Issuer(pb::IssuerSpec {
@@ -256,4 +271,61 @@ fn a_service_account_holds_public_keys_and_says_so_itself() {
     // Whoever gives away a private key is told so, and not its text (I5).
     let private = spec(|spec| spec.public_keys = vec!["-----BEGIN PRIVATE KEY-----\nhush\n".into()]).unwrap_err();
     assert!(private[0].message.contains("compromised") && !private[0].message.contains("hush"));
+}
+
+/// The paths of what is wrong with it.
+fn faults_of(spec: pb::resource::Spec) -> Vec<String> {
+    let faults = from_proto(resource(spec)).err().unwrap_or_default();
+    faults.into_iter().map(|fault| fault.path).collect()
+}
+
+#[test]
+fn people_log_in_as_a_client_that_is_an_audience() {
+    let faults = |client_id: &str, scopes: &[&str]| {
+        faults_of(pb::resource::Spec::Issuer(pb::IssuerSpec {
+            url: "https://id.example".into(),
+            audiences: vec!["cli".into()],
+            login: Some(pb::IssuerLogin {
+                client_id: client_id.into(),
+                scopes: scopes.iter().map(|&scope| scope.into()).collect(),
+            }),
+            ..Default::default()
+        }))
+    };
+    assert_eq!(faults("cli", &["email"]), Vec::<String>::new());
+    for bad in ["", "other", "c li", "cli\n"] {
+        assert_eq!(faults(bad, &[]), ["spec.login.clientId"], "{bad:?}");
+    }
+    assert_eq!(faults("cli", &["a b"]), ["spec.login.scopes[0]"]);
+    assert_eq!(faults("cli", &["x"; 33]), ["spec.login.scopes"]);
+    let saml = pb::IssuerSpec {
+        url: "urn:idp".into(),
+        saml: Some(saml()),
+        login: Some(pb::IssuerLogin { client_id: "cli".into(), scopes: Vec::new() }),
+        ..Default::default()
+    };
+    assert_eq!(faults_of(pb::resource::Spec::Issuer(saml)), ["spec.login"]);
+}
+
+#[test]
+fn a_login_is_asked_for_where_something_is_permitted() {
+    let faults = |effect: pb::Effect, acr: &[&str]| {
+        let acr = acr.iter().map(|&acr| acr.into()).collect();
+        faults_of(pb::resource::Spec::Policy(pb::PolicySpec {
+            effect: effect.into(),
+            actions: vec!["*".into()],
+            principals: Some(pb::PrincipalSelector { groups: vec!["*".into()], ..Default::default() }),
+            targets: Some(pb::TargetSelector { names: vec!["*".into()], ..Default::default() }),
+            when: Some(pb::Conditions {
+                bounded: None,
+                authentication: Some(pb::Authentication { acr, amr: Vec::new() }),
+            }),
+            ..Default::default()
+        }))
+    };
+    assert_eq!(faults(pb::Effect::Permit, &["gold"]), Vec::<String>::new());
+    assert_eq!(faults(pb::Effect::Deny, &["gold"]), ["spec.when.authentication"]);
+    assert_eq!(faults(pb::Effect::Permit, &[]), ["spec.when.authentication"]);
+    assert_eq!(faults(pb::Effect::Permit, &["gold", ""]), ["spec.when.authentication.acr[1]"]);
+    assert_eq!(faults(pb::Effect::Permit, &["x"; 17]), ["spec.when.authentication.acr"]);
 }

@@ -45,7 +45,8 @@ impl PutResources {
 
     /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens; limits.
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
-    /// Level 4: issuers that say which claims are kept or that people log in at, targets of which sessions are kept ready, policies that permit on request, service accounts.
+    /// Level 4: issuers that say which claims are kept or that people log in at, policies that ask how or permit on request, targets of which
+    /// sessions are kept ready, service accounts.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
@@ -245,6 +246,7 @@ fn level_of(spec: &Spec) -> u32 {
         Spec::Issuer(issuer) if issuer.oidc().is_some_and(|oidc| oidc.login.is_some()) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
         Spec::Target(target) if target.spare_sessions > 0 => 4,
+        Spec::Policy(policy) if policy.when.authentication.is_some() => 4,
         Spec::Target(target) if target.limits != Allowance::default() => 2,
         Spec::Policy(policy) if policy.on_request.is_some() => 4,
         Spec::Policy(policy)

@@ -37,7 +37,7 @@ impl FailedLogins {
                 return Duration::ZERO;
             }
             Refusal::Target { principal, .. } => self.subjects.failed(&principal.id, now),
-            Refusal::NoToken | Refusal::Token(_) => Duration::ZERO,
+            Refusal::NoToken | Refusal::Token(_) | Refusal::Unproven { .. } => Duration::ZERO,
         };
         let source = self.sources.failed(network(from), now);
         for (by, wait) in [("subject", subject), ("source", source)] {

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postern_core::Name;
 use postern_core::allowance::Allowance;
 use postern_core::masking::{MaskSlice, MaskingRule};
 use postern_core::policy::{Policy, PolicySlice};
@@ -16,6 +15,7 @@ use postern_core::principal::{Link, Principal, PrincipalId};
 use postern_core::revocation::{Bearer, Mark, RevocationKey};
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::{Difference, Snapshot};
+use postern_core::{KeptClaims, Name};
 use tokio::sync::watch;
 
 use super::Current;
@@ -54,6 +54,8 @@ struct Key {
     token: Option<Arc<str>>,
     chain: Vec<Link>,
     bearer: Bearer,
+    /// Policy may ask how somebody has logged in.
+    claims: KeptClaims,
     target: Name,
     database: Arc<str>,
 }
@@ -129,6 +131,7 @@ impl Standings {
             token: principal.token_id.clone(),
             chain: principal.chain.clone(),
             bearer: bearer.clone(),
+            claims: principal.claims.clone(),
             target: target.clone(),
             database: Arc::clone(database),
         };

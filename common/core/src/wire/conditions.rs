@@ -1,0 +1,45 @@
+//! What must be so for a policy to apply.
+
+use postern_proto::resource::v1 as pb;
+
+use super::faults::Faults;
+use crate::kept::KeptClaims;
+use crate::policy::{Authentication, Conditions, Effect};
+
+/// Alternatives of `acr`, and means in `amr`.
+const MAX_VALUES: usize = 16;
+
+pub(super) fn read(when: pb::Conditions, effect: Effect, faults: &mut Faults) -> Conditions {
+    let authentication = when.authentication.map(|asked| authentication(asked, effect, faults));
+    Conditions { bounded: when.bounded, authentication }
+}
+
+fn authentication(asked: pb::Authentication, effect: Effect, faults: &mut Faults) -> Authentication {
+    if effect == Effect::Deny {
+        // It would deny less to those who say nothing of how they logged in.
+        faults.add(
+            "spec.when.authentication",
+            "has no meaning with effect \"deny\": ask for it where something is permitted",
+        );
+    }
+    if asked.acr.is_empty() && asked.amr.is_empty() {
+        faults.add("spec.when.authentication", "must name acr or amr");
+    }
+    for (path, values) in [("spec.when.authentication.acr", &asked.acr), ("spec.when.authentication.amr", &asked.amr)] {
+        faults.bound(path, values.len(), MAX_VALUES);
+        for (place, value) in values.iter().enumerate() {
+            if value.is_empty() || value.len() > KeptClaims::MOST_TEXT || value.chars().any(char::is_control) {
+                faults.add(format!("{path}[{place}]"), "is no value that a token could have");
+            }
+        }
+    }
+    Authentication { acr: asked.acr, amr: asked.amr }
+}
+
+pub(super) fn to_proto(when: &Conditions) -> Option<pb::Conditions> {
+    let authentication =
+        when.authentication.as_ref().map(|asked| pb::Authentication { acr: asked.acr.clone(), amr: asked.amr.clone() });
+    // As before there was more to say: the same policy is the same bytes.
+    (when.bounded.is_some() || authentication.is_some())
+        .then_some(pb::Conditions { bounded: when.bounded, authentication })
+}
