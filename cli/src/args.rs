@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_core::resource::Kind;
 
 use crate::access_args::AccessCommand;
+use crate::client_args::{EnvArgs, ExecArgs, ProxyArgs};
 use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::dev::DevArgs;
 use crate::manifest::parse_duration;
@@ -23,7 +24,7 @@ pub(crate) struct Cli {
 }
 
 /// How to reach the control plane. Tokens come from POSTERN_TOKEN or a file, never from an argument: arguments are for all to see.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// The control plane, https://HOST:PORT; or several members with commas between: the first that answers is asked.
@@ -106,6 +107,12 @@ pub(crate) enum Command {
     /// Tokens that are revoked: list.
     #[command(subcommand)]
     Revocations(RevocationsCommand),
+    /// Prints how to connect to a target, for programs that read it from their environment or from a service file: with a fresh token.
+    Env(EnvArgs),
+    /// Runs a command with a fresh token for a target in its environment, and revokes it when the command ends: exec shop -- psql
+    Exec(ExecArgs),
+    /// Listens on this machine for clients of a target, and gives each of their connections a fresh token.
+    Proxy(ProxyArgs),
     /// Whom the control plane takes you for.
     Whoami {
         #[command(flatten)]
@@ -434,12 +441,21 @@ mod tests {
             "postern login --saml corp --print",
             "postern login --acr gold --max-age 0s --no-browser --port 8400",
             "postern logout",
+            "postern env shop --format fish --passfile",
+            "postern env shop --write --gateway a:1,b:2",
+            "postern exec shop --ttl 2h --as job -- psql -c SELECT",
+            "postern proxy shop --port 0 --socket /tmp/x",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
         }
-        for line in
-            ["postern", "postern get nonsense", "postern apply", "postern token --ttl 5", "postern --token x whoami"]
-        {
+        for line in [
+            "postern",
+            "postern get nonsense",
+            "postern apply",
+            "postern token --ttl 5",
+            "postern --token x whoami",
+            "postern exec shop",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -3,6 +3,7 @@
 mod access_args;
 mod args;
 mod client;
+mod client_args;
 mod cluster_args;
 mod commands;
 mod credentials;
@@ -11,6 +12,8 @@ mod failure;
 mod login;
 mod manifest;
 mod output;
+mod proxy;
+mod reach;
 mod recording;
 mod revoke_args;
 mod roles;
@@ -80,6 +83,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logout => commands::logout::run(connection).await,
         Command::Revoke(command) => commands::revoke::run(&command, connection).await,
         Command::Revocations(command) => commands::revoke::list(&command, connection).await,
+        Command::Env(args) => commands::env::run(&args, connection).await,
+        Command::Exec(args) => commands::exec::run(&args, connection).await,
+        Command::Proxy(args) => proxy::run(&args, connection).await,
         Command::Whoami { output } => commands::whoami::run(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,
         Command::Cluster(command) => commands::cluster::run(&command, connection).await,

@@ -18,6 +18,7 @@ mod hold;
 mod idle;
 mod interrupted;
 mod limits;
+mod local_clients;
 mod login;
 mod mask;
 mod nested_agents;

@@ -104,10 +104,15 @@ impl Settings {
     /// As [`Settings::resolve`]; where no token is given and no certificate, by the login that is kept here, if there is one. It goes before the
     /// certificate of a `postern dev`: who has logged in means to be that one.
     pub(crate) async fn acting(args: &ConnectionArgs) -> Result<Self, Failure> {
+        Self::acting_for(args, Duration::ZERO).await
+    }
+
+    /// The same, with a login's token that is good for so long, where it can be renewed.
+    pub(crate) async fn acting_for(args: &ConnectionArgs, at_least: Duration) -> Result<Self, Failure> {
         let mut settings = Self::resolve(args)?;
         if settings.token.is_none()
             && args.credential.is_none()
-            && let Some(token) = credentials::current(&settings, Duration::ZERO).await?
+            && let Some(token) = credentials::current(&settings, at_least).await?
         {
             (settings.token, settings.credential, settings.logged_in) = (Some(token), None, true);
         }

@@ -4,7 +4,7 @@ use crate::args::ConnectionArgs;
 use crate::client::Settings;
 use crate::credentials::Store;
 use crate::failure::Failure;
-use crate::{login, output};
+use crate::{login, output, reach};
 
 /// Forgets the login here, whatever the others answer, and has them forget it.
 pub(crate) async fn run(connection: &ConnectionArgs) -> Result<(), Failure> {
@@ -29,6 +29,9 @@ pub(crate) async fn run(connection: &ConnectionArgs) -> Result<(), Failure> {
             ),
             Err(failure) => left.push(format!("the refresh token is good until its end: {failure}")),
         }
+    }
+    if let Err(failure) = reach::revoke(&Settings { token: None, credential: None, ..settings }, &kept.token).await {
+        left.push(format!("the session token is good until its end: {failure}"));
     }
     output::note(format!("{} is logged out.", output::printable(&kept.principal)));
     for one in left {

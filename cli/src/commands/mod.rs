@@ -8,6 +8,8 @@ pub(crate) mod certs;
 pub(crate) mod cluster;
 mod cluster_status;
 pub(crate) mod control;
+pub(crate) mod env;
+pub(crate) mod exec;
 pub(crate) mod fleet;
 pub(crate) mod logout;
 pub(crate) mod resources;

@@ -88,7 +88,7 @@ impl Folder {
         }
     }
 
-    fn make(&self) -> Result<(), Failure> {
+    pub(super) fn make(&self) -> Result<(), Failure> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
         made.map_err(|error| Failure::failed(format!("cannot make {}: {error}", self.0.display())))?;
         self.check()

@@ -149,6 +149,11 @@ pub(crate) fn home() -> Result<PathBuf, Failure> {
     home.ok_or_else(|| Failure::failed("where is your home? set HOME, or POSTERN_HOME to an absolute path"))
 }
 
+/// Makes a folder of mode 0700, or sees that it is this user's alone.
+pub(crate) fn private_folder(folder: &Path) -> Result<(), Failure> {
+    Folder::at(folder.to_owned()).make()
+}
+
 /// A file of this user's own folder, written whole; nobody else's to read.
 pub(crate) fn write_own(file: &Path, text: &str) -> Result<(), Failure> {
     let folder = Folder::at(file.parent().map(Path::to_path_buf).unwrap_or_default());

@@ -279,7 +279,12 @@ pub async fn run(
 
     let (listener_certificate_pem, key) = listener_certificate(&config.listener, &identity.dns_name())?;
     let alpn = registry::entry(Protocol::Postgres).alpn;
-    let tls = TlsAcceptor::from(Arc::new(tls::listener_any_client(&listener_certificate_pem, &key, alpn)?));
+    let tls = TlsAcceptor::from(Arc::new(tls::listener_for_clients(
+        &listener_certificate_pem,
+        &key,
+        (GATEWAYS_NAME, credential.clone()),
+        alpn,
+    )?));
     let listener = bind(config.postgres_listen).await?;
     let postgres_addr = local(&listener, config.postgres_listen)?;
 

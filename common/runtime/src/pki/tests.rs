@@ -136,6 +136,25 @@ async fn a_self_signed_listener_serves_its_names() {
     assert!(self_signed_listener(&["not a name\u{e9}".to_owned()]).is_err());
 }
 
+#[tokio::test]
+async fn a_listener_shows_the_nodes_own_certificate_to_who_asks_for_it_by_name() {
+    let authority = Authority::create("c1").unwrap();
+    let own = RotatingCredential::new(credential(&authority, "g1.gateway", &[])).unwrap();
+    let (certificate, key) = self_signed_listener(&["localhost".to_owned()]).unwrap();
+    let dial = |ca_pem: &str, name: &'static str| {
+        let server = tls::listener_for_clients(&certificate, &key, (GATEWAYS_NAME, own.clone()), &[]).unwrap();
+        handshake(server, tls::client_with_ca(ca_pem, &[]).unwrap(), name)
+    };
+    let (_, server) = dial(authority.ca_pem(), GATEWAYS_NAME).await.unwrap();
+    assert_eq!(server.unwrap(), identity("g1.gateway"));
+    assert!(dial(&certificate, "localhost").await.is_ok());
+    assert!(dial(&certificate, GATEWAYS_NAME).await.is_err());
+    assert!(dial(authority.ca_pem(), "localhost").await.is_err());
+    // Renewed while it listens.
+    own.replace(credential(&authority, "g1.gateway", &[])).unwrap();
+    assert!(dial(authority.ca_pem(), GATEWAYS_NAME).await.is_ok());
+}
+
 #[test]
 fn node_names_cannot_be_smuggled_in() {
     let authority = Authority::create("c1").unwrap();

@@ -11,7 +11,8 @@ use postern_core::node::NodeIdentity;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
@@ -193,6 +194,20 @@ pub fn client_with_ca(ca_pem: &str, alpn: &[&[u8]]) -> Result<ClientConfig, TlsE
     Ok(config)
 }
 
+/// Trusts the authorities that browsers do.
+///
+/// # Errors
+/// The provider does not fit.
+pub fn client_with_public_authorities(alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(FROM_12)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols(alpn);
+    Ok(config)
+}
+
 /// For database clients, which prove themselves by a token and not by a certificate.
 ///
 /// # Errors
@@ -206,19 +221,23 @@ pub fn listener(certificate_pem: &str, key_pem: &SecretString, alpn: &[&[u8]]) -
     Ok(config)
 }
 
-/// As [`listener`], that takes whatever certificate a client shows of which it holds the key. It says nothing of who that is.
+/// As [`listener`], for clients of a gateway: it takes whatever certificate a client shows of which it holds the key, which says nothing of who that is;
+/// and who asks for `name` (RFC 6066, section 3) is shown the node's own certificate, which its cluster's authority vouches for.
 ///
 /// # Errors
-/// The certificate or key is not usable.
-pub fn listener_any_client(
+/// The certificate chain or key is not usable.
+pub fn listener_for_clients(
     certificate_pem: &str,
     key_pem: &SecretString,
+    (name, own): (&'static str, RotatingCredential),
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsError> {
+    let (chain, key) = (certificates(certificate_pem)?, private_key(key_pem)?);
+    let other = Arc::new(CertifiedKey::from_der(chain, key, &provider())?);
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(FROM_12)?
         .with_client_cert_verifier(Arc::new(AnyClient))
-        .with_single_cert(certificates(certificate_pem)?, private_key(key_pem)?)?;
+        .with_cert_resolver(Arc::new(ByName { name, own, other }));
     config.alpn_protocols = protocols(alpn);
     Ok(config)
 }
@@ -228,6 +247,20 @@ pub fn listener_any_client(
 pub fn shown_certificate(connection: &rustls::CommonState) -> Option<[u8; 32]> {
     let certificate = connection.peer_certificates()?.first()?;
     aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate).as_ref().try_into().ok()
+}
+
+/// One certificate for who knows the cluster, another for all else.
+#[derive(Debug)]
+struct ByName {
+    name: &'static str,
+    own: RotatingCredential,
+    other: Arc<CertifiedKey>,
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if hello.server_name() == Some(self.name) { self.own.resolve(hello) } else { Some(Arc::clone(&self.other)) }
+    }
 }
 
 /// The node that a peer's chain names: its first certificate must bear exactly one node name. Only for chains that TLS has verified.

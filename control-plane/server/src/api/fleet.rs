@@ -168,7 +168,10 @@ impl AdminFleetService for Service {
 
 impl Service {
     /// Asks whoever leads.
-    async fn ask(&self, list: peer_pb::get_fleet_request::List) -> Result<peer_pb::GetFleetResponse, Status> {
+    pub(super) async fn ask(
+        &self,
+        list: peer_pb::get_fleet_request::List,
+    ) -> Result<peer_pb::GetFleetResponse, Status> {
         let request = peer_pb::GetFleetRequest { list: Some(list) };
         let asked = async {
             loop {

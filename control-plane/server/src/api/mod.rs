@@ -131,7 +131,6 @@ pub(crate) fn routes(
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { access: access.clone(), desk: desk.clone() };
     let revocations = revocations::Service { raft: raft.clone(), access: access.clone() };
-    let clients = clients::Service { access: access.clone(), saml: saml.clone() };
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
@@ -145,6 +144,11 @@ pub(crate) fn routes(
     };
     let reports = fleet::Reports { members: members.clone(), access: access.clone(), stop: stop.clone() };
     let fleet = fleet::Service { members: members.clone(), access: access.clone() };
+    let clients = clients::Service {
+        access: access.clone(),
+        saml: saml.clone(),
+        fleet: fleet::Service { members: members.clone(), access: access.clone() },
+    };
     let secrets =
         secrets::Service { raft: raft.clone(), kek: Arc::clone(kek), access: access.clone(), alone: Arc::default() };
     let (health, health_service) = tonic_health::server::health_reporter();

@@ -105,7 +105,10 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
             ("ListRevocations", audited(May(Revocations, List))),
         ],
     ),
-    ("postern.admin.v1.ClientService", &[("ListLogins", quiet(Nothing))]),
+    (
+        "postern.admin.v1.ClientService",
+        &[("ListLogins", quiet(Nothing)), ("GetConnection", Rule { needs: Name, audit: Audit::Refusals })],
+    ),
     ("postern.admin.v1.AuditService", &[("ListAuditRecords", audited(May(AuditLog, List)))]),
     (
         "postern.admin.v1.CertificateService",
