@@ -228,8 +228,9 @@ impl PolicySlice {
             }
             let mut permitted = false;
             let permitting = || matching().filter(|(_, policy)| policy.still_permits(fresh));
-            for (name, policy) in permitting() {
-                permitted |= policy.is_proven(&self.claims);
+            for (name, policy) in matching() {
+                permitted |= policy.still_permits(fresh) && policy.is_proven(&self.claims);
+                // One that is too old permits nothing, and what others permit is held by it all the same.
                 if let Some(requirement) = &policy.approval {
                     weighed.hold(name, requirement, policy)?;
                 }

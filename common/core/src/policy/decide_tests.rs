@@ -267,6 +267,27 @@ fn what_is_too_old_opens_nothing_and_permits_what_it_says() {
 }
 
 #[test]
+fn what_holds_goes_on_holding_when_it_is_too_old() {
+    let Staleness { max, .. } = Staleness { max: Some(Duration::from_secs(60)), then: OnStale::End };
+    let mut asks = held(&["dba"]);
+    asks.staleness.max = max;
+    let actions = asks.actions.clone();
+    let verb = |slice: &PolicySlice, secs| {
+        let run = operation(vec![action(Verb::SqlDelete, "orders")]);
+        match slice.decide(&run, DecisionId::new(NOW, 3), NOW, aged(secs)) {
+            Verdict::Permit(..) => "permit",
+            Verdict::Hold(_) => "hold",
+            Verdict::Deny(denial) => denial.code.as_str(),
+        }
+    };
+    // What another policy permits still needs its reviewers.
+    let both = slice(vec![asks.clone(), Policy { actions, ..stale(None, OnStale::Keep, &[]) }]);
+    assert_eq!([verb(&both, 60), verb(&both, 61), verb(&both, 601)], ["hold"; 3]);
+    let alone = slice(vec![asks]);
+    assert_eq!([verb(&alone, 60), verb(&alone, 61)], ["hold", Code::PolicyUnavailable.as_str()]);
+}
+
+#[test]
 fn a_limit_is_lowered_by_policy_and_never_raised() {
     let limit = |max, limit| Staleness { max, then: OnStale::End }.limit(Duration::from_secs(limit)).as_secs();
     assert_eq!(limit(None, 600), 600);
