@@ -134,7 +134,10 @@ kind: ServiceAccount
 metadata: {name: nightly}
 spec:
   description: the nightly reports
-  publicKey: AA
+  publicKey: |
+    -----BEGIN PUBLIC KEY-----
+    AA
+    -----END PUBLIC KEY-----
   jwks: '{\"keys\":[]}'
   groups: [dba]
   networks: [10.0.0.0/8]
@@ -173,7 +176,7 @@ fn what_is_shown_reads_back() {
     let (mut manifests, mut wrong) = (Vec::new(), Vec::new());
     parse("f.yaml", GOOD, Path::new("."), &mut manifests, &mut wrong);
     assert_eq!(wrong, vec![]);
-    assert_eq!(manifests.len(), 13);
+    assert_eq!(manifests.len(), 14);
     for manifest in &manifests {
         let text = crate::yaml::emit(&render(&manifest.resource));
         let (mut again, mut wrong) = (Vec::new(), Vec::new());
