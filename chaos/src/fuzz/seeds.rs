@@ -29,7 +29,7 @@ use postern_core::time::Ttl;
 use postern_core::wire::snapshot::{delta_to_proto, to_proto};
 use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
 use postern_proto::gateway::v1 as pb;
-use postern_state::{Cluster, Command, Entry, commands};
+use postern_state::{Cluster, Command, Entry, FEATURE_LEVEL, commands};
 use prost::Message as _;
 
 use super::{Target, entries, files, saml, tokens, tunnel};
@@ -131,9 +131,8 @@ fn target() -> Resource {
         route: Route::Direct,
         databases: vec!["shop".into()],
         disabled: false,
-        // A cluster that was just founded takes none yet.
         limits: Allowance::default(),
-        spare_sessions: 0,
+        spare_sessions: 2,
     };
     resource("db", Spec::Target(target))
 }
@@ -177,7 +176,7 @@ fn node(id: u64, of: &str) -> ControlNode {
         name: name(of),
         peer_address: "c1:1".into(),
         api_address: "c1:2".into(),
-        feature_level: 1,
+        feature_level: FEATURE_LEVEL,
         kek_ids: vec!["k".into()],
         version: "0.1.0".into(),
         joined_at: Timestamp::default(),
@@ -289,6 +288,7 @@ fn log() -> Vec<Vec<u8>> {
         node: Some(node(0, of)),
     };
     let list: Vec<Command> = vec![
+        c::RaiseFeatureLevel { level: FEATURE_LEVEL }.into(),
         c::PutResources { resources }.into(),
         c::SetIssuerKeys { issuer: name("corp"), jwks: r#"{"keys":[]}"#.into(), url: "https://corp".into() }.into(),
         asked(1).into(),
@@ -314,7 +314,6 @@ fn log() -> Vec<Vec<u8>> {
         }
         .into(),
         c::RemoveNode { id: 2, by: "alice".into() }.into(),
-        c::RaiseFeatureLevel { level: 1 }.into(),
         c::RewrapSecrets { items: vec![rewrap] }.into(),
         c::RecordAudit { records: vec![audit(), audit()] }.into(),
         c::DeleteJoinToken { id: "u".into() }.into(),
