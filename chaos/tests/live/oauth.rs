@@ -155,6 +155,7 @@ fn who_acts_is_proven_and_errors_are_as_the_rfc_says() {
     let alice = subjects.token("alice", &["dba"]).unwrap();
     let planner = agents.token("planner", &[]).unwrap();
     let by = [("actor_token", &*planner), ("actor_token_type", JWT)];
+    wait_until(LIMIT, "the issuers' keys", || Ok(house.exchange(&alice, &by).0.status == 200)).unwrap();
     let token = house.token(&alice, &[by[0], by[1], ("resource", "postern:target:shop")]);
     house.postern.connection("shop", &token).unwrap().run("SELECT 1;").unwrap().ok().unwrap();
     let listed = house.postern.cli(["sessions", "list"]).unwrap().ok().unwrap();
