@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use postern_core::node::GATEWAYS_NAME;
 use postern_core::scope::Scope;
 use postern_core::target::Address;
@@ -186,9 +185,7 @@ pub(crate) async fn resolve(gateway: &Address) -> Result<SocketAddr, Failure> {
 
 /// A file with the cluster's authority, for programs that read one.
 fn authority(ca_pem: &str) -> Result<PathBuf, Failure> {
-    let fingerprint = digest(&SHA256, ca_pem.trim().as_bytes());
-    let name: String = fingerprint.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    let file = credentials::home()?.join("authorities").join(format!("{name}.crt"));
+    let file = credentials::home()?.join("authorities").join(format!("{}.crt", credentials::cluster_of(ca_pem)));
     if !std::fs::read_to_string(&file).is_ok_and(|text| text == ca_pem) {
         credentials::write_own(&file, ca_pem)?;
     }

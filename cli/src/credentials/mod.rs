@@ -89,9 +89,7 @@ pub(crate) struct Store {
 impl Store {
     /// Of the cluster that `settings` lead to.
     pub(crate) fn of(settings: &Settings) -> Result<Self, Failure> {
-        let fingerprint = digest(&SHA256, settings.ca_pem.trim().as_bytes());
-        let name = fingerprint.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { folder: Folder::at(home()?.join("logins")), name })
+        Ok(Self { folder: Folder::at(home()?.join("logins")), name: cluster_of(&settings.ca_pem) })
     }
 
     /// For people.
@@ -138,6 +136,12 @@ impl Store {
     async fn lock(&self) -> Result<file::Lock, Failure> {
         self.folder.lock(&self.folder.path(&format!("{}.lock", self.name))).await
     }
+}
+
+/// What files of a cluster are called by: a fingerprint of its authority.
+pub(crate) fn cluster_of(ca_pem: &str) -> String {
+    let fingerprint = digest(&SHA256, ca_pem.trim().as_bytes());
+    fingerprint.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The folder of this user's own: `POSTERN_HOME`, or `postern` among their configuration.

@@ -41,6 +41,8 @@ const MOST: usize = 256;
 const GREETING_LIMIT: Duration = Duration::from_secs(30);
 /// Before a wrong password is answered.
 const WRONG_PASSWORD: Duration = Duration::from_millis(500);
+/// After a connection could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// A connection of a client, whatever it came by.
@@ -73,7 +75,7 @@ pub(crate) async fn run(args: &ProxyArgs, connection: &ConnectionArgs) -> Result
     if let Some(folder) = &args.socket {
         let socket = Socket::bind(folder.join(format!(".s.PGSQL.{}", args.port)))?;
         output::line(format!("host={} port={} user={target}", folder.display(), args.port))?;
-        accept_unix(&proxy, &socket.listener, &supervisor).await;
+        accept(&proxy, &supervisor, async || Ok(socket.listener.accept().await?.0)).await;
     } else {
         let cannot = |error| Failure::failed(format!("cannot listen on {}:{}: {error}", args.listen, args.port));
         let listener = TcpListener::bind((args.listen, args.port)).await.map_err(cannot)?;
@@ -85,7 +87,12 @@ pub(crate) async fn run(args: &ProxyArgs, connection: &ConnectionArgs) -> Result
                 password.expose_secret()
             ));
         }
-        accept_tcp(&proxy, &listener, &supervisor).await;
+        let next = async || {
+            let (stream, _) = listener.accept().await?;
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        };
+        accept(&proxy, &supervisor, next).await;
     }
     supervisor.drain(DRAIN_LIMIT).await;
     Ok(())
@@ -132,32 +139,20 @@ impl Drop for Socket {
     }
 }
 
-async fn accept_tcp(proxy: &Arc<Proxy>, listener: &TcpListener, supervisor: &Supervisor) {
+/// Serves whoever `next` gives, until this process is told to stop.
+async fn accept<S: Stream + 'static>(
+    proxy: &Arc<Proxy>,
+    supervisor: &Supervisor,
+    next: impl AsyncFn() -> std::io::Result<S>,
+) {
     let stopped = supervisor.until_shutdown();
     tokio::pin!(stopped);
     loop {
         tokio::select! {
             () = &mut stopped => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let _ = stream.set_nodelay(true);
-                    serve(proxy, Box::new(stream), supervisor);
-                }
-                Err(_) => tokio::time::sleep(WRONG_PASSWORD).await,
-            },
-        }
-    }
-}
-
-async fn accept_unix(proxy: &Arc<Proxy>, listener: &UnixListener, supervisor: &Supervisor) {
-    let stopped = supervisor.until_shutdown();
-    tokio::pin!(stopped);
-    loop {
-        tokio::select! {
-            () = &mut stopped => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => serve(proxy, Box::new(stream), supervisor),
-                Err(_) => tokio::time::sleep(WRONG_PASSWORD).await,
+            accepted = next() => match accepted {
+                Ok(stream) => serve(proxy, Box::new(stream), supervisor),
+                Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
             },
         }
     }

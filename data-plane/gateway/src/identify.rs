@@ -55,8 +55,7 @@ impl Refusal {
             Self::NoToken => Code::TokenMissing,
             Self::Token(error) => error.code(),
             Self::Target { .. } => Code::UnknownTarget,
-            Self::OnRequest { .. } => Code::Denied,
-            Self::Unproven { .. } => Code::Denied,
+            Self::OnRequest { .. } | Self::Unproven { .. } => Code::Denied,
             Self::Stale { .. } => Code::PolicyUnavailable,
         }
     }
@@ -93,10 +92,18 @@ pub(crate) fn identify(
         false => Ok(verified),
     });
     let Verified { principal, bearer, .. } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
+    let unknown = |principal, why| {
+        let (target, database) = (target.to_owned(), database.to_owned());
+        Refusal::Target { principal, target, database, why }
+    };
     match find(&current.snapshot, &principal, (target, database), now) {
         Ok((name, _, slice)) if slice.permits_on_request_only() => {
             Err(Refusal::OnRequest { principal: Box::new(principal), target: name })
         }
+        Ok((name, _, slice)) if !slice.permits_anything() => Err(match slice.asks() {
+            Some(asked) => Refusal::Unproven { principal: Box::new(principal), target: name, asked },
+            None => unknown(Box::new(principal), NOTHING),
+        }),
         Ok((name, _, slice)) if !slice.opens(fresh) => {
             Err(Refusal::Stale { principal: Box::new(principal), target: name })
         }
@@ -104,19 +111,11 @@ pub(crate) fn identify(
             let sent = current.snapshot.credentials.get(&name).cloned();
             Ok(Admitted { principal, bearer, name, target, slice, sent, database: database.to_owned() })
         }
-        Err(why) => {
-            if why == NOTHING
-                && let Ok(target) = target.parse()
-                && let Some(asked) = current.snapshot.policy_slice(&principal, &target).asks()
-            {
-                return Err(Refusal::Unproven { principal: Box::new(principal), target, asked });
-            }
-            let (target, database) = (target.to_owned(), database.to_owned());
-            Err(Refusal::Target { principal: Box::new(principal), target, database, why })
-        }
+        Err(why) => Err(unknown(Box::new(principal), why)),
     }
 }
 
+/// The target, if there may be a session of `principal` on it as far as that is not policy's to say, and what policy says.
 fn find(
     snapshot: &Snapshot,
     principal: &Principal,
@@ -134,11 +133,11 @@ fn find(
     let slice = may_be(snapshot, snapshot, principal, (&name, database))?;
     // The control plane may be away: what it granted ends all the same.
     let slice = slice.without_ended(now).unwrap_or(slice);
-    let permits = slice.permits_anything() || slice.permits_on_request_only();
-    if permits { Ok((name, Arc::new(target.clone()), slice)) } else { Err(NOTHING) }
+    Ok((name, Arc::new(target.clone()), slice))
 }
 
-const NOTHING: &str = "policy permits nothing there";
+/// Why somebody has no session, where policy leaves nothing over.
+pub(crate) const NOTHING: &str = "policy permits nothing there";
 
 /// Whether a session of `principal` on the database may exist under `now`, and by which policies; asked again at each change, `before` being what it
 /// existed under.

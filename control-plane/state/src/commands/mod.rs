@@ -20,6 +20,7 @@ mod request_access;
 mod request_approval;
 mod review_access;
 mod review_approval;
+mod reviewing;
 mod revoke_certificates;
 mod revoke_tokens;
 mod rewrap_secrets;

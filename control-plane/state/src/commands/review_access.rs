@@ -5,12 +5,10 @@ use postern_core::wire::identity::{principal_from_proto, principal_to_proto, ver
 use postern_core::{AccessId, Principal};
 use postern_proto::state::v1 as pb;
 
+use super::reviewing::may_answer;
 use crate::entry::{fault, parse};
 use crate::outcome::{Outcome, Refusal, Success};
 use crate::state::{Context, Limits};
-
-/// The longest comment, in bytes.
-const MAX_COMMENT: usize = 4_096;
 
 /// A reviewer's answer. One denial denies; when all that is asked for have people of their own who approve, it is granted from now on (I7).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,23 +47,9 @@ impl ReviewAccess {
         let Some(known) = cx.state.access(self.id) else {
             return Err(Refusal::not_found(format!("request {}", self.id)));
         };
-        // By identity, chains included: neither the requester nor whoever acts for or through them.
-        if known.requester.shares_identity_with(&self.reviewer) {
-            return Err(Refusal::SelfReview);
-        }
-        if !may_review(&known.review, &self.reviewer) {
-            return Err(Refusal::NotAReviewer);
-        }
-        if known.state != AccessState::Pending {
-            return Err(Refusal::AccessState(known.state));
-        }
-        // Two tokens of one person are one reviewer.
-        if known.reviews.iter().any(|review| review.reviewer.shares_identity_with(&self.reviewer)) {
-            return Err(Refusal::AlreadyReviewed);
-        }
-        if self.comment.len() > MAX_COMMENT {
-            return Err(Refusal::invalid("comment", format!("is longer than {MAX_COMMENT} bytes")));
-        }
+        let named = may_review(&known.review, &self.reviewer);
+        let open = if known.state == AccessState::Pending { Ok(()) } else { Err(Refusal::AccessState(known.state)) };
+        may_answer(&known.requester, (&self.reviewer, &self.comment), named, open, &known.reviews)?;
         let mut access = AccessRequest::clone(known);
         let now = cx.state.now;
         let (reviewer, verdict, comment) = (self.reviewer, self.verdict, self.comment);

@@ -5,12 +5,10 @@ use postern_core::resource::FieldFault;
 use postern_core::wire::identity::{principal_from_proto, principal_to_proto, verdict_from_proto, verdict_to_proto};
 use postern_proto::state::v1 as pb;
 
+use super::reviewing::may_answer;
 use crate::entry::{fault, parse};
 use crate::outcome::{Outcome, Refusal, Success};
 use crate::state::Context;
-
-/// The longest comment, in bytes.
-const MAX_COMMENT: usize = 4_096;
 
 /// A reviewer's answer. One denial denies; `count` approvals of distinct people approve (I7).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,23 +47,10 @@ impl ReviewApproval {
         let Some(known) = cx.state.approval(self.id) else {
             return Err(Refusal::not_found(format!("approval {}", self.id)));
         };
-        // By identity, chains included: neither the requester nor whoever acts for or through them.
-        if known.requester.shares_identity_with(&self.reviewer) {
-            return Err(Refusal::SelfReview);
-        }
-        if !self.reviewer.in_any(&known.requirement.groups) {
-            return Err(Refusal::NotAReviewer);
-        }
-        if known.state != ApprovalState::Pending {
-            return Err(Refusal::ApprovalState(known.state));
-        }
-        // Two tokens of one person are one reviewer.
-        if known.reviews.iter().any(|review| review.reviewer.shares_identity_with(&self.reviewer)) {
-            return Err(Refusal::AlreadyReviewed);
-        }
-        if self.comment.len() > MAX_COMMENT {
-            return Err(Refusal::invalid("comment", format!("is longer than {MAX_COMMENT} bytes")));
-        }
+        let named = self.reviewer.in_any(&known.requirement.groups);
+        let open =
+            if known.state == ApprovalState::Pending { Ok(()) } else { Err(Refusal::ApprovalState(known.state)) };
+        may_answer(&known.requester, (&self.reviewer, &self.comment), named, open, &known.reviews)?;
         let mut approval = Approval::clone(known);
         approval.reviews.push(Review {
             reviewer: self.reviewer,

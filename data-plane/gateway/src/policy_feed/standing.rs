@@ -19,7 +19,7 @@ use postern_core::{KeptClaims, Name};
 use tokio::sync::watch;
 
 use super::Current;
-use crate::identify::may_stay;
+use crate::identify::{NOTHING, may_stay};
 
 /// Standings without sessions that may lie about until the next change.
 const IDLE: usize = 1024;
@@ -295,7 +295,7 @@ impl<'a> Changes<'a> {
         let slice = match after {
             None => Ok(slice.clone()),
             Some(after) if after.permits_anything() => Ok(after),
-            Some(_) => Err(Gone::Policy("policy permits nothing there")),
+            Some(_) => Err(Gone::Policy(NOTHING)),
         };
         let masks = if masks { self.now.mask_slice(principal, target) } else { was.masks.clone() };
         Some(of(key, slice, masks, self.now))

@@ -78,15 +78,6 @@ enum Message {
 #[derive(Clone, Debug)]
 pub(super) struct Spares(mpsc::Sender<Message>);
 
-impl std::fmt::Debug for Message {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Take(..) => "Take",
-            Self::Opened(_) => "Opened",
-        })
-    }
-}
-
 impl Spares {
     /// With the actor that has them, which the caller runs.
     pub(super) fn new(
