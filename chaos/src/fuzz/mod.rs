@@ -3,6 +3,8 @@
 //! Each target takes any bytes, and panics where something is wrong. `fuzz/` at the root drives them by coverage; `chaos/tests/fuzz` replays what was
 //! once found, and throws some bytes of its own at them.
 
+mod answers;
+mod bearers;
 mod bytes;
 mod entries;
 mod files;
@@ -33,13 +35,17 @@ pub enum Target {
     Tunnel,
     /// Tokens, and what is declared of their issuers.
     Tokens,
+    /// Session tokens with their links, proofs of possession, assertions of service accounts.
+    Bearers,
+    /// What logins read of identity providers, and forms of OAuth.
+    Answers,
     /// What a SAML identity provider answers, and its metadata.
     Saml,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Entries,
         Self::Restore,
         Self::Messages,
@@ -47,6 +53,8 @@ impl Target {
         Self::Policy,
         Self::Tunnel,
         Self::Tokens,
+        Self::Bearers,
+        Self::Answers,
         Self::Saml,
     ];
 
@@ -61,6 +69,8 @@ impl Target {
             Self::Policy => "policy",
             Self::Tunnel => "tunnel",
             Self::Tokens => "tokens",
+            Self::Bearers => "bearers",
+            Self::Answers => "answers",
             Self::Saml => "saml",
         }
     }
@@ -78,6 +88,8 @@ impl Target {
             Self::Policy => policy::run(data),
             Self::Tunnel => tunnel::run(data),
             Self::Tokens => tokens::run(data),
+            Self::Bearers => bearers::run(data),
+            Self::Answers => answers::run(data),
             Self::Saml => saml::run(data),
         }
     }

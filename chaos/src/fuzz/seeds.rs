@@ -10,6 +10,7 @@ use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, Revie
 use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
 use postern_core::issuer::Issuer;
+use postern_core::job::Job;
 use postern_core::masking::{MaskFunction, MaskingRule};
 use postern_core::node::NodeRole;
 use postern_core::operation::Digest;
@@ -32,7 +33,7 @@ use postern_proto::gateway::v1 as pb;
 use postern_state::{Cluster, Command, Entry, FEATURE_LEVEL, commands};
 use prost::Message as _;
 
-use super::{Target, entries, files, saml, tokens, tunnel};
+use super::{Target, answers, bearers, entries, files, saml, tokens, tunnel};
 
 /// Something for `target` to begin with.
 #[must_use]
@@ -60,6 +61,8 @@ pub fn seeds(target: Target) -> Vec<Vec<u8>> {
         Target::Policy => policies(),
         Target::Tunnel => tunnel::seeds(),
         Target::Tokens => tokens::seeds(),
+        Target::Bearers => bearers::seeds(),
+        Target::Answers => answers::seeds(),
         Target::Saml => saml::seeds(),
     }
 }
@@ -96,6 +99,7 @@ pub(super) fn founding() -> commands::InitCluster {
         ca_pem: "pem".into(),
         ca_key: sealed(),
         session_token_jwks: "{}".into(),
+        signing_keys: Vec::new(),
         session_token_key: sealed(),
         mask_key: sealed(),
     })
@@ -287,6 +291,10 @@ fn log() -> Vec<Vec<u8>> {
         certificate: NodeCertificate { name: name(of), ..certificate(serial, NodeRole::Control) },
         node: Some(node(0, of)),
     };
+    let job = |token: &str| {
+        let (ends, asked) = (Timestamp::from_secs(9_000), ("build".to_owned(), Ttl(30)));
+        c::StartJob { job: Job::new(&principal("alice"), &token.into(), ends, asked) }
+    };
     let list: Vec<Command> = vec![
         c::RaiseFeatureLevel { level: FEATURE_LEVEL }.into(),
         c::PutResources { resources }.into(),
@@ -315,6 +323,10 @@ fn log() -> Vec<Vec<u8>> {
         .into(),
         c::RemoveNode { id: 2, by: "alice".into() }.into(),
         c::RewrapSecrets { items: vec![rewrap] }.into(),
+        job("tok_1").into(),
+        job("tok_2").into(),
+        c::BeatJobs { tokens: vec!["tok_1".into(), "tok_3".into()] }.into(),
+        c::EndJob { token: "tok_1".into(), unheard_of_since: None, by: "alice".into(), because: "done".into() }.into(),
         c::RecordAudit { records: vec![audit(), audit()] }.into(),
         c::DeleteJoinToken { id: "u".into() }.into(),
         c::DeleteResource { kind: Kind::MaskingRule, name: name("mask"), expected_revision: 0 }.into(),

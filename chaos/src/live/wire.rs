@@ -60,14 +60,24 @@ impl Wire {
         let mut answer = [0];
         this.read_exact(&mut answer)?;
         ensure!(answer == *b"S", "it speaks no TLS");
+        this.secure(&[])?;
+        Ok(this)
+    }
+
+    /// Speaks TLS from the first byte on, and says by ALPN what is inside.
+    ///
+    /// # Errors
+    /// When TLS cannot be configured.
+    pub fn secure(&mut self, alpn: &[&[u8]]) -> Result<()> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyServer))
             .with_no_client_auth();
-        this.tls = Some(Box::new(ClientConnection::new(Arc::new(config), ServerName::try_from("localhost")?)?));
-        Ok(this)
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        self.tls = Some(Box::new(ClientConnection::new(Arc::new(config), ServerName::try_from("localhost")?)?));
+        Ok(())
     }
 
     fn read_exact(&mut self, into: &mut [u8]) -> std::io::Result<()> {
@@ -102,7 +112,15 @@ impl Wire {
     /// # Errors
     /// When the other side is gone.
     pub fn startup(&mut self, user: &str, database: &str) -> Result<()> {
-        let mut body = PROTOCOL_3.to_be_bytes().to_vec();
+        self.startup_as(PROTOCOL_3, user, database)
+    }
+
+    /// The same, of that version of the protocol.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub fn startup_as(&mut self, version: u32, user: &str, database: &str) -> Result<()> {
+        let mut body = version.to_be_bytes().to_vec();
         for text in ["user", user, "database", database] {
             body.extend_from_slice(text.as_bytes());
             body.push(0);
@@ -117,6 +135,15 @@ impl Wire {
     /// When it is refused: the error's fields are in the message.
     pub fn login(&mut self, user: &str, database: &str, token: &str) -> Result<()> {
         self.startup(user, database)?;
+        self.present(token).map(drop)
+    }
+
+    /// After a startup: presents `token`; returns what came until the server was ready for a query.
+    ///
+    /// # Errors
+    /// As [`Wire::login`].
+    pub fn present(&mut self, token: &str) -> Result<Vec<Message>> {
+        let mut hello = Vec::new();
         loop {
             let message = self.read()?;
             match message.kind {
@@ -125,9 +152,9 @@ impl Wire {
                     password.push(0);
                     self.message('p', &password)?;
                 }
-                'Z' => return Ok(()),
+                'Z' => return Ok(hello),
                 'E' => bail!("refused: {:?}", message.fields()),
-                _ => {}
+                _ => hello.push(message),
             }
         }
     }

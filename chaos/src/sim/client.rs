@@ -176,6 +176,7 @@ fn birth() -> Command {
         ca_pem: String::new(),
         ca_key: sealed(0, 0),
         session_token_jwks: "{}".to_owned(),
+        signing_keys: Vec::new(),
         session_token_key: sealed(0, 0),
         mask_key: sealed(0, 0),
     })

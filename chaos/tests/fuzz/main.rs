@@ -91,6 +91,16 @@ fn tokens_are_taken_or_refused() {
 }
 
 #[test]
+fn no_child_is_more_than_its_parent_and_no_proof_anothers() {
+    leash(Target::Bearers);
+}
+
+#[test]
+fn answers_and_forms_are_read_or_refused() {
+    leash(Target::Answers);
+}
+
+#[test]
 fn no_change_of_a_response_makes_somebody_else_of_it() {
     leash(Target::Saml);
 }

@@ -8,6 +8,11 @@ use crate::operation::Digest;
 use crate::principal::Principal;
 use crate::time::{Timestamp, Ttl};
 
+/// How long a request may stay unanswered when nothing is said, in seconds.
+pub(crate) const DEFAULT_APPROVAL_EXPIRY: u32 = 900;
+/// And at most.
+pub(crate) const MAX_APPROVAL_EXPIRY: u32 = 86_400;
+
 /// What a policy asks for before an operation may run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalRequirement {

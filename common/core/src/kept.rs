@@ -8,7 +8,12 @@ use serde::{Deserialize, Serialize};
 /// Claims by name, each with its values. Bounded (I11): it goes into every token that is made from that identity. A copy costs next to nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
-pub struct KeptClaims(Option<Arc<All>>);
+pub struct KeptClaims(
+    Option<Arc<All>>,
+    /// How long the proof lives, by its own word, in seconds. Of the token that was shown: nothing that is made of it has it.
+    #[serde(skip)]
+    Option<u32>,
+);
 
 type All = BTreeMap<Arc<str>, Vec<Arc<str>>>;
 
@@ -29,6 +34,17 @@ impl KeptClaims {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// From when it was issued to its end, in seconds; none: that is not known.
+    #[must_use]
+    pub const fn token_ttl(&self) -> Option<u32> {
+        self.1
+    }
+
+    /// Keeps how long the token lives that was shown.
+    pub const fn live(&mut self, seconds: u32) {
+        self.1 = Some(seconds);
     }
 
     /// Keeps a claim, in the place of what was kept by that name. Without values it is not kept. Gives whether there was room; else nothing is

@@ -14,6 +14,7 @@ pub mod delta;
 pub mod fleet;
 pub mod id;
 pub mod issuer;
+pub mod job;
 pub mod kept;
 pub mod masking;
 pub mod name;

@@ -130,6 +130,12 @@ impl Scopes {
         Self((!narrowing.is_empty()).then(|| narrowing.into()))
     }
 
+    /// Whether they leave every action over.
+    #[must_use]
+    pub const fn are_open(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether they leave `action` over.
     #[must_use]
     pub fn cover(&self, action: &Action) -> bool {

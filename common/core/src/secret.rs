@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 pub struct SecretBytes(Zeroizing<Vec<u8>>);
 
 /// A secret as it rests: AES-256-GCM under a data key that is itself wrapped by the cluster's key-encryption key.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Sealed {
     /// Names the key-encryption key.
     pub kek_id: String,

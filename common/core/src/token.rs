@@ -80,6 +80,9 @@ pub struct SessionClaims {
     /// What stands for that proof, where it has an id of its own: whoever revokes it means this, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<RevocationKey>,
+    /// What stands for the cluster's keys that have signed what it was made of, other than its own: who revokes one of them means this, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signers: Vec<RevocationKey>,
 }
 
 impl SessionClaims {
@@ -105,6 +108,7 @@ impl SessionClaims {
             cnf: None,
             began: None,
             origin: None,
+            signers: Vec::new(),
         }
     }
 }
@@ -174,6 +178,9 @@ pub enum Confirmation {
     /// SHA-256 of the certificate that the client has to show in TLS (RFC 8705, section 3.1), base64url.
     #[serde(rename = "x5t#S256")]
     Certificate(String),
+    /// Thumbprint of the key that signs a proof for each request (RFC 9449, section 6.1), base64url.
+    #[serde(rename = "jkt")]
+    Key(String),
 }
 
 impl Confirmation {
@@ -181,6 +188,12 @@ impl Confirmation {
     #[must_use]
     pub fn certificate(sha256: &[u8]) -> Self {
         Self::Certificate(URL_SAFE_NO_PAD.encode(sha256))
+    }
+
+    /// By the SHA-256 thumbprint of a key (RFC 7638).
+    #[must_use]
+    pub fn key(thumbprint: &[u8]) -> Self {
+        Self::Key(URL_SAFE_NO_PAD.encode(thumbprint))
     }
 }
 

@@ -49,6 +49,9 @@ pub struct ControlConfig {
     /// How long certificates are good for; each node renews its own after two thirds of it.
     #[serde(default = "certificate_lifetime")]
     pub certificate_lifetime: HumanDuration,
+    /// How the keys that sign session tokens are changed; the leader's word counts.
+    #[serde(default)]
+    pub signing_keys: SigningKeysConfig,
     /// Holds the cluster's feature level back, so that a version can still be taken back. Absent: it is raised once every member can.
     #[serde(default)]
     pub max_feature_level: Option<u32>,
@@ -70,6 +73,9 @@ pub struct ControlConfig {
     /// Where the key-encryption keys are; or the key itself: for the environment (`POSTERN_CONTROL__KEK`), where no file shall hold it.
     #[serde(default)]
     pub kek: Option<KekConfig>,
+    /// Whether proofs of possession (DPoP) must have a nonce of the member that they are shown to: then none can be shown to another, nor be made ahead.
+    #[serde(default)]
+    pub dpop_nonces: bool,
     /// The listener for browsers; there is none without it.
     #[serde(default)]
     pub web: Option<WebConfig>,
@@ -77,6 +83,37 @@ pub struct ControlConfig {
     /// from a file.
     #[serde(skip)]
     pub dev: bool,
+}
+
+/// How the keys that sign session tokens are changed.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SigningKeysConfig {
+    /// How long a key signs before another takes its place; 0s: until somebody asks for it.
+    pub rotate_every: HumanDuration,
+    /// How long a key is known to all before it signs: longer than others keep a JWKS, and than gateways should be away.
+    pub publish_for: HumanDuration,
+}
+
+impl Default for SigningKeysConfig {
+    fn default() -> Self {
+        let days = |days: u64| HumanDuration(Duration::from_secs(days * 86_400));
+        Self { rotate_every: days(90), publish_for: HumanDuration(Duration::from_secs(600)) }
+    }
+}
+
+impl SigningKeysConfig {
+    fn faults(&self) -> Option<String> {
+        let (every, publish) = (self.rotate_every.0, self.publish_for.0);
+        if publish < Duration::from_secs(1) || publish > Duration::from_secs(7 * 86_400) {
+            return Some("signing_keys.publish_for: must be from 1s to 7d".to_owned());
+        }
+        // More keys than are kept would be made within the life of a token.
+        if !every.is_zero() && (every < Duration::from_secs(3_600) || every < publish.saturating_mul(2)) {
+            return Some("signing_keys.rotate_every: must be 0s, or an hour at least and twice publish_for".to_owned());
+        }
+        None
+    }
 }
 
 /// Each renewal is a write, and has to be done in the last third.
@@ -115,6 +152,9 @@ impl ControlConfig {
         let lifetime = self.certificate_lifetime.0;
         if lifetime < SHORTEST_LIFETIME || lifetime > Duration::from_secs(5 * 366 * 86_400) {
             return Some("certificate_lifetime: must be from 10s to five years".to_owned());
+        }
+        if let Some(fault) = self.signing_keys.faults() {
+            return Some(fault);
         }
         if self.compact_after < 100 || self.compact_bytes.0 < 1 << 20 {
             return Some("compact_after, compact_bytes: must be at least 100 and 1MiB".to_owned());
@@ -210,6 +250,17 @@ mod tests {
         assert!(config("admin_groups", serde_json::json!(["*"])).faults().is_some());
         assert!(config("auditor_groups", serde_json::json!([""])).faults().is_some());
         assert!(config("admin_groups", serde_json::json!(["admins"])).faults().is_none());
+    }
+
+    #[test]
+    fn signing_keys_are_changed_in_time_or_by_hand() {
+        let fault = |every: &str, publish: &str| {
+            config("signing_keys", serde_json::json!({"rotate_every": every, "publish_for": publish})).faults()
+        };
+        assert_eq!([fault("0s", "10m"), fault("90d", "10m"), fault("1h", "30m")], [None, None, None]);
+        for (every, publish) in [("59m", "1m"), ("2h", "61m"), ("0s", "500ms"), ("90d", "8d")] {
+            assert!(fault(every, publish).unwrap().starts_with("signing_keys."), "{every} {publish}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod config;
 mod feed;
 mod fleet;
 mod identity;
+mod jobs;
 pub mod keys;
 pub mod peers;
 pub mod raft;
@@ -25,7 +26,7 @@ mod web;
 pub use config::ControlConfig;
 pub use identity::saml::SamlProbe;
 pub use run::{ControlError, ControlHandle, run};
-pub use web::{WebConfig, WebError};
+pub use web::{FormProbe, WebConfig, WebError};
 
 /// For a test of members of this release beside the next.
 #[doc(hidden)]

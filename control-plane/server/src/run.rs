@@ -22,16 +22,17 @@ use tracing::info;
 use crate::api::{self, Access, AuditLog};
 use crate::backup::BackupError;
 use crate::bootstrap::{self, ClusterKeys};
-use crate::cluster::identity::{DataDir, IdentityError, NodeFile};
+use crate::cluster::identity::{DataDir, IdentityError};
 use crate::cluster::init::own_record;
 use crate::cluster::members::Members;
 use crate::cluster::view::{Observers, ViewObserver};
-use crate::cluster::{self, RedeemError, certificate, duties};
+use crate::cluster::{self, RedeemError, certificate, duties, signing};
 use crate::config::ControlConfig;
 use crate::feed::{Feed, FeedError, Policy, Published};
 use crate::fleet::Fleet;
-use crate::identity::IssuerKeysLoop;
 use crate::identity::saml::SamlLogins;
+use crate::identity::{IssuerKeysLoop, Signers};
+use crate::jobs::{Beats, sweep};
 use crate::keys::config::KekConfig;
 use crate::keys::{Kek, KeyError};
 use crate::peers::{AddressBook, PeerEntry, Peers, PeersConfig};
@@ -283,7 +284,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
 
     // A new member waits here until the leader has brought it up to date.
     let keys = tokio::select! {
-        keys = cluster_keys(&members, &kek, &file, &config) => {
+        keys = bootstrap::cluster_keys(&members, &kek, &file, &config) => {
             Arc::new(ClusterKeys { clock: raft.stamps().clone(), ..keys? })
         }
         () = supervisor.shutdown_token().cancelled_owned() => return Err(ControlError::Stopped),
@@ -305,6 +306,9 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     supervisor.spawn("policy-feed", OnEnd::StopNode, feed.run(stop.clone()));
     let (issuer_keys, demand) = IssuerKeysLoop::new(raft.clone());
     supervisor.spawn("issuer-keys", OnEnd::StopNode, issuer_keys.run(stop.clone()));
+    let signers = Signers::new(views.view.clone(), &keys);
+    let rotation = signing::keep(members.clone(), Arc::clone(&kek), signers.clone(), config.signing_keys, stop.clone());
+    supervisor.spawn("signing-keys", OnEnd::StopNode, rotation);
     supervisor.spawn("leader", OnEnd::StopNode, duties::lead(members.clone(), config.max_feature_level, stop.clone()));
     supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));
     supervisor.spawn("clock", OnEnd::StopNode, duties::watch_clock(members.clone(), stop.clone()));
@@ -313,15 +317,17 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let follow = members.fleet.clone().follow(raft.status(), published.policy.clone(), incarnation, stop.clone());
     supervisor.spawn("fleet", OnEnd::StopNode, follow);
     let audit = AuditLog::start(raft.clone(), &supervisor);
-    let access = Access::new(published.policy.clone(), &config, raft.clone(), audit.clone(), demand);
+    let access = Access::new(published.policy.clone(), &config, raft.clone(), audit.clone(), demand)?;
     let public_url = config.web.as_ref().map(|web| web.public_url.clone());
     let saml = SamlLogins::new(raft.clone(), &kek, &keys, public_url, file.name.as_str().into())?;
-    let desk = api::token_desk(&raft, &keys, &access, &saml);
+    let jobs = api::Jobs { raft: raft.clone(), beats: Beats::start(raft.clone(), &supervisor) };
+    supervisor.spawn("jobs", OnEnd::StopNode, sweep(raft.clone(), file.name.as_str().into(), stop.clone()));
+    let desk = api::token_desk((&keys, &signers), &access, &saml, &jobs);
     if let Some(listener) = web_listener {
         let parts = web::Parts { saml: saml.clone(), audit, desk: desk.clone(), policy: published.policy.clone() };
         listener.start(&shown, parts, &supervisor, &stop)?;
     }
-    let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access);
+    let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access, config.signing_keys);
     let routes = api::routes(
         &raft,
         &hub,
@@ -329,7 +335,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         &keys,
         &access,
         &published,
-        (&desk, &saml),
+        (&desk, &saml, &jobs),
         (&recordings, &copies),
         cluster_api,
         &members,
@@ -361,46 +367,6 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         keys,
         raft: members.raft,
     })
-}
-
-/// Opens the keys of the cluster that this node is of, once its state has them.
-async fn cluster_keys(
-    members: &Members,
-    kek: &Kek,
-    file: &NodeFile,
-    config: &ControlConfig,
-) -> Result<ClusterKeys, ControlError> {
-    let mut view = members.view.clone();
-    // One that was here before has it in its log, and only waits for a leader.
-    if view.borrow().cluster.is_none() && members.raft.status().borrow().members.is_empty() {
-        info!("waiting for the cluster to bring this new member up to date");
-    }
-    let known = view.wait_for(|view| view.cluster.is_some()).await.map(|view| view.cluster.clone());
-    let mut cluster = known.map_err(|_| ControlError::Stopped)?.ok_or(ControlError::NoCluster)?;
-    if (&cluster.id, &cluster.incarnation) != (&file.cluster_id, &file.incarnation) {
-        return Err(ControlError::OtherCluster { own: file.cluster_id.clone(), found: cluster.id.clone() });
-    }
-    loop {
-        let error = match bootstrap::open_keys(kek, Arc::clone(&cluster), config.certificate_lifetime.0).await {
-            Err(ControlError::Keys(error)) => error,
-            opened => return opened,
-        };
-        // What this node had when it stopped may be older than the last rotation: only the cluster's newest word counts.
-        info!(%error, "looking at the cluster's newest keys");
-        let newest = loop {
-            match members.raft.read(|state| state.cluster().cloned()).await {
-                Ok(newest) => break newest.ok_or(ControlError::NoCluster)?,
-                Err(ReadError::NotLeader | ReadError::Unavailable | ReadError::Overloaded) => {
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
-        if newest == cluster {
-            return Err(error.into());
-        }
-        cluster = newest;
-    }
 }
 
 /// The feed with its first policy: as soon as there is a leader.

@@ -10,10 +10,11 @@ use postern_proto::state::v1 as pb;
 use prost::Message as _;
 
 use crate::commands::{
-    AcceptAssertion, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, EndAccess, ExpireApprovals,
-    InitCluster, OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken,
-    RedeemLogin, RemoveNode, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval, RevokeCertificates,
-    RevokeTokens, RewrapSecrets, SealSession, SetIssuerKeys, TakeUses, UpdateNode, WithdrawApproval,
+    AcceptAssertion, BeatJobs, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, EndAccess, EndJob,
+    ExpireApprovals, InitCluster, OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate,
+    RedeemJoinToken, RedeemLogin, RemoveNode, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval,
+    RevokeCertificates, RevokeSigningKey, RevokeTokens, RewrapSecrets, RotateSigningKey, SealSession, SetIssuerKeys,
+    StartJob, TakeUses, UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
@@ -107,6 +108,11 @@ commands!(
     ReviewAccess,
     EndAccess,
     TakeUses,
+    StartJob,
+    BeatJobs,
+    EndJob,
+    RotateSigningKey,
+    RevokeSigningKey,
 );
 
 impl Command {
@@ -120,7 +126,9 @@ impl Command {
             Self::AcceptAssertion(accept) => accept.feature_level(),
             Self::RedeemLogin(_) => 3,
             Self::RevokeTokens(_) | Self::TakeUses(_) => 4,
+            Self::RotateSigningKey(_) | Self::RevokeSigningKey(_) => 4,
             Self::RequestAccess(_) | Self::ReviewAccess(_) | Self::EndAccess(_) => 4,
+            Self::StartJob(_) | Self::BeatJobs(_) | Self::EndJob(_) => 4,
             _ => 1,
         }
     }

@@ -51,6 +51,8 @@ pub enum Success {
     },
     /// How many certificates were revoked now.
     Revoked(u32),
+    /// The key that signs session tokens, or will.
+    SigningKey(String),
     /// What became of data keys.
     Rewrapped {
         /// They are under the new key-encryption key.

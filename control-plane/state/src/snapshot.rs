@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use postern_core::principal::PrincipalId;
 use postern_core::revocation::RevocationKey;
-use postern_core::wire::{access, cluster, identity, resource};
+use postern_core::wire::{access, cluster, identity, job, resource};
 use postern_core::{RequestId, Timestamp};
 use postern_proto::state::v1 as pb;
 use prost::Message as _;
@@ -129,6 +130,19 @@ impl State {
             uses,
             uses.map(|(key, (taken, until))| pb::UsedToken { key: key.0.to_vec(), taken: *taken, until: *until })
         );
+        list!(jobs, self.jobs().map(|it| job::job_to_proto(it)));
+        let rules = self.rule_uses.taken.iter();
+        list!(
+            rule_uses,
+            rules.map(|((who, policy, rule), (day, taken))| pb::UsedRule {
+                issuer: who.issuer.to_string(),
+                subject: who.subject.to_string(),
+                policy: policy.to_string(),
+                rule: rule.to_string(),
+                day: *day,
+                taken: *taken,
+            })
+        );
     }
 
     /// The state that [`Self::snapshot`] gave the bytes of. Beside the bytes and the state there are only some objects in memory at a time.
@@ -247,6 +261,14 @@ impl State {
         for used in part.uses {
             let key = used.key.as_slice().try_into().map_err(|_| invalid("a key has 16 bytes"))?;
             self.uses.put(RevocationKey(key), used.taken, used.until);
+        }
+        for job in part.jobs {
+            self.jobs.put(job::job_from_proto(job).map_err(invalid)?);
+        }
+        for used in part.rule_uses {
+            let who = PrincipalId { issuer: used.issuer.parse().map_err(invalid)?, subject: used.subject.into() };
+            let key = (who, used.policy.parse().map_err(invalid)?, used.rule.into());
+            self.rule_uses.put(key, used.day, used.taken);
         }
         for record in part.audit {
             self.audit.keep(cluster::audit_from_proto(record).map_err(invalid)?);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use postern_core::access::day;
 use postern_core::approval::{Approval, ApprovalState};
 use postern_core::principal::Link;
 use postern_core::resource::{Kind, Resource};
@@ -13,6 +14,7 @@ use postern_core::{ApprovalId, Name, SessionId, Timestamp};
 use crate::access::Accesses;
 use crate::audit::AuditLog;
 use crate::entry::{Command, Decoded, decode};
+use crate::jobs::Jobs;
 use crate::level::known_level;
 use crate::logins::Logins;
 use crate::members::Members;
@@ -20,6 +22,8 @@ use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
 use crate::requests::{Remembered, Requests};
 use crate::resources::Resources;
 use crate::revocations::RevocationBook;
+use crate::rule_uses::RuleUses;
+use crate::signing::SigningKey;
 use crate::tree::{Set, Tree};
 use crate::uses::TokenUses;
 
@@ -70,6 +74,12 @@ pub struct Limits {
     pub finished_access_bytes: usize,
     /// Tokens of which uses were taken.
     pub counted_tokens: usize,
+    /// Principals for whom rules have approved access today, each with each rule that counts.
+    pub counted_rules: usize,
+    /// Jobs that have not ended.
+    pub jobs: usize,
+    /// Of those, each principal's.
+    pub jobs_each: usize,
 }
 
 impl Limits {
@@ -97,6 +107,9 @@ impl Limits {
         finished_access: 10_000,
         finished_access_bytes: 16 << 20,
         counted_tokens: 500_000,
+        counted_rules: 100_000,
+        jobs: 20_000,
+        jobs_each: 1_000,
     };
 }
 
@@ -111,12 +124,14 @@ pub struct Cluster {
     pub ca_pem: String,
     /// The authority's private key, sealed.
     pub ca_key: Sealed,
-    /// Public keys of session tokens.
+    /// Public keys of session tokens: all that are accepted, or soon will be.
     pub session_token_jwks: String,
-    /// Their private key, sealed.
+    /// The private key that the cluster was made with, sealed; empty once it lies in `signing_keys`.
     pub session_token_key: Sealed,
     /// Key of the `hash` mask, sealed.
     pub mask_key: Sealed,
+    /// The keys of session tokens; empty until they are rotated the first time.
+    pub signing_keys: Vec<SigningKey>,
 }
 
 /// An issuer's keys.
@@ -145,6 +160,8 @@ pub struct State {
     pub(crate) revocations: RevocationBook,
     pub(crate) accesses: Accesses,
     pub(crate) uses: TokenUses,
+    pub(crate) jobs: Jobs,
+    pub(crate) rule_uses: RuleUses,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,
@@ -190,10 +207,13 @@ impl State {
         self.requests.expire(self.now);
         self.expire_approvals(&mut effects);
         self.expire_access(&mut effects);
+        self.turn_keys(&mut effects);
         self.members.expire(self.now, &mut effects);
         self.logins.expire(self.now);
         self.revocations.expire(self.now);
         self.uses.expire(self.now);
+        self.jobs.expire(self.now);
+        self.rule_uses.expire(day(self.now));
         let known = entry.request_id.and_then(|request| self.requests.outcome_of(request)).cloned();
         let outcome = match known {
             Some(outcome) => outcome,
@@ -341,11 +361,11 @@ impl State {
         self.approvals.values()
     }
 
-    /// When the next approval or request for access lapses, or grant ends, if nothing comes before.
+    /// When the next approval or request for access lapses, grant ends, or signing key takes its turn, if nothing comes before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let approval = self.deadlines.first_key_value().map(|((at, _), ())| *at);
-        approval.into_iter().chain(self.next_access_deadline()).min()
+        approval.into_iter().chain(self.next_access_deadline()).chain(self.next_key_turn()).min()
     }
 
     /// One session.

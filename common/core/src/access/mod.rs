@@ -19,7 +19,7 @@ use crate::time::{Timestamp, Ttl};
 
 pub use grants::Grants;
 pub use review::{Reviewers, agreed, may_review};
-pub use rule::{AutoApprove, Hours};
+pub use rule::{AutoApprove, Hours, day};
 pub(crate) use rule::{DAY, EVERY_DAY};
 
 /// What a policy that permits on request asks for.

@@ -18,6 +18,14 @@ pub struct AutoApprove {
     pub hours: Option<Hours>,
     /// It is asked for no longer than this.
     pub max_duration: Option<Ttl>,
+    /// It approves so often for one principal in a [day]; none: any number of times.
+    pub max_per_day: Option<u32>,
+}
+
+/// Days since 1970-01-01, in UTC: what [`AutoApprove::max_per_day`] counts by.
+#[must_use]
+pub const fn day(at: Timestamp) -> u64 {
+    at.secs() / 86_400
 }
 
 /// A time of the day, on some days of the week, in UTC.
@@ -37,7 +45,7 @@ pub(crate) const DAY: u16 = 1_440;
 pub(crate) const EVERY_DAY: u8 = 0b111_1111;
 
 impl AutoApprove {
-    /// Whether it approves.
+    /// Whether it approves, as far as it goes by the request alone.
     #[must_use]
     pub fn approves(
         &self,

@@ -10,6 +10,8 @@ mod saml;
 
 use std::time::Duration;
 
+use crate::time::Ttl;
+
 pub use algorithm::Algorithm;
 pub use claims::{ClaimPath, ClaimPattern, GroupsClaim, GroupsForm, InvalidClaimPath, RequiredClaim};
 pub use oidc::{KeySource, Login, OidcIssuer};
@@ -33,6 +35,10 @@ pub struct Issuer {
     pub leeway: Duration,
     /// Refuses what was issued longer ago than this.
     pub max_age: Option<Duration>,
+    /// The longest that a session token of its principals may be good, and a token of its own at gateways.
+    pub max_token_ttl: Option<Ttl>,
+    /// How long their session tokens are good when nobody says how long.
+    pub token_ttl: Option<Ttl>,
     /// Claims (attributes of assertions) that principals keep, beside those that are always kept and those that are required.
     pub keep: Vec<ClaimPath>,
     /// By which protocol it speaks, and what that needs to be known.
@@ -56,6 +62,8 @@ impl Issuer {
             groups_prefix: String::new(),
             leeway: DEFAULT_LEEWAY,
             max_age: None,
+            max_token_ttl: None,
+            token_ttl: None,
             keep: Vec::new(),
             kind: IssuerKind::Oidc(OidcIssuer::new(audiences)),
         }

@@ -7,6 +7,7 @@ mod set;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
@@ -20,6 +21,9 @@ use crate::name::Name;
 use crate::principal::{Principal, PrincipalId};
 use crate::time::Timestamp;
 use crate::token::SESSION_TOKEN_ISSUER;
+
+/// How much longer than the tokens that it is of the cluster remembers that they are revoked or used up, for clocks that differ and issuers' leeway.
+pub const MARGIN: Duration = Duration::from_secs(600);
 
 /// What a revocation is of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +45,8 @@ pub enum Revoked {
         /// One of its values.
         value: Arc<str>,
     },
+    /// All that a key of the cluster's has signed, what is made of it, and what is made of that. By the key's id.
+    SigningKey(Arc<str>),
     /// All that there is.
     All,
 }
@@ -59,7 +65,7 @@ pub struct TokenName {
 pub struct Revocation {
     /// Of what.
     pub of: Revoked,
-    /// It means tokens that were issued no later than this, to the second; of single tokens it means that one whenever.
+    /// It means tokens that were issued no later than this, to the second; single tokens, and those of a signing key, it means whenever.
     pub issued_before: Timestamp,
     /// No token that it could mean lives any more after that: it is forgotten.
     pub until: Timestamp,
@@ -120,6 +126,7 @@ impl Revoked {
             Self::Principal(id) => digest("principal", &[id.issuer.as_str(), &id.subject]),
             Self::Issuer(issuer) => digest("issuer", &[issuer.as_str()]),
             Self::Claim { issuer, claim, value } => digest("claim", &[issuer.as_str(), claim, value]),
+            Self::SigningKey(kid) => digest("signing-key", &[kid]),
             Self::All => digest("all", &[]),
         }
     }
@@ -129,13 +136,19 @@ impl Revoked {
     pub const fn is_of_token(&self) -> bool {
         matches!(self, Self::Token(_) | Self::Subtree(_))
     }
+
+    /// Whether it means what it is of whenever that was issued: a stolen key signs any date.
+    #[must_use]
+    pub const fn is_timeless(&self) -> bool {
+        self.is_of_token() || matches!(self, Self::SigningKey(_))
+    }
 }
 
 impl Revocation {
     /// As it is looked up.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        let issued_before = if self.of.is_of_token() { u32::MAX } else { seconds(self.issued_before) };
+        let issued_before = if self.of.is_timeless() { u32::MAX } else { seconds(self.issued_before) };
         // To the end of that second.
         Mark { key: self.of.key(), issued_before, until: seconds(self.until).saturating_add(1) }
     }
@@ -167,6 +180,12 @@ impl Bearer {
         }
         keys.push(Revoked::All.key());
         Self { keys: keys.into(), issued_at }
+    }
+
+    /// The same of a token that the cluster's signing keys stand for: its own, and those of what it was made of.
+    #[must_use]
+    pub fn signed_by(self, signers: &[RevocationKey]) -> Self {
+        Self { keys: self.keys.iter().chain(signers).copied().collect(), ..self }
     }
 
     /// What a revocation can be of, and mean it.
@@ -233,6 +252,7 @@ impl fmt::Display for Revoked {
             Self::Principal(id) => write!(f, "principal {id}"),
             Self::Issuer(issuer) => write!(f, "issuer {issuer}"),
             Self::Claim { issuer, claim, value } => write!(f, "claim {issuer} {claim}={value}"),
+            Self::SigningKey(kid) => write!(f, "signing-key {kid}"),
             Self::All => f.write_str("all"),
         }
     }
@@ -325,6 +345,11 @@ mod tests {
             // A single token whenever it was issued; of the others only those that are old enough.
             assert_eq!(meant(of.clone(), 99, &bearer), means && of.is_of_token(), "{of}");
         }
+        // A key's, whenever the token says that it was issued.
+        let key = |kid: &str| Revoked::SigningKey(kid.into());
+        let signed = bearer.clone().signed_by(&[key("k1").key(), key("k2").key()]);
+        assert!(meant(key("k1"), 1, &signed) && meant(key("k2"), 1, &signed) && meant(Revoked::All, 100, &signed));
+        assert!(!meant(key("k3"), 1_000, &signed) && !meant(key("k1"), 1_000, &bearer));
         let own = Bearer::new(&principal(&["a"]), false, None, at(1));
         assert!(meant(Revoked::Subtree(TokenName { issuer: name("ci"), id: "a".into() }), 1, &own));
         assert!(!meant(Revoked::Subtree(session("a")), 1, &own));

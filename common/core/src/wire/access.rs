@@ -46,6 +46,7 @@ pub(super) fn on_request_to_proto(asked: &OnRequest) -> pb::OnRequest {
         labels: rule.labels.clone(),
         hours: rule.hours.map(hours_to_proto),
         max_duration_seconds: rule.max_duration.map_or(0, |most| most.0),
+        max_per_day: rule.max_per_day.unwrap_or_default(),
     });
     pb::OnRequest {
         review: asked.review.iter().map(reviewers_to_proto).collect(),
@@ -97,6 +98,7 @@ fn auto(path: &str, rule: pb::AutoApprove, faults: &mut Faults) -> AutoApprove {
         labels: rule.labels,
         hours: rule.hours.map(|given| hours(&format!("{path}.hours"), &given, faults)),
         max_duration: Some(Ttl(rule.max_duration_seconds)).filter(|most| most.0 > 0),
+        max_per_day: Some(rule.max_per_day).filter(|most| *most > 0),
     }
 }
 

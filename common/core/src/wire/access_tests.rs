@@ -38,6 +38,7 @@ fn asked() -> pb::OnRequest {
             labels: [("env".to_owned(), "test".to_owned())].into(),
             hours: Some(pb::Hours { from: "08:00".into(), to: "24:00".into(), days: vec!["mon".into(), "fri".into()] }),
             max_duration_seconds: 600,
+            max_per_day: 3,
         }],
         ..Default::default()
     }

@@ -3,6 +3,7 @@
 use postern_proto::resource::v1 as pb;
 
 use super::faults::Faults;
+use super::issuer;
 use crate::kept::KeptClaims;
 use crate::policy::{Authentication, Conditions, Effect};
 
@@ -22,8 +23,9 @@ fn authentication(asked: pb::Authentication, effect: Effect, faults: &mut Faults
             "has no meaning with effect \"deny\": ask for it where something is permitted",
         );
     }
-    if asked.acr.is_empty() && asked.amr.is_empty() {
-        faults.add("spec.when.authentication", "must name acr or amr");
+    let most = asked.max_token_ttl_seconds;
+    if asked.acr.is_empty() && asked.amr.is_empty() && most == 0 {
+        faults.add("spec.when.authentication", "must name acr, amr or maxTokenTtl");
     }
     for (path, values) in [("spec.when.authentication.acr", &asked.acr), ("spec.when.authentication.amr", &asked.amr)] {
         faults.bound(path, values.len(), MAX_VALUES);
@@ -33,12 +35,16 @@ fn authentication(asked: pb::Authentication, effect: Effect, faults: &mut Faults
             }
         }
     }
-    Authentication { acr: asked.acr, amr: asked.amr }
+    let max_token_ttl = issuer::token_ttl("spec.when.authentication.maxTokenTtl", most, faults);
+    Authentication { acr: asked.acr, amr: asked.amr, max_token_ttl }
 }
 
 pub(super) fn to_proto(when: &Conditions) -> Option<pb::Conditions> {
-    let authentication =
-        when.authentication.as_ref().map(|asked| pb::Authentication { acr: asked.acr.clone(), amr: asked.amr.clone() });
+    let authentication = when.authentication.as_ref().map(|asked| pb::Authentication {
+        acr: asked.acr.clone(),
+        amr: asked.amr.clone(),
+        max_token_ttl_seconds: asked.max_token_ttl.map_or(0, |ttl| ttl.0),
+    });
     // As before there was more to say: the same policy is the same bytes.
     (when.bounded.is_some() || authentication.is_some())
         .then_some(pb::Conditions { bounded: when.bounded, authentication })

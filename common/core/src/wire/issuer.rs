@@ -11,8 +11,12 @@ use crate::issuer::{
     Algorithm, ClaimPath, ClaimPattern, DEFAULT_LEEWAY, GroupsClaim, GroupsForm, Issuer, IssuerKind, KeySource,
     MAX_METADATA, OidcIssuer, Preset, RequiredClaim, SamlIssuer,
 };
+use crate::time::Ttl;
+use crate::token::SESSION_TOKEN_MAX_TTL;
 
 const MAX_LEEWAY: u32 = 300;
+/// Whoever says less would lock its principals out.
+const MIN_TOKEN_TTL: u32 = 60;
 /// Claims that name groups, and claims that are required.
 const MAX_CLAIMS: usize = 32;
 /// Claims that are kept because the object says so.
@@ -42,6 +46,8 @@ pub(super) fn read(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> 
         groups_prefix: spec.groups_prefix.clone(),
         leeway,
         max_age: (spec.max_age_seconds > 0).then(|| Duration::from_secs(u64::from(spec.max_age_seconds))),
+        max_token_ttl: token_ttl("spec.maxTokenTtl", spec.max_token_ttl_seconds, faults),
+        token_ttl: token_ttl("spec.tokenTtl", spec.token_ttl_seconds, faults),
         keep: kept(&spec, faults),
         kind: match &spec.saml {
             Some(it) => IssuerKind::Saml(saml(it.clone(), &spec, faults)),
@@ -49,6 +55,11 @@ pub(super) fn read(spec: pb::IssuerSpec, faults: &mut Faults) -> Option<Issuer> 
         },
         url,
     };
+    if let (Some(usual), Some(most)) = (issuer.token_ttl, issuer.max_token_ttl)
+        && usual > most
+    {
+        faults.add("spec.tokenTtl", "must be at most maxTokenTtl");
+    }
     if faults.count() != before {
         return None;
     }
@@ -65,6 +76,8 @@ pub(super) fn to_proto(issuer: &Issuer) -> pb::IssuerSpec {
         groups_prefix: issuer.groups_prefix.clone(),
         leeway_seconds: Some(seconds(issuer.leeway)),
         max_age_seconds: issuer.max_age.map_or(0, seconds),
+        max_token_ttl_seconds: issuer.max_token_ttl.map_or(0, |ttl| ttl.0),
+        token_ttl_seconds: issuer.token_ttl.map_or(0, |ttl| ttl.0),
         keep_claims: issuer.keep.iter().map(ToString::to_string).collect(),
         ..Default::default()
     };
@@ -83,6 +96,14 @@ pub(super) fn to_proto(issuer: &Issuer) -> pb::IssuerSpec {
             ..shared
         },
     }
+}
+
+/// 0: nothing is said.
+pub(super) fn token_ttl(path: &str, seconds: u32, faults: &mut Faults) -> Option<Ttl> {
+    if seconds > 0 && !(MIN_TOKEN_TTL..=SESSION_TOKEN_MAX_TTL).contains(&seconds) {
+        faults.add(path, format!("must be from {MIN_TOKEN_TTL} to {SESSION_TOKEN_MAX_TTL} seconds"));
+    }
+    (seconds > 0).then_some(Ttl(seconds))
 }
 
 /// Names of claims, or of attributes: these are no paths.

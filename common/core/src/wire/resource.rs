@@ -1,28 +1,18 @@
 //! Declared objects.
 
-use std::time::Duration;
-
 use postern_proto::resource::v1 as pb;
 
-use super::faults::{Faults, MAX_TEXT};
+use super::faults::Faults;
 use super::{
-    access, allowance, conditions, credential, issuer, role, selector, service_account, timestamp_or_zero,
-    timestamp_to_proto,
+    allowance, credential, issuer, policy, role, selector, service_account, timestamp_or_zero, timestamp_to_proto,
 };
-use crate::approval::ApprovalRequirement;
 use crate::masking::MaskingRule;
 use crate::name::Name;
-use crate::policy::{ActionPattern, Effect, OnStale, Policy, Staleness};
 use crate::resource::{FieldFault, Kind, Metadata, Resource, Spec};
 use crate::secret::Sealed;
 use crate::target::{MAX_SPARE_SESSIONS, Protocol, Route, Target, TargetTls, TlsMode};
-use crate::time::Ttl;
 
 const MAX_LABELS: usize = 64;
-const DEFAULT_APPROVAL_EXPIRY: u32 = 900;
-const MAX_APPROVAL_EXPIRY: u32 = 86_400;
-/// A day: no gateway's limit should be longer.
-const MAX_STALENESS: u32 = 86_400;
 
 /// Reads an object, or tells every field that is not as it must be.
 ///
@@ -34,7 +24,7 @@ pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
     let spec = match resource.spec {
         Some(pb::resource::Spec::Issuer(spec)) => issuer::read(spec, &mut faults).map(Spec::Issuer),
         Some(pb::resource::Spec::Target(spec)) => target(spec, &mut faults).map(Spec::Target),
-        Some(pb::resource::Spec::Policy(spec)) => Some(Spec::Policy(policy(spec, &mut faults))),
+        Some(pb::resource::Spec::Policy(spec)) => Some(Spec::Policy(policy::read(spec, &mut faults))),
         Some(pb::resource::Spec::MaskingRule(spec)) => Some(Spec::MaskingRule(masking_rule(spec, &mut faults))),
         Some(pb::resource::Spec::Secret(spec)) => secret(spec, &mut faults).map(Spec::Secret),
         Some(pb::resource::Spec::Role(spec)) => Some(Spec::Role(role::role(spec, &mut faults))),
@@ -59,7 +49,7 @@ pub fn to_proto(resource: &Resource) -> pb::Resource {
     let spec = match &resource.spec {
         Spec::Issuer(issuer) => pb::resource::Spec::Issuer(issuer::to_proto(issuer)),
         Spec::Target(target) => pb::resource::Spec::Target(target_to_proto(target)),
-        Spec::Policy(policy) => pb::resource::Spec::Policy(policy_to_proto(policy)),
+        Spec::Policy(policy) => pb::resource::Spec::Policy(policy::to_proto(policy)),
         Spec::MaskingRule(rule) => pb::resource::Spec::MaskingRule(pb::MaskingRuleSpec {
             targets: Some(selector::targets_to_proto(&rule.targets)),
             columns: rule.columns.iter().map(ToString::to_string).collect(),
@@ -262,156 +252,6 @@ fn target_to_proto(target: &Target) -> pb::TargetSpec {
         disabled: target.disabled,
         limits: allowance::to_proto(target.limits),
         spare_sessions: target.spare_sessions.into(),
-    }
-}
-
-fn policy(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
-    let effect = match pb::Effect::try_from(spec.effect) {
-        Ok(pb::Effect::Permit) if spec.on_request.is_some() => {
-            // Whoever does not know of requests would take it for what permits without one.
-            faults.add("spec.effect", "must be that of what permits on request, where \"onRequest\" is given");
-            Effect::Permit
-        }
-        Ok(pb::Effect::Permit) => Effect::Permit,
-        Ok(pb::Effect::PermitOnRequest) => {
-            if spec.on_request.is_none() {
-                faults.add("spec.onRequest", "is needed by what permits on request");
-            }
-            Effect::Permit
-        }
-        Ok(pb::Effect::Deny) => Effect::Deny,
-        _ => {
-            faults.add("spec.effect", "must be \"permit\" or \"deny\"");
-            Effect::Deny
-        }
-    };
-    if spec.actions.is_empty() {
-        faults.add("spec.actions", "must name at least one action");
-    }
-    faults.bound_all("spec.actions", &spec.actions);
-    faults.bound_all("spec.resources", &spec.resources);
-    let mut actions = Vec::new();
-    for (place, text) in spec.actions.iter().enumerate() {
-        match ActionPattern::parse(text) {
-            Some(pattern) => actions.push(pattern),
-            None => faults.add(
-                format!("spec.actions[{place}]"),
-                format!("{text:?} is no action (try \"sql:select\", \"sql:*\", \"*\")"),
-            ),
-        }
-    }
-    let waits = spec.approval.as_ref().is_some_and(|asked| match pb::WhenAway::try_from(asked.when_away) {
-        Ok(pb::WhenAway::Wait) => true,
-        Ok(pb::WhenAway::Fail | pb::WhenAway::Unspecified) => false,
-        Err(_) => {
-            faults.add("spec.approval.whenAway", "must be \"fail\" or \"wait\"");
-            false
-        }
-    });
-    let approval = spec.approval.map(|asked| requirement(asked, effect, faults));
-    let principals = selector::principals("spec.principals", spec.principals, faults);
-    if effect == Effect::Permit && !principals.tokens.is_empty() {
-        faults.add("spec.principals.tokens", "has a meaning only with effect \"deny\"");
-    }
-    if effect == Effect::Deny && spec.limits.is_some() {
-        faults.add("spec.limits", "has no meaning with effect \"deny\"");
-    }
-    let when = conditions::read(spec.when.unwrap_or_default(), effect, faults);
-    let limits = allowance::read(spec.limits, faults);
-    let staleness = staleness(spec.max_staleness_seconds, spec.on_stale, effect, faults);
-    faults.bound("spec.reason", spec.reason.len(), MAX_TEXT);
-    if effect == Effect::Deny && spec.on_request.is_some() {
-        faults.add("spec.onRequest", "has no meaning with effect \"deny\"");
-    }
-    let on_request = spec.on_request.map(|asked| Box::new(access::on_request(asked, faults)));
-    Policy {
-        effect,
-        principals,
-        targets: selector::targets(spec.targets, faults),
-        actions,
-        resources: selector::patterns("spec.resources", &spec.resources, faults),
-        when,
-        approval,
-        waits,
-        staleness,
-        limits,
-        on_request,
-        reason: Some(spec.reason).filter(|reason| !reason.is_empty()),
-    }
-}
-
-fn staleness(max: Option<u32>, then: i32, effect: Effect, faults: &mut Faults) -> Staleness {
-    let denies = effect == Effect::Deny;
-    if denies && max.is_some() {
-        faults.add("spec.maxStaleness", "has no meaning with effect \"deny\", which is never too old");
-    }
-    if max.is_some_and(|max| max > MAX_STALENESS) {
-        faults.add("spec.maxStaleness", format!("must be at most {MAX_STALENESS} seconds"));
-    }
-    let then = match pb::OnStale::try_from(then) {
-        Ok(pb::OnStale::Unspecified) => OnStale::End,
-        Ok(_) if denies => {
-            faults.add("spec.onStale", "has no meaning with effect \"deny\", which is never too old");
-            OnStale::End
-        }
-        Ok(pb::OnStale::End) => OnStale::End,
-        Ok(pb::OnStale::Keep) => OnStale::Keep,
-        Err(_) => {
-            faults.add("spec.onStale", "must be \"end\" or \"keep\"");
-            OnStale::End
-        }
-    };
-    Staleness { max: max.map(|max| Duration::from_secs(u64::from(max))), then }
-}
-
-fn requirement(asked: pb::ApprovalRequirement, effect: Effect, faults: &mut Faults) -> ApprovalRequirement {
-    if effect == Effect::Deny {
-        faults.add("spec.approval", "has no meaning with effect \"deny\"");
-    }
-    if asked.groups.is_empty() {
-        faults.add("spec.approval.groups", "must name at least one group of reviewers");
-    }
-    faults.bound_all("spec.approval.groups", &asked.groups);
-    if asked.count > 16 {
-        faults.add("spec.approval.count", "must be at most 16");
-    }
-    if asked.expires_seconds > MAX_APPROVAL_EXPIRY {
-        faults.add("spec.approval.expires", format!("must be at most {MAX_APPROVAL_EXPIRY} seconds"));
-    }
-    let expires = if asked.expires_seconds == 0 { DEFAULT_APPROVAL_EXPIRY } else { asked.expires_seconds };
-    ApprovalRequirement { groups: asked.groups, count: asked.count.max(1), expires: Ttl(expires) }
-}
-
-fn policy_to_proto(policy: &Policy) -> pb::PolicySpec {
-    let effect = match policy.effect {
-        // Told apart by the effect, too: who does not know it refuses the policy.
-        Effect::Permit if policy.on_request.is_some() => pb::Effect::PermitOnRequest,
-        Effect::Permit => pb::Effect::Permit,
-        Effect::Deny => pb::Effect::Deny,
-    };
-    pb::PolicySpec {
-        effect: effect.into(),
-        principals: Some(selector::principals_to_proto(&policy.principals)),
-        targets: Some(selector::targets_to_proto(&policy.targets)),
-        actions: policy.actions.iter().map(ToString::to_string).collect(),
-        resources: policy.resources.iter().map(ToString::to_string).collect(),
-        when: conditions::to_proto(&policy.when),
-        approval: policy.approval.as_ref().map(|asked| pb::ApprovalRequirement {
-            groups: asked.groups.clone(),
-            count: asked.count,
-            expires_seconds: asked.expires.0,
-            when_away: if policy.waits { pb::WhenAway::Wait } else { pb::WhenAway::Unspecified }.into(),
-        }),
-        reason: policy.reason.clone().unwrap_or_default(),
-        max_staleness_seconds: policy.staleness.max.map(|max| u32::try_from(max.as_secs()).unwrap_or(u32::MAX)),
-        on_stale: match policy.staleness.then {
-            // As before there was a choice: the same policy is the same bytes.
-            OnStale::End => pb::OnStale::Unspecified,
-            OnStale::Keep => pb::OnStale::Keep,
-        }
-        .into(),
-        limits: allowance::to_proto(policy.limits),
-        on_request: policy.on_request.as_deref().map(access::on_request_to_proto),
     }
 }
 

@@ -29,6 +29,7 @@ fn policy_spec() -> pb::PolicySpec {
             authentication: Some(pb::Authentication {
                 acr: vec!["gold".into()],
                 amr: vec!["otp".into(), "pwd".into()],
+                max_token_ttl_seconds: 1_800,
             }),
         }),
         approval: Some(pb::ApprovalRequirement {
@@ -42,6 +43,7 @@ fn policy_spec() -> pb::PolicySpec {
         on_stale: pb::OnStale::Keep.into(),
         limits: Some(pb::Limits { connections_per_second: 2, in_flight_bytes: 4096, ..Default::default() }),
         on_request: None,
+        cedar: String::new(),
     }
 }
 
@@ -318,7 +320,7 @@ fn a_login_is_asked_for_where_something_is_permitted() {
             targets: Some(pb::TargetSelector { names: vec!["*".into()], ..Default::default() }),
             when: Some(pb::Conditions {
                 bounded: None,
-                authentication: Some(pb::Authentication { acr, amr: Vec::new() }),
+                authentication: Some(pb::Authentication { acr, ..Default::default() }),
             }),
             ..Default::default()
         }))
@@ -328,4 +330,39 @@ fn a_login_is_asked_for_where_something_is_permitted() {
     assert_eq!(faults(pb::Effect::Permit, &[]), ["spec.when.authentication"]);
     assert_eq!(faults(pb::Effect::Permit, &["gold", ""]), ["spec.when.authentication.acr[1]"]);
     assert_eq!(faults(pb::Effect::Permit, &["x"; 17]), ["spec.when.authentication.acr"]);
+}
+
+#[test]
+fn a_life_of_tokens_is_one_that_a_token_can_have() {
+    let faults = |most: u32, usual: u32| {
+        faults_of(pb::resource::Spec::Issuer(pb::IssuerSpec {
+            url: "https://id.example".into(),
+            audiences: vec!["a".into()],
+            max_token_ttl_seconds: most,
+            token_ttl_seconds: usual,
+            ..Default::default()
+        }))
+    };
+    for (most, usual) in [(0, 0), (60, 0), (43_200, 43_200), (0, 60), (600, 600)] {
+        assert_eq!(faults(most, usual), Vec::<String>::new(), "{most} {usual}");
+    }
+    assert_eq!(faults(59, 0), ["spec.maxTokenTtl"]);
+    assert_eq!(faults(43_201, 0), ["spec.maxTokenTtl"]);
+    assert_eq!(faults(0, 59), ["spec.tokenTtl"]);
+    assert_eq!(faults(600, 601), ["spec.tokenTtl"]);
+    let asked = |seconds: u32| {
+        faults_of(pb::resource::Spec::Policy(pb::PolicySpec {
+            effect: pb::Effect::Permit.into(),
+            actions: vec!["*".into()],
+            principals: Some(pb::PrincipalSelector { groups: vec!["*".into()], ..Default::default() }),
+            targets: Some(pb::TargetSelector { names: vec!["*".into()], ..Default::default() }),
+            when: Some(pb::Conditions {
+                bounded: None,
+                authentication: Some(pb::Authentication { max_token_ttl_seconds: seconds, ..Default::default() }),
+            }),
+            ..Default::default()
+        }))
+    };
+    assert_eq!(asked(1_800), Vec::<String>::new());
+    assert_eq!(asked(59), ["spec.when.authentication.maxTokenTtl"]);
 }

@@ -31,6 +31,7 @@ pub fn revoked_to_proto(of: &Revoked) -> pb::RevokedThing {
             claim: claim.to_string(),
             value: value.to_string(),
         }),
+        Revoked::SigningKey(kid) => Thing::SigningKey(kid.to_string()),
         Revoked::All => Thing::All(pb::Everything {}),
     };
     pb::RevokedThing { thing: Some(thing) }
@@ -67,6 +68,7 @@ pub fn revoked_from_proto(thing: pb::RevokedThing) -> Result<Revoked, WireError>
             claim: text("claim.claim", name.claim, KeptClaims::MOST_TEXT)?,
             value: text("claim.value", name.value, KeptClaims::MOST_TEXT)?,
         },
+        Thing::SigningKey(kid) => Revoked::SigningKey(text("signing_key", kid, MAX_NAME)?),
         Thing::All(_) => Revoked::All,
     })
 }
@@ -76,7 +78,7 @@ pub fn revoked_from_proto(thing: pb::RevokedThing) -> Result<Revoked, WireError>
 pub fn revocation_to_proto(revocation: &Revocation) -> pb::Revocation {
     pb::Revocation {
         of: Some(revoked_to_proto(&revocation.of)),
-        issued_before: (!revocation.of.is_of_token()).then(|| timestamp_to_proto(revocation.issued_before)),
+        issued_before: (!revocation.of.is_timeless()).then(|| timestamp_to_proto(revocation.issued_before)),
         until: Some(timestamp_to_proto(revocation.until)),
         by: revocation.by.clone(),
         because: revocation.because.clone(),

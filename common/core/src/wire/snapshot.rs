@@ -10,11 +10,17 @@ use super::access::{grant_from_proto, grant_to_proto};
 use super::{WireError, parse, resource};
 use crate::delta::Delta;
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::resource::{Kind, Metadata, Resource, Spec};
 use crate::revocation::{self, Revocations};
 use crate::secret::SecretBytes;
 use crate::snapshot::{Credentials, Snapshot};
 use crate::time::Timestamp;
+
+/// What gateways of the levels before do not know: it is told apart, as they would take it for something else.
+const fn is_newer(policy: &Policy) -> bool {
+    policy.on_request.is_some() || policy.cedar.is_some()
+}
 
 /// To protobuf. Credentials and the key of masks stay here: they are never part of what is signed (I5).
 #[must_use]
@@ -29,7 +35,7 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
     }
     let mut on_request = Vec::new();
     for (name, policy) in &snapshot.policies {
-        let list = if policy.on_request.is_some() { &mut on_request } else { &mut resources };
+        let list = if is_newer(policy) { &mut on_request } else { &mut resources };
         list.push(object(name, &none, Spec::Policy(policy.clone())));
     }
     for (name, rule) in &snapshot.masking {
@@ -81,8 +87,8 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
 /// To protobuf.
 #[must_use]
 pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
-    let on_request = |object: &&Resource| matches!(&object.spec, Spec::Policy(policy) if policy.on_request.is_some());
-    // To a gateway that does not know of requests such a policy is gone: it must not go on with what it had of that name.
+    let on_request = |object: &&Resource| matches!(&object.spec, Spec::Policy(policy) if is_newer(policy));
+    // To a gateway that does not know of such a policy it is gone: it must not go on with what it had of that name.
     let unknown = delta.upserts.iter().filter(on_request).map(|object| (Kind::Policy, &object.metadata.name));
     let deletes = delta
         .deletes

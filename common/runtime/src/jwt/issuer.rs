@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::claims::{self, Claims, fit};
 use super::jws::{KeyError, KeySet, Parts, Usage};
-use super::{TokenError, Verified};
+use super::{TokenError, Verified, lives};
 
 /// Verifies one issuer's tokens. Keys are parsed once, here.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl IssuerVerifier {
             Some(Value::String(id)) => Some(fit(id, "jti")?),
             Some(_) => return Err(TokenError::claims("jti")),
         };
-        let principal = Principal {
+        let mut principal = Principal {
             id: PrincipalId { issuer: self.name.clone(), subject },
             groups: claims::groups(&claims, &self.oidc.groups, &self.rules.groups_prefix)?,
             token_id,
@@ -71,6 +71,9 @@ impl IssuerVerifier {
             chain: Vec::new(),
             claims: claims::kept(&claims, &self.rules.keep, &self.oidc.required)?,
         };
+        if let Some(issued_at) = issued_at {
+            principal.claims.live(lives(issued_at, expires_at));
+        }
         let issued_at = issued_at.unwrap_or_default();
         Ok(Verified::fresh(principal, issued_at))
     }

@@ -22,6 +22,9 @@ const MAX_JWKS: usize = 256 * 1024;
 /// The most keys of one issuer: more have never been seen in one rotation.
 const MAX_KEYS: usize = 64;
 
+/// Another name of `EdDSA`, by the one curve of it that is accepted.
+pub const ED25519_ALONE: &str = "Ed25519";
+
 /// Keys cannot be read, made or used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -37,9 +40,12 @@ pub enum KeyError {
     /// An issuer's that signs no JSON Web Tokens.
     #[error("the issuer is not one of JSON Web Tokens")]
     OtherKind,
-    /// A private key is unreadable, or not Ed25519.
-    #[error("the signing key is not a readable Ed25519 key")]
+    /// A private key is unreadable, or of another kind.
+    #[error("the signing key is not a readable key of its kind")]
     SigningKey,
+    /// A client's private key is unreadable, or of another kind.
+    #[error("the key is not a readable private key, Ed25519 or P-256, in PKCS#8 (PEM)")]
+    ClientKey,
     /// The key failed to sign.
     #[error("signing failed")]
     Sign,
@@ -119,6 +125,19 @@ impl<'a> Parts<'a> {
         key.verify_sig(self.signed, &self.signature).map_err(|_| TokenError::Signature)
     }
 
+    /// Checks the signature by a key that came with it, for any of `accepted` that it is fit for.
+    pub(super) fn verify_by(&self, key: &Jwk, accepted: &[Algorithm]) -> Result<(), TokenError> {
+        let accepted = named(&self.header.alg).filter(|algorithm| accepted.contains(algorithm));
+        let algorithm = accepted.ok_or(TokenError::Algorithm)?;
+        if key.alg.as_deref().is_some_and(|alg| named(alg) != Some(algorithm))
+            || !Usage::Signing.takes(key.usage.as_deref())
+        {
+            return Err(TokenError::Algorithm);
+        }
+        let key = key.public_key(algorithm).ok_or(TokenError::Algorithm)?;
+        key.verify_sig(self.signed, &self.signature).map_err(|_| TokenError::Signature)
+    }
+
     pub(super) fn unverified(&self) -> Option<Unverified> {
         serde_json::from_slice(&self.payload).ok()
     }
@@ -139,7 +158,7 @@ struct Key {
 
 /// RFC 7517, section 4; RFC 7518, section 6; RFC 8037, section 2.
 #[derive(Deserialize)]
-struct Jwk {
+pub(super) struct Jwk {
     kty: String,
     #[serde(rename = "use")]
     usage: Option<String>,
@@ -174,7 +193,7 @@ impl KeySet {
                 continue;
             }
             for algorithm in accepted {
-                if jwk.alg.as_deref().is_none_or(|alg| alg == algorithm.as_str())
+                if jwk.alg.as_deref().is_none_or(|alg| named(alg) == Some(*algorithm))
                     && let Some(key) = jwk.public_key(*algorithm)
                 {
                     keys.push(Key { kid: jwk.kid.clone(), algorithm: *algorithm, key });
@@ -205,7 +224,7 @@ impl KeySet {
 
     /// As [`Self::verify`], by any key of the set: whoever has one of them may name it or not.
     pub(super) fn verify_by_any(&self, parts: &Parts<'_>) -> Result<(), TokenError> {
-        let algorithm = Algorithm::from_text(&parts.header.alg).ok_or(TokenError::Algorithm)?;
+        let algorithm = named(&parts.header.alg).ok_or(TokenError::Algorithm)?;
         let mut fit = self.keys.iter().filter(|key| key.algorithm == algorithm);
         if fit.any(|key| key.key.verify_sig(parts.signed, &parts.signature).is_ok()) {
             Ok(())
@@ -214,9 +233,9 @@ impl KeySet {
         }
     }
 
-    /// Checks the signature of `parts`, by the key that it names and an algorithm that this key is bound to.
-    pub(super) fn verify(&self, parts: &Parts<'_>) -> Result<(), TokenError> {
-        let algorithm = Algorithm::from_text(&parts.header.alg).ok_or(TokenError::Algorithm)?;
+    /// Checks the signature of `parts`, by the key that it names and an algorithm that this key is bound to. Gives that key's id.
+    pub(super) fn verify(&self, parts: &Parts<'_>) -> Result<Option<&str>, TokenError> {
+        let algorithm = named(&parts.header.alg).ok_or(TokenError::Algorithm)?;
         if !self.accepted.contains(&algorithm) {
             return Err(TokenError::Algorithm);
         }
@@ -240,8 +259,9 @@ impl KeySet {
         if fit.is_empty() {
             return Err(TokenError::Algorithm);
         }
-        if fit.iter().any(|key| key.key.verify_sig(parts.signed, &parts.signature).is_ok()) {
-            Ok(())
+        let right = |key: &&&Key| key.key.verify_sig(parts.signed, &parts.signature).is_ok();
+        if let Some(key) = fit.iter().find(right) {
+            Ok(key.kid.as_deref())
         } else if parts.header.kid.is_none() {
             // It does not say which key it is of: it may be the one that comes after this.
             Err(TokenError::UnknownKey)
@@ -276,6 +296,23 @@ impl Jwk {
                 fits.then(|| ParsedPublicKey::new(&ED25519, x).ok())?
             }
         }
+    }
+
+    /// What RFC 7638, section 3, hashes: the members that a key must have, in order.
+    pub(super) fn canonical(&self) -> Option<String> {
+        let all: &[(&str, &Option<String>)] = match self.kty.as_str() {
+            "EC" => &[("crv", &self.crv), ("kty", &None), ("x", &self.x), ("y", &self.y)],
+            "OKP" => &[("crv", &self.crv), ("kty", &None), ("x", &self.x)],
+            "RSA" => &[("e", &self.e), ("kty", &None), ("n", &self.n)],
+            _ => return None,
+        };
+        let member = |(name, value): &(&str, &Option<String>)| {
+            let value = if *name == "kty" { Some(&self.kty) } else { value.as_ref() };
+            // A key that is fit has nothing in these that JSON would escape.
+            Some(format!("\"{name}\":\"{}\"", value.filter(|text| !text.contains(['"', '\\']))?))
+        };
+        let members: Option<Vec<String>> = all.iter().map(member).collect();
+        Some(format!("{{{}}}", members?.join(",")))
     }
 
     fn rsa(&self, parameters: &'static RsaParameters) -> Option<ParsedPublicKey> {
@@ -317,6 +354,12 @@ fn verification(algorithm: Algorithm) -> &'static dyn VerificationAlgorithm {
         Algorithm::Es512 => &ECDSA_P521_SHA512_FIXED,
         Algorithm::EdDsa => &ED25519,
     }
+}
+
+/// By the name in a header or a key.
+fn named(alg: &str) -> Option<Algorithm> {
+    // EdDSA by that curve, by the name that newer libraries write (RFC 9864, section 2.2).
+    if alg == ED25519_ALONE { Some(Algorithm::EdDsa) } else { Algorithm::from_text(alg) }
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {

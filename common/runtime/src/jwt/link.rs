@@ -19,10 +19,11 @@ use rcgen::KeyPair;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::TokenError;
 use super::jws::{KeyError, Parts};
 use super::seen::Digest;
-use super::session::{Checked, sha256, signed};
+use super::session::{Checked, sha256};
+use super::signer::signed;
+use super::{TokenError, lives};
 
 /// Bytes of a link's digest that are its id.
 const ID: usize = 16;
@@ -59,11 +60,15 @@ pub(super) fn follow(before: &Checked, link: &str, digest: &Digest) -> Result<Ch
     let expires_at = before.expires_at.min(Timestamp::from_secs(claims.exp));
     principal.token_id = Some(id);
     principal.expires_at = Some(expires_at);
+    // From when the cluster issued the first: what a link says of its own beginning is its holder's word.
+    let shorter = lives(expires_at, before.expires_at);
+    principal.claims.live(before.principal.claims.token_ttl().unwrap_or(u32::MAX).saturating_sub(shorter));
     let begins = Timestamp::from_secs(claims.nbf.unwrap_or(0).max(claims.iat));
     let delegation = claims.dlg.map(|dlg| delegation(&dlg, left.saturating_sub(1)));
     Ok(Checked {
-        bearer: Bearer::new(&principal, true, before.origin, before.issued_at),
+        bearer: Bearer::new(&principal, true, before.origin, before.issued_at).signed_by(&before.signers),
         origin: before.origin,
+        signers: before.signers.clone(),
         principal,
         issued_at: before.issued_at,
         depth: before.depth.saturating_add(1),

@@ -2,15 +2,20 @@
 //!
 //! JSON Web Tokens (RFC 7519) in JWS compact form (RFC 7515), by the practices of RFC 8725: the accepted algorithms come from
 //! configuration and the keys, never from the token; kinds of token are told apart by their `typ`; headers that would bring a
-//! key along (`jwk`, `jku`, `x5u`, `x5c`) are not even read. Everything here is a function of the token, the keys and the given time.
+//! key along (`jwk`, `jku`, `x5u`, `x5c`) are not even read, but for proofs of possession: who has that key is all that they say. Everything here is a function of the token, the keys and the given time.
 
 mod claims;
 mod client;
+mod client_key;
+mod dpop;
+mod htu;
 mod issuer;
 mod jws;
 mod link;
+mod proofs;
 mod seen;
 mod session;
+mod signer;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -23,10 +28,14 @@ use postern_core::token::{Confirmation, LINK_SEPARATOR, SCOPED_TOKEN_TYPE, SESSI
 use postern_core::{Code, Name, Principal, Timestamp};
 
 pub use client::ClientAssertion;
+pub use client_key::ClientKey;
+pub use dpop::{PROOF_ALGORITHMS, Proof, ProofError, Thumbprint};
 pub use issuer::IssuerVerifier;
-pub use jws::{KeyError, MAX_TOKEN};
+pub use jws::{ED25519_ALONE, KeyError, MAX_TOKEN};
 pub use link::{DelegationKey, NewLink, is_actor};
-pub use session::{SessionSigner, SessionVerifier};
+pub use proofs::Proofs;
+pub use session::SessionVerifier;
+pub use signer::SessionSigner;
 
 /// Why a token is refused. Nothing of the token is in the text, so that it may be logged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +76,9 @@ pub enum TokenError {
     /// Its bearer has not proven to have what it is bound to.
     #[error("the token is bound to a certificate that was not shown")]
     Unconfirmed,
+    /// It is bound to a key that signs a proof for each request, and there was no proof by that key.
+    #[error("the token is bound to a key (DPoP) of which there was no proof")]
+    Unproven,
     /// It was revoked, or something that it is made of.
     #[error("the token was revoked")]
     Revoked,
@@ -95,6 +107,7 @@ impl TokenError {
             | Self::Audience
             | Self::Delegable
             | Self::Unconfirmed
+            | Self::Unproven
             | Self::Network
             | Self::Claims(_) => Code::TokenInvalid,
         }
@@ -109,7 +122,7 @@ impl TokenError {
             Self::Algorithm => 3,
             Self::Signature => 4,
             Self::Audience => 5,
-            Self::Claims(_) | Self::Delegable | Self::Unconfirmed | Self::Network => 6,
+            Self::Claims(_) | Self::Delegable | Self::Unconfirmed | Self::Unproven | Self::Network => 6,
             Self::Expired | Self::NotYetValid | Self::TooOld | Self::Revoked => 7,
         }
     }
@@ -132,6 +145,8 @@ pub struct Verified {
     pub confirmation: Option<Confirmation>,
     /// What stands for the token of an issuer that the first of the session tokens was made of, when it has an id.
     pub origin: Option<RevocationKey>,
+    /// What stands for the cluster's keys that have signed it, and what it was made of.
+    pub signers: Vec<RevocationKey>,
     /// What a revocation can go by.
     pub bearer: Bearer,
 }
@@ -141,7 +156,7 @@ impl Verified {
     #[must_use]
     pub fn fresh(principal: Principal, issued_at: Timestamp) -> Self {
         let bearer = Bearer::new(&principal, false, None, issued_at);
-        Self { principal, issued_at, depth: None, confirmation: None, origin: None, bearer }
+        Self { principal, issued_at, depth: None, confirmation: None, origin: None, signers: Vec::new(), bearer }
     }
 
     /// What stands for it in the session token that is made of it, and of what is made of that.
@@ -154,6 +169,12 @@ impl Verified {
                 Some(Revoked::Subtree(TokenName { issuer, id }).key())
             }
         }
+    }
+
+    /// Whether it is bound to a key that signs a proof for each request (RFC 9449).
+    #[must_use]
+    pub const fn needs_proof(&self) -> bool {
+        matches!(self.confirmation, Some(Confirmation::Key(_)))
     }
 
     /// Checks what hangs on the connection on which the token was shown, `from` being the other end; none: unknown.
@@ -169,10 +190,29 @@ impl Verified {
     /// # Errors
     /// The token is not for there, or bound to what was not shown.
     pub fn shown_with(&self, from: Option<IpAddr>, certificate: Option<&[u8; 32]>) -> Result<(), TokenError> {
-        if let Some(bound) = &self.confirmation
-            && certificate.is_none_or(|shown| Confirmation::certificate(shown) != *bound)
-        {
-            return Err(TokenError::Unconfirmed);
+        self.shown_by(from, certificate, None)
+    }
+
+    /// As [`Self::shown_with`], with a proof of possession by a key.
+    ///
+    /// # Errors
+    /// The token is not for there, or bound to what was not shown.
+    pub fn shown_by(
+        &self,
+        from: Option<IpAddr>,
+        certificate: Option<&[u8; 32]>,
+        key: Option<&Thumbprint>,
+    ) -> Result<(), TokenError> {
+        match &self.confirmation {
+            Some(bound @ Confirmation::Certificate(_))
+                if certificate.is_none_or(|shown| Confirmation::certificate(shown) != *bound) =>
+            {
+                return Err(TokenError::Unconfirmed);
+            }
+            Some(bound @ Confirmation::Key(_)) if key.is_none_or(|shown| Confirmation::key(shown) != *bound) => {
+                return Err(TokenError::Unproven);
+            }
+            _ => {}
         }
         if self.principal.may_come_from(from.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))) {
             Ok(())
@@ -290,10 +330,26 @@ impl Verifier {
     }
 }
 
+/// How long a token lives, in seconds.
+fn lives(issued_at: Timestamp, expires_at: Timestamp) -> u32 {
+    u32::try_from(expires_at.secs().saturating_sub(issued_at.secs())).unwrap_or(u32::MAX)
+}
+
 /// The `iss` of a token, taken at its word: to choose who verifies it, and for nothing else.
 #[must_use]
 pub fn unverified_issuer(token: &str) -> Option<String> {
     jws::Parts::parse(token).ok()?.unverified()?.iss
+}
+
+/// What a session token, with the links behind it, says that it is bound to; taken at its word: for who is about to show it.
+#[must_use]
+pub fn unverified_binding(token: &str) -> Option<Confirmation> {
+    #[derive(serde::Deserialize)]
+    struct Bound {
+        cnf: Option<Confirmation>,
+    }
+    let bound = |part: &str| serde_json::from_slice::<Bound>(&jws::Parts::parse(part).ok()?.payload).ok()?.cnf;
+    token.rsplit(LINK_SEPARATOR).find_map(bound)
 }
 
 /// Whether a subject token leaves it to the bearer of `actor` to act for its subject (`may_act`, RFC 8693, section 4.4). Both must be verified

@@ -1,31 +1,31 @@
-//! Postern's own session tokens: EdDSA (RFC 8037), one audience, one cluster; and the links by which their holders hand them on.
+//! Postern's own session tokens: EdDSA (RFC 8037) or ES256, one audience, one cluster; and the links by which their holders hand them on.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{self, SHA256};
 use aws_lc_rs::signature::ParsedPublicKey;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_core::issuer::Algorithm;
 use postern_core::principal::Link;
-use postern_core::revocation::{Bearer, RevocationKey};
+use postern_core::revocation::{Bearer, RevocationKey, Revoked};
 use postern_core::scope::Scope;
 use postern_core::token::{
     Confirmation, LINK_SEPARATOR, MAX_DEPTH, SCOPED_TOKEN_TYPE, SESSION_TOKEN_AUDIENCE, SESSION_TOKEN_MAX_TTL,
     SESSION_TOKEN_TYPE, SessionClaims,
 };
 use postern_core::{Principal, Timestamp};
-use rcgen::{KeyPair, SigningKey as _};
-use secrecy::{ExposeSecret as _, SecretString};
 
 use super::jws::{KeyError, KeySet, MAX_TOKEN, Parts, Usage};
 use super::seen::{Digest, Seen};
-use super::{TokenError, Verified, link};
+use super::{TokenError, Verified, link, lives};
 
+/// By what session tokens are signed; each key is for one of them, whatever a token says.
+pub(super) const SIGNS: [Algorithm; 2] = [Algorithm::EdDsa, Algorithm::Es256];
 /// How far a gateway's clock may be behind the control plane's. There is none for the end: it is never later than written.
 pub(super) const LEEWAY: Duration = Duration::from_secs(30);
+
+/// The most keys that may have signed what one token was made of: no more than it was handed on, and room for later versions.
+const MAX_SIGNERS: usize = 16;
 
 /// Verifies session tokens of one cluster, and the links that follow them. Keys are parsed once, here; a token that was seen before is known by
 /// its digest.
@@ -49,6 +49,8 @@ pub(super) struct Checked {
     pub(super) delegation: Option<(ParsedPublicKey, u8)>,
     pub(super) confirmation: Option<Confirmation>,
     pub(super) origin: Option<RevocationKey>,
+    /// The key that signed the first, and those that had signed what that was made of.
+    pub(super) signers: Vec<RevocationKey>,
     pub(super) bearer: Bearer,
 }
 
@@ -56,9 +58,9 @@ impl SessionVerifier {
     /// From the cluster's id and the JWKS of its signing keys.
     ///
     /// # Errors
-    /// The set is unreadable or has no Ed25519 key.
+    /// The set is unreadable or has no key by which session tokens are signed.
     pub fn new(cluster_id: &str, jwks_json: &str) -> Result<Self, KeyError> {
-        let keys = KeySet::parse(jwks_json, &[Algorithm::EdDsa], Usage::Signing)?;
+        let keys = KeySet::parse(jwks_json, &SIGNS, Usage::Signing)?;
         Ok(Self { cluster_id: cluster_id.to_owned(), keys, seen: Seen::default() })
     }
 
@@ -127,7 +129,7 @@ impl SessionVerifier {
         if !matches!(parts.header.typ.as_deref(), Some(SESSION_TOKEN_TYPE | SCOPED_TOKEN_TYPE)) {
             return Err(TokenError::claims("typ"));
         }
-        self.keys.verify(&parts)?;
+        let kid = self.keys.verify(&parts)?.unwrap_or_default();
         let claims: SessionClaims =
             serde_json::from_slice(&parts.payload).map_err(|_| TokenError::claims("not a session token's"))?;
         if !claims.is_ours() || claims.cluster != self.cluster_id {
@@ -141,6 +143,9 @@ impl SessionVerifier {
         }
         if claims.jti.is_empty() {
             return Err(TokenError::claims("jti is empty"));
+        }
+        if claims.signers.len() > MAX_SIGNERS {
+            return Err(TokenError::claims("signers: more than any token has"));
         }
         if claims.exp.saturating_sub(claims.iat) > u64::from(SESSION_TOKEN_MAX_TTL) {
             return Err(TokenError::claims("exp is too far from iat"));
@@ -158,10 +163,15 @@ impl SessionVerifier {
         let expires_at = Timestamp::from_secs(claims.exp);
         principal.token_id = Some(id);
         principal.expires_at = Some(expires_at);
+        principal.claims.live(lives(Timestamp::from_secs(claims.iat), expires_at));
         let issued_at = Timestamp::from_secs(claims.began.map_or(claims.iat, |began| began.min(claims.iat)));
+        let own = Revoked::SigningKey(kid.into()).key();
+        let mut signers = vec![own];
+        signers.extend(claims.signers.into_iter().filter(|signer| *signer != own));
         Ok(Checked {
-            bearer: Bearer::new(&principal, true, claims.origin, issued_at),
+            bearer: Bearer::new(&principal, true, claims.origin, issued_at).signed_by(&signers),
             origin: claims.origin,
+            signers,
             principal,
             issued_at,
             depth: claims.depth,
@@ -201,6 +211,7 @@ impl Checked {
             depth: Some(self.depth),
             confirmation: self.confirmation.clone(),
             origin: self.origin,
+            signers: self.signers.clone(),
             bearer: self.bearer.clone(),
         }
     }
@@ -227,89 +238,4 @@ fn digests(parts: &[&str]) -> Vec<Digest> {
         digests.push(bytes(so_far.clone().finish()));
     }
     digests
-}
-
-/// Signs session tokens with one Ed25519 key.
-pub struct SessionSigner {
-    key: KeyPair,
-    /// The key's SHA-256 thumbprint (RFC 7638), so that the same key has the same id on every node.
-    kid: String,
-    x: String,
-}
-
-impl SessionSigner {
-    /// A fresh key.
-    ///
-    /// # Errors
-    /// The system cannot generate keys.
-    pub fn generate() -> Result<Self, KeyError> {
-        Self::of(KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(|_| KeyError::SigningKey)?)
-    }
-
-    /// From what [`Self::to_pem`] gave.
-    ///
-    /// # Errors
-    /// The key is unreadable, or not Ed25519.
-    pub fn from_pem(key_pem: &SecretString) -> Result<Self, KeyError> {
-        Self::of(KeyPair::from_pem(key_pem.expose_secret()).map_err(|_| KeyError::SigningKey)?)
-    }
-
-    fn of(key: KeyPair) -> Result<Self, KeyError> {
-        if *key.algorithm() != rcgen::PKCS_ED25519 {
-            return Err(KeyError::SigningKey);
-        }
-        let x = URL_SAFE_NO_PAD.encode(key.public_key_raw());
-        // The required members in lexicographic order, without spaces (RFC 7638, section 3; RFC 8037, section 2).
-        let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.as_bytes());
-        Ok(Self { key, kid: URL_SAFE_NO_PAD.encode(digest.as_ref()), x })
-    }
-
-    /// The private key (PKCS#8), for keeping it sealed.
-    #[must_use]
-    pub fn to_pem(&self) -> SecretString {
-        SecretString::from(self.key.serialize_pem())
-    }
-
-    /// The id of the key.
-    #[must_use]
-    pub fn kid(&self) -> &str {
-        &self.kid
-    }
-
-    /// The public key, as a JWKS of one.
-    #[must_use]
-    pub fn jwks(&self) -> String {
-        let (kid, x) = (&self.kid, &self.x);
-        serde_json::json!({"keys": [
-            {"kty": "OKP", "crv": "Ed25519", "x": x, "use": "sig", "alg": "EdDSA", "kid": kid}
-        ]})
-        .to_string()
-    }
-
-    /// The token. What it claims is the caller's to answer for.
-    ///
-    /// # Errors
-    /// The key failed to sign.
-    pub fn sign(&self, claims: &SessionClaims) -> Result<String, KeyError> {
-        signed(&self.key, &serde_json::json!({"alg": "EdDSA", "typ": claims.typ(), "kid": self.kid}), claims)
-    }
-}
-
-/// A JWS in compact form (RFC 7515, section 7.1), by an Ed25519 key.
-pub(super) fn signed(
-    key: &KeyPair,
-    header: &serde_json::Value,
-    claims: &impl serde::Serialize,
-) -> Result<String, KeyError> {
-    let claims = serde_json::to_vec(claims).map_err(|_| KeyError::Sign)?;
-    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
-    let signature = key.sign(signed.as_bytes()).map_err(|_| KeyError::Sign)?;
-    Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
-}
-
-impl fmt::Debug for SessionSigner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionSigner").field("kid", &self.kid).finish_non_exhaustive()
-    }
 }

@@ -1,6 +1,6 @@
 //! Who calls, and what they may ask for.
 //!
-//! A caller shows a client certificate of the cluster (verified by TLS), a bearer token (OIDC or session token), or both. A token that
+//! A caller shows a client certificate of the cluster (verified by TLS), a token (OIDC or session token; with a proof, if it is bound to a key), or both. A token that
 //! is shown and not accepted refuses the call, whatever the certificate says. [`super::guard`] asks here before any service is reached;
 //! services find what it learned as the request's [`Call`].
 
@@ -12,7 +12,7 @@ use postern_core::revocation::Bearer;
 use postern_core::role::BUILT_IN;
 use postern_core::{Name, Principal};
 use postern_runtime::failures::{Failures, network};
-use postern_runtime::jwt::{TokenError, Verified};
+use postern_runtime::jwt::{KeyError, Proof, Proofs, TokenError, Verified};
 use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
@@ -20,8 +20,10 @@ use tracing::debug;
 
 use super::audit_log::AuditLog;
 use super::call::Call;
+use super::desk::Refused;
 use super::grants::{BuiltIn, Grants, Object, Verb};
 use super::permissions::{Needs, any_kind};
+use super::proof;
 use super::roles::{Now, Roles};
 use super::status;
 use crate::config::ControlConfig;
@@ -53,6 +55,8 @@ pub(crate) struct Access {
     late: Arc<Semaphore>,
     /// For tokens whose key is unknown.
     pub(super) demand: KeyDemand,
+    /// What was shown to this node.
+    pub(super) proofs: Arc<Proofs>,
     /// This node's name, for the audit log.
     pub(super) node: Arc<str>,
 }
@@ -70,6 +74,10 @@ pub(crate) struct Caller {
     principal: Option<Principal>,
     /// What a revocation of the token can go by.
     bearer: Option<Bearer>,
+    /// The token is a session token.
+    session: bool,
+    /// What came with the call, and whether it went with the token.
+    proof: Option<Proof>,
     grants: Grants,
     roles: Vec<String>,
 }
@@ -81,11 +89,12 @@ impl Access {
         raft: RaftHandle,
         audit: AuditLog,
         demand: KeyDemand,
-    ) -> Self {
+    ) -> Result<Self, KeyError> {
         let groups = Groups { admin: config.admin_groups.clone(), auditor: config.auditor_groups.clone() };
         let node = config.node_name.as_ref().map_or("control-1", Name::as_str).into();
         let (clock, late) = (raft.stamps().clone(), Arc::new(Semaphore::new(MAX_LATE)));
-        Self {
+        let proofs = Arc::new(Proofs::new(config.dpop_nonces, clock.now())?);
+        Ok(Self {
             policy,
             groups: Arc::new(groups),
             roles: Roles::new(raft),
@@ -94,19 +103,24 @@ impl Access {
             failures: Arc::default(),
             late,
             demand,
+            proofs,
             node,
-        }
+        })
     }
 
     /// Who calls; nobody in particular is a caller too. Their permissions are still to be looked up.
-    pub(super) async fn identify(&self, metadata: &MetadataMap, peer: Option<&PeerInfo>) -> Result<Caller, Status> {
+    pub(super) async fn identify(
+        &self,
+        metadata: &MetadataMap,
+        peer: Option<&PeerInfo>,
+        request: proof::Request<'_>,
+    ) -> Result<Caller, Refused> {
         let node = peer.and_then(|peer| peer.identity.clone());
-        let verified = match bearer(metadata)? {
-            Some(token) => Some(self.verify(token, peer).await?),
-            None => None,
-        };
+        let mut proof = self.proof(metadata, request, peer).await?;
+        let verified = self.shown(metadata, peer, proof.as_mut()).await?;
+        let session = verified.as_ref().is_some_and(|verified| verified.depth.is_some());
         let (principal, bearer) = verified.map(|verified| (verified.principal, verified.bearer)).unzip();
-        Ok(Caller { node, principal, bearer, grants: Grants::default(), roles: Vec::new() })
+        Ok(Caller { node, principal, bearer, session, proof, grants: Grants::default(), roles: Vec::new() })
     }
 
     /// Looks up what the caller may do: linearizably, so that a role that was taken away is gone, and so is an issuer.
@@ -185,14 +199,19 @@ impl Access {
     }
 
     /// What a token says, if it is to be believed.
-    pub(super) async fn verify(&self, token: &str, peer: Option<&PeerInfo>) -> Result<Verified, Status> {
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        peer: Option<&PeerInfo>,
+        proof: Option<&Proof>,
+    ) -> Result<Verified, Status> {
         let mut verified = self.by_known_keys(token);
         if matches!(verified, Err(TokenError::UnknownKey)) {
             verified = self.by_new_keys(token).await;
         }
         let verified = verified.and_then(|verified| {
             let from = peer.map(|peer| peer.address.ip());
-            verified.shown_from(from).map(|()| verified)
+            verified.shown_by(from, None, proof.map(Proof::key)).map(|()| verified)
         });
         match verified {
             Ok(verified) => Ok(verified),
@@ -207,23 +226,31 @@ impl Access {
         let address = peer.map(|peer| peer.address.to_string());
         // The details are for the operator; who holds a bad token learns only its code.
         debug!(%error, address, "a token was refused");
-        let source = peer.map(|peer| network(peer.address.ip()));
-        let wait = match error {
-            // Not the caller's failing.
-            TokenError::KeysUnavailable => Duration::ZERO,
-            _ => self.failures.failed(source, Instant::now()),
-        };
-        if !wait.is_zero() {
-            metrics::counter!("postern_control_logins_slowed_total").increment(1);
-            match self.late.try_acquire() {
-                Ok(_place) => tokio::time::sleep(wait).await,
-                Err(_) => {
-                    let many = Status::resource_exhausted("too many refused tokens: try again later");
-                    return status::with_reason(many, "TOO_MANY_FAILURES");
-                }
-            }
+        // Without keys it is not the caller's failing.
+        if !matches!(error, TokenError::KeysUnavailable)
+            && let Err(many) = self.slow_down(peer).await
+        {
+            return many;
         }
         refused_token(code)
+    }
+
+    /// Waits before somebody is told that they failed; the longer, the more of late did from there.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub(super) async fn slow_down(&self, peer: Option<&PeerInfo>) -> Result<(), Status> {
+        let wait = self.failures.failed(peer.map(|peer| network(peer.address.ip())), Instant::now());
+        if wait.is_zero() {
+            return Ok(());
+        }
+        metrics::counter!("postern_control_logins_slowed_total").increment(1);
+        let Ok(_place) = self.late.try_acquire() else {
+            let many = Status::resource_exhausted("too many refused tokens: try again later");
+            return Err(status::with_reason(many, "TOO_MANY_FAILURES"));
+        };
+        tokio::time::sleep(wait).await;
+        Ok(())
     }
 
     /// The policy as this node has it, which may be a moment behind.
@@ -303,7 +330,8 @@ impl Caller {
     /// Who showed a token that is not believed: of them only the certificate is known.
     pub(super) fn unknown(peer: Option<&PeerInfo>) -> Self {
         let node = peer.and_then(|peer| peer.identity.clone());
-        Self { node, principal: None, bearer: None, grants: Grants::default(), roles: Vec::new() }
+        let (grants, roles) = (Grants::default(), Vec::new());
+        Self { node, principal: None, bearer: None, session: false, proof: None, grants, roles }
     }
 
     /// Whether the caller may, by certificate or role.
@@ -381,6 +409,16 @@ impl Caller {
         self.principal.as_ref().ok_or_else(|| Status::unauthenticated("a principal's token is needed"))
     }
 
+    /// Whether the token is a session token, and no issuer's.
+    pub(super) const fn shows_session_token(&self) -> bool {
+        self.session
+    }
+
+    /// The proof of possession that came with the call.
+    pub(super) const fn proof(&self) -> Option<&Proof> {
+        self.proof.as_ref()
+    }
+
     pub(super) const fn maybe_principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
     }
@@ -439,16 +477,4 @@ fn forbidden(why: &str) -> Status {
 fn no_certificate(why: &str) -> Status {
     metrics::counter!("postern_control_auth_failures_total", "code" => "no-certificate").increment(1);
     status::with_reason(Status::unauthenticated(why), "NO_CERTIFICATE")
-}
-
-fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Status> {
-    let Some(value) = metadata.get("authorization") else { return Ok(None) };
-    let token = value.to_str().ok().and_then(|text| text.split_once(' ')).filter(|(scheme, token)| {
-        // RFC 6750, section 2.1; RFC 9110, section 11.1: the scheme's case does not count.
-        scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()
-    });
-    match token {
-        Some((_, token)) => Ok(Some(token.trim())),
-        None => Err(Status::unauthenticated("authorization must be \"Bearer TOKEN\"")),
-    }
 }

@@ -23,10 +23,11 @@ use tonic::{Code, Request, Response, Status};
 use tracing::{error, info};
 
 use super::access::Access;
-use super::{Answers, certificates, status};
+use super::{Answers, certificates, signing, status};
 use crate::backup;
 use crate::bootstrap::ClusterKeys;
 use crate::cluster::members::{Change, ChangeError, Changed, Members};
+use crate::config::SigningKeysConfig;
 use crate::keys::Kek;
 use crate::raft::{MembershipError, RaftHandle};
 
@@ -43,6 +44,7 @@ pub(crate) struct Service {
     kek: Arc<Kek>,
     keys: Arc<ClusterKeys>,
     access: Access,
+    signing: SigningKeysConfig,
 }
 
 /// What is known when somebody shows a token.
@@ -65,6 +67,7 @@ impl Service {
         kek: &Arc<Kek>,
         keys: &Arc<ClusterKeys>,
         access: &Access,
+        signing: SigningKeysConfig,
     ) -> ClusterServiceServer<Self> {
         let this = Self {
             raft: members.raft.clone(),
@@ -72,6 +75,7 @@ impl Service {
             kek: Arc::clone(kek),
             keys: Arc::clone(keys),
             access: access.clone(),
+            signing,
         };
         ClusterServiceServer::new(this).max_decoding_message_size(MAX_REQUEST)
     }
@@ -402,6 +406,28 @@ impl ClusterService for Service {
         call.about(format_args!("Member/{to}"));
         let leader_id = self.change(Change::TransferLeader(to)).await?.leader;
         Ok(Response::new(pb::TransferLeaderResponse { leader_id }))
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        request: Request<pb::RotateSigningKeyRequest>,
+    ) -> Result<Response<pb::RotateSigningKeyResponse>, Status> {
+        let call = self.access.call(&request)?;
+        let publish = match request.get_ref().publish_seconds {
+            Some(seconds) => Duration::from_secs(seconds.into()),
+            None => self.signing.publish_for.0,
+        };
+        let desk = signing::Desk { raft: &self.raft, kek: &self.kek, call: &call };
+        desk.rotate(publish, request.get_ref()).await.map(Response::new)
+    }
+
+    async fn revoke_signing_key(
+        &self,
+        request: Request<pb::RevokeSigningKeyRequest>,
+    ) -> Result<Response<pb::RevokeSigningKeyResponse>, Status> {
+        let call = self.access.call(&request)?;
+        let desk = signing::Desk { raft: &self.raft, kek: &self.kek, call: &call };
+        desk.revoke(request.into_inner()).await.map(Response::new)
     }
 
     type BackupStream = Answers<pb::BackupResponse>;

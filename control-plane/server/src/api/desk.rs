@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, SHA256};
 use http::HeaderMap;
+use postern_core::job::Job;
 use postern_core::kept::KeptClaims;
 use postern_core::operation::Digest;
 use postern_core::principal::Actor;
@@ -12,7 +13,7 @@ use postern_core::resource::{Kind, Spec};
 use postern_core::scope::Network;
 use postern_core::service_account::ServiceAccount;
 use postern_core::{Name, Principal};
-use postern_runtime::jwt::{ClientAssertion, TokenError, Verified, lets_act, unverified_issuer};
+use postern_runtime::jwt::{ClientAssertion, Proof, TokenError, Verified, lets_act, unverified_issuer};
 use postern_state::Refusal;
 use postern_state::commands::AcceptAssertion;
 use tonic::Status;
@@ -23,18 +24,24 @@ use zeroize::Zeroizing;
 use super::access::{Access, Caller};
 use super::call::Call;
 use super::grants::{Object, Verb};
+use super::jobs::Jobs;
 use super::logins::{self, Logins};
-use super::{guard, revocations, status};
+use super::{guard, proof, revocations, status};
 use crate::bootstrap::ClusterKeys;
-use crate::identity::{ExchangeError, Introspected, Minted, Wanted, exchange};
+use crate::identity::{ExchangeError, Introspected, Minted, Signers, Wanted, exchange};
 use crate::serve::PeerInfo;
+
+/// What a service account shows for itself (RFC 7523, section 2.2), as a kind of subject token.
+pub(crate) const CLIENT_ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// Gives out session tokens. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct TokenDesk {
     keys: Arc<ClusterKeys>,
+    signers: Signers,
     access: Access,
     logins: Logins,
+    jobs: Jobs,
 }
 
 /// A token with what it is said to be (RFC 8693, section 3).
@@ -53,6 +60,8 @@ pub(crate) struct Ask {
     pub(crate) code_verifier: String,
     /// Who is to act by it, proven by a token of their own.
     pub(crate) actor: Option<Presented>,
+    /// By a key: the token is bound to it, and tokens that are shown may be.
+    pub(crate) proof: Option<Proof>,
     pub(crate) wanted: Wanted,
 }
 
@@ -71,6 +80,10 @@ pub(crate) enum At {
     Target,
     /// `invalid_scope`
     Scope,
+    /// `invalid_dpop_proof` (RFC 9449, section 5)
+    Proof,
+    /// `use_dpop_nonce` (RFC 9449, section 8)
+    Nonce,
 }
 
 /// No token is given.
@@ -87,8 +100,14 @@ impl From<Status> for Refused {
 }
 
 impl TokenDesk {
-    pub(super) const fn new(keys: Arc<ClusterKeys>, access: Access, logins: Logins) -> Self {
-        Self { keys, access, logins }
+    pub(super) const fn new(
+        keys: Arc<ClusterKeys>,
+        signers: Signers,
+        access: Access,
+        logins: Logins,
+        jobs: Jobs,
+    ) -> Self {
+        Self { keys, signers, access, logins, jobs }
     }
 
     /// A call that comes another way than gRPC: it is recorded as one.
@@ -111,22 +130,35 @@ impl TokenDesk {
     /// # Errors
     /// A token that is shown is not good, or not good for what is asked.
     pub(crate) async fn exchange(&self, call: &Call, peer: Option<&PeerInfo>, ask: Ask) -> Result<Minted, Refused> {
-        let Ask { subject, code_verifier, actor, mut wanted } = ask;
+        let Ask { subject, code_verifier, actor, mut proof, mut wanted } = ask;
+        if subject.kind == CLIENT_ASSERTION {
+            let peer = peer.ok_or_else(|| Status::internal("a call without a connection"))?;
+            if actor.is_some() {
+                return Err(status::invalid_field("actor_token", "a service account acts for itself").into());
+            }
+            let audience = proof::url("");
+            let shown = (subject.token.trim(), &[&*audience][..]);
+            return self.for_client(call, peer, shown, (wanted, proof)).await;
+        }
         let kind = logins::kind(&subject.kind)?;
         let shown = subject.token.trim();
         let verified = match kind {
             Some(kind) => self.logins.verified(call, kind, (shown, &code_verifier), peer).await?,
-            None => self.access.verify(shown, peer).await?,
+            None => self.access.verify(shown, peer, proof.as_ref()).await?,
         };
         call.identified(&verified.principal);
         self.access.still_trusted(&verified).await?;
         if let Some(actor) = actor {
-            self.acts(&mut wanted, (&actor, peer), shown).await?;
+            self.acts(&mut wanted, (&actor, peer, proof.as_ref()), shown).await?;
+        }
+        if let Some(proof) = &mut proof {
+            self.access.take(proof, shown, peer).await?;
+            self.bind(&mut wanted, proof, peer).await?;
         }
         if wanted.scope.uses.is_some() {
             self.access.counts().await?;
         }
-        self.mint(call, verified, wanted)
+        self.give(call, verified, wanted).await
     }
 
     /// A session token for a service account that proves who it is. `audiences`: what it may call this server.
@@ -138,9 +170,12 @@ impl TokenDesk {
         call: &Call,
         peer: &PeerInfo,
         (assertion, audiences): (&str, &[&str]),
-        mut wanted: Wanted,
+        (mut wanted, proof): (Wanted, Option<Proof>),
     ) -> Result<Minted, Refused> {
         let (name, account) = self.client(call, peer, assertion, audiences).await?;
+        if let Some(mut proof) = proof {
+            self.bind(&mut wanted, &mut proof, Some(peer)).await?;
+        }
         if wanted.scope.networks.is_empty() {
             wanted.scope.networks.clone_from(&account.networks);
         } else if !account.networks.is_empty() {
@@ -162,7 +197,7 @@ impl TokenDesk {
         };
         call.identified(&principal);
         let verified = Verified::fresh(principal, self.access.clock.now());
-        self.mint(call, verified, wanted)
+        self.give(call, verified, wanted).await
     }
 
     /// Which service account shows `assertion`, which is good for nothing more after that.
@@ -219,14 +254,24 @@ impl TokenDesk {
         }
     }
 
-    /// Lets who shows a token as a bearer ask about others' tokens, if they may.
+    /// Lets who shows a token in a request to `url` ask about others' tokens, if they may.
     ///
     /// # Errors
     /// They are nobody, or may not.
-    pub(crate) async fn asker(&self, call: &Call, peer: &PeerInfo, headers: &HeaderMap) -> Result<(), Refused> {
+    pub(crate) async fn asker(
+        &self,
+        call: &Call,
+        peer: &PeerInfo,
+        headers: &HeaderMap,
+        url: &str,
+    ) -> Result<(), Refused> {
         let metadata = MetadataMap::from_headers(headers.clone());
         let at = |at: At| move |status: Status| Refused { at, status };
-        let mut caller = self.access.identify(&metadata, Some(peer)).await.map_err(at(At::Client))?;
+        let identified = self.access.identify(&metadata, Some(peer), ("POST", url)).await;
+        let mut caller = identified.map_err(|refused| match refused.at {
+            At::Proof | At::Nonce => refused,
+            _ => Refused { at: At::Client, ..refused },
+        })?;
         if let Some(principal) = caller.maybe_principal() {
             call.identified(principal);
         }
@@ -262,16 +307,51 @@ impl TokenDesk {
         }
     }
 
+    /// That the job is alive which the token is tied to, or one that it was made from: the nearest.
+    ///
+    /// # Errors
+    /// The token is not good, there is no such job, or it cannot be taken down now.
+    pub(crate) async fn beat(
+        &self,
+        call: &Call,
+        peer: &PeerInfo,
+        (token, mut proof): (&str, Option<Proof>),
+    ) -> Result<Arc<Job>, Refused> {
+        let (token, peer) = (token.trim(), Some(peer));
+        let verified = self.access.verify(token, peer, proof.as_ref()).await?;
+        if let Some(proof) = &mut proof {
+            self.access.take(proof, token, peer).await?;
+        }
+        call.identified(&verified.principal);
+        self.access.still_trusted(&verified).await?;
+        Ok(self.jobs.heard_of(&verified.principal, "").await?)
+    }
+
+    /// Signs it, and has it tied to its job before anybody has it.
+    async fn give(&self, call: &Call, subject: Verified, wanted: Wanted) -> Result<Minted, Refused> {
+        let mut minted = self.mint(call, subject, wanted).await?;
+        if let Some(job) = minted.job.take() {
+            self.jobs.start(call, job).await?;
+        }
+        Ok(minted)
+    }
+
     /// Signs it.
     ///
     /// # Errors
     /// It would be more than `subject` is, or longer.
-    pub(super) fn mint(&self, call: &Call, subject: Verified, wanted: Wanted) -> Result<Minted, Refused> {
+    async fn mint(&self, call: &Call, subject: Verified, mut wanted: Wanted) -> Result<Minted, Refused> {
+        // Of the issuer that the first proof is of, also for a child: it says how long its principals' tokens live.
+        if let Some((issuer, _)) = self.access.policy().snapshot.issuers.get(&subject.principal.id.issuer) {
+            wanted.most = [wanted.most, issuer.max_token_ttl.map(|ttl| ttl.0)].into_iter().flatten().min();
+            wanted.usual = issuer.token_ttl.map(|ttl| ttl.0);
+        }
         for target in &wanted.scope.targets {
             call.about(format_args!("Target/{target}"));
         }
         let principal = subject.principal.clone();
-        let minted = exchange(&self.keys.signer, &self.keys.cluster.id, subject, wanted, self.keys.clock.now());
+        let signer = self.signers.ready().await.ok_or_else(no_signer)?;
+        let minted = exchange(&signer, &self.keys.cluster.id, subject, wanted, self.keys.clock.now());
         let minted = minted.map_err(refused)?;
         metrics::counter!("postern_control_tokens_minted_total").increment(1);
         let from = principal.token_id.as_deref();
@@ -279,11 +359,42 @@ impl TokenDesk {
         Ok(minted)
     }
 
+    /// Takes the proof that a token is asked for with, and binds the token to its key, unless it is to be bound to something else: then whoever saw the
+    /// proof must not get another so, from any member.
+    async fn bind(&self, wanted: &mut Wanted, proof: &mut Proof, peer: Option<&PeerInfo>) -> Result<(), Refused> {
+        self.access.spend(proof, peer).await?;
+        match &wanted.confirmation {
+            None => wanted.confirmation = Some(proof.confirmation()),
+            Some(own) if *own == proof.confirmation() => {}
+            Some(_) => self.access.spend_everywhere(&self.logins.raft, proof, peer).await?,
+        }
+        Ok(())
+    }
+
+    /// The proof of possession that came with a request over HTTPS to `url`.
+    ///
+    /// # Errors
+    /// It is no good.
+    pub(crate) async fn proof(
+        &self,
+        peer: &PeerInfo,
+        headers: &HeaderMap,
+        url: &str,
+    ) -> Result<Option<Proof>, Refused> {
+        let metadata = MetadataMap::from_headers(headers.clone());
+        self.access.proof(&metadata, ("POST", url), Some(peer)).await
+    }
+
+    /// The nonce for the next proof of who has sent one; none where none is demanded.
+    pub(crate) fn next_nonce(&self, headers: &HeaderMap) -> Option<http::HeaderValue> {
+        self.access.next_nonce(headers)
+    }
+
     /// Puts who is proven by `actor` into what is wanted: the token names them, and ends with their own.
     async fn acts(
         &self,
         wanted: &mut Wanted,
-        (actor, peer): (&Presented, Option<&PeerInfo>),
+        (actor, peer, proof): (&Presented, Option<&PeerInfo>, Option<&Proof>),
         subject: &str,
     ) -> Result<(), Refused> {
         if logins::kind(&actor.kind).ok().flatten().is_some() {
@@ -293,7 +404,7 @@ impl TokenDesk {
             return Err(status::invalid_field("actor", "names the actor that actor_token proves").into());
         }
         let shown = actor.token.trim();
-        let verified = self.access.verify(shown, peer).await?;
+        let verified = self.access.verify(shown, peer, proof).await?;
         self.access.still_trusted(&verified).await?;
         if !lets_act(subject, shown) {
             let status = Status::permission_denied("the subject token says that somebody else may act (may_act)");
@@ -304,6 +415,12 @@ impl TokenDesk {
         wanted.until = principal.expires_at;
         Ok(())
     }
+}
+
+/// It was said in the log when it did not open.
+fn no_signer() -> Status {
+    let status = Status::unavailable("this member cannot sign tokens now: its signing key is not open yet");
+    status::with_reason(status, "NO_SIGNING_KEY")
 }
 
 /// By which the cluster knows that an assertion was presented: apart from those of SAML, and each client's apart. (No name has a zero in it.)

@@ -18,6 +18,7 @@ use tracing::debug;
 use super::access::{Access, Caller};
 use super::call::Call;
 use super::permissions::{self, Audit, Needs, Rule};
+use super::proof::{self, NONCE};
 use super::schema::SCHEMA;
 use super::{MAX_REQUEST, status};
 use crate::serve::PeerInfo;
@@ -42,6 +43,7 @@ async fn guard(State(access): State<Access>, request: Request<Body>, next: Next)
         return status::enriched(&status, &call_id).into_http();
     };
     let peer = request.extensions().get::<PeerInfo>().cloned();
+    let nonce = access.next_nonce(request.headers());
     let (call, answer) = match admitted(&access, rule, &path, request, peer.as_ref()).await {
         Ok((call, request)) => {
             let answer = next.run(request).await;
@@ -57,11 +59,13 @@ async fn guard(State(access): State<Access>, request: Request<Body>, next: Next)
         Some(status) => status::enriched(status, &call_id).into_http(),
         None => answer,
     };
-    match recorded(&access, rule, &call, status.as_ref()).await {
+    let mut answer = match recorded(&access, rule, &call, status.as_ref()).await {
         Ok(()) => answer,
         // Told to nobody what the log does not say that they were told.
         Err(unrecorded) => status::enriched(&unrecorded, &call_id).into_http(),
-    }
+    };
+    answer.headers_mut().extend(nonce.map(|nonce| (NONCE, nonce)));
+    answer
 }
 
 /// The call and its request, if it may go on.
@@ -76,9 +80,9 @@ async fn admitted(
     let metadata = MetadataMap::from_headers(parts.headers.clone());
     let address = peer.map(|peer| peer.address.ip().to_string()).unwrap_or_default();
     let call = |caller: Caller| Arc::new(Call::new(caller, path, address.clone(), &access.node));
-    let mut caller = match access.identify(&metadata, peer).await {
+    let mut caller = match access.identify(&metadata, peer, (parts.method.as_str(), &proof::url(path))).await {
         Ok(caller) => caller,
-        Err(status) => return Err((call(Caller::unknown(peer)), status)),
+        Err(refused) => return Err((call(Caller::unknown(peer)), refused.status)),
     };
     if Caller::needs_look_up(rule.needs)
         && let Err(status) = access.look_up(&mut caller).await

@@ -87,6 +87,7 @@ pub(super) async fn cluster_status(members: &Members) -> pb::GetClusterStatusRes
         members: all,
         healthy: problems.is_empty(),
         problems,
+        signing_keys: super::signing::told(&view.signing_keys()),
     }
 }
 

@@ -14,6 +14,7 @@ mod grants;
 mod guard;
 mod hold;
 mod issuers;
+mod jobs;
 mod labels;
 mod logins;
 mod mask;
@@ -21,14 +22,17 @@ mod members;
 mod page;
 mod permissions;
 mod policy;
+mod proof;
 mod recordings;
 mod requests;
 mod resources;
 mod revocations;
+mod rights;
 mod roles;
 mod schema;
 mod secrets;
 mod sessions;
+mod signing;
 mod status;
 mod tokens;
 mod uses;
@@ -46,6 +50,7 @@ use postern_proto::admin::v1::certificate_service_server::CertificateServiceServ
 use postern_proto::admin::v1::client_service_server::ClientServiceServer;
 use postern_proto::admin::v1::cluster_service_server::ClusterServiceServer;
 use postern_proto::admin::v1::fleet_service_server::FleetServiceServer as AdminFleetServiceServer;
+use postern_proto::admin::v1::job_service_server::JobServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
 use postern_proto::admin::v1::revocation_service_server::RevocationServiceServer;
 use postern_proto::admin::v1::secret_service_server::SecretServiceServer;
@@ -66,11 +71,14 @@ pub(crate) use access::Access;
 pub(crate) use audit_log::AuditLog;
 pub(crate) use call::Call;
 pub(crate) use certificates::{sign, sign_for};
-pub(crate) use desk::{Ask, At, Presented, Refused, TokenDesk};
+pub(crate) use desk::{Ask, At, CLIENT_ASSERTION, Presented, Refused, TokenDesk};
+pub(crate) use jobs::Jobs;
+pub(crate) use proof::NONCE;
 
 use crate::bootstrap::ClusterKeys;
 use crate::cluster::members::Members;
 use crate::feed::Published;
+use crate::identity::Signers;
 use crate::identity::saml::SamlLogins;
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
@@ -97,9 +105,14 @@ const MAX_UPLOAD: usize = 20 << 20;
 const MAX_ANSWER: usize = 64 << 20;
 
 /// Where session tokens are given out.
-pub(crate) fn token_desk(raft: &RaftHandle, keys: &Arc<ClusterKeys>, access: &Access, saml: &SamlLogins) -> TokenDesk {
-    let logins = Logins { raft: raft.clone(), saml: saml.clone(), access: access.clone() };
-    TokenDesk::new(Arc::clone(keys), access.clone(), logins)
+pub(crate) fn token_desk(
+    (keys, signers): (&Arc<ClusterKeys>, &Signers),
+    access: &Access,
+    saml: &SamlLogins,
+    jobs: &Jobs,
+) -> TokenDesk {
+    let logins = Logins { raft: jobs.raft.clone(), saml: saml.clone(), access: access.clone() };
+    TokenDesk::new(Arc::clone(keys), signers.clone(), access.clone(), logins, jobs.clone())
 }
 
 /// Every service.
@@ -111,7 +124,7 @@ pub(crate) fn routes(
     keys: &Arc<ClusterKeys>,
     access: &Access,
     published: &Published,
-    (desk, saml): (&TokenDesk, &SamlLogins),
+    (desk, saml, jobs): (&TokenDesk, &SamlLogins, &Jobs),
     (recordings, copies): (&Recordings, &Copies),
     cluster: ClusterServiceServer<cluster::Service>,
     members: &Members,
@@ -131,6 +144,7 @@ pub(crate) fn routes(
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { access: access.clone(), desk: desk.clone() };
     let revocations = revocations::Service { raft: raft.clone(), access: access.clone() };
+    let jobs = jobs::Service { access: access.clone(), jobs: jobs.clone() };
     let certificates = certificates::Service { raft: raft.clone(), keys: Arc::clone(keys), access: access.clone() };
     let feed = policy::Service { published: published.clone(), access: access.clone(), stop: stop.clone() };
     let hold = hold::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
@@ -161,6 +175,7 @@ pub(crate) fn routes(
         .add_service(SessionServiceServer::new(sessions).max_decoding_message_size(MAX_REQUEST))
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))
+        .add_service(JobServiceServer::new(jobs).max_decoding_message_size(MAX_REQUEST))
         .add_service(RevocationServiceServer::new(revocations).max_decoding_message_size(MAX_REQUEST))
         .add_service(ClientServiceServer::new(clients).max_decoding_message_size(MAX_REQUEST))
         .add_service(CertificateServiceServer::new(certificates).max_decoding_message_size(MAX_REQUEST))

@@ -98,6 +98,17 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
         &[("ExchangeToken", audited(Nothing)), ("WhoAmI", Rule { needs: Name, audit: Audit::Refusals })],
     ),
     (
+        "postern.admin.v1.JobService",
+        &[
+            ("StartJob", audited(Name)),
+            // Every few seconds of every job: what it changes is told when the job ends.
+            ("BeatJob", Rule { needs: Name, audit: Audit::Refusals }),
+            ("EndJob", audited(Name)),
+            ("GetJob", audited(Name)),
+            ("ListJobs", audited(Name)),
+        ],
+    ),
+    (
         "postern.admin.v1.RevocationService",
         &[
             // Whoever shows a token whole may revoke it; the service checks what else is asked for.
@@ -133,6 +144,8 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
             ("PromoteMember", audited(May(Cluster, Manage))),
             ("RemoveMember", audited(May(Cluster, Manage))),
             ("TransferLeader", audited(May(Cluster, Manage))),
+            ("RotateSigningKey", audited(May(Cluster, Manage))),
+            ("RevokeSigningKey", audited(May(Cluster, Manage))),
             ("Backup", audited(May(Backups, Export))),
         ],
     ),

@@ -24,6 +24,7 @@ use tracing::info;
 use super::access::{Access, Caller};
 use super::grants::{Object, Verb};
 use super::page::{Key, Page, Sizes};
+use super::rights::Rights;
 use super::{Answers, status};
 use crate::raft::{Changes, RaftHandle};
 
@@ -188,6 +189,7 @@ impl AccessService for Service {
         self.seen(call.caller(), id).await?;
         let watcher = Watcher {
             id,
+            rights: Rights::new(self.access.clone(), call.caller().clone()),
             raft: self.raft.clone(),
             changes: self.raft.changes(),
             stop: self.stop.clone(),
@@ -212,6 +214,7 @@ impl AccessService for Service {
 /// Somebody who waits for one request.
 struct Watcher {
     id: AccessId,
+    rights: Rights,
     raft: RaftHandle,
     changes: watch::Receiver<Changes>,
     stop: CancellationToken,
@@ -222,21 +225,32 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// The request when it has changed; `None` after it was over, when the stream has lasted long enough, or when the node stops.
+    /// The request when it has changed; `None` after it was over, when the stream has lasted long enough, or when the node stops. Refuses who may not see
+    /// it any more.
     async fn next(&mut self) -> Result<Option<Arc<AccessRequest>>, Status> {
         while !self.over {
-            let seen = self.changes.borrow_and_update().approvals;
+            let seen = *self.changes.borrow_and_update();
+            let looked = self.rights.look().await?;
             let access = find(&self.raft, self.id).await?;
+            if looked && !may_see(self.rights.caller(), &access) {
+                return Err(not_found(self.id));
+            }
             if self.sent != Some(access.revision) {
                 self.sent = Some(access.revision);
                 self.over = access.state.is_final();
                 return Ok(Some(access));
             }
-            tokio::select! {
+            let changed = tokio::select! {
                 () = self.stop.cancelled() => return Ok(None),
                 () = tokio::time::sleep_until(self.until) => return Ok(None),
-                changed = self.changes.wait_for(|now| now.approvals != seen) => if changed.is_err() { return Ok(None) },
-            }
+                () = self.rights.due() => None,
+                changed = self.changes.wait_for(|now| (now.approvals, now.policy) != (seen.approvals, seen.policy)) => {
+                    let Ok(now) = changed else { return Ok(None) };
+                    // Among what gateways decide by are revocations and issuers.
+                    Some(now.policy).filter(|policy| *policy != seen.policy)
+                }
+            };
+            changed.into_iter().for_each(|revision| self.rights.changed(revision));
         }
         Ok(None)
     }

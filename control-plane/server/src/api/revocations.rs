@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_core::revocation::{Revocation, RevocationKey, Revoked};
+use postern_core::revocation::{MARGIN, Revocation, RevocationKey, Revoked};
 use postern_core::token::{SESSION_TOKEN_ISSUER, SESSION_TOKEN_MAX_TTL};
 use postern_core::wire::revocation::{revocation_to_proto, revoked_from_proto};
 use postern_core::wire::timestamp_from_proto;
@@ -19,7 +19,7 @@ use super::access::{Access, Caller};
 use super::call::Call;
 use super::grants::{Object, Verb};
 use super::status;
-use crate::identity::{MARGIN, revoked_by_bearer};
+use crate::identity::revoked_by_bearer;
 use crate::raft::RaftHandle;
 use crate::serve::PeerInfo;
 
@@ -140,6 +140,11 @@ impl Service {
         for (place, thing) in request.things.iter().enumerate() {
             let of = revoked_from_proto(thing.clone())
                 .map_err(|fault| status::invalid_field(&format!("things[{place}].{}", fault.field), fault.why))?;
+            if matches!(of, Revoked::SigningKey(_)) {
+                // To forget the key itself is the greater part of it.
+                let text = "a signing key is revoked by ClusterService.RevokeSigningKey";
+                return Err(status::invalid_field(&format!("things[{place}]"), text));
+            }
             let known = match &of {
                 Revoked::Token(token) | Revoked::Subtree(token) => token.issuer.as_str() == SESSION_TOKEN_ISSUER,
                 _ => false,

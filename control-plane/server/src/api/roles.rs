@@ -151,7 +151,7 @@ impl Bound {
     /// Whether who vouched for `principal` is still trusted.
     pub(super) fn trusts(&self, principal: &Principal) -> bool {
         let PrincipalId { issuer, subject } = &principal.id;
-        let account = || self.service_accounts.iter().any(|name| name.as_str() == &**subject);
+        let account = || subject.parse().is_ok_and(|name: Name| self.service_accounts.contains(&name));
         self.issuers.contains(issuer) || (issuer.as_str() == SERVICE_ACCOUNT_ISSUER && account())
     }
 }

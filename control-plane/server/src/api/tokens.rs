@@ -5,6 +5,7 @@ use postern_core::principal::Actor;
 use postern_core::role::Grant;
 use postern_core::token::{Confirmation, MAX_ACTOR};
 use postern_core::wire::identity::{principal_with_claims_to_proto, scope_from_proto};
+use postern_core::wire::job::new_job_from_proto;
 use postern_core::wire::timestamp_to_proto;
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::token_service_server::TokenService;
@@ -35,7 +36,8 @@ impl TokenService for Service {
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
         let call = self.access.call(&request)?;
         let peer = request.extensions().get::<PeerInfo>().cloned();
-        let minted = self.desk.exchange(&call, peer.as_ref(), ask(request.into_inner())?).await;
+        let asked = Ask { proof: call.caller().proof().cloned(), ..ask(request.into_inner())? };
+        let minted = self.desk.exchange(&call, peer.as_ref(), asked).await;
         let minted = minted.map_err(|refused| refused.status)?;
         Ok(Response::new(pb::ExchangeTokenResponse {
             token: minted.token,
@@ -73,10 +75,13 @@ fn ask(request: pb::ExchangeTokenRequest) -> Result<Ask, Status> {
         KEY => Some((request.delegation_key, depth)),
         _ => return Err(status::invalid_field("delegation_key", "not an Ed25519 public key of 32 bytes")),
     };
-    let confirmation = match request.certificate_sha256.len() {
-        0 => None,
-        KEY => Some(Confirmation::certificate(&request.certificate_sha256)),
-        _ => return Err(status::invalid_field("certificate_sha256", "not a SHA-256 of 32 bytes")),
+    let confirmation = match (request.certificate_sha256.len(), request.dpop_jkt.len()) {
+        (0, 0) => None,
+        (KEY, 0) => Some(Confirmation::certificate(&request.certificate_sha256)),
+        (0, KEY) => Some(Confirmation::key(&request.dpop_jkt)),
+        (0, _) => return Err(status::invalid_field("dpop_jkt", "not a SHA-256 of 32 bytes")),
+        (_, 0) => return Err(status::invalid_field("certificate_sha256", "not a SHA-256 of 32 bytes")),
+        _ => return Err(status::invalid_field("dpop_jkt", "a token is bound to a certificate or to a key")),
     };
     let actor = match request.actor {
         none if none.is_empty() => None,
@@ -86,11 +91,22 @@ fn ask(request: pb::ExchangeTokenRequest) -> Result<Ask, Status> {
             return Err(status::invalid_field("actor", why));
         }
     };
+    let job = request.job.map(new_job_from_proto).transpose().map_err(status::wire)?;
     Ok(Ask {
         subject,
         code_verifier: request.code_verifier,
         actor: (!actor_token.is_empty()).then_some(Presented { token: actor_token, kind: request.actor_token_type }),
-        wanted: Wanted { scope, ttl: request.ttl_seconds, actor, delegation, confirmation, ..Wanted::default() },
+        proof: None,
+        wanted: Wanted {
+            scope,
+            ttl: request.ttl_seconds,
+            no_wish: request.ttl_is_default,
+            actor,
+            delegation,
+            confirmation,
+            job,
+            ..Wanted::default()
+        },
     })
 }
 

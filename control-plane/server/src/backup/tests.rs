@@ -12,6 +12,7 @@ fn state() -> State {
         ca_pem: "x".repeat(PIECE * 2 + 17),
         ca_key: sealed(),
         session_token_jwks: "{}".into(),
+        signing_keys: Vec::new(),
         session_token_key: sealed(),
         mask_key: sealed(),
     };

@@ -1,5 +1,5 @@
 //! Forming a cluster, and changing it: who a node is ([`identity`]), how it came in ([`init()`], [`join()`]), what it knows of the others
-//! ([`view`]), how members change ([`members`]) and what keeps all of it in shape ([`duties`], [`certificate`]).
+//! ([`view`]), how members change ([`members`]) and what keeps all of it in shape ([`duties`], [`certificate`], [`signing`]).
 
 pub(crate) mod certificate;
 pub(crate) mod duties;
@@ -7,6 +7,7 @@ pub(crate) mod identity;
 pub(crate) mod init;
 mod join;
 pub(crate) mod members;
+pub(crate) mod signing;
 pub(crate) mod view;
 
 pub use identity::IdentityError;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use postern_core::Name;
 use postern_core::cluster::ControlNode;
-use postern_state::{Cluster, Effect, ObjectKey, State};
+use postern_state::{Cluster, Effect, ObjectKey, SigningKey, State};
 use tokio::sync::watch;
 
 use crate::peers::AddressBook;
@@ -25,6 +25,12 @@ pub(crate) struct ClusterView {
 impl ClusterView {
     pub(crate) fn node(&self, id: u64) -> Option<&Arc<ControlNode>> {
         self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// Every key of session tokens: next, current, then the previous ones.
+    pub(crate) fn signing_keys(&self) -> Vec<SigningKey> {
+        let founded = self.nodes.iter().map(|node| node.joined_at).min().unwrap_or_default();
+        self.cluster.as_ref().map(|cluster| cluster.all_signing_keys(founded)).unwrap_or_default()
     }
 
     /// By name or id, as people write it.

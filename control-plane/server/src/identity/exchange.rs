@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use postern_core::job::Job;
 use postern_core::principal::{Actor, Link};
+use postern_core::revocation::Revoked;
 use postern_core::scope::{Scope, TooMany};
 use postern_core::token::{
     Act, Confirmation, Delegation, MAX_DEPTH, SESSION_TOKEN_DEFAULT_TTL, SESSION_TOKEN_MAX_TTL, SessionClaims,
@@ -38,6 +40,10 @@ pub(crate) struct Wanted {
     pub(crate) actor: Option<Actor>,
     /// The longest that it may be good, in seconds, if that is less than for any token.
     pub(crate) most: Option<u32>,
+    /// How long it is good, in seconds, when nobody has a wish.
+    pub(crate) usual: Option<u32>,
+    /// `ttl` is no wish of anybody's: what is usual comes first, and less is as good.
+    pub(crate) no_wish: bool,
     /// When the actor's own proof ends.
     pub(crate) until: Option<Timestamp>,
     /// A delegation key, and how often it may be used; 0: as often as may be.
@@ -46,6 +52,8 @@ pub(crate) struct Wanted {
     pub(crate) confirmation: Option<Confirmation>,
     /// What it names as who issued it, for others than Postern; none: as always.
     pub(crate) iss: Option<String>,
+    /// The job that it is tied to: its name and heartbeat.
+    pub(crate) job: Option<(String, Ttl)>,
 }
 
 /// A session token.
@@ -57,6 +65,10 @@ pub(crate) struct Minted {
     pub(crate) lives: u64,
     /// What it was narrowed to, by itself.
     pub(crate) scope: Scope,
+    /// The job that it is to be tied to, before anybody has it.
+    pub(crate) job: Option<Job>,
+    /// Whether it is bound to a key that proves each request.
+    pub(crate) dpop: bool,
 }
 
 /// Mints a session token for who `subject` says, at `now`.
@@ -69,13 +81,16 @@ pub(crate) fn exchange(
 ) -> Result<Minted, ExchangeError> {
     wanted.scope.check()?;
     let (origin, began) = (subject.traced(), subject.issued_at.secs());
+    let own = Revoked::SigningKey(signer.kid().into()).key();
+    let signers = subject.signers.iter().filter(|signer| **signer != own).copied().collect();
     let Verified { mut principal, depth: parent_depth, .. } = subject;
     if let Some(wider) = wanted.scope.targets.iter().find(|target| !principal.reaches(target)) {
         return Err(ExchangeError::Wider(wider.clone()));
     }
     let most = wanted.most.map_or(SESSION_TOKEN_MAX_TTL, |most| most.min(SESSION_TOKEN_MAX_TTL));
     let ttl = match wanted.ttl {
-        0 => SESSION_TOKEN_DEFAULT_TTL.min(most),
+        0 => wanted.usual.unwrap_or(SESSION_TOKEN_DEFAULT_TTL).min(most),
+        seconds if wanted.no_wish => wanted.usual.unwrap_or(seconds).min(most),
         seconds if seconds > most => return Err(ExchangeError::TooLong(most)),
         seconds => seconds,
     };
@@ -114,6 +129,7 @@ pub(crate) fn exchange(
     } else if !principal.chain.is_empty() || actor.is_some() || scope != Scope::default() {
         principal.chain.push(Link { token: Arc::clone(&token), actor, scope });
     }
+    let job = wanted.job.map(|asked| Job::new(&principal, &token, expires_at, asked));
     principal.token_id = Some(token);
     principal.expires_at = Some(expires_at);
     let mut claims = SessionClaims {
@@ -126,13 +142,15 @@ pub(crate) fn exchange(
         cnf: wanted.confirmation.or(subject.confirmation),
         began: (began < now.secs()).then_some(began),
         origin,
+        signers,
         ..SessionClaims::new(cluster, &id, principal, (now, expires_at))
     };
     if let Some(iss) = wanted.iss {
         claims.iss = iss;
     }
+    let dpop = matches!(claims.cnf, Some(Confirmation::Key(_)));
     let lives = expires_at.secs().saturating_sub(now.secs());
-    Ok(Minted { token: signer.sign(&claims)?, id, expires_at, lives, scope: asked })
+    Ok(Minted { token: signer.sign(&claims)?, id, expires_at, lives, scope: asked, job, dpop })
 }
 
 #[cfg(test)]

@@ -165,6 +165,45 @@ fn a_bound_token_is_of_no_use_without_its_certificate() {
 }
 
 #[test]
+fn what_is_made_stands_for_every_key_that_it_comes_of() {
+    let (old, new) = (House::new(), House::new());
+    let kid = |house: &House| Revoked::SigningKey(house.signer.kid().into()).key();
+    let both = format!(r#"{{"keys":[{},{}]}}"#, old.signer.jwk(), new.signer.jwk());
+    let new = House { verifier: SessionVerifier::new("c", &both).unwrap(), ..new };
+    let parent = old.made(subject(900), Wanted::default());
+    assert_eq!(parent.signers, [kid(&old)]);
+    // The child is signed by another key; who revokes the parent's means it, and its own children.
+    let child = new.made(parent, Wanted::default());
+    assert_eq!(child.signers, [kid(&new), kid(&old)]);
+    let grandchild = new.made(child, Wanted::default());
+    assert_eq!(grandchild.signers, [kid(&new), kid(&old)]);
+    assert!(grandchild.signers.iter().all(|signer| grandchild.bearer.keys().contains(signer)));
+}
+
+#[test]
+fn it_lives_as_long_as_is_usual_and_no_longer_than_may_be() {
+    let house = House::new();
+    let lives = |ttl, usual, most, no_wish| {
+        let wanted = Wanted { ttl, usual, most, no_wish, ..Wanted::default() };
+        house.mint(subject(90_000), wanted).map(|minted| minted.lives)
+    };
+    for (ttl, usual, most, no_wish, wanted) in [
+        (0, None, None, false, 900),
+        (0, Some(1_800), None, false, 1_800),
+        (0, None, Some(600), false, 600),
+        (0, Some(1_800), Some(600), false, 600),
+        (3_600, Some(1_800), None, false, 3_600),
+        (3_600, None, Some(600), true, 600),
+        (3_600, Some(300), Some(600), true, 300),
+        (3_600, None, None, true, 3_600),
+        (99_999, None, None, true, 43_200),
+    ] {
+        assert_eq!(lives(ttl, usual, most, no_wish).unwrap(), wanted, "{ttl} {usual:?} {most:?} {no_wish}");
+    }
+    assert!(matches!(lives(601, None, Some(600), false), Err(ExchangeError::TooLong(600))));
+}
+
+#[test]
 fn others_may_know_the_issuer_by_its_url() {
     let house = House::new();
     let at = |iss: &str| house.mint(subject(900), Wanted { iss: Some(iss.to_owned()), ..Wanted::default() });

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use postern_core::revocation::{Revocation, Revoked, TokenName};
+use postern_core::revocation::{MARGIN, Revocation, Revoked, TokenName};
 use postern_core::token::SESSION_TOKEN_ISSUER;
 use postern_core::{Name, Timestamp};
 use postern_runtime::jwt::{TokenError, Verified};
 
-/// How much longer than the tokens that they mean revocations are kept, for clocks that differ and issuers' leeway.
-pub(crate) const MARGIN: Duration = Duration::from_secs(600);
 /// How long the revocation of a token is kept that lives for very long.
 const LONGEST: Duration = Duration::from_secs(399 * 86_400);
 

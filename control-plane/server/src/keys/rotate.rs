@@ -30,9 +30,9 @@ pub(crate) fn sealed_values(state: &State) -> Vec<Found> {
     let mut found = Vec::new();
     if let Some(cluster) = state.cluster() {
         found.push((SealedOf::CaKey, cluster.ca_key.clone()));
-        found.push((SealedOf::SessionTokenKey, cluster.session_token_key.clone()));
         found.push((SealedOf::MaskKey, cluster.mask_key.clone()));
     }
+    found.extend(state.signing_keys().into_iter().filter_map(|key| Some((key.sealed_of(), key.sealed?))));
     for object in state.resources(Kind::Secret) {
         if let Spec::Secret(sealed) = &object.spec {
             found.push((SealedOf::Secret(object.metadata.name.clone()), sealed.clone()));
@@ -138,6 +138,7 @@ mod tests {
             ca_pem: "pem".into(),
             ca_key: old.seal("cluster/ca-key", b"ca").await.unwrap(),
             session_token_jwks: "{}".into(),
+            signing_keys: Vec::new(),
             session_token_key: old.seal("cluster/session-token-key", b"st").await.unwrap(),
             mask_key: old.seal("cluster/mask-key", b"mk").await.unwrap(),
         };

@@ -29,6 +29,7 @@ use crate::run::PolicyWatch;
 pub use config::WebConfig;
 pub(crate) use listener::Listener;
 pub use listener::WebError;
+pub use oauth::FormProbe;
 
 /// Bytes of one request's body: a response of an identity provider as a form, base64 and percent-encoded.
 const MAX_BODY: usize = 512 << 10;

@@ -56,17 +56,7 @@ impl Issuer {
     /// Serves, is declared as `corp`, and is ready when its tokens are believed.
     pub(crate) async fn trusted_by(node: &Node) -> Self {
         let issuer = Self::start().await;
-        let spec = resource_pb::IssuerSpec {
-            url: issuer.url.clone(),
-            audiences: vec!["postern".into()],
-            groups_claim: "groups".into(),
-            ..Default::default()
-        };
-        let metadata = resource_pb::Metadata { name: "corp".into(), ..Default::default() };
-        let resource =
-            resource_pb::Resource { metadata: Some(metadata), spec: Some(resource_pb::resource::Spec::Issuer(spec)) };
-        let request = pb::ApplyRequest { resources: vec![resource], ..Default::default() };
-        ResourceServiceClient::new(node.admin().await).apply(request).await.unwrap();
+        issuer.declare(node, |_| {}).await;
         let (channel, token) = (node.anonymous().await, issuer.token("probe", &[], 60));
         eventually("the issuer's keys", async || {
             let request = with_token(pb::WhoAmIRequest {}, &token);
@@ -74,6 +64,22 @@ impl Issuer {
         })
         .await;
         issuer
+    }
+
+    /// Declares it as `corp`, changed by `change`.
+    pub(crate) async fn declare(&self, node: &Node, change: impl FnOnce(&mut resource_pb::IssuerSpec)) {
+        let mut spec = resource_pb::IssuerSpec {
+            url: self.url.clone(),
+            audiences: vec!["postern".into()],
+            groups_claim: "groups".into(),
+            ..Default::default()
+        };
+        change(&mut spec);
+        let metadata = resource_pb::Metadata { name: "corp".into(), ..Default::default() };
+        let resource =
+            resource_pb::Resource { metadata: Some(metadata), spec: Some(resource_pb::resource::Spec::Issuer(spec)) };
+        let request = pb::ApplyRequest { resources: vec![resource], ..Default::default() };
+        ResourceServiceClient::new(node.admin().await).apply(request).await.unwrap();
     }
 
     #[allow(clippy::disallowed_methods)] // a server of the test's own

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod access;
 mod approvals;
 mod cluster;
 mod crud;
@@ -9,10 +10,12 @@ mod fleet;
 mod hostile_issuers;
 mod issuer;
 mod issuer_keys;
+mod jobs;
 mod node;
 mod policy;
 mod recordings;
 mod resources;
 mod roles;
 mod security;
+mod signing;
 mod tokens;

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use postern_core::Timestamp;
 use postern_core::resource::FieldFault;
 use postern_core::secret::Sealed;
 use postern_core::wire::resource::{sealed_from_proto, sealed_to_proto};
@@ -7,6 +8,7 @@ use postern_proto::resource::v1 as resource_pb;
 use postern_proto::state::v1 as pb;
 
 use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
+use crate::signing::{KeyStage, SigningKey};
 use crate::state::{Cluster, Context};
 
 /// Gives the cluster its identity and keys: always the first command, and only once.
@@ -26,6 +28,7 @@ impl InitCluster {
             session_token_key: Some(sealed_to_proto(&self.0.session_token_key)),
             mask_key: Some(sealed_to_proto(&self.0.mask_key)),
             incarnation: self.0.incarnation.clone(),
+            signing_keys: self.0.signing_keys.iter().map(key_to_proto).collect(),
         }
     }
 
@@ -41,6 +44,7 @@ impl InitCluster {
             session_token_key: sealed("session_token_key", proto.session_token_key)?,
             mask_key: sealed("mask_key", proto.mask_key)?,
             incarnation: proto.incarnation,
+            signing_keys: proto.signing_keys.into_iter().map(key_from_proto).collect::<Result<_, _>>()?,
         }))
     }
 
@@ -56,6 +60,43 @@ impl InitCluster {
         cx.policy_changed();
         Ok(Success::Done)
     }
+}
+
+fn key_to_proto(key: &SigningKey) -> pb::SigningKey {
+    let stage = match key.stage {
+        KeyStage::Next => pb::KeyStage::Next,
+        KeyStage::Current => pb::KeyStage::Current,
+        KeyStage::Previous => pb::KeyStage::Previous,
+    };
+    pb::SigningKey {
+        kid: key.kid.clone(),
+        jwk: key.jwk.clone(),
+        sealed: key.sealed.as_ref().map(sealed_to_proto),
+        stage: stage.into(),
+        since_ms: key.since.millis(),
+        until_ms: key.until.map_or(0, Timestamp::millis),
+        founding: key.founding,
+    }
+}
+
+fn key_from_proto(key: pb::SigningKey) -> Result<SigningKey, Vec<FieldFault>> {
+    let stage = match pb::KeyStage::try_from(key.stage) {
+        Ok(pb::KeyStage::Next) => KeyStage::Next,
+        Ok(pb::KeyStage::Current) => KeyStage::Current,
+        Ok(pb::KeyStage::Previous) => KeyStage::Previous,
+        Ok(pb::KeyStage::Unspecified) | Err(_) => {
+            return Err(vec![FieldFault::new("signing_keys.stage", "is not known")]);
+        }
+    };
+    Ok(SigningKey {
+        kid: key.kid,
+        jwk: key.jwk,
+        sealed: key.sealed.map(sealed_from_proto),
+        stage,
+        since: Timestamp::from_millis(key.since_ms),
+        until: (key.until_ms != 0).then(|| Timestamp::from_millis(key.until_ms)),
+        founding: key.founding,
+    })
 }
 
 impl Context<'_> {

@@ -45,7 +45,7 @@ impl PutResources {
 
     /// Level 2: policies that say how old they may be, that a hold waits while the control plane is away, or that speak of tokens; limits.
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
-    /// Level 4: issuers that say which claims are kept or that people log in at, policies that ask how or permit on request, targets of which
+    /// Level 4: issuers that say which claims are kept, that people log in at or how long tokens live, policies that ask how or permit on request, targets of which
     /// sessions are kept ready, service accounts.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
@@ -242,13 +242,14 @@ fn at(place: usize, path: &str, message: impl Into<String>) -> FieldFault {
 fn level_of(spec: &Spec) -> u32 {
     match spec {
         Spec::Issuer(issuer) if !issuer.keep.is_empty() => 4,
+        Spec::Issuer(issuer) if issuer.max_token_ttl.is_some() || issuer.token_ttl.is_some() => 4,
         Spec::ServiceAccount(_) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_some_and(|oidc| oidc.login.is_some()) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
         Spec::Target(target) if target.spare_sessions > 0 => 4,
         Spec::Policy(policy) if policy.when.authentication.is_some() => 4,
         Spec::Target(target) if target.limits != Allowance::default() => 2,
-        Spec::Policy(policy) if policy.on_request.is_some() => 4,
+        Spec::Policy(policy) if policy.on_request.is_some() || policy.cedar.is_some() => 4,
         Spec::Policy(policy)
             if policy.waits
                 || policy.staleness != Staleness::default()

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use postern_core::access::{AccessRequest, AccessState, OnRequest};
+use postern_core::access::{AccessRequest, AccessState, AutoApprove, OnRequest, day};
 use postern_core::resource::{FieldFault, Kind, Spec};
 use postern_core::time::Ttl;
 use postern_core::wire::identity::{principal_from_proto, principal_to_proto};
@@ -9,6 +9,7 @@ use postern_proto::state::v1 as pb;
 
 use crate::entry::{fault, parse};
 use crate::outcome::{Outcome, Refusal, Success};
+use crate::rule_uses::RuleKey;
 use crate::state::{Context, Limits, State};
 
 /// The longest reason, in bytes.
@@ -72,11 +73,18 @@ impl RequestAccess {
         }
         self.check_reason(asked.min_reason)?;
         let now = cx.state.now;
-        let rule = asked.auto_approve.iter().find(|rule| rule.approves(&self.requester, &labels, duration, now));
+        let fits = |rule: &&AutoApprove| rule.approves(&self.requester, &labels, duration, now);
+        let mut rules = asked.auto_approve.iter().filter(fits);
+        let rule = rules.find(|rule| self.is_left(cx.state, &policy, rule));
         if rule.is_none() && asked.review.is_empty() {
-            let why = format!("no rule of policy {policy} approves this request, and nobody is named to review it");
+            let mut why = format!("no rule of policy {policy} approves this request, and nobody is named to review it");
+            if let Some((rule, most)) = asked.auto_approve.iter().find(fits).and_then(|it| Some((it, it.max_per_day?)))
+            {
+                why.push_str(&format!(": rule {} has approved {most} today, or too many count by now", rule.name));
+            }
             return Err(Refusal::InvalidState(why));
         }
+        let counted = rule.filter(|rule| rule.max_per_day.is_some()).map(|rule| self.key(&policy, rule));
         self.check_limits(cx.state)?;
         let access = AccessRequest {
             id: self.id,
@@ -101,7 +109,25 @@ impl RequestAccess {
         }
         let (id, automatic) = (access.id, access.automatic.clone());
         cx.state.put_access(access, cx.effects);
+        if let Some(key) = counted {
+            let taken = cx.state.rule_uses.on(day(now), &key).saturating_add(1);
+            cx.state.rule_uses.put(key, day(now), taken);
+        }
         Ok(Success::Access { id, automatic })
+    }
+
+    /// By the principal, whichever of its tokens is shown.
+    fn key(&self, policy: &Name, rule: &AutoApprove) -> RuleKey {
+        (self.requester.id.clone(), policy.clone(), rule.name.as_str().into())
+    }
+
+    /// Whether the rule may approve once more today.
+    fn is_left(&self, state: &State, policy: &Name, rule: &AutoApprove) -> bool {
+        let Some(most) = rule.max_per_day else { return true };
+        match state.rule_uses.on(day(state.now), &self.key(policy, rule)) {
+            0 => state.rule_uses.len() < Limits::STANDARD.counted_rules,
+            taken => taken < most,
+        }
     }
 
     /// The policy that is asked for, and the target's labels. There is one answer for what is not there and what cannot be asked for.

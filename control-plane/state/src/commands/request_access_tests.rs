@@ -96,6 +96,7 @@ fn a_rule_approves_in_place_of_people_and_the_audit_log_says_which() {
         labels: BTreeMap::new(),
         hours: Some(Hours { from: 0, to: 1, days: 0b111_1111 }),
         max_duration: Some(Ttl(30)),
+        max_per_day: None,
     });
     let mut fixture = Fixture::on_request(asked);
     fixture.run(RequestAccess { duration: Ttl(31), ..request_access(1) }).unwrap();
@@ -126,12 +127,69 @@ fn where_nobody_reviews_a_rule_must_approve() {
         labels: BTreeMap::new(),
         hours: None,
         max_duration: None,
+        max_per_day: None,
     });
     let mut fixture = Fixture::on_request(asked);
     assert!(matches!(refused(&mut fixture, request_access(1)), Refusal::InvalidState(_)));
     let ops = RequestAccess { requester: principal("olga", &["dev", "ops"]), ..request_access(1) };
     fixture.run(ops).unwrap();
     assert_eq!(fixture.access_state(1), AccessState::Active);
+}
+
+/// Anybody may have what `rule` approves, so often a day.
+fn so_often(rule: &str, max_per_day: Option<u32>) -> AutoApprove {
+    AutoApprove {
+        name: rule.into(),
+        groups: Vec::new(),
+        labels: BTreeMap::new(),
+        hours: None,
+        max_duration: None,
+        max_per_day,
+    }
+}
+
+#[test]
+fn a_rule_approves_so_often_a_day_for_each() {
+    let mut asked = reviewed_by(&["dba"]);
+    asked.auto_approve = vec![so_often("twice", Some(2)), so_often("once", Some(1))];
+    let mut fixture = Fixture::on_request(asked);
+    fixture.now = 86_400_000 - 10_000;
+    let rule = |fixture: &mut Fixture, n: u128, who: &str| {
+        let ask = RequestAccess { requester: principal(who, &["dev"]), ..request_access(n) };
+        fixture.run(ask).unwrap();
+        fixture.state.access(access_id(n)).unwrap().automatic.clone()
+    };
+    let rules: Vec<_> = (1..6).map(|n| rule(&mut fixture, n, "alice")).collect();
+    let of = |names: [Option<&str>; 5]| names.map(|name| name.map(str::to_owned)).to_vec();
+    assert_eq!(rules, of([Some("twice"), Some("twice"), Some("once"), None, None]));
+    // The same request again takes nothing; another's count is another; it is in the snapshot.
+    assert_eq!(rule(&mut fixture, 3, "alice").as_deref(), Some("once"));
+    assert_eq!(rule(&mut fixture, 6, "bob").as_deref(), Some("twice"));
+    fixture.state = State::restore(&fixture.state.snapshot()).unwrap();
+    assert_eq!(rule(&mut fixture, 7, "alice"), None);
+    // What ended early is used all the same; what is another token of the same principal is the same principal.
+    let end = super::super::EndAccess { id: access_id(1), by: "alice".into(), because: String::new() };
+    fixture.run(end).unwrap();
+    let mut handed_on = RequestAccess { requester: principal("alice", &["dev"]), ..request_access(8) };
+    handed_on.requester.chain.push(handed_to("robot"));
+    fixture.run(handed_on).unwrap();
+    assert_eq!(fixture.access_state(8), AccessState::Pending);
+    // A new day. What was counted before is forgotten.
+    fixture.now = 86_400_000;
+    assert_eq!(rule(&mut fixture, 9, "alice").as_deref(), Some("twice"));
+    assert_eq!(fixture.state.rule_uses.len(), 1);
+    let resumed = State::restore(&fixture.state.snapshot()).unwrap();
+    assert_eq!(resumed.hash(), fixture.state.hash());
+}
+
+#[test]
+fn where_only_rules_approve_it_is_said_that_one_has_done_so_enough() {
+    let mut asked = reviewed_by(&[]);
+    asked.auto_approve = vec![so_often("once", Some(1))];
+    let mut fixture = Fixture::on_request(asked);
+    fixture.run(request_access(1)).unwrap();
+    let Refusal::InvalidState(why) = refused(&mut fixture, request_access(2)) else { panic!() };
+    assert!(why.contains("rule once has approved 1 today"), "{why}");
 }
 
 #[test]

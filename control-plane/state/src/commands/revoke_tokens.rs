@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use postern_core::resource::FieldFault;
-use postern_core::revocation::{Mark, Revocation, Revoked};
+use postern_core::revocation::{MARGIN, Mark, Revocation, Revoked};
 use postern_core::service_account::ServiceAccount;
 use postern_core::token::SESSION_TOKEN_MAX_TTL;
 use postern_core::wire::revocation::revocation_to_proto;
@@ -17,8 +17,6 @@ const MOST: usize = 1_000;
 /// Longer than any token should live.
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 const MAX_TEXT: usize = 256;
-/// How much longer than its tokens an account's revocation is kept, for clocks that differ.
-const MARGIN: Duration = Duration::from_secs(600);
 
 /// Ends tokens before their time: all of it, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,16 +68,7 @@ impl RevokeTokens {
         if changed == 0 {
             return Ok(Success::Revoked(0));
         }
-        let mut marks = Vec::with_capacity(changed);
-        for (mark, revocation) in new {
-            cx.state.logins.revoke(&revocation.of);
-            cx.state.revoke_access(&revocation, cx.effects);
-            cx.state.revocations.put(revocation);
-            marks.push(mark);
-        }
-        cx.state.revocations.set_newest(index, marks);
-        Effect::Changed(ObjectKey::Revocations).add_to(cx.effects);
-        cx.policy_changed();
+        put(cx, new);
         Ok(Success::Revoked(u32::try_from(changed).unwrap_or(u32::MAX)))
     }
 }
@@ -87,30 +76,38 @@ impl RevokeTokens {
 /// Revokes all that service accounts have: gateways do not know which accounts there are. Part of the command that makes it so.
 pub(crate) fn revoke_accounts(cx: &mut Context<'_>, accounts: &[Name], because: &str) {
     let (now, index) = (cx.state.now, cx.state.index);
-    let mut marks = Vec::new();
-    for id in accounts.iter().filter_map(ServiceAccount::id) {
+    let revoked = accounts.iter().filter_map(ServiceAccount::id).map(|id| {
         let of = Revoked::Principal(id);
         let until = now.plus(Ttl(SESSION_TOKEN_MAX_TTL).duration()).plus(MARGIN);
         let (by, because) = (String::new(), because.to_owned());
         let revocation = Revocation { of, issued_before: now, until, by, because, at: now, revision: index };
-        let mark = revocation.mark();
-        if cx.state.revocations.is_new(&mark) {
-            cx.state.revoke_access(&revocation, cx.effects);
-            cx.state.revocations.put(revocation);
-            marks.push(mark);
-        }
+        (revocation.mark(), revocation)
+    });
+    let new: Vec<_> = revoked.filter(|(mark, _)| cx.state.revocations.is_new(mark)).collect();
+    if !new.is_empty() {
+        put(cx, new);
     }
-    if !marks.is_empty() {
-        cx.state.revocations.set_newest(index, marks);
-        Effect::Changed(ObjectKey::Revocations).add_to(cx.effects);
-        cx.policy_changed();
+}
+
+/// Has what is new in force, here and with gateways.
+pub(super) fn put(cx: &mut Context<'_>, new: Vec<(Mark, Revocation)>) {
+    let mut marks = Vec::with_capacity(new.len());
+    for (mark, revocation) in new {
+        cx.state.logins.revoke(&revocation.of);
+        cx.state.jobs.revoke(&revocation.of);
+        cx.state.revoke_access(&revocation, cx.effects);
+        cx.state.revocations.put(revocation);
+        marks.push(mark);
     }
+    cx.state.revocations.set_newest(cx.state.index, marks);
+    Effect::Changed(ObjectKey::Revocations).add_to(cx.effects);
+    cx.policy_changed();
 }
 
 /// Whether a login that is under way is one of what is revoked.
 pub(crate) fn means(of: &Revoked, principal: &postern_core::Principal) -> bool {
     match of {
-        Revoked::Token(_) | Revoked::Subtree(_) => false,
+        Revoked::Token(_) | Revoked::Subtree(_) | Revoked::SigningKey(_) => false,
         Revoked::Principal(id) => principal.id == *id,
         Revoked::Issuer(issuer) => principal.id.issuer == *issuer,
         Revoked::Claim { issuer, claim, value } => {

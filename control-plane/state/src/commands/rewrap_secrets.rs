@@ -8,6 +8,7 @@ use postern_proto::state::v1 as pb;
 use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
 use crate::state::Context;
 
+const SIGNING_KEY: &str = "cluster/signing-key/";
 /// Items in one command.
 const MAX_ITEMS: usize = 1_000;
 
@@ -47,8 +48,10 @@ pub enum SealedOf {
     Secret(Name),
     /// The certificate authority's key.
     CaKey,
-    /// The key that session tokens are signed with.
+    /// The key that session tokens were signed with at first.
     SessionTokenKey,
+    /// A later one, by its id.
+    SigningKey(String),
     /// The key of the `hash` mask.
     MaskKey,
 }
@@ -59,6 +62,7 @@ impl std::fmt::Display for SealedOf {
             Self::Secret(name) => write!(f, "Secret/{name}"),
             Self::CaKey => f.write_str("cluster/ca-key"),
             Self::SessionTokenKey => f.write_str("cluster/session-token-key"),
+            Self::SigningKey(kid) => write!(f, "{SIGNING_KEY}{kid}"),
             Self::MaskKey => f.write_str("cluster/mask-key"),
         }
     }
@@ -73,6 +77,9 @@ impl std::str::FromStr for SealedOf {
             "cluster/session-token-key" => Ok(Self::SessionTokenKey),
             "cluster/mask-key" => Ok(Self::MaskKey),
             _ => {
+                if let Some(kid) = text.strip_prefix(SIGNING_KEY).filter(|kid| !kid.is_empty()) {
+                    return Ok(Self::SigningKey(kid.to_owned()));
+                }
                 let name = text.strip_prefix("Secret/").and_then(|name| name.parse().ok());
                 name.map(Self::Secret).ok_or("names nothing that is sealed")
             }
@@ -139,12 +146,18 @@ fn rewrap(cx: &mut Context<'_>, item: RewrapItem) -> bool {
             cx.state.resources.insert(Arc::new(resource));
             Effect::Changed(ObjectKey::Resource(Kind::Secret, name.clone())).add_to(cx.effects);
         }
-        SealedOf::CaKey | SealedOf::SessionTokenKey | SealedOf::MaskKey => {
+        SealedOf::CaKey | SealedOf::SessionTokenKey | SealedOf::SigningKey(_) | SealedOf::MaskKey => {
             let Some(cluster) = &cx.state.cluster else { return false };
             let mut cluster = crate::state::Cluster::clone(cluster);
             let sealed = match &item.of {
                 SealedOf::CaKey => &mut cluster.ca_key,
-                SealedOf::SessionTokenKey => &mut cluster.session_token_key,
+                SealedOf::SessionTokenKey if cluster.signing_keys.is_empty() => &mut cluster.session_token_key,
+                SealedOf::SessionTokenKey | SealedOf::SigningKey(_) => {
+                    let mut keys = cluster.signing_keys.iter_mut();
+                    let sealed = keys.find(|key| key.sealed_of() == item.of).and_then(|key| key.sealed.as_mut());
+                    let Some(sealed) = sealed else { return false };
+                    sealed
+                }
                 SealedOf::MaskKey | SealedOf::Secret(_) => &mut cluster.mask_key,
             };
             if !put(sealed) {
@@ -197,7 +210,13 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for text in ["Secret/pw", "cluster/ca-key", "cluster/session-token-key", "cluster/mask-key"] {
+        for text in [
+            "Secret/pw",
+            "cluster/signing-key/a_b-C",
+            "cluster/ca-key",
+            "cluster/session-token-key",
+            "cluster/mask-key",
+        ] {
             assert_eq!(text.parse::<SealedOf>().unwrap().to_string(), text);
         }
         assert!("Secret/".parse::<SealedOf>().is_err() && "cluster/x".parse::<SealedOf>().is_err());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_core::Timestamp;
 use postern_core::resource::FieldFault;
-use postern_core::revocation::{Revoked, TokenName};
+use postern_core::revocation::{MARGIN, Revoked, TokenName};
 use postern_core::token::{MAX_DEPTH, SESSION_TOKEN_MAX_TTL};
 use postern_proto::state::v1 as pb;
 
@@ -14,8 +14,6 @@ use crate::state::{Context, Limits};
 /// In one chain: the tokens before the links, and these.
 const MOST: usize = 2 * (MAX_DEPTH as usize) + 2;
 const MAX_ID: usize = 255;
-/// Clocks of gateways may differ from the cluster's.
-const MARGIN: Duration = Duration::from_secs(600);
 
 /// Takes one use of each token of a chain that is good for a number of sessions: of all of them, or of none. A compare-and-set in the log, so that
 /// two gateways never let in one more than there are. Whoever tries again says so by the request's id.

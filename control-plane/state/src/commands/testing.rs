@@ -47,6 +47,15 @@ impl Fixture {
         fixture
     }
 
+    /// With the cluster initialised at second 1, by the signing key `k0`.
+    pub(crate) fn signing() -> Self {
+        let mut fixture = Self::uninitialised();
+        let mut cluster = cluster();
+        cluster.session_token_jwks = r#"{"keys":[{"kid":"k0","kty":"OKP"}]}"#.into();
+        fixture.run(InitCluster(cluster)).unwrap();
+        fixture
+    }
+
     pub(crate) fn run(&mut self, command: impl Into<Command>) -> Outcome {
         self.run_as(None, command)
     }
@@ -84,6 +93,11 @@ pub(crate) fn request_id(n: u128) -> RequestId {
     RequestId::from_bytes(n.to_be_bytes())
 }
 
+pub(crate) fn new_key(kid: &str) -> crate::signing::NewSigningKey {
+    let jwk = format!(r#"{{"kid":"{kid}"}}"#);
+    crate::signing::NewSigningKey { kid: kid.into(), jwk, sealed: sealed(7) }
+}
+
 pub(crate) fn sealed(byte: u8) -> Sealed {
     Sealed { kek_id: "k".into(), wrapped_key: vec![byte], nonce: vec![byte], ciphertext: vec![byte] }
 }
@@ -94,6 +108,7 @@ pub(crate) fn cluster() -> Cluster {
         ca_pem: "pem".into(),
         ca_key: sealed(1),
         session_token_jwks: "{}".into(),
+        signing_keys: Vec::new(),
         session_token_key: sealed(2),
         mask_key: sealed(3),
         incarnation: "i1".into(),
@@ -280,6 +295,7 @@ pub(crate) fn on_request(of: &str, asked: OnRequest, revision: u64) -> Resource 
         staleness: Staleness::default(),
         limits: postern_core::allowance::Allowance::default(),
         on_request: Some(Box::new(asked)),
+        cedar: None,
         reason: None,
     };
     resource(of, revision, Spec::Policy(policy))

@@ -48,6 +48,27 @@ fn claims_of(error: Result<Verified, TokenError>) -> String {
 }
 
 #[test]
+fn a_link_stands_for_the_key_that_signed_its_root() {
+    let chain = Chain::new(|_, _| {});
+    let link = chain.verify(&chain.key.hand_on(&chain.root, named("planner"), now()).unwrap()).unwrap();
+    assert_eq!(link.signers.len(), 1);
+    assert!(link.bearer.keys().contains(&link.signers[0]));
+}
+
+#[test]
+fn a_link_lives_from_when_the_root_was_issued() {
+    // 900 s, of which the link ends at 60: what it says of its own beginning does not count.
+    let chain = Chain::new(|_, _| {});
+    let later = Timestamp::from_secs(NOW + 30);
+    let link = chain.key.hand_on(&chain.root, named("planner"), later).unwrap();
+    let found = chain.verifier.verify(&link, later).unwrap();
+    assert_eq!(found.principal.claims.token_ttl(), Some(60));
+    let long = NewLink { expires_at: Timestamp::from_secs(NOW + 9_999), ..named("executor") };
+    let long = chain.key.hand_on(&chain.root, long, now()).unwrap();
+    assert_eq!(chain.verify(&long).unwrap().principal.claims.token_ttl(), Some(900));
+}
+
+#[test]
 fn a_chain_says_who_acts_for_whom_and_ends_with_its_first_end() {
     let chain = Chain::new(|_, _| {});
     let planner = DelegationKey::generate().unwrap();

@@ -2,6 +2,7 @@
 
 mod claims;
 mod client;
+mod dpop;
 mod issuer;
 mod link;
 mod presets;
@@ -81,6 +82,8 @@ fn issuer_with(change: impl FnOnce(&mut OidcIssuer)) -> Issuer {
         groups_prefix: "ci:".to_owned(),
         leeway: Duration::from_secs(10),
         max_age: Some(Duration::from_secs(3600)),
+        max_token_ttl: None,
+        token_ttl: None,
         keep: Vec::new(),
         kind: IssuerKind::Oidc(oidc),
     }

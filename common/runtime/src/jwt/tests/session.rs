@@ -16,9 +16,13 @@ fn session_tokens_round_trip() {
     expected.expires_at = Some(Timestamp::from_secs(NOW + 900));
     let scope = Scope::of_targets([name("orders")]);
     expected.chain.push(Link { token: "tok_1".into(), actor: None, scope });
+    expected.claims.live(900);
     let (issued_at, depth) = (Timestamp::from_secs(NOW), Some(0));
     let bearer = Bearer::new(&expected, true, None, issued_at);
-    assert_eq!(found, Verified { principal: expected, issued_at, depth, confirmation: None, origin: None, bearer });
+    let signers = vec![Revoked::SigningKey(signer.kid().into()).key()];
+    let bearer = bearer.signed_by(&signers);
+    let (confirmation, origin) = (None, None);
+    assert_eq!(found, Verified { principal: expected, issued_at, depth, confirmation, origin, signers, bearer });
     // What is remembered of it says the same.
     assert_eq!(verifier.known(), 1);
     assert_eq!(verifier.verify(&token, now()).unwrap(), found);
@@ -32,11 +36,80 @@ fn session_tokens_round_trip() {
 }
 
 #[test]
-fn a_session_signers_thumbprint_is_that_of_rfc_7638() {
+fn several_keys_verify_and_one_that_is_gone_does_not() {
+    let signers: Vec<SessionSigner> = (0..3).map(|_| SessionSigner::generate().unwrap()).collect();
+    let jwks = |of: &[&SessionSigner]| {
+        let keys: Vec<String> = of.iter().map(|signer| signer.jwk()).collect();
+        format!(r#"{{"keys":[{}]}}"#, keys.join(","))
+    };
+    let all = SessionVerifier::new("c1", &jwks(&[&signers[0], &signers[1], &signers[2]])).unwrap();
+    let tokens: Vec<String> = signers.iter().map(|signer| signer.sign(&session_claims()).unwrap()).collect();
+    for (token, signer) in tokens.iter().zip(&signers) {
+        let found = all.verify(token, now()).unwrap();
+        assert_eq!(found.signers, [Revoked::SigningKey(signer.kid().into()).key()]);
+    }
+    let rest = SessionVerifier::new("c1", &jwks(&[&signers[0], &signers[2]])).unwrap();
+    let found: Vec<bool> = tokens.iter().map(|token| rest.verify(token, now()).is_ok()).collect();
+    assert_eq!(found, [true, false, true]);
+    assert_eq!(rest.verify(&tokens[1], now()), Err(TokenError::UnknownKey));
+    // A token names its key; the name of another does not help.
+    let (header, rest_of) = tokens[1].split_once('.').unwrap();
+    let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
+    let renamed = URL_SAFE_NO_PAD.encode(decoded.replace(signers[1].kid(), signers[0].kid()));
+    assert_eq!(all.verify(&format!("{renamed}.{rest_of}"), now()), Err(TokenError::Signature));
+}
+
+#[test]
+fn a_token_stands_for_the_keys_of_what_it_was_made_of() {
     let signer = SessionSigner::generate().unwrap();
-    let jwks: Value = serde_json::from_str(&signer.jwks()).unwrap();
-    let jwk: Jwk = serde_json::from_value(jwks["keys"][0].clone()).unwrap();
-    assert_eq!(jwk.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).unwrap(), signer.kid());
+    let verifier = SessionVerifier::new("c1", &signer.jwks()).unwrap();
+    let (own, former) = (Revoked::SigningKey(signer.kid().into()).key(), Revoked::SigningKey("former".into()).key());
+    let with = |signers: Vec<RevocationKey>| {
+        let token = signer.sign(&SessionClaims { signers, ..session_claims() }).unwrap();
+        verifier.verify(&token, now())
+    };
+    let found = with(vec![former, own]).unwrap();
+    assert_eq!(found.signers, [own, former]);
+    assert!(found.signers.iter().all(|signer| found.bearer.keys().contains(signer)));
+    assert!(matches!(with(vec![former; 17]), Err(TokenError::Claims(_))));
+}
+
+#[test]
+fn a_session_signers_thumbprint_is_that_of_rfc_7638() {
+    for algorithm in [Algorithm::EdDsa, Algorithm::Es256] {
+        let signer = SessionSigner::generate_for(algorithm).unwrap();
+        let jwks: Value = serde_json::from_str(&signer.jwks()).unwrap();
+        let jwk: Jwk = serde_json::from_value(jwks["keys"][0].clone()).unwrap();
+        assert_eq!(jwk.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).unwrap(), signer.kid());
+    }
+    assert!(SessionSigner::generate_for(Algorithm::Rs256).is_err());
+}
+
+#[test]
+fn either_kind_of_key_signs_and_neither_passes_for_the_other() {
+    let (ed, es) = (SessionSigner::generate().unwrap(), SessionSigner::generate_for(Algorithm::Es256).unwrap());
+    let again = SessionSigner::from_pem(&es.to_pem()).unwrap();
+    assert_eq!((again.kid(), again.algorithm(), again.jwk()), (es.kid(), Algorithm::Es256, es.jwk()));
+    let both = format!(r#"{{"keys":[{},{}]}}"#, ed.jwk(), es.jwk());
+    let verifier = SessionVerifier::new("c1", &both).unwrap();
+    for signer in [&ed, &es, &again] {
+        assert!(verifier.verify(&signer.sign(&session_claims()).unwrap(), now()).is_ok());
+    }
+    // Another implementation takes it.
+    let token = es.sign(&session_claims()).unwrap();
+    let jwk: Jwk = serde_json::from_str(&es.jwk()).unwrap();
+    let mut rules = jsonwebtoken::Validation::new(Alg::ES256);
+    rules.validate_exp = false;
+    rules.set_audience(&[postern_core::token::SESSION_TOKEN_AUDIENCE]);
+    let key = jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap();
+    assert!(jsonwebtoken::decode::<Value>(&token, &key, &rules).is_ok());
+    // By the algorithm of one and the name of the other.
+    let (header, rest) = token.split_once('.').unwrap();
+    let header = String::from_utf8(URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
+    let posing = |from: &str, to: &str| format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.replace(from, to)));
+    assert_eq!(verifier.verify(&posing("ES256", "EdDSA"), now()), Err(TokenError::Algorithm));
+    assert_eq!(verifier.verify(&posing("ES256", "RS256"), now()), Err(TokenError::Algorithm));
+    assert_eq!(verifier.verify(&posing(es.kid(), ed.kid()), now()), Err(TokenError::Algorithm));
 }
 
 #[test]

@@ -30,6 +30,8 @@ impl SamlProbe {
             groups_prefix: String::new(),
             leeway: DEFAULT_LEEWAY,
             max_age: Some(Duration::from_secs(3_600)),
+            max_token_ttl: None,
+            token_ttl: None,
             keep: Vec::new(),
             kind: IssuerKind::Saml(saml),
         };

@@ -1,9 +1,13 @@
 //! Answers and errors in JSON (RFC 6749, sections 5.1 and 5.2).
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use postern_core::InvalidScope;
+use postern_core::issuer::Algorithm;
+use postern_runtime::jwt::{ED25519_ALONE, PROOF_ALGORITHMS};
 use serde_json::Value;
 use tonic::{Code, Status};
 
@@ -19,7 +23,7 @@ pub(super) struct Problem {
     /// What is told of it; the audit log says the same.
     status: Status,
     /// How the client is asked to prove who it is (RFC 9110, section 11.6.1).
-    asks: Option<&'static str>,
+    asks: Option<Cow<'static, str>>,
 }
 
 impl Problem {
@@ -43,7 +47,29 @@ impl Problem {
     /// Who the client is was not proven: one answer for one that is unknown and for one whose proof is wrong.
     pub(super) fn client(asks: Option<&'static str>) -> Self {
         let status = Status::unauthenticated("the client is not who it says");
-        Self { error: "invalid_client", http: StatusCode::UNAUTHORIZED, status, asks }
+        Self { error: "invalid_client", http: StatusCode::UNAUTHORIZED, status, asks: asks.map(Cow::Borrowed) }
+    }
+
+    /// Of who shows a JWT as a grant: a bad one is `invalid_grant` (RFC 7523, section 3.1), whosever.
+    pub(super) fn of_grant(refused: Refused) -> Self {
+        let bad = refused.status.code() == Code::Unauthenticated && matches!(refused.at, At::Request | At::Client);
+        let problem = Self::from(refused);
+        if bad { Self { error: "invalid_grant", http: StatusCode::BAD_REQUEST, ..problem } } else { problem }
+    }
+
+    /// Of who shows a token to ask by: what is wrong with it, or with its proof, stands in the challenge (RFC 6750, section 3; RFC 9449, section 7.1).
+    pub(super) fn of_asker(refused: Refused, by_proof: bool) -> Self {
+        let problem = Self::from(refused);
+        let error = match problem.error {
+            "invalid_client" => "invalid_token",
+            error @ ("invalid_dpop_proof" | "use_dpop_nonce") => error,
+            _ => return problem,
+        };
+        let asks = match by_proof {
+            true => format!("DPoP error=\"{error}\", algs=\"{}\"", named(&PROOF_ALGORITHMS).join(" ")),
+            false => format!("Bearer realm=\"postern\", error=\"{error}\""),
+        };
+        Self { error, http: StatusCode::UNAUTHORIZED, asks: Some(asks.into()), ..problem }
     }
 
     fn bad(error: &'static str, text: impl Into<String>) -> Self {
@@ -58,8 +84,8 @@ impl Problem {
     pub(super) fn answer(&self) -> Response<Body> {
         let body = serde_json::json!({"error": self.error, "error_description": plain(self.status.message())});
         let mut answer = json(self.http, &body);
-        if let Some(asks) = self.asks {
-            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(asks));
+        if let Some(asks) = self.asks.as_deref().and_then(|asks| HeaderValue::from_str(asks).ok()) {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, asks);
         }
         if self.http == StatusCode::SERVICE_UNAVAILABLE {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -88,9 +114,16 @@ impl From<Refused> for Problem {
             (_, At::Kind) => ("unsupported_token_type", StatusCode::BAD_REQUEST),
             (_, At::Target) => ("invalid_target", StatusCode::BAD_REQUEST),
             (_, At::Scope) => ("invalid_scope", StatusCode::BAD_REQUEST),
+            (_, At::Proof) => ("invalid_dpop_proof", StatusCode::BAD_REQUEST),
+            (_, At::Nonce) => ("use_dpop_nonce", StatusCode::BAD_REQUEST),
         };
         Self { error, http, status, asks: None }
     }
+}
+
+/// As metadata and challenges name them.
+pub(super) fn named(algorithms: &[Algorithm]) -> Vec<&'static str> {
+    algorithms.iter().map(|algorithm| algorithm.as_str()).chain([ED25519_ALONE]).collect()
 }
 
 pub(super) fn json(status: StatusCode, body: &Value) -> Response<Body> {
@@ -123,6 +156,10 @@ mod tests {
         assert_eq!(error(Status::unauthenticated("token-invalid")), ("invalid_request", 400));
         assert_eq!(error(Status::unavailable("x")), ("temporarily_unavailable", 503));
         assert_eq!(error(Status::internal("x")), ("server_error", 500));
+        let of_grant = |at, status| Problem::of_grant(Refused { at, status });
+        assert_eq!(of_grant(At::Client, Status::unauthenticated("x")).error, "invalid_grant");
+        assert_eq!(of_grant(At::Scope, Status::permission_denied("x")).error, "invalid_scope");
+        assert_eq!(of_grant(At::Nonce, Status::unauthenticated("x")).error, "use_dpop_nonce");
         let answer = Problem::client(Some("Basic realm=\"postern\"")).answer();
         assert_eq!((answer.status().as_u16(), answer.headers().contains_key(WWW_AUTHENTICATE)), (401, true));
         assert_eq!(plain("a\"b\\c\n\u{e9}"), "a'b'c''");

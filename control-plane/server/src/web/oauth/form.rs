@@ -11,19 +11,19 @@ use postern_core::Name;
 use postern_core::principal::Actor;
 use postern_core::scope::Scope;
 use postern_core::token::{Confirmation, MAX_ACTOR};
+use postern_core::wire::job::new_job_from_proto;
+use postern_proto::resource::v1::NewJob;
 use postern_runtime::jwt::{is_actor, unverified_issuer};
 use zeroize::Zeroizing;
 
 use super::answer::Problem;
-use crate::api::{Ask, Presented};
+use crate::api::{Ask, CLIENT_ASSERTION, Presented};
 use crate::identity::Wanted;
 
 /// Those that may stand more than once: RFC 8693, section 2.1.
 const SEVERAL: [&str; 2] = ["resource", "audience"];
 /// Of a target as a URI (RFC 8693, section 2.1, demands one of `resource`).
 const TARGET: &str = "postern:target:";
-/// RFC 7523, section 2.2.
-const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Parameters of one request (I11).
 const MOST: usize = 256;
 /// Bytes of an Ed25519 public key, and of a SHA-256.
@@ -37,6 +37,14 @@ pub(super) type Posted = Result<Form<Vec<(String, String)>>, FormRejection>;
 pub(super) struct Params {
     once: BTreeMap<String, Zeroizing<String>>,
     several: Vec<(String, String)>,
+}
+
+/// A grant by assertion.
+pub(super) struct Granted {
+    pub(super) assertion: Zeroizing<String>,
+    /// Whether a service account says that it is of itself.
+    pub(super) account: bool,
+    pub(super) wanted: Wanted,
 }
 
 impl Params {
@@ -79,7 +87,8 @@ impl Params {
 
     /// How a client proves who it is: RFC 7523, section 2.2.
     pub(super) fn client(&self) -> Result<&str, Problem> {
-        let (Some(ASSERTION), Some(assertion)) = (self.get("client_assertion_type"), self.get("client_assertion"))
+        let (Some(CLIENT_ASSERTION), Some(assertion)) =
+            (self.get("client_assertion_type"), self.get("client_assertion"))
         else {
             return Err(Problem::client(None));
         };
@@ -111,7 +120,17 @@ impl Params {
         let wanted = self.wanted()?;
         let kind = self.take("subject_token_type").to_string();
         let code_verifier = self.take("code_verifier").to_string();
-        Ok(Ask { subject: Presented { token: self.take("subject_token"), kind }, code_verifier, actor, wanted })
+        let subject = Presented { token: self.take("subject_token"), kind };
+        Ok(Ask { subject, code_verifier, actor, proof: None, wanted })
+    }
+
+    /// The JWT of a grant by assertion (RFC 7523, section 2.1): that of a service account, or a trusted issuer's.
+    pub(super) fn granted(mut self) -> Result<Granted, Problem> {
+        self.must("assertion")?;
+        let (wanted, assertion) = (self.wanted()?, self.take("assertion"));
+        // Accounts have names, issuers URLs.
+        let account = unverified_issuer(&assertion).is_some_and(|iss| iss.parse::<Name>().is_ok());
+        Ok(Granted { assertion, account, wanted })
     }
 
     /// What a token is to be good for.
@@ -145,13 +164,28 @@ impl Params {
                 )));
             }
         };
+        let job = match (self.get("job"), number("job_heartbeat")?) {
+            (None, 0) => None,
+            (None, _) => return Err(Problem::request("job_heartbeat is there, and no job")),
+            (Some(name), heartbeat_seconds) => {
+                let asked = NewJob { name: name.to_owned(), heartbeat_seconds };
+                Some(new_job_from_proto(asked).map_err(|fault| Problem::request(fault.to_string()))?)
+            }
+        };
         let depth = u8::try_from(number("delegation_depth")?).unwrap_or(u8::MAX);
         Ok(Wanted {
             scope,
             ttl: number("requested_ttl")?,
             actor,
             delegation: key("delegation_key")?.map(|key| (key, depth)),
-            confirmation: key("certificate_sha256")?.map(|sha256| Confirmation::certificate(&sha256)),
+            confirmation: match (key("certificate_sha256")?, key("dpop_jkt")?) {
+                (Some(_), Some(_)) => {
+                    return Err(Problem::request("certificate_sha256 and dpop_jkt: a token is bound to one of them"));
+                }
+                (Some(sha256), None) => Some(Confirmation::certificate(&sha256)),
+                (None, jkt) => jkt.map(|jkt| Confirmation::key(&jkt)),
+            },
+            job,
             ..Wanted::default()
         })
     }
@@ -160,6 +194,7 @@ impl Params {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postern_core::Ttl;
 
     fn params(of: &[(&str, &str)]) -> Result<Params, Problem> {
         Params::read(Ok(Form(of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())))
@@ -204,10 +239,16 @@ mod tests {
             ("actor", "planner"),
             ("delegation_key", &key),
             ("certificate_sha256", &key),
+            ("job", "build"),
+            ("job_heartbeat", "60"),
         ]);
         let wanted = ask.unwrap().exchange().unwrap().wanted;
         assert_eq!(wanted.scope.to_words(), "target:a target:b target:c target:d action:sql:select");
+        let bound = |more| params(&[SUBJECT[0], SUBJECT[1], ("dpop_jkt", &key), more]).and_then(Params::exchange);
+        assert_eq!(bound(("x", "y")).unwrap().wanted.confirmation, Some(Confirmation::Key(key.clone())));
+        assert_eq!(bound(("certificate_sha256", &key)).map(drop).unwrap_err().error, "invalid_request");
         assert_eq!((wanted.ttl, wanted.delegation), (60, Some((vec![7; KEY], 0))));
+        assert_eq!(wanted.job, Some(("build".to_owned(), Ttl(60))));
         assert_eq!(wanted.confirmation, Some(Confirmation::Certificate(key)));
         for (name, value, expected) in [
             ("scope", "openid", "invalid_scope"),
@@ -216,9 +257,12 @@ mod tests {
             ("resource", "https://shop.example", "invalid_target"),
             ("requested_ttl", "soon", "invalid_request"),
             ("requested_ttl", "-1", "invalid_request"),
+            ("job", "a\nb", "invalid_request"),
+            ("job_heartbeat", "60", "invalid_request"),
             ("actor", "a\nb", "invalid_request"),
             ("delegation_key", "AAAA", "invalid_request"),
             ("certificate_sha256", "!", "invalid_request"),
+            ("dpop_jkt", "AAAA", "invalid_request"),
             ("scope", "resource:\u{fffd}", "invalid_request"),
         ] {
             assert_eq!(error(&[SUBJECT[0], SUBJECT[1], (name, value)]), expected, "{name}={value}");

@@ -223,6 +223,8 @@ fn issuer(change: impl FnOnce(&mut SamlIssuer)) -> Issuer {
         groups_prefix: "corp:".into(),
         leeway: std::time::Duration::from_secs(30),
         max_age: None,
+        max_token_ttl: None,
+        token_ttl: None,
         keep: Vec::new(),
         kind: IssuerKind::Saml(saml),
     }
