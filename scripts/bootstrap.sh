@@ -128,6 +128,14 @@ if [ "$purpose" = test ]; then
     fi
 fi
 
+# A client library of OAuth, in the same way.
+if [ "$purpose" = test ] && { ! cmp -s chaos/idp/oauth/package-lock.json .tools/oauth/package-lock.json || [ ! -d .tools/oauth/node_modules/oauth4webapi ]; }; then
+    echo "bootstrap: installing npm's oauth4webapi into .tools/oauth: it gets tokens over HTTPS as clients do"
+    mkdir -p .tools/oauth
+    cp chaos/idp/oauth/package.json chaos/idp/oauth/package-lock.json .tools/oauth/
+    (cd .tools/oauth && npm ci --silent --no-audit --no-fund --ignore-scripts)
+fi
+
 # A SAML identity provider, in the same way.
 if [ "$purpose" = test ] && { ! cmp -s chaos/idp/saml/package-lock.json .tools/saml/package-lock.json || [ ! -d .tools/saml/node_modules/samlp ]; }; then
     echo "bootstrap: installing npm's samlp into .tools/saml: people of the tests log in at it"

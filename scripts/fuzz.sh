@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds="${FUZZ_SECONDS:-60}"
-targets="${FUZZ_TARGET:-entries restore messages files policy tunnel tokens saml}"
+targets="${FUZZ_TARGET:-entries restore messages files policy tunnel tokens bearers answers saml}"
 host="$(rustc -vV | sed -n 's/^host: //p')"
 built="${CARGO_TARGET_DIR:-fuzz/target}"
 

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use dashmap::DashMap;
 use postern_core::target::Target;
 use postern_core::{Code, Name};
 use postern_protocols::postgres::catalog::{Catalog, CatalogBuilder, CatalogError, CatalogPart, queries};
 use postern_protocols::postgres::codec::{self, CodecError, Limits, Origin, backend, write};
+use postern_protocols::postgres::upstream::with_demanded;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 
@@ -43,6 +44,14 @@ pub(crate) enum CatalogsError {
 }
 
 impl CatalogsError {
+    /// What the target itself said, where it may be told.
+    pub(crate) fn told(&self) -> Option<Bytes> {
+        match self {
+            Self::Upstream(error) => error.told(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Upstream(error) => error.code(),
@@ -118,7 +127,7 @@ impl Catalogs {
 }
 
 async fn read(dialer: &Dialer, of: &Destination) -> Result<Catalog, CatalogsError> {
-    let settings = [("application_name".to_owned(), "postern catalog".to_owned())];
+    let settings = with_demanded(&[("application_name".to_owned(), "postern catalog".to_owned())]);
     let mut upstream = dialer.login(of, &settings, &Recorded::needless()).await?;
     let mut builder = CatalogBuilder::new();
     ask(&mut upstream, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None).await?;

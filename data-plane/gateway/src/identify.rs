@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use postern_core::policy::{Freshness, PolicySlice};
+use postern_core::policy::{Circumstances, Freshness, PolicySlice};
 use postern_core::revocation::Bearer;
 use postern_core::secret::SecretBytes;
 use postern_core::service_account::SERVICE_ACCOUNT_ISSUER;
@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     OnRequest { principal: Box<Principal>, target: Name },
     #[error("target {target}: {asked} (for {principal})")]
     Unproven { principal: Box<Principal>, target: Name, asked: String },
+    #[error("target {target}: {said} (for {principal})")]
+    Forbidden { principal: Box<Principal>, target: Name, said: String },
     #[error("target {target}: what permits {principal} anything there must have been confirmed more lately")]
     Stale { principal: Box<Principal>, target: Name },
 }
@@ -55,7 +57,7 @@ impl Refusal {
             Self::NoToken => Code::TokenMissing,
             Self::Token(error) => error.code(),
             Self::Target { .. } => Code::UnknownTarget,
-            Self::OnRequest { .. } | Self::Unproven { .. } => Code::Denied,
+            Self::OnRequest { .. } | Self::Unproven { .. } | Self::Forbidden { .. } => Code::Denied,
             Self::Stale { .. } => Code::PolicyUnavailable,
         }
     }
@@ -67,6 +69,12 @@ impl Refusal {
                 "access to {target} is by request: postern access request --target {target} --reason \"...\" --for 30m"
             )),
             Self::Unproven { asked, .. } => Some(format!("no session: {asked}")),
+            Self::Forbidden { said, .. } => Some(format!("no session: {said}")),
+            // Who has it may read in it that it is bound; a client that could prove it here does not exist.
+            Self::Token(TokenError::Unproven) => Some(
+                "the token is bound to a key by DPoP, of which there is proof over HTTP alone: exchange it for one that is bound to a client certificate"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -91,6 +99,7 @@ pub(crate) fn identify(
         true => Err(TokenError::Revoked.into()),
         false => Ok(verified),
     });
+    let verified = verified.and_then(|verified| Ok(as_long_as_issued(verified, &current.snapshot, now)?));
     let Verified { principal, bearer, .. } = verified.inspect_err(|refusal| metrics::token_refused(label(refusal)))?;
     let unknown = |principal, why| {
         let (target, database) = (target.to_owned(), database.to_owned());
@@ -108,11 +117,30 @@ pub(crate) fn identify(
             Err(Refusal::Stale { principal: Box::new(principal), target: name })
         }
         Ok((name, target, slice)) => {
+            if let Some((_, said)) = slice.forbids_session(&Circumstances::new(now, fresh).from(from)) {
+                return Err(Refusal::Forbidden { principal: Box::new(principal), target: name, said });
+            }
             let sent = current.snapshot.credentials.get(&name).cloned();
             Ok(Admitted { principal, bearer, name, target, slice, sent, database: database.to_owned() })
         }
         Err(why) => Err(unknown(Box::new(principal), why)),
     }
+}
+
+/// An issuer's own token is good no longer than a session token of its principals could be: one that it has given for a day opens no session of a
+/// day. (A session token was made so.)
+fn as_long_as_issued(mut verified: Verified, snapshot: &Snapshot, now: Timestamp) -> Result<Verified, TokenError> {
+    let issuer = snapshot.issuers.get(&verified.principal.id.issuer).filter(|_| verified.depth.is_none());
+    if let Some(most) = issuer.and_then(|(issuer, _)| issuer.max_token_ttl) {
+        let end = verified.issued_at.plus(most.duration());
+        if end <= now {
+            return Err(TokenError::TooOld);
+        }
+        let principal = &mut verified.principal;
+        principal.expires_at = Some(principal.expires_at.map_or(end, |own| own.min(end)));
+        principal.claims.live(principal.claims.token_ttl().map_or(most.0, |own| own.min(most.0)));
+    }
+    Ok(verified)
 }
 
 /// The target, if there may be a session of `principal` on it as far as that is not policy's to say, and what policy says.
@@ -207,11 +235,14 @@ const fn label(refusal: &Refusal) -> &'static str {
             TokenError::Claims(_) => "claims",
             TokenError::Delegable => "delegable",
             TokenError::Unconfirmed => "unconfirmed",
+            TokenError::Unproven => "unproven",
             TokenError::Network => "network",
             TokenError::Revoked => "revoked",
         },
-        Refusal::Target { .. } | Refusal::OnRequest { .. } | Refusal::Unproven { .. } | Refusal::Stale { .. } => {
-            "target"
-        }
+        Refusal::Target { .. }
+        | Refusal::OnRequest { .. }
+        | Refusal::Unproven { .. }
+        | Refusal::Forbidden { .. }
+        | Refusal::Stale { .. } => "target",
     }
 }

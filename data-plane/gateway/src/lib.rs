@@ -19,6 +19,7 @@ mod metrics;
 mod policy_feed;
 mod recorder;
 mod relay;
+mod replayed;
 mod session;
 mod tunnels;
 mod upstream;
@@ -267,9 +268,18 @@ pub async fn run(
 
     let fleet = Fleet::new(tunnels.clone());
     let (name, most) = (identity.name.clone(), config.fleet.max_relayed);
-    let relays = config.fleet.relay;
-    let holder = relays
-        .then(|| Holder::new(name.clone(), tunnels.clone(), fleet.clone(), feed.clone(), most, supervisor.clone()));
+    let (relays, cancels) = (config.fleet.relay, CancelKeys::new(name.clone()));
+    let holder = relays.then(|| {
+        Holder::new(
+            name.clone(),
+            tunnels.clone(),
+            fleet.clone(),
+            feed.clone(),
+            cancels.clone(),
+            most,
+            supervisor.clone(),
+        )
+    });
     let holder = holder.map(|holder| Arc::new(holder) as Arc<dyn PeerLinks>);
     let (tunnel_addr, tunnel_tcp_addr) =
         take_tunnels(&config, &credential, &revocations, &tunnels, &name, holder, &supervisor).await?;
@@ -337,7 +347,7 @@ pub async fn run(
         catalogs: Catalogs::new(dialer.clone()),
         dialer,
         approvals: Approvals::new(control.any(), supervisor.clone()),
-        cancels: CancelKeys::default(),
+        cancels,
         issuer_keys: IssuerKeys::new(control.any()),
         uses: Uses::new(control.any()),
         failed_logins: FailedLogins::default(),

@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod basics;
+mod cancel;
 mod fail_static;
 mod partitions;
 mod relay;

@@ -33,7 +33,10 @@ impl FailedLogins {
     fn failed(&self, refusal: &Refusal, from: IpAddr, now: Instant) -> Duration {
         let subject = match refusal {
             // Not the client's failing.
-            Refusal::OnRequest { .. } | Refusal::Stale { .. } | Refusal::Token(TokenError::KeysUnavailable) => {
+            Refusal::OnRequest { .. }
+            | Refusal::Forbidden { .. }
+            | Refusal::Stale { .. }
+            | Refusal::Token(TokenError::KeysUnavailable) => {
                 return Duration::ZERO;
             }
             Refusal::Target { principal, .. } => self.subjects.failed(&principal.id, now),

@@ -45,6 +45,7 @@ fn policy(principals: PrincipalSelector) -> Policy {
         staleness: Staleness::default(),
         limits: Allowance::default(),
         on_request: None,
+        cedar: None,
         reason: None,
     }
 }

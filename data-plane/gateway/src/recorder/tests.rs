@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use postern_core::node::{NodeIdentity, NodeRole};
 use postern_core::operation::Operation;
-use postern_core::policy::{PolicySlice, Verdict};
+use postern_core::policy::{Circumstances, PolicySlice, Verdict};
 use postern_core::principal::{Principal, PrincipalId};
 use postern_core::recording::{Authority as Anchor, MAGIC, verify};
 use postern_core::target::Protocol;
@@ -127,13 +127,15 @@ fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
         staleness: postern_core::policy::Staleness::default(),
         limits: postern_core::allowance::Allowance::default(),
         on_request: None,
+        cedar: None,
         reason: None,
     };
     let (name, target) = ("all".parse().unwrap(), "db".parse().unwrap());
     let policies = postern_core::snapshot::Table::from([(name, everything)]);
-    let slice = PolicySlice::new(1, policies.shared(), &started(session).principal, &target, &Default::default());
+    let mut slice = PolicySlice::new(1, policies.shared(), &started(session).principal, &target, &Default::default());
     let operation = Operation::new(id, session, "select 1".into(), Vec::new(), Vec::new());
-    match slice.decide(&operation, clock::decision_id(), clock::now(), postern_core::policy::Freshness::CONFIRMED) {
+    let at = Circumstances::new(clock::now(), postern_core::policy::Freshness::CONFIRMED);
+    match slice.decide(&operation, clock::decision_id(), &at) {
         Verdict::Permit(permit, _) => permit,
         other => panic!("{other:?}"),
     }

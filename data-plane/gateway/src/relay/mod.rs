@@ -9,11 +9,12 @@ mod metrics;
 mod peers;
 mod serve;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use postern_core::fleet::FleetGateway;
 use postern_core::{Code, Name};
-use postern_proto::tunnel::v1::{Open, OpenStatus, RelayOpen, RelayOpened, RelayStatus};
+use postern_proto::tunnel::v1::{Open, OpenStatus, RelayCancel, RelayOpen, RelayOpened, RelayStatus};
 use postern_protocols::tunnel::{self, FrameError, MAX_MESSAGE};
 use postern_runtime::tunnel::wire::{self, WireError};
 use postern_runtime::tunnel::{LinkError, RecvHalf, SendHalf, cause};
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 pub(crate) use peers::Peers;
 pub(crate) use serve::Holder;
 
+use crate::cancel;
 use crate::fleet::Fleet;
 use crate::policy_feed::Feed;
 use crate::tunnels::{HeldStream, OpenError, Tunnels};
@@ -35,6 +37,8 @@ const HEARD: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(14);
 /// Gateways that are asked for one stream.
 const TRIES: usize = 3;
+/// Gateways that a cancel request is passed to: its key is of one, and by chance of others.
+const OWNERS: usize = 8;
 
 /// No stream to the target by any route.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +144,19 @@ impl Router {
         }
     }
 
+    /// Passes a cancel request on to the gateway whose session it is for; whether it found one.
+    pub(crate) async fn cancel(&self, pid: u32, secret: &[u8], from: SocketAddr) -> bool {
+        let Some(peers) = &self.peers else { return false };
+        let Some(current) = self.feed.borrow().current.clone() else { return false };
+        let shared = current.snapshot.mask_key.expose();
+        let is_owner = |gateway: &&FleetGateway| {
+            gateway.name != *peers.own_name() && cancel::may_be_of(&gateway.name, pid, secret, shared)
+        };
+        let owners: Vec<FleetGateway> = self.fleet.view().gateways().filter(is_owner).take(OWNERS).cloned().collect();
+        let asked = owners.iter().map(|owner| cancelled(peers, owner, pid, secret, from));
+        futures::future::join_all(asked).await.into_iter().any(|done| done)
+    }
+
     async fn own(&self, pool: &Name, to: &Destination) -> Result<BoxStream, OpenError> {
         let stream = self.tunnels.open(pool, &to.target.address, to.session, &to.name).await?;
         Ok(Box::new(stream))
@@ -163,6 +180,22 @@ impl Router {
     }
 }
 
+async fn cancelled(peers: &Peers, owner: &FleetGateway, pid: u32, secret: &[u8], from: SocketAddr) -> bool {
+    let cancel = RelayCancel { pid, secret: secret.to_vec(), client_address: from.to_string() };
+    let request = RelayOpen { cancel: Some(cancel), ..RelayOpen::default() };
+    let asked = async {
+        let (link, _counted) = peers.link(owner).await?;
+        ask(&link, &request, &mut None).await
+    };
+    match asked.await {
+        Ok(answer) => answer.status() == RelayStatus::Connected,
+        Err(fault) => {
+            tracing::debug!(gateway = %owner.name, error = %fault, "a cancel request could not be passed on");
+            false
+        }
+    }
+}
+
 async fn relayed(peers: &Peers, holder: &FleetGateway, pool: &Name, to: &Destination) -> Result<BoxStream, Fault> {
     let (link, counted) = peers.link(holder).await?;
     let request = RelayOpen {
@@ -175,6 +208,7 @@ async fn relayed(peers: &Peers, holder: &FleetGateway, pool: &Name, to: &Destina
             // The holder says who asked: by the certificate.
             relayed_for: String::new(),
         }),
+        cancel: None,
     };
     let mut halves = None;
     let answer = ask(&link, &request, &mut halves).await;

@@ -4,6 +4,7 @@
 //! policy gives them, and of those only what it serves itself; the agent's own list of addresses holds as ever.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use futures::future::BoxFuture;
 use postern_core::Name;
 use postern_core::node::NodeRole;
 use postern_core::target::{Address, Route};
-use postern_proto::tunnel::v1::{Open, RelayHello, RelayOpen, RelayOpened, RelayStatus, RelayWelcome};
+use postern_proto::tunnel::v1::{Open, RelayCancel, RelayHello, RelayOpen, RelayOpened, RelayStatus, RelayWelcome};
 use postern_protocols::tunnel::{self, FrameError, MAX_MESSAGE};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::telemetry::Lines;
@@ -21,6 +22,7 @@ use postern_runtime::tunnel::{Link, RecvHalf, SendHalf, cause};
 use tokio::sync::{Semaphore, watch};
 
 use super::{carry, metrics};
+use crate::cancel::CancelKeys;
 use crate::fleet::Fleet;
 use crate::policy_feed::Feed;
 use crate::tunnels::{OpenError, PeerLinks, TunnelStream, Tunnels};
@@ -46,6 +48,7 @@ struct Inner {
     tunnels: Tunnels,
     fleet: Fleet,
     feed: watch::Receiver<Feed>,
+    cancels: CancelKeys,
     streams: Arc<Semaphore>,
     links: Mutex<BTreeMap<Name, usize>>,
     refusals: Lines,
@@ -62,6 +65,7 @@ impl Holder {
         tunnels: Tunnels,
         fleet: Fleet,
         feed: watch::Receiver<Feed>,
+        cancels: CancelKeys,
         most: u32,
         supervisor: Supervisor,
     ) -> Self {
@@ -71,6 +75,7 @@ impl Holder {
             tunnels,
             fleet,
             feed,
+            cancels,
             streams,
             links: Mutex::default(),
             refusals: Lines::default(),
@@ -176,6 +181,9 @@ impl Holder {
             send.reset(cause::PROTOCOL);
             return recv.stop(cause::PROTOCOL);
         };
+        if let Some(cancel) = request.cancel {
+            return self.cancel(&cancel, send).await;
+        }
         let stop = self.0.supervisor.sessions_ended_token();
         let given_up = send.stopped();
         let opened = tokio::select! {
@@ -205,6 +213,18 @@ impl Holder {
         tokio::select! {
             () = carry::both((send, recv), (to_agent, from_agent)) => {}
             () = stop.cancelled() => {}
+        }
+    }
+
+    /// A client's cancel request: its key is all the right that it needs, here as there.
+    async fn cancel(&self, cancel: &RelayCancel, mut send: SendHalf) {
+        let from = cancel.client_address.parse().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+        let found = self.0.cancels.cancel(cancel.pid, &cancel.secret, from);
+        metrics::served(if found { "cancelled" } else { "no-session" });
+        let status = if found { RelayStatus::Connected } else { RelayStatus::NotPermitted };
+        let answer = RelayOpened { status: status.into(), ..RelayOpened::default() };
+        if wire::write(&mut send, tunnel::frame(&answer)).await.is_ok() {
+            let _ = send.finish();
         }
     }
 

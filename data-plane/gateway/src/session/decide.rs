@@ -81,9 +81,14 @@ impl Relay {
         let Question { pending, asked, decision: id, operation: operation_id } = question;
         self.take_policy().await?;
         let began = Instant::now();
-        let fresh = self.freshness();
+        let circumstances = self.circumstances_of(&pending);
+        let fresh = circumstances.fresh;
         tracing::Span::current().record("policy_age_ms", u64::try_from(fresh.age.as_millis()).unwrap_or(u64::MAX));
-        let operation = match pending.operation(operation_id, self.to.session) {
+        let followed = match pending.unfollowed() {
+            Some(refusal) if !self.slice.grants_everything(fresh) => Err(refusal),
+            _ => pending.operation(operation_id, self.to.session),
+        };
+        let operation = match followed {
             Ok(operation) => operation,
             Err(refusal) => {
                 let denial =
@@ -92,7 +97,7 @@ impl Relay {
                 return self.deny(pending, operation_id, denial).await;
             }
         };
-        let verdict = self.slice.decide(&operation, id, clock::now(), fresh);
+        let verdict = self.slice.decide(&operation, id, &circumstances);
         metrics::decided(outcome(&verdict), began.elapsed());
         match (verdict, asked) {
             (Verdict::Deny(denial), _) => self.deny(pending, operation_id, denial).await,

@@ -19,7 +19,7 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
     if let Err(worse) = relay.last_events().await {
         tracing::warn!(reason = worse.reason, "the session's last events could not be recorded");
     }
-    let Relay { recorder, sides, mut outbox, mut to_client, .. } = *relay;
+    let Relay { recorder, session, sides, mut outbox, mut to_client, .. } = *relay;
     let Sides { client_read, client_write, server_read, mut server_write } = sides;
     metrics::session_ended(end.code);
     match end.code {
@@ -27,7 +27,10 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
         Some(code) => tracing::warn!(%code, reason = end.reason, "session ends"),
     }
     if let Some(told) = &end.told {
-        told.encode(&mut to_client);
+        // In the middle of a message, words would be taken for a part of it.
+        if !session.is_amid() {
+            told.encode(&mut to_client);
+        }
     }
     // Of all sessions that end at the same moment the clients are told first: the rest comes after the tasks that are ready now, and where policy ended
     // them, which may be a thousand, after a while: targets and recordings have more to do with an end than clients.

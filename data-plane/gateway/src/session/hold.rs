@@ -144,7 +144,8 @@ impl Relay {
         let denied = match waiting.pending.operation(waiting.held.operation(), self.to.session) {
             Err(_) => None,
             Ok(operation) => {
-                match self.slice.decide(&operation, clock::decision_id(), clock::now(), self.freshness()) {
+                let circumstances = self.circumstances_of(&waiting.pending);
+                match self.slice.decide(&operation, clock::decision_id(), &circumstances) {
                     Verdict::Deny(denial) => Some(denial),
                     Verdict::Permit(..) | Verdict::Hold(_) => None,
                 }

@@ -4,6 +4,7 @@
 //! the only way by which an operation gets into the [`outbox`]; [`end`] tells the client why and seals.
 
 mod buffers;
+mod cancel;
 mod decide;
 mod delayed;
 mod drain;

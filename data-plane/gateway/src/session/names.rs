@@ -28,6 +28,29 @@ const WAIT: Duration = Duration::from_secs(20);
 /// Relations in no catalog that a session remembers (I11).
 const MAX_UNLISTED: usize = 64;
 
+/// What the startup said of how texts are read.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// The search path, where it gave one.
+    pub(super) search_path: Option<String>,
+    /// It says nothing else that bears on what names mean.
+    pub(super) keeps_names: bool,
+    pub(super) max_statement: usize,
+}
+
+impl Beginning {
+    /// What names mean by this catalog, and whether that is all there is to say.
+    pub(super) fn context(&self, database: &str, catalog: &Arc<Catalog>) -> (Arc<AnalyzeContext>, bool) {
+        let context = AnalyzeContext::new(database, Arc::clone(catalog), self.max_statement);
+        let begun = self.search_path.as_ref().map(|path| context.clone().beginning_with(path));
+        match begun {
+            None => (Arc::new(context), self.keeps_names),
+            Some(Some(context)) => (Arc::new(context), self.keeps_names),
+            Some(None) => (Arc::new(context), false),
+        }
+    }
+}
+
 /// A reading of the catalog that is under way.
 #[derive(Debug)]
 pub(super) struct Refresh {
@@ -88,6 +111,13 @@ impl Relay {
             return true;
         }
         let old = self.catalog.read_at.elapsed() > FRESH;
+        if self.session.is_open() {
+            // Nothing is denied for a name: none is waited for.
+            if old && self.refresh.is_none() {
+                self.read_catalog(Instant::now(), stale);
+            }
+            return true;
+        }
         if (stale.is_some() || old) && self.refresh.as_ref().is_none_or(|refresh| refresh.change != stale) {
             // For an own change, read after it; else whatever another session has read lately.
             let since = if stale.is_some() { Some(Instant::now()) } else { Instant::now().checked_sub(FRESH) };
@@ -149,10 +179,11 @@ impl Relay {
         }
     }
 
-    fn is_denied(&self, pending: &Pending) -> bool {
+    fn is_denied(&mut self, pending: &Pending) -> bool {
         let operation = pending.operation(clock::operation_id(), self.to.session);
         operation.is_ok_and(|operation| {
-            let verdict = self.slice.decide(&operation, clock::decision_id(), clock::now(), self.freshness());
+            let circumstances = self.circumstances_of(pending);
+            let verdict = self.slice.decide(&operation, clock::decision_id(), &circumstances);
             matches!(verdict, Verdict::Deny(_))
         })
     }
@@ -194,9 +225,7 @@ impl Relay {
         let newer = !Arc::ptr_eq(&dated.catalog, &self.catalog.catalog);
         self.catalog = dated;
         if newer {
-            let statement = self.context.max_statement;
-            let catalog = Arc::clone(&self.catalog.catalog);
-            self.context = Arc::new(AnalyzeContext::new(&self.to.database, catalog, statement));
+            self.context = self.beginning.context(&self.to.database, &self.catalog.catalog).0;
             self.apply_masking();
         }
         if let Some(change) = change {

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use postern_core::policy::PolicySlice;
 use postern_core::recording::Started;
 use postern_core::secret::SecretBytes;
-use postern_core::{Code, SessionId};
-use postern_protocols::postgres::analyze::AnalyzeContext;
+use postern_core::{Code, Name, Principal, SessionId};
 use postern_protocols::postgres::codec::write;
 use postern_protocols::postgres::errors::{ErrorFields, client_message};
 use postern_protocols::postgres::handshake::{
     AwaitStartup, HandshakeError, Opened as Step, PasswordStep, Startup, Tls,
 };
+use postern_protocols::postgres::upstream::with_demanded;
 use postern_runtime::clock;
 use postern_runtime::jwt::TokenError;
 use postern_runtime::tls;
@@ -21,12 +22,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::Shared;
+use super::names::Beginning;
 use super::relay::Relay;
 use crate::identify::{Admitted, Refusal, identify};
 use crate::limits::{Central, Exceeded, Handshake, Place};
 use crate::metrics;
 use crate::policy_feed::Current;
 use crate::recorder::RecordError;
+use crate::replayed::Replayed;
 use crate::upstream::{BoxStream, Destination, Recorded};
 
 /// How long a refused client may take to read why.
@@ -42,6 +45,8 @@ enum Refused {
     /// The client goes away, or only came to cancel: nothing to tell.
     Silently,
     Because(Code, ErrorFields, String),
+    /// By the target, whose words those are.
+    AsSaid(Code, Bytes, String),
 }
 
 impl Refused {
@@ -120,7 +125,11 @@ pub(super) async fn open(
 }
 
 async fn tell(refused: Refused, from: SocketAddr, connection: Option<Connection>) {
-    let Refused::Because(code, fields, log) = refused else { return };
+    let (code, words, log) = match refused {
+        Refused::Silently => return,
+        Refused::Because(code, fields, log) => (code, fields.to_bytes(), log),
+        Refused::AsSaid(code, words, log) => (code, words, log),
+    };
     metrics::refused(code);
     if code == Code::Overloaded {
         // Counted by what there is too much of; a flood must not become one of log lines.
@@ -129,7 +138,7 @@ async fn tell(refused: Refused, from: SocketAddr, connection: Option<Connection>
         tracing::info!(%from, %code, reason = log, "session refused");
     }
     if let Some(Connection { stream, .. }) = connection {
-        farewell(stream, &fields.to_bytes()).await;
+        farewell(stream, &words).await;
     }
 }
 
@@ -248,19 +257,20 @@ async fn greet(
                 shared.limiter.connection()?;
                 counted = true;
                 send(connection, &bytes).await?;
+                let Connection { stream, .. } = slot.take().ok_or(Refused::Silently)?;
+                *slot = Some(secure(stream, from, shared, false).await?);
+            }
+            Step::DirectTls(same) => {
+                state = same;
+                shared.limiter.connection()?;
+                counted = true;
                 let Connection { stream, received, .. } = slot.take().ok_or(Refused::Silently)?;
-                // A failed TLS handshake tells the client itself.
-                let stream = shared.tls.accept(stream).await.map_err(|error| {
-                    metrics::refused(Code::ProtocolViolation);
-                    tracing::info!(%from, %error, "TLS handshake failed");
-                    Refused::Silently
-                })?;
-                let certificate = tls::shown_certificate(stream.get_ref().1);
-                *slot = Some(Connection { stream: Box::new(stream), received, certificate });
+                *slot = Some(secure(Box::new(Replayed::new(received, stream)), from, shared, true).await?);
             }
             Step::Cancel { pid, secret } => {
-                if let (Ok(pid), Ok(secret)) = (i32::try_from(pid), <[u8; 4]>::try_from(&secret[..])) {
-                    shared.cancels.cancel(pid, i32::from_be_bytes(secret), from);
+                // A flood of them is passed on no faster than one at a time each, and only by keys that could be right.
+                if !shared.cancels.cancel(pid, &secret, from) {
+                    shared.dialer.cancel_elsewhere(pid, &secret, from).await;
                 }
                 return Err(Refused::Silently);
             }
@@ -273,6 +283,25 @@ async fn greet(
             }
         }
     }
+}
+
+/// Speaks TLS with the client. One that begins with it must say which protocol is inside (section "SSL Session Encryption"): else what was meant for
+/// another service could be led here (ALPACA).
+async fn secure(stream: BoxStream, from: SocketAddr, shared: &Shared, direct: bool) -> Result<Connection, Refused> {
+    // A failed TLS handshake tells the client itself.
+    let stream = shared.tls.accept(stream).await.map_err(|error| {
+        metrics::refused(Code::ProtocolViolation);
+        tracing::info!(%from, %error, "TLS handshake failed");
+        Refused::Silently
+    })?;
+    let tls = stream.get_ref().1;
+    if direct && tls.alpn_protocol().is_none() {
+        metrics::refused(Code::ProtocolViolation);
+        tracing::info!(%from, "TLS without a request for it, and without ALPN");
+        return Err(Refused::Silently);
+    }
+    let certificate = tls::shown_certificate(tls);
+    Ok(Connection { stream: Box::new(stream), received: BytesMut::with_capacity(BUFFER), certificate })
 }
 
 async fn password(
@@ -300,7 +329,9 @@ async fn begin(
     slot: &mut Option<Connection>,
     place: &mut Option<Place>,
 ) -> Result<Box<Relay>, Refused> {
-    let Admitted { principal, bearer, name, target, sent, database, .. } = admitted;
+    let Admitted { principal, bearer, name, target, slice, sent, database } = admitted;
+    let open = is_open(&principal, &name, &slice, &current, shared);
+    let settings = settings_of(&startup, open)?;
     let session: SessionId = clock::session_id();
     // Before anything of it is seen anywhere: of those who come at once, one too many has never begun.
     shared.uses.take(&principal, session).await.map_err(|error| Refused::because(error.code(), error))?;
@@ -316,7 +347,12 @@ async fn begin(
         application: startup.application.clone(),
         revision: current.snapshot.revision,
     };
-    let to = Destination { name, target, sent, database: database.into(), session };
+    let mut to = Destination { name, target, sent, database: database.into(), session };
+    // Whatever it says of itself.
+    let login_to = to.clone();
+    if startup.beyond.is_of_no_database() {
+        to.database = to.target.databases.first().map_or("postgres", String::as_str).into();
+    }
     let (begins, recorded) = Recorded::soon();
     let record = async {
         let recorder = shared.recorder.open(started).await?;
@@ -326,57 +362,80 @@ async fn begin(
 
     let fresh_enough = Instant::now().checked_sub(FRESH_AT_OPENING).unwrap_or_else(Instant::now);
     let reached = tokio::time::timeout(shared.limits.connect_timeout.0, async {
-        let login = shared.dialer.open(&to, &startup.settings, &recorded);
-        let login = async { login.await.map_err(|e| (e.code(), e.to_string())) };
-        let catalog = async { shared.catalogs.get(&to, fresh_enough).await.map_err(|e| (e.code(), e.to_string())) };
+        let login = shared.dialer.open(&login_to, &settings, &recorded);
+        let login = async { login.await.map_err(|e| (e.code(), e.to_string(), e.told())) };
+        let catalog = shared.catalogs.get(&to, fresh_enough);
+        let catalog = async { catalog.await.map_err(|e| (e.code(), e.to_string(), e.told())) };
         // In this order: the login's error tells more than the catalog's of the same cause.
         tokio::try_join!(biased; login, catalog)
     });
     let (recorder, reached) = tokio::join!(record, reached);
     let recorder = recorder.map_err(|error| Refused::because(error.code(), error))?;
-    let reached = reached.unwrap_or_else(|_| Err((Code::TargetUnavailable, "no session in time".into())));
+    let reached = reached.unwrap_or_else(|_| Err((Code::TargetUnavailable, "no session in time".into(), None)));
     let (upstream, catalog) = match reached {
         Ok(reached) => reached,
-        Err((code, why)) => {
+        Err((code, why, said)) => {
             metrics::upstream_failed(code);
             if let Err(error) = recorder.seal(Some(code), client_message(code)).await {
                 tracing::warn!(%session, %error, "the refused session's recording is sealed later");
             }
-            return Err(Refused::because(code, format!("{session}: target {}: {why}", to.name)));
+            let log = format!("{session}: target {}: {why}", to.name);
+            return Err(match said.filter(|_| open) {
+                Some(said) => Refused::AsSaid(code, said, log),
+                None => Refused::because(code, log),
+            });
         }
     };
 
-    let key = shared.cancels.register();
+    let key = shared.cancels.register(upstream.ready.pid, startup.minor >= 2, current.snapshot.mask_key.expose());
     let mut hello = BytesMut::new();
     write::authentication_ok(&mut hello);
     for (name, value) in &upstream.ready.parameters {
         write::parameter_status(&mut hello, name, value);
     }
-    write::backend_key(&mut hello, key.pid.unsigned_abs(), u32::from_be_bytes(key.secret.to_be_bytes()));
+    write::backend_key(&mut hello, key.pid, &key.secret);
     write::ready_for_query(&mut hello, upstream.ready.status);
     let seat = shared.standings.join((&principal, &bearer), (&to.name, &to.database), &current.snapshot);
     let seat = seat.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no policy"))?;
     let Connection { stream, received, .. } = slot.take().ok_or(Refused::Silently)?;
-    let context = Arc::new(AnalyzeContext::new(
-        &to.database,
-        Arc::clone(&catalog.catalog),
-        usize::try_from(shared.limits.max_statement_bytes.0).unwrap_or(usize::MAX),
-    ));
+    let beginning = Beginning {
+        search_path: startup.beyond.search_path().map(str::to_owned),
+        keeps_names: startup.beyond.keeps_names(),
+        max_statement: usize::try_from(shared.limits.max_statement_bytes.0).unwrap_or(usize::MAX),
+    };
     Ok(Box::new(Relay::new(super::relay::Parts {
         shared: Arc::clone(shared),
         place: place.take().ok_or(Refused::Silently)?,
         principal,
+        source: from.ip(),
         to,
         recorder,
         seat,
         catalog,
-        context,
+        beginning,
         key,
         client: stream,
         from_client: received,
         to_client: hello,
         upstream,
     })))
+}
+
+/// Whether everything is granted, and nothing masked.
+fn is_open(principal: &Principal, name: &Name, slice: &PolicySlice, current: &Current, shared: &Shared) -> bool {
+    let fresh = shared.feed.borrow().freshness(shared.config.staleness_limit.0);
+    slice.grants_everything(fresh) && current.snapshot.mask_slice(principal, name).is_empty()
+}
+
+/// What the target is told at the login. What goes beyond what anybody may ask for may change how every statement is read.
+fn settings_of(startup: &Startup, open: bool) -> Result<Vec<(String, String)>, Refused> {
+    if open {
+        return Ok(startup.settings.iter().chain(&startup.beyond.parameters).cloned().collect());
+    }
+    match &startup.beyond.refused {
+        Some(error) => Err(error.clone().into()),
+        None => Ok(with_demanded(&startup.settings)),
+    }
 }
 
 async fn more(connection: &mut Connection) -> Result<(), Refused> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_core::Code;
 use postern_core::allowance::{MAX_IN_FLIGHT, MIN_IN_FLIGHT, smaller};
-use postern_core::policy::{Freshness, PolicySlice};
+use postern_core::policy::{Circumstances, Freshness, PolicySlice};
 use postern_runtime::clock;
 use tokio::time::Instant;
 
@@ -49,7 +49,7 @@ impl Relay {
         if let Some(left) = self.slice.without_ended(clock::now()) {
             self.slice = left;
             self.place.allow_pair(self.slice.limits());
-            let denied = self.session.under_way().any(|actions| self.slice.denies(actions, Freshness::CONFIRMED));
+            let denied = self.denies_what_is_under_way();
             if denied || !self.slice.permits_anything() {
                 return Err(End::fatal(
                     Code::Denied,
@@ -57,6 +57,8 @@ impl Relay {
                 ));
             }
         }
+        self.know_openness()
+            .map_err(|why| End::fatal(Code::Denied, format!("the session was ended by policy: {why}")))?;
         self.watch_age();
         if !self.slice.keeps(fresh) {
             let message = format!(
@@ -102,17 +104,34 @@ impl Relay {
                 return Err(by_policy("rows that are being copied would have to be masked otherwise now"));
             }
         }
+        self.know_openness().map_err(by_policy)?;
         self.high = in_flight(&self.standing, &self.slice, &self.shared);
         self.session.set_high_water(self.high);
         if decides_otherwise {
             self.place.allow_pair(self.slice.limits());
             self.watch_age();
-            let mut under_way = self.session.under_way();
-            if under_way.any(|actions| self.slice.denies(actions, Freshness::CONFIRMED)) {
+            if let Some((_, why)) = self.slice.forbids_session(&self.circumstances()) {
+                return Err(by_policy(&why));
+            }
+            if self.denies_what_is_under_way() {
                 return Err(by_policy("it denies what is under way"));
             }
-            drop(under_way);
             self.recheck_held().await?;
+        }
+        Ok(())
+    }
+
+    fn denies_what_is_under_way(&self) -> bool {
+        // How old the policy is does not matter for what it permitted already.
+        let at = Circumstances { fresh: Freshness::CONFIRMED, ..self.circumstances() };
+        self.session.under_way().any(|actions| self.slice.denies(actions, &at))
+    }
+
+    /// Whether everything is granted; what passed by that alone must not go on when it no longer is.
+    fn know_openness(&mut self) -> Result<(), &'static str> {
+        self.session.set_open(self.slice.grants_everything(self.freshness()));
+        if self.session.runs_unfollowed() && !self.session.is_open() {
+            return Err("what is under way could not be classified, and no longer is everything granted");
         }
         Ok(())
     }

@@ -4,21 +4,20 @@
 //! buffer. Both sides are written and read in the same loop, so that neither can block the other.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postern_core::policy::PolicySlice;
-use postern_core::recording::Event;
+use postern_core::policy::{Circumstances, PolicySlice};
 use postern_core::{Code, OperationId, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
 use postern_protocols::postgres::codec;
 use postern_protocols::postgres::session::{
-    ClientStep, Limits as SessionLimits, ProtocolError, ResultEvent, ServerProgress, Session,
+    ClientStep, Limits as SessionLimits, Pending, ProtocolError, ResultEvent, ServerProgress, Session,
 };
 use postern_protocols::sql::Relation;
 use postern_runtime::clock;
-use postern_runtime::supervisor::OnEnd;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -28,7 +27,7 @@ use super::decide::Asked;
 use super::delayed::{Delayed, over};
 use super::drain::Drain;
 use super::hold::Waiting;
-use super::names::{Gate, Refresh, masking};
+use super::names::{Beginning, Gate, Refresh, masking};
 use super::outbox::Outbox;
 use super::policy::in_flight;
 use super::record::Rows;
@@ -52,11 +51,13 @@ pub(super) struct Parts {
     /// Its place among the sessions.
     pub(super) place: Place,
     pub(super) principal: Principal,
+    /// Where the client comes from.
+    pub(super) source: IpAddr,
     pub(super) to: Destination,
     pub(super) recorder: SessionRecorder,
     pub(super) seat: Seat,
     pub(super) catalog: Dated,
-    pub(super) context: Arc<AnalyzeContext>,
+    pub(super) beginning: Beginning,
     pub(super) key: CancelKey,
     pub(super) client: BoxStream,
     pub(super) from_client: BytesMut,
@@ -78,12 +79,14 @@ pub(super) struct Relay {
     /// Its place among the sessions.
     pub(super) place: Place,
     pub(super) principal: Principal,
+    source: IpAddr,
     pub(super) to: Destination,
     pub(super) recorder: SessionRecorder,
     pub(super) seat: Seat,
     pub(super) standing: Arc<Standing>,
     pub(super) slice: PolicySlice,
     pub(super) catalog: Dated,
+    pub(super) beginning: Beginning,
     pub(super) context: Arc<AnalyzeContext>,
     pub(super) refresh: Option<Refresh>,
     pub(super) gate: Gate,
@@ -98,15 +101,15 @@ pub(super) struct Relay {
     pub(super) sides: Sides,
     pub(super) outbox: Outbox,
     pub(super) to_client: BytesMut,
-    from_client: BytesMut,
+    pub(super) from_client: BytesMut,
     from_server: BytesMut,
     pub(super) events: Vec<ResultEvent>,
     rows: Rows,
     /// What may wait for a side, in bytes, before the other is read no further.
     pub(super) high: usize,
     pub(super) feed: watch::Receiver<Feed>,
-    key: CancelKey,
-    server_key: (u32, bytes::Bytes),
+    pub(super) key: CancelKey,
+    pub(super) server_key: (u32, bytes::Bytes),
     /// Keeps the lease up of the account that the target knows.
     _holding: Option<Arc<Holding>>,
     /// When the token ends.
@@ -156,7 +159,8 @@ impl From<ProtocolError> for End {
 
 impl Relay {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { shared, place, principal, to, recorder, mut seat, catalog, context, .. } = parts;
+        let Parts { shared, place, principal, source, to, recorder, mut seat, catalog, beginning, .. } = parts;
+        let (context, names_known) = beginning.context(&to.database, &catalog.catalog);
         let standing = seat.now();
         let slice = standing.slice.clone().unwrap_or_default();
         let (high, limits) = (in_flight(&standing, &slice, &shared), &shared.limits);
@@ -170,8 +174,12 @@ impl Relay {
             high_water: high,
         };
         let masking = masking(&standing, &catalog.catalog, &to.database);
-        let session = Session::new(limits, Arc::clone(&context), masking, clock::random_u128());
+        let mut session = Session::new(limits, Arc::clone(&context), masking, clock::random_u128());
         let Upstream { stream, received, ready, holding, .. } = parts.upstream;
+        let reported = ready.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        session.begin_with(reported, names_known);
+        let fresh = shared.feed.borrow().freshness(shared.config.staleness_limit.0);
+        session.set_open(slice.grants_everything(fresh));
         let (client_read, client_write) = tokio::io::split(parts.client);
         let (server_read, server_write) = tokio::io::split(stream);
         // It was let in by what may be older.
@@ -185,12 +193,14 @@ impl Relay {
             shared,
             place,
             principal,
+            source,
             to,
             recorder,
             seat,
             standing,
             slice,
             catalog,
+            beginning,
             context,
             refresh: None,
             gate: Gate::default(),
@@ -219,6 +229,16 @@ impl Relay {
         };
         this.watch_age();
         this
+    }
+
+    /// What its operations are decided by beside policy.
+    pub(super) fn circumstances(&self) -> Circumstances {
+        Circumstances::new(clock::now(), self.freshness()).from(self.source)
+    }
+
+    /// And those of an operation that is to be decided.
+    pub(super) fn circumstances_of(&self, pending: &Pending) -> Circumstances {
+        self.circumstances().in_transaction(self.session.in_transaction(pending))
     }
 
     /// Relays until the session ends, and says why it did. What it does when something has come is boxed: mostly it waits, and thousands do.
@@ -360,39 +380,6 @@ impl Relay {
             Woken::Expired => Err(End::fatal(Code::TokenExpired, "the token has expired")),
             Woken::Drained(why) => Err(End::fatal(Code::ShuttingDown, why)),
         }
-    }
-
-    async fn cancel(&mut self, from: std::net::SocketAddr) -> Result<(), End> {
-        let at_gate = self.awaits_names() && !self.from_client.is_empty();
-        if self.waiting.is_none() && self.delayed.is_none() && self.session.current_operation().is_none() && !at_gate {
-            return Ok(());
-        }
-        tracing::info!(%from, "cancel requested");
-        self.recorder.append(&Event::CancelRequested { client_address: from.to_string() }).await?;
-        if at_gate {
-            self.cancel_at_gate();
-            return Ok(());
-        }
-        if self.cancel_held().await? {
-            return Ok(());
-        }
-        if self.session.current_operation().is_none() && self.cancel_delayed().await? {
-            return Ok(());
-        }
-        self.cancel_at_target(Duration::ZERO);
-        Ok(())
-    }
-
-    /// Asks the target to stop what it works at, after so long.
-    pub(super) fn cancel_at_target(&self, after: Duration) {
-        let (dialer, to, (pid, secret)) = (self.shared.dialer.clone(), self.to.clone(), self.server_key.clone());
-        // On a connection of its own, so that the relay goes on.
-        self.shared.supervisor.spawn("cancel", OnEnd::EndSession, async move {
-            tokio::time::sleep(after).await;
-            if let Err(error) = dialer.cancel(&to, pid, &secret).await {
-                tracing::warn!(session_id = %to.session, %error, "the target could not be asked to cancel");
-            }
-        });
     }
 
     /// Waits until something can be moved, or something happens.

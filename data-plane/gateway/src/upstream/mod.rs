@@ -6,6 +6,7 @@ mod recorded;
 mod spare;
 mod tls;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use postern_core::target::{Route, Target, TlsMode};
 use postern_core::{Code, Name, SessionId};
 use postern_protocols::postgres::codec::write::cancel_request;
 use postern_protocols::postgres::upstream::{
-    Credentials, Login, LoginError, LoginStep, Ready, ScramKeys, SslAnswer, ssl_answer, ssl_request,
+    Credentials, Login, LoginError, LoginStep, Ready, ScramKeys, SslAnswer, end_point, ssl_answer, ssl_request,
 };
 use postern_runtime::clock;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -72,6 +73,14 @@ pub(crate) enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// What the target itself said, where it may be told.
+    pub(crate) fn told(&self) -> Option<Bytes> {
+        match self {
+            Self::Login(error) => error.told().cloned(),
+            _ => None,
+        }
+    }
+
     /// What the client is told.
     pub(crate) fn code(&self) -> Code {
         match self {
@@ -185,7 +194,7 @@ impl Dialer {
         settings: &[(String, String)],
         recorded: &Recorded,
     ) -> Result<Upstream, UpstreamError> {
-        let (mut stream, encrypted) = self.connect(to).await?;
+        let (mut stream, secured) = self.connect(to).await?;
         let mut nonce = [0; 18];
         let random = [clock::random_u128().to_be_bytes(), clock::random_u128().to_be_bytes()];
         nonce.iter_mut().zip(random.as_flattened()).for_each(|(slot, byte)| *slot = *byte);
@@ -194,8 +203,9 @@ impl Dialer {
             password: &account.password,
             database: &to.database,
             settings,
-            encrypted,
+            encrypted: secured.is_some(),
             nonce,
+            end_point: secured.flatten(),
             scram: self.keys.of(&to.name),
         });
         send(&mut stream, hello).await?;
@@ -223,6 +233,12 @@ impl Dialer {
         }
     }
 
+    /// Passes a cancel request on to the gateway whose session it is for.
+    pub(crate) async fn cancel_elsewhere(&self, pid: u32, secret: &[u8], from: SocketAddr) {
+        let passed = tokio::time::timeout(CANCEL, self.router.cancel(pid, secret, from)).await;
+        tracing::debug!(%from, found = passed.unwrap_or(false), "cancel request for a session that is not here");
+    }
+
     /// Asks the target to cancel what its session `pid` runs.
     pub(crate) async fn cancel(&self, to: &Destination, pid: u32, secret: &[u8]) -> Result<(), UpstreamError> {
         let asked = async {
@@ -236,8 +252,8 @@ impl Dialer {
         tokio::time::timeout(CANCEL, asked).await.unwrap_or(Err(UpstreamError::TimedOut))
     }
 
-    /// A connection, inside TLS when the target's mode has it so.
-    async fn connect(&self, to: &Destination) -> Result<(BoxStream, bool), UpstreamError> {
+    /// A connection, inside TLS when the target's mode has it so; then with the hash of the target's certificate, where it has one.
+    async fn connect(&self, to: &Destination) -> Result<(BoxStream, Option<Option<Vec<u8>>>), UpstreamError> {
         let address = &to.target.address;
         let mut stream: BoxStream = match &to.target.route {
             Route::Direct => Box::new(direct::connect(address).await?),
@@ -245,7 +261,7 @@ impl Dialer {
         };
         let mode = to.target.tls.mode;
         if mode == TlsMode::Disable {
-            return Ok((stream, false));
+            return Ok((stream, None));
         }
         send(&mut stream, ssl_request()).await?;
         let mut answer = BytesMut::with_capacity(1);
@@ -261,9 +277,11 @@ impl Dialer {
             (SslAnswer::Accepted, _) => {
                 let (config, name) = self.tls.client(to)?;
                 let secured = TlsConnector::from(config).connect(name, stream).await.map_err(UpstreamError::Tls)?;
-                Ok((Box::new(secured), true))
+                let shown = secured.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let hash = shown.and_then(|certificate| end_point(certificate));
+                Ok((Box::new(secured), Some(hash)))
             }
-            (SslAnswer::Refused, TlsMode::Prefer) => Ok((stream, false)),
+            (SslAnswer::Refused, TlsMode::Prefer) => Ok((stream, None)),
             (SslAnswer::Refused, _) => Err(UpstreamError::NoTls),
         }
     }

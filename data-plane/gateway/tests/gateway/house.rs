@@ -87,6 +87,7 @@ fn policy(group: &str, actions: &[&str], resources: &[&str]) -> Policy {
         staleness: postern_core::policy::Staleness::default(),
         limits: postern_core::allowance::Allowance::default(),
         on_request: None,
+        cedar: None,
         reason: None,
     }
 }

@@ -13,27 +13,33 @@ use serde_json::json;
 
 use crate::house::{House, db};
 
-const URL: &str = "https://id.example";
+pub(crate) const URL: &str = "https://id.example";
 
-struct Key {
+pub(crate) struct Key {
     kid: &'static str,
     pair: KeyPair,
 }
 
 impl Key {
-    fn new(kid: &'static str) -> Self {
+    pub(crate) fn new(kid: &'static str) -> Self {
         Self { kid, pair: KeyPair::generate_for(&PKCS_ED25519).unwrap() }
     }
 
-    fn jwks(&self) -> String {
+    pub(crate) fn jwks(&self) -> String {
         let x = URL_SAFE_NO_PAD.encode(self.pair.public_key_raw());
         json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.kid}]}).to_string()
     }
 
     fn token(&self, kid: &str) -> String {
         let now = clock::now().secs();
-        let claims =
-            json!({"iss": URL, "aud": "postern", "sub": "ada", "groups": ["readers"], "iat": now, "exp": now + 600});
+        self.token_of(kid, Some(now), now + 600)
+    }
+
+    pub(crate) fn token_of(&self, kid: &str, iat: Option<u64>, exp: u64) -> String {
+        let mut claims = json!({"iss": URL, "aud": "postern", "sub": "ada", "groups": ["readers"], "exp": exp});
+        if let Some(iat) = iat {
+            claims["iat"] = iat.into();
+        }
         let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", part(&json!({"alg": "EdDSA", "kid": kid})), part(&claims));
         let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()).unwrap());

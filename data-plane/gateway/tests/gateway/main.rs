@@ -19,6 +19,7 @@ mod relay_streams;
 mod renewal;
 mod sessions;
 mod target;
+mod token_ttl;
 mod tunnels;
 mod waiting;
 mod ways;

@@ -175,6 +175,7 @@ async fn another_gateway_gets_what_policy_gives_it_and_no_more() {
     )));
     let address = format!("127.0.0.1:{}", house.target.port);
     let request = |pool: &str, target: &str, address: &str| RelayOpen {
+        cancel: None,
         pool: pool.into(),
         open: Some(Open {
             address: address.into(),
@@ -405,6 +406,6 @@ async fn an_agent_that_takes_nothing_is_no_word_on_the_target() {
     let _control = greet(&link, hello("good", 1, 1)).await;
     let address = format!("127.0.0.1:{}", house.target.port);
     let open = Open { address, target: "db".into(), connect_timeout_ms: 5_000, ..Open::default() };
-    let (answer, ..) = ask(&link, &RelayOpen { pool: "lab".into(), open: Some(open) }).await;
+    let (answer, ..) = ask(&link, &RelayOpen { pool: "lab".into(), open: Some(open), cancel: None }).await;
     assert_eq!(answer.status(), RelayStatus::NoTunnel, "{answer:?}");
 }

@@ -64,7 +64,7 @@ impl Passage {
     fn request(&self) -> RelayOpen {
         let address = format!("127.0.0.1:{}", self.house.target.port);
         let open = Open { address, target: "db".into(), connect_timeout_ms: 5_000, ..Open::default() };
-        RelayOpen { pool: "lab".into(), open: Some(open) }
+        RelayOpen { pool: "lab".into(), open: Some(open), cancel: None }
     }
 
     /// A stream, as the other gateway has it and as the agent has it.

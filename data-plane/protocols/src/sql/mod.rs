@@ -24,6 +24,8 @@ pub struct Statement {
     pub copy: Option<Copy>,
     /// It makes, drops or renames relations: the catalog is stale after it.
     pub changes_catalog: bool,
+    /// Why it could not be classified, where it passes all the same: to whom everything is granted.
+    pub unfollowed: Option<Box<Unclassifiable>>,
 }
 
 /// What one statement is, for tags, metrics and the session's bookkeeping.
@@ -155,6 +157,8 @@ pub enum SessionEffect {
     Touched(String),
     /// DISCARD ALL: as after login.
     Discarded,
+    /// Whatever it may be: it could not be classified.
+    Unknown,
 }
 
 /// The text is not let through, because what it does is in doubt (I3).
@@ -241,5 +245,9 @@ impl Statement {
         }
         self.facts.absorb(&other.facts);
         self.changes_catalog |= other.changes_catalog;
+        if let Some(why) = &other.unfollowed {
+            self.unfollowed.get_or_insert_with(|| why.clone());
+            self.effects.push(SessionEffect::Unknown);
+        }
     }
 }

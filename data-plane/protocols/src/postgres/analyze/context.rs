@@ -59,6 +59,16 @@ impl AnalyzeContext {
     }
 }
 
+impl AnalyzeContext {
+    /// The same, for a session that began with this search path. None where it cannot be read.
+    #[must_use]
+    pub fn beginning_with(mut self, search_path: &str) -> Option<Self> {
+        let path = super::settings::split_path(search_path).ok()?;
+        self.search_path = path.into_iter().filter(|schema| !schema.is_empty()).map(Arc::from).collect();
+        Some(self)
+    }
+}
+
 impl SessionNames {
     /// Before a statement with these effects is forwarded: from now on they may hold.
     ///
@@ -99,7 +109,7 @@ impl SessionNames {
                         self.paths.push(None);
                     }
                 }
-                SessionEffect::Deallocated(_) | SessionEffect::CursorClosed(_) => {}
+                SessionEffect::Deallocated(_) | SessionEffect::CursorClosed(_) | SessionEffect::Unknown => {}
             }
         }
         Ok(())
@@ -128,7 +138,8 @@ impl SessionNames {
                 | SessionEffect::Discarded
                 | SessionEffect::CursorDeclared { .. }
                 | SessionEffect::CreatedTemporary(_)
-                | SessionEffect::Touched(_) => {}
+                | SessionEffect::Touched(_)
+                | SessionEffect::Unknown => {}
             }
         }
     }

@@ -187,7 +187,7 @@ fn lexing() -> Seen {
 }
 
 /// Splits `a, "B"` as the server does; unquoted names fold to lower case.
-fn split_path(text: &str) -> Result<Vec<String>, Unclassifiable> {
+pub(super) fn split_path(text: &str) -> Result<Vec<String>, Unclassifiable> {
     let fault = || Unclassifiable::doubt("a search_path that Postern cannot read");
     let mut schemas = Vec::new();
     if text.trim().is_empty() {

@@ -69,10 +69,7 @@ pub enum Message {
     /// Their end, as a failure.
     CopyFail,
     /// Calls a function by OID.
-    FunctionCall {
-        /// Which.
-        function: u32,
-    },
+    FunctionCall(FunctionCall),
     /// Ends the session.
     Terminate,
 }
@@ -97,6 +94,15 @@ pub struct Bind {
     pub parameters: Vec<Parameter>,
     /// Formats of the result.
     pub formats: ResultFormats,
+}
+
+/// FunctionCall.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FunctionCall {
+    /// Which, by its OID.
+    pub function: u32,
+    /// Values, with their formats.
+    pub arguments: Vec<Parameter>,
 }
 
 /// Execute.
@@ -148,7 +154,7 @@ impl Message {
                 body.text()?;
                 Self::CopyFail
             }
-            FUNCTION_CALL => return Ok(Self::FunctionCall { function: body.uint32()? }),
+            FUNCTION_CALL => Self::FunctionCall(function_call(&mut body)?),
             _ => return Err(CodecError::UnknownTag { tag }),
         };
         body.end()?;
@@ -173,8 +179,24 @@ fn parse(body: &mut Reader) -> Result<Parse, CodecError> {
     Ok(Parse { name, text })
 }
 
+fn function_call(body: &mut Reader) -> Result<FunctionCall, CodecError> {
+    let function = body.uint32()?;
+    let arguments = values(body)?;
+    if !matches!(body.int16()?, 0 | 1) {
+        return Err(body.fault("it asks for an unknown format"));
+    }
+    Ok(FunctionCall { function, arguments })
+}
+
 fn bind(body: &mut Reader) -> Result<Bind, CodecError> {
     let (portal, statement) = (body.text()?, body.text()?);
+    let parameters = values(body)?;
+    let formats = ResultFormats(formats(body)?);
+    Ok(Bind { portal, statement, parameters, formats })
+}
+
+/// Formats and values: none is all text, one is for all, else one for each.
+fn values(body: &mut Reader) -> Result<Vec<Parameter>, CodecError> {
     let given = formats(body)?;
     let count = body.count(4)?;
     if given.len() > 1 && given.len() != count {
@@ -185,8 +207,7 @@ fn bind(body: &mut Reader) -> Result<Bind, CodecError> {
     for index in 0..count {
         parameters.push(Parameter { binary: given.is_binary(index), value: body.value()? });
     }
-    let formats = ResultFormats(formats(body)?);
-    Ok(Bind { portal, statement, parameters, formats })
+    Ok(parameters)
 }
 
 fn formats(body: &mut Reader) -> Result<Vec<bool>, CodecError> {

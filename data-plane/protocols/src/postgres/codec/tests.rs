@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::backend::*;
-use super::frontend::{Bind, Execute, Message, Named};
+use super::frontend::{Bind, Execute, FunctionCall, Message, Named};
 use super::startup::{Opening, next_opening};
 use super::*;
 
@@ -57,7 +57,10 @@ fn client_messages_are_read_as_documented() {
     assert_eq!(client(b"d1\t2"), Ok(Message::CopyData));
     assert_eq!(client(b"c"), Ok(Message::CopyDone));
     assert_eq!(client(b"fno\0"), Ok(Message::CopyFail));
-    assert_eq!(client(b"F\0\0\x04\xd2\0\0\0\0\0\0"), Ok(Message::FunctionCall { function: 1234 }));
+    assert_eq!(
+        client(b"F\0\0\x04\xd2\0\0\0\0\0\0"),
+        Ok(Message::FunctionCall(FunctionCall { function: 1234, arguments: Vec::new() }))
+    );
     assert_eq!(client(b"X"), Ok(Message::Terminate));
 }
 

@@ -49,11 +49,11 @@ pub fn parameter_status(out: &mut BytesMut, name: &str, value: &str) {
     });
 }
 
-/// BackendKeyData of protocol 3.0.
-pub fn backend_key(out: &mut BytesMut, pid: u32, secret: u32) {
+/// BackendKeyData: the secret has 4 bytes in protocol 3.0, up to 256 from 3.2 on.
+pub fn backend_key(out: &mut BytesMut, pid: u32, secret: &[u8]) {
     frame(out, backend::BACKEND_KEY_DATA, |out| {
         out.put_u32(pid);
-        out.put_u32(secret);
+        out.put_slice(secret);
     });
 }
 

@@ -17,6 +17,11 @@ use super::errors::{ErrorFields, client_message};
 /// Longest identifier that a server keeps whole (NAMEDATALEN - 1): a longer name would be cut there and mean another database.
 const MAX_NAME: usize = 63;
 
+/// The first byte of TLS.
+const TLS_HANDSHAKE: u8 = 22;
+/// The newest minor version of protocol 3 that is spoken here: since 3.2 keys of cancel requests are longer.
+const NEWEST_MINOR: u16 = 2;
+
 /// Where the connection stands with TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tls {
@@ -43,6 +48,8 @@ pub enum Opened {
     Reply(AwaitStartup, Bytes),
     /// Send this, then speak TLS as the server; go on with what is inside.
     StartTls(AwaitStartup, Bytes),
+    /// The client speaks TLS already: what is in the buffer belongs to it. Demand that it says which protocol is inside, by ALPN.
+    DirectTls(AwaitStartup),
     /// The connection was only opened to cancel another one's operation: nothing is answered, close it.
     Cancel {
         /// As BackendKeyData said there.
@@ -65,6 +72,39 @@ pub struct Startup {
     pub application: String,
     /// Settings for the target's session, `application_name` among them, all of them harmless.
     pub settings: Vec<(String, String)>,
+    /// The minor version of protocol 3 that is spoken.
+    pub minor: u16,
+    /// What else the server is to be told: for those alone to whom everything is granted.
+    pub beyond: Beyond,
+}
+
+/// What a startup asks for beyond what anybody may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beyond {
+    /// As the startup packet has it: settings, `options` that are not understood here, `replication`.
+    pub parameters: Vec<(String, String)>,
+    /// What is told to whoever may not: of the first of them.
+    pub refused: Option<HandshakeError>,
+}
+
+impl Beyond {
+    /// The search path that it sets, if any.
+    #[must_use]
+    pub fn search_path(&self) -> Option<&str> {
+        self.parameters.iter().rev().find(|(name, _)| name == "search_path").map(|(_, value)| value.as_str())
+    }
+
+    /// Whether it asks for physical replication, which is of no database.
+    #[must_use]
+    pub fn is_of_no_database(&self) -> bool {
+        self.parameters.iter().any(|(name, value)| name == "replication" && value != "database")
+    }
+
+    /// Whether names mean what the database's catalog and the search path say, whatever else it sets.
+    #[must_use]
+    pub fn keeps_names(&self) -> bool {
+        self.parameters.iter().all(|(name, _)| !matches!(name.as_str(), "role" | "session_authorization" | "options"))
+    }
 }
 
 /// Waits for the token.
@@ -165,6 +205,11 @@ impl AwaitStartup {
     /// # Errors
     /// When the connection cannot be opened.
     pub fn next(mut self, buffer: &mut BytesMut) -> Result<Opened, HandshakeError> {
+        // Section "SSL Session Encryption": a record of a handshake (RFC 8446, section 5.1), which no length of a packet begins with.
+        if self.tls != Tls::Established && self.asked == 0 && buffer.first() == Some(&TLS_HANDSHAKE) {
+            self.tls = Tls::Established;
+            return Ok(Opened::DirectTls(self));
+        }
         let Some(opening) = startup::next_opening(buffer)? else {
             return Ok(Opened::NeedMore(self));
         };
@@ -199,11 +244,12 @@ impl AwaitStartup {
         if self.tls == Tls::Required {
             return Err(HandshakeError::TlsRequired);
         }
-        let (startup, unknown) = parameters::read(given)?;
+        let (mut startup, unknown) = parameters::read(given)?;
+        startup.minor = version.1.min(NEWEST_MINOR);
         let mut reply = BytesMut::new();
         // Section "Start-up": answered when a newer minor version or an unknown protocol option is asked for.
-        if version.1 > 0 || !unknown.is_empty() {
-            write::negotiate_version(&mut reply, 0, &unknown);
+        if version.1 > NEWEST_MINOR || !unknown.is_empty() {
+            write::negotiate_version(&mut reply, startup.minor.into(), &unknown);
         }
         write::authentication_cleartext(&mut reply);
         Ok(Opened::Startup(Box::new(startup), AwaitPassword(()), reply.freeze()))

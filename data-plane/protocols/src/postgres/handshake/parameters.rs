@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{HandshakeError, MAX_NAME, Startup};
+use super::{Beyond, HandshakeError, MAX_NAME, Startup};
 
 /// Settings that change how values are written or how long the server waits, and nothing of what a statement means or may do.
 const HARMLESS: &[&str] = &[
@@ -25,7 +25,7 @@ const MAX_VALUE: usize = 256;
 /// The startup's content, and the protocol options (`_pq_.`) that are not known here: none is.
 pub(super) fn read(given: Vec<(Bytes, Bytes)>) -> Result<(Startup, Vec<Bytes>), HandshakeError> {
     let (mut user, mut database) = (None, None);
-    let (mut settings, mut unknown) = (Vec::new(), Vec::new());
+    let (mut settings, mut unknown, mut beyond) = (Vec::new(), Vec::new(), Beyond::default());
     for (name, value) in given {
         match name.as_ref() {
             b"user" => user = Some(identifier(&value, "the user")?),
@@ -33,19 +33,34 @@ pub(super) fn read(given: Vec<(Bytes, Bytes)>) -> Result<(Startup, Vec<Bytes>), 
             b"replication" => {
                 // Off is as if not given.
                 if !matches!(value.as_ref(), b"" | b"0" | b"off" | b"false" | b"no") {
-                    return Err(HandshakeError::Replication);
+                    let value = text(&value, "replication")?;
+                    beyond.ask("replication", value, HandshakeError::Replication);
                 }
             }
-            b"options" => options(text(&value, "options")?, &mut settings)?,
+            b"options" => {
+                let given = text(&value, "options")?;
+                match options(given) {
+                    Ok(assigned) => {
+                        for (name, value) in assigned {
+                            setting(&name, &value, &mut settings, &mut beyond)?;
+                        }
+                    }
+                    // Only the server knows what they are.
+                    Err(error) => beyond.ask("options", given, error),
+                }
+            }
             name_bytes if name_bytes.starts_with(b"_pq_.") => unknown.push(name),
-            _ => setting(text(&name, "a setting's name")?, text(&value, "a setting's value")?, &mut settings)?,
+            _ => {
+                let (name, value) = (text(&name, "a setting's name")?, text(&value, "a setting's value")?);
+                setting(name, value, &mut settings, &mut beyond)?;
+            }
         }
     }
     let target = user.filter(|user| !user.is_empty()).ok_or(HandshakeError::NoUser)?;
     let database = database.filter(|database| !database.is_empty()).unwrap_or_else(|| target.clone());
     let application =
         settings.iter().rev().find(|(name, _)| name == "application_name").map_or_else(String::new, |(_, v)| v.clone());
-    Ok((Startup { target, database, application, settings }, unknown))
+    Ok((Startup { target, database, application, settings, minor: 0, beyond }, unknown))
 }
 
 fn text<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a str, HandshakeError> {
@@ -59,20 +74,33 @@ fn identifier(bytes: &[u8], what: &'static str) -> Result<String, HandshakeError
     text(bytes, what).map(str::to_owned)
 }
 
-fn setting(name: &str, value: &str, settings: &mut Vec<(String, String)>) -> Result<(), HandshakeError> {
-    let folded = name.to_ascii_lowercase();
-    if !HARMLESS.contains(&folded.as_str()) {
-        let shown: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
-        return Err(HandshakeError::Setting(shown));
+impl Beyond {
+    fn ask(&mut self, name: &str, value: &str, refused: HandshakeError) {
+        self.parameters.push((name.to_owned(), value.to_owned()));
+        self.refused.get_or_insert(refused);
     }
+}
+
+fn setting(
+    name: &str,
+    value: &str,
+    settings: &mut Vec<(String, String)>,
+    beyond: &mut Beyond,
+) -> Result<(), HandshakeError> {
+    let folded = name.to_ascii_lowercase();
     if value.len() > MAX_VALUE {
         return Err(HandshakeError::Name("a setting's value"));
+    }
+    if !HARMLESS.contains(&folded.as_str()) {
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+        beyond.ask(&folded, value, HandshakeError::Setting(shown));
+        return Ok(());
     }
     if folded == "client_encoding" {
         // The server compares names by letters and digits alone.
         let encoding: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
         if !matches!(encoding.to_ascii_lowercase().as_str(), "utf8" | "unicode") {
-            return Err(HandshakeError::Encoding);
+            beyond.ask(&folded, value, HandshakeError::Encoding);
         }
         // The gateway sets it itself, whether or not the client does.
         return Ok(());
@@ -82,7 +110,8 @@ fn setting(name: &str, value: &str, settings: &mut Vec<(String, String)>) -> Res
 }
 
 /// `-c name=value`, `-cname=value` and `--name=value`, split at spaces that no backslash precedes, as the server does it.
-fn options(text: &str, settings: &mut Vec<(String, String)>) -> Result<(), HandshakeError> {
+fn options(text: &str) -> Result<Vec<(String, String)>, HandshakeError> {
+    let mut assigned = Vec::new();
     let mut words = split(text).into_iter();
     while let Some(word) = words.next() {
         let (assignment, dashed) = if word == "-c" {
@@ -97,9 +126,9 @@ fn options(text: &str, settings: &mut Vec<(String, String)>) -> Result<(), Hands
         let (name, value) = assignment.split_once('=').ok_or(HandshakeError::Options)?;
         // The server reads dashes in such a name as underscores.
         let name = if dashed || name.contains('-') { name.replace('-', "_") } else { name.to_owned() };
-        setting(&name, value, settings)?;
+        assigned.push((name, value.to_owned()));
     }
-    Ok(())
+    Ok(assigned)
 }
 
 fn split(text: &str) -> Vec<String> {

@@ -21,7 +21,7 @@ fn open(parameters: &[(&str, &str)]) -> Result<Startup, HandshakeError> {
     match AwaitStartup::new(Tls::Established).next(&mut packet(startup::VERSION_3, parameters))? {
         Opened::Startup(startup, _, reply) => {
             assert_eq!(&reply[..], b"R\0\0\0\x08\0\0\0\x03");
-            Ok(*startup)
+            startup.beyond.refused.clone().map_or(Ok(*startup), Err)
         }
         _ => panic!("a startup"),
     }
@@ -118,13 +118,38 @@ fn tls_is_not_left_out_nor_preceded() {
 
 #[test]
 fn versions_are_negotiated() {
-    let mut buffer = packet((3 << 16) | 2, &[("user", "shop"), ("_pq_.x", "1")]);
-    let Ok(Opened::Startup(_, _, reply)) = AwaitStartup::new(Tls::Established).next(&mut buffer) else {
-        panic!("startup")
-    };
-    assert_eq!(&reply[..], b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0R\0\0\0\x08\0\0\0\x03");
+    // As PostgreSQL 18 answers: only what is newer than the newest, or not known.
+    type Case = (u32, &'static [(&'static str, &'static str)], &'static [u8], u16);
+    let cases: [Case; 5] = [
+        (0, &[("user", "shop")], b"", 0),
+        (2, &[("user", "shop")], b"", 2),
+        (9999, &[("user", "shop")], b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0", 2),
+        (2, &[("user", "shop"), ("_pq_.x", "1")], b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0", 2),
+        (0, &[("user", "shop"), ("_pq_.x", "1")], b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0", 0),
+    ];
+    for (minor, parameters, negotiated, spoken) in cases {
+        let mut buffer = packet((3 << 16) | minor, parameters);
+        let Ok(Opened::Startup(startup, _, reply)) = AwaitStartup::new(Tls::Established).next(&mut buffer) else {
+            panic!("startup")
+        };
+        assert_eq!(reply[..], [negotiated, b"R\0\0\0\x08\0\0\0\x03"].concat());
+        assert_eq!(startup.minor, spoken);
+    }
     let error = AwaitStartup::new(Tls::Established).next(&mut packet(2 << 16, &[])).err().unwrap();
     assert_eq!(error.fields().sqlstate, "0A000");
+}
+
+#[test]
+fn tls_may_come_first() {
+    let hello = b"\x16\x03\x01\x02";
+    let mut buffer = BytesMut::from(&hello[..]);
+    let Ok(Opened::DirectTls(waiting)) = AwaitStartup::new(Tls::Required).next(&mut buffer) else { panic!("TLS") };
+    // What is there belongs to it.
+    assert_eq!(&buffer[..], hello);
+    let error = waiting.next(&mut BytesMut::from(SSL)).err().unwrap();
+    assert_eq!(error, HandshakeError::AskedTwice);
+    // Inside TLS it is nothing.
+    assert!(AwaitStartup::new(Tls::Established).next(&mut buffer).is_err());
 }
 
 #[test]

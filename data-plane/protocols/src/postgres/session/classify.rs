@@ -14,6 +14,11 @@ use crate::sql::Relation;
 impl Session {
     /// Classifies `text` as the server will read it now.
     pub(super) fn classify(&mut self, text: &[u8]) -> Result<Arc<Statement>, Unclassifiable> {
+        let exactly = self.openness.followed().and_then(|()| self.classify_exactly(text));
+        exactly.or_else(|why| self.pass_unfollowed(text, why))
+    }
+
+    fn classify_exactly(&mut self, text: &[u8]) -> Result<Arc<Statement>, Unclassifiable> {
         let statement = match self.cache.get(text, self.generation) {
             Some(known) => known,
             None => {
@@ -32,6 +37,13 @@ impl Session {
         name: &Bytes,
         found: &Prepared,
     ) -> Result<Arc<Statement>, Unclassifiable> {
+        match self.classify_found(name, found) {
+            Err(why) => self.pass_unfollowed(&found.text, why),
+            classified => classified,
+        }
+    }
+
+    fn classify_found(&mut self, name: &Bytes, found: &Prepared) -> Result<Arc<Statement>, Unclassifiable> {
         if found.generation == self.generation && names::is_lasting(&found.statement) {
             self.admit(&found.statement)?;
             return Ok(Arc::clone(&found.statement));
@@ -69,7 +81,10 @@ impl Session {
                 }
             }
             // Refused already, or read by the names of its PREPARE.
-            Held::Parse { prepared: None, .. } | Held::Bind { .. } | Held::FunctionCall => return,
+            Held::Parse { prepared: None, .. }
+            | Held::Bind { .. }
+            | Held::Execute { .. }
+            | Held::FunctionCall { .. } => return,
         }
         pending.generation = self.generation;
     }
@@ -90,7 +105,7 @@ impl Session {
         if statement.copy.as_ref().is_some_and(|copy| copy.direction == CopyDirection::Out) {
             CopyMask::for_copy(statement, &self.masking)?;
         }
-        if !statement.effects.is_empty() {
+        if !statement.effects.is_empty() && !self.is_open() {
             self.names.clone().begin(&statement.effects)?;
         }
         Ok(())

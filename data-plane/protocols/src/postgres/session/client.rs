@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use postern_core::id::OperationId;
 use postern_core::operation::Parameter;
 
 use super::flight::Expected;
-use super::names::{Lookup, Prepared, Source};
+use super::functions;
+use super::names::{Columns, Lookup, Prepared, Source};
 use super::step::Message as Held;
+use super::through;
 use super::{ClientStep, Pending, ProtocolError, Session};
 use crate::postgres::analyze::{Statement, Unclassifiable};
 use crate::postgres::codec::frontend::{self, Bind, Execute, Message, Named, Parse};
@@ -25,7 +28,11 @@ impl Session {
     /// # Errors
     /// When the session cannot go on.
     pub fn next_client(&mut self, from_client: &mut BytesMut) -> Result<ClientStep, ProtocolError> {
-        if self.deciding {
+        if let Some(rest) = self.pass_rest(from_client) {
+            return Ok(rest);
+        }
+        // In the middle of a message nothing else can be said to the client.
+        if self.deciding || self.is_amid() {
             return Ok(ClientStep::Wait);
         }
         loop {
@@ -36,6 +43,11 @@ impl Session {
                         && let Some(rows) = self.copy_rows(from_client)?
                     {
                         return Ok(ClientStep::Forward(rows));
+                    }
+                    if self.copy_in
+                        && let Some(begun) = self.pass_begun(from_client)?
+                    {
+                        return Ok(begun);
                     }
                     let frame = codec::next_frame(from_client, Origin::Frontend, &self.limits.frames);
                     let Some(frame) = frame.map_err(ProtocolError::Client)? else {
@@ -62,7 +74,7 @@ impl Session {
     fn copy_rows(&self, from_client: &mut BytesMut) -> Result<Option<Bytes>, ProtocolError> {
         let mut end = 0_usize;
         while let Some(rest) = from_client.get(end..) {
-            let next = codec::peek(rest, Origin::Frontend, &self.limits.frames).map_err(ProtocolError::Client)?;
+            let next = codec::peek(rest, Origin::Frontend, &through::ANY_LENGTH).map_err(ProtocolError::Client)?;
             match next {
                 Some((frontend::COPY_DATA, whole)) if rest.len() >= whole => end = end.saturating_add(whole),
                 _ => break,
@@ -95,7 +107,7 @@ impl Session {
             Message::CopyData | Message::CopyDone | Message::CopyFail => !self.copy_in,
             Message::Sync => self.flight.is_full(),
             Message::Describe(_) | Message::Close(_) => self.flight.is_full() || self.flight.copies_in(),
-            Message::Query(_) | Message::FunctionCall { .. } => self.group_open || self.is_unsettled(),
+            Message::Query(_) | Message::FunctionCall(_) => self.group_open || self.is_unsettled(),
             Message::Parse(_) => self.is_unsettled(),
             Message::Bind(bind) => {
                 self.is_unsettled() || matches!(self.find_statement(&bind.statement), Lookup::Unsettled)
@@ -128,10 +140,13 @@ impl Session {
                 let message = Held::Query { raw: frame.into_raw() };
                 self.decide(text, Vec::new(), classified, message)
             }
-            Message::FunctionCall { function } => {
-                let text = Bytes::from(format!("function call of OID {function}"));
-                let classified = Err(Unclassifiable::unsupported("the function call message is not supported"));
-                self.decide(text, Vec::new(), classified, Held::FunctionCall)
+            Message::FunctionCall(call) => {
+                let text = functions::text_of(&call);
+                let classified = match functions::known(call.function) {
+                    Some(_) => self.classify(&text),
+                    None => self.pass_unfollowed(&text, Unclassifiable::unsupported(functions::UNKNOWN)),
+                };
+                self.decide(text, call.arguments, classified, Held::FunctionCall { raw: frame.into_raw() })
             }
             Message::Parse(parse) => self.parse(parse, frame),
             Message::Bind(bind) => self.bind(bind, frame),
@@ -174,7 +189,7 @@ impl Session {
         }
     }
 
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         text: Bytes,
         parameters: Vec<Parameter>,
@@ -222,6 +237,8 @@ impl Session {
     fn bind(&mut self, bind: Bind, frame: Frame) -> ClientStep {
         let found = match self.find_statement(&bind.statement) {
             Lookup::Found(found) => found,
+            // Made by what could not be followed, or not there at all: the server knows.
+            Lookup::Unknown if self.is_open() => self.unknown_statement(&bind.statement),
             Lookup::Unknown | Lookup::Unsettled => {
                 let name = bind.statement.escape_ascii();
                 return self.fail(NO_STATEMENT, format!("prepared statement \"{name}\" does not exist"));
@@ -245,6 +262,9 @@ impl Session {
     /// Continues a permitted portal: no operation of its own.
     fn execute(&mut self, execute: Execute, frame: Frame) -> ClientStep {
         let Lookup::Found(portal) = self.find_portal(&execute.portal) else {
+            if self.is_open() {
+                return self.execute_unknown(&execute, frame);
+            }
             let name = execute.portal.escape_ascii();
             return self.fail(NO_PORTAL, format!("portal \"{name}\" does not exist"));
         };
@@ -253,19 +273,29 @@ impl Session {
             return ClientStep::Forward(self.deny(&error));
         }
         let name = Bytes::copy_from_slice(&execute.portal);
-        let mut out = BytesMut::new();
         let columns = self.columns_of(&portal);
+        ClientStep::Forward(self.forward_execute(name, (portal.operation, portal.statement), columns, frame.into_raw()))
+    }
+
+    pub(super) fn forward_execute(
+        &mut self,
+        name: Bytes,
+        (operation, statement): (OperationId, Arc<Statement>),
+        columns: Option<Columns>,
+        raw: Bytes,
+    ) -> Bytes {
+        let mut out = BytesMut::new();
         if columns.is_none() && !self.columns_are_coming(&name) {
             // Masks and the recording need the columns, and the client has not asked for them.
             write::describe_portal(&mut out, &name);
             self.expect(Expected::DescribePortal { name: name.clone(), hidden: true });
         }
-        self.expect(Expected::Execute { name, operation: portal.operation, statement: portal.statement, columns });
+        self.expect(Expected::Execute { name, operation, statement, columns });
         if out.is_empty() {
-            return ClientStep::Forward(frame.into_raw());
+            return raw;
         }
-        out.extend_from_slice(frame.raw());
-        ClientStep::Forward(out.freeze())
+        out.extend_from_slice(&raw);
+        out.freeze()
     }
 
     /// Fails as the server would: it may know a name that the session does not, and must not use it.

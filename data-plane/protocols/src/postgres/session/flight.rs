@@ -126,6 +126,20 @@ impl Flight {
         self.queue.front().map(|(_, expected)| expected)
     }
 
+    /// The server has told the columns of the portal that those who wait will run.
+    pub(super) fn tell_columns(&mut self, portal: &Bytes, told: &Columns) {
+        for (_, expected) in &mut self.queue {
+            match expected {
+                Expected::Execute { name, columns: unknown @ None, .. } if name == portal => {
+                    *unknown = Some(Arc::clone(told));
+                }
+                // From here on another one has the name.
+                Expected::Bind { name, .. } if name == portal => return,
+                _ => {}
+            }
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -172,8 +186,9 @@ fn has_effects(expected: &Expected) -> bool {
 }
 
 fn copies_in(expected: &Expected) -> bool {
-    expected
-        .runs()
-        .and_then(|statement| statement.copy.as_ref())
-        .is_some_and(|copy| copy.direction == CopyDirection::In)
+    // What could not be followed may be one.
+    expected.runs().is_some_and(|statement| {
+        statement.unfollowed.is_some()
+            || statement.copy.as_ref().is_some_and(|copy| copy.direction == CopyDirection::In)
+    })
 }

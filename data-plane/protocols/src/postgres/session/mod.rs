@@ -15,13 +15,16 @@
 mod classify;
 mod client;
 mod flight;
+mod functions;
 mod messages;
 mod names;
+mod open;
 mod refuse;
 mod results;
 mod rows;
 mod server;
 mod step;
+mod through;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +37,7 @@ use super::analyze::{AnalyzeContext, SessionNames, Statement};
 use super::codec::backend::TransactionStatus;
 use super::codec::{self, Frame, frontend};
 use super::mask::Masking;
+use crate::sql::StatementKind;
 use flight::Flight;
 use names::{Cache, Portals, Statements};
 use results::{CopyOut, ResultSet, Running};
@@ -105,6 +109,8 @@ pub struct Session {
     deferred: Vec<ResultEvent>,
     /// Names the statement that never exists.
     nonce: u128,
+    openness: open::Openness,
+    through: through::Through,
 }
 
 impl Session {
@@ -139,6 +145,8 @@ impl Session {
             strangers: BTreeSet::new(),
             deferred: Vec::new(),
             nonce,
+            openness: open::Openness::default(),
+            through: through::Through::default(),
         }
     }
 
@@ -217,6 +225,15 @@ impl Session {
     #[must_use]
     pub fn transaction_status(&self) -> TransactionStatus {
         self.status
+    }
+
+    /// Whether `pending` would run in a transaction block; none, when something before it or in it opens or ends one.
+    #[must_use]
+    pub fn in_transaction(&self, pending: &Pending) -> Option<bool> {
+        let moves = |statement: &Statement| statement.kinds.contains(&StatementKind::Transaction);
+        let moved = self.running.values().any(|running| moves(&running.statement));
+        let known = !moved && !pending.classified.as_ref().is_ok_and(|statement| moves(statement));
+        known.then_some(self.status != TransactionStatus::Idle)
     }
 
     /// The operation that the server is at, or that comes next.

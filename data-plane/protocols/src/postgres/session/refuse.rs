@@ -25,8 +25,7 @@ impl Session {
         let Pending { text, classified, message, generation, .. } = *pending;
         self.deciding = false;
         let statement = match classified {
-            Ok(statement) if !matches!(message, Message::FunctionCall) => statement,
-            Ok(_) => return self.refuse_in_place(&message, &ErrorFields::of(Code::Unsupported)),
+            Ok(statement) => statement,
             Err(refusal) => {
                 let error = ErrorFields::error(refusal.code, refusal.reason);
                 return self.refuse_in_place(&message, &error);
@@ -49,13 +48,16 @@ impl Session {
                 return self.refuse_in_place(&message, &error);
             }
         };
+        let is_function_call = matches!(message, Message::FunctionCall { .. });
         match message {
-            Message::Query { raw } => {
+            Message::Query { raw } | Message::FunctionCall { raw } => {
                 if let Err(refusal) = self.begin(&statement) {
                     self.not_run(operation);
                     return self.deny_query(&ErrorFields::error(refusal.code, refusal.reason));
                 }
-                self.running.insert(operation, Running::new(Arc::clone(&statement), text));
+                let mut running = Running::new(Arc::clone(&statement), text);
+                running.is_function_call = is_function_call;
+                self.running.insert(operation, running);
                 self.flushed = false;
                 self.group_open = false;
                 self.flight.push(Expected::Query { operation, statement });
@@ -80,7 +82,14 @@ impl Session {
                 self.expect(Expected::Bind { name, portal: Portal { operation, statement, source, formats } });
                 raw
             }
-            Message::FunctionCall => Bytes::new(),
+            Message::Execute { raw, name } => {
+                if let Err(refusal) = self.begin(&statement) {
+                    self.not_run(operation);
+                    return self.deny(&ErrorFields::error(refusal.code, refusal.reason));
+                }
+                self.running.insert(operation, Running::new(Arc::clone(&statement), text));
+                self.forward_execute(name, (operation, statement), None, raw)
+            }
         }
     }
 
@@ -99,7 +108,7 @@ impl Session {
         decided: Arc<Statement>,
         then: u64,
     ) -> Result<Arc<Statement>, Unclassifiable> {
-        if then == self.generation {
+        if then == self.generation || (decided.unfollowed.is_some() && self.is_open()) {
             return Ok(decided);
         }
         let changed = || Unclassifiable::doubt("what its names mean has changed while it was decided: send it again");
@@ -115,13 +124,13 @@ impl Session {
     fn refuse_in_place(&mut self, message: &Message, error: &ErrorFields) -> Bytes {
         match message {
             _ if self.skipping => Bytes::new(),
-            Message::Parse { .. } | Message::Bind { .. } => self.deny(error),
-            Message::Query { .. } | Message::FunctionCall => self.deny_query(error),
+            Message::Parse { .. } | Message::Bind { .. } | Message::Execute { .. } => self.deny(error),
+            Message::Query { .. } | Message::FunctionCall { .. } => self.deny_query(error),
         }
     }
 
     fn refuse_message(&mut self, message: &Message, error: &ErrorFields) -> Refused {
-        let by_itself = matches!(message, Message::Query { .. } | Message::FunctionCall);
+        let by_itself = matches!(message, Message::Query { .. } | Message::FunctionCall { .. });
         let forgetful = self.flight.is_empty() && !self.group_open && self.status == TransactionStatus::Idle;
         if by_itself && forgetful && !self.skipping {
             // The server has nothing to forget: it need not know.
@@ -161,7 +170,12 @@ impl Session {
         if statement.effects.is_empty() {
             return Ok(());
         }
-        self.names.begin(&statement.effects)?;
+        if let Err(too_many) = self.names.begin(&statement.effects) {
+            if !self.is_open() {
+                return Err(too_many);
+            }
+            self.openness.lose();
+        }
         self.names_changed();
         for effect in &statement.effects {
             // SQL's cursors and the protocol's portals share their names: the name is no longer that of what was bound.

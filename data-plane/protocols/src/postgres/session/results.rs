@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use postern_core::Code;
 use postern_core::id::OperationId;
 use postern_core::recording::{ColumnInfo, Completed, OperationOutcome, Value};
 
@@ -15,6 +16,9 @@ use crate::postgres::mask::{CopyMask, Field, Masking, RowPlan};
 /// in_failed_sql_transaction: what a message that was skipped is recorded as.
 pub(super) const NOT_RUN: &str = "25P02";
 pub(super) const NOT_RUN_MESSAGE: &str = "not run: an earlier message of its group failed";
+
+/// syntax_error, as the server says it.
+const SYNTAX_ERROR: &str = "42601";
 
 /// Command tags that are kept of one operation: a text may hold a hundred thousand statements.
 const MAX_TAGS: usize = 100;
@@ -32,6 +36,7 @@ pub(super) struct Running {
     recorded: u64,
     recorded_bytes: u64,
     pub(super) columns_told: bool,
+    pub(super) is_function_call: bool,
     pub(super) failed: Option<(String, String)>,
 }
 
@@ -64,6 +69,7 @@ impl Running {
             recorded: 0,
             recorded_bytes: 0,
             columns_told: false,
+            is_function_call: false,
             failed: None,
         }
     }
@@ -109,6 +115,12 @@ impl Running {
         self.recorded = self.recorded.saturating_add(1);
         self.recorded_bytes = self.recorded_bytes.saturating_add(bytes);
         true
+    }
+
+    /// The server could not read it either, so that nothing of it was done.
+    pub(super) fn was_no_statement(&self) -> bool {
+        let unread = self.statement.unfollowed.as_ref().is_some_and(|why| why.code == Code::SyntaxError);
+        unread && self.tags.is_empty() && self.failed.as_ref().is_some_and(|(sqlstate, _)| sqlstate == SYNTAX_ERROR)
     }
 
     /// It is over; `known` unless the connection was lost while it ran.

@@ -103,7 +103,9 @@ impl Session {
             let portal = self.portals.get(name).filter(|portal| portal.operation == operation)?;
             self.columns_of(portal)
         });
-        let columns = columns.filter(|columns| !columns.is_empty()).ok_or(ProtocolError::Unexpected(tag))?;
+        // Rows may have no columns at all.
+        let told = columns.filter(|columns| tag == backend::DATA_ROW || !columns.is_empty());
+        let columns = told.ok_or(ProtocolError::Unexpected(tag))?;
         self.open_result(operation, columns, out)
     }
 
@@ -164,6 +166,10 @@ impl Session {
             return;
         };
         let statement = &running.statement;
+        if statement.unfollowed.is_some() && !running.was_no_statement() {
+            self.openness.lose();
+            self.generation = self.generation.wrapping_add(1);
+        }
         if statement.changes_catalog {
             self.catalog_changes = self.catalog_changes.wrapping_add(1);
         }

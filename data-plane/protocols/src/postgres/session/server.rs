@@ -7,6 +7,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use super::flight::Expected;
 use super::names::{Columns, Prepared};
 use super::results::CopyOut;
+use super::through::Passing;
 use super::{ProtocolError, ResultEvent, ServerProgress, Session};
 use crate::postgres::analyze::{CopyDirection, CopyFormat, SessionEffect, Statement};
 use crate::postgres::codec::backend::{self, TransactionStatus};
@@ -33,6 +34,11 @@ impl Session {
         loop {
             if to_client.len() >= self.limits.high_water || out.len() >= MAX_EVENTS {
                 return Ok(ServerProgress::Full);
+            }
+            match self.pass_through(from_server, to_client, out)? {
+                Passing::No => {}
+                Passing::Some => continue,
+                Passing::Waits(progress) => return Ok(progress),
             }
             let next = codec::peek(from_server, Origin::Backend, &self.limits.frames).map_err(ProtocolError::Server)?;
             let Some((tag, _)) = next else {
@@ -63,7 +69,7 @@ impl Session {
                 self.pass_message(frame, fields, to_client);
             }
             backend::PARAMETER_STATUS => {
-                check_setting(frame)?;
+                self.openness.setting(frame, self.is_open())?;
                 to_client.put_slice(frame.raw());
             }
             backend::NOTIFICATION => self.notification(frame, to_client)?,
@@ -135,7 +141,7 @@ impl Session {
                 self.flight.pop();
             }
             (backend::COPY_IN_RESPONSE, Expected::Query { statement, .. } | Expected::Execute { statement, .. }) => {
-                if !copies(statement, CopyDirection::In) {
+                if !copies(statement, CopyDirection::In) && statement.unfollowed.is_none() {
                     return Err(unexpected);
                 }
                 self.copy_in = true;
@@ -147,13 +153,26 @@ impl Session {
                 backend::COPY_OUT_RESPONSE,
                 Expected::Query { operation, statement } | Expected::Execute { operation, statement, .. },
             ) => {
-                if !copies(statement, CopyDirection::Out) {
+                if !copies(statement, CopyDirection::Out) && statement.unfollowed.is_none() {
                     return Err(unexpected);
                 }
                 let mask = CopyMask::for_copy(statement, &self.masking).map_err(ProtocolError::Unmaskable)?;
-                let binary = statement.copy.as_ref().is_some_and(|copy| copy.format == CopyFormat::Binary);
+                let binary = match &statement.copy {
+                    Some(copy) => copy.format == CopyFormat::Binary,
+                    // Its first byte says so.
+                    None => frame.body().first() == Some(&1),
+                };
                 self.copy_out = Some(CopyOut { operation: *operation, mask, binary });
             }
+            (backend::COPY_BOTH_RESPONSE, Expected::Query { operation, statement }) => {
+                // Replication: no statement that could be followed.
+                if statement.unfollowed.is_none() {
+                    return Err(unexpected);
+                }
+                self.copy_out = Some(CopyOut { operation: *operation, mask: None, binary: true });
+                self.copy_in = true;
+            }
+            (backend::FUNCTION_RESULT, Expected::Query { .. }) => self.function_result(frame, out)?,
             (backend::COPY_DATA | backend::COPY_DONE, Expected::Query { .. } | Expected::Execute { .. }) => {
                 return self.copied(tag, frame, to_client, out);
             }
@@ -185,6 +204,7 @@ impl Session {
         match self.flight.pop() {
             Some(Expected::DescribeStatement { name, id }) => self.statements.set_columns(&name, id, &columns),
             Some(Expected::DescribePortal { name, hidden }) => {
+                self.flight.tell_columns(&name, &columns);
                 if let Some(portal) = self.portals.get_mut(&name) {
                     self.statements.set_columns(&portal.source.name, portal.source.id, &columns);
                     portal.source.columns = Some(columns);
@@ -200,10 +220,13 @@ impl Session {
         match self.flight.pop() {
             Some(Expected::Sync) => {}
             Some(Expected::Query { operation, .. }) => {
+                let called = self.running.get(&operation).is_some_and(|running| running.is_function_call);
                 self.over(operation);
-                // A simple query forgets both (section "Extended Query").
-                self.statements.remove(b"");
-                self.forget_portal(b"");
+                if !called {
+                    // A simple query forgets both (section "Extended Query").
+                    self.statements.remove(b"");
+                    self.forget_portal(b"");
+                }
             }
             _ => return Err(ProtocolError::Unexpected(backend::READY_FOR_QUERY)),
         }
@@ -268,15 +291,4 @@ pub(super) fn forget_prepared(statements: &mut super::names::Statements, effects
 
 pub(super) fn copies(statement: &Statement, direction: CopyDirection) -> bool {
     statement.copy.as_ref().is_some_and(|copy| copy.direction == direction)
-}
-
-/// Statements are classified as UTF-8 with standard strings: a session that leaves either cannot go on (I3).
-fn check_setting(frame: &Frame) -> Result<(), ProtocolError> {
-    let (name, value) = backend::parameter_status(frame).map_err(ProtocolError::Server)?;
-    match (name.as_ref(), value.as_ref()) {
-        (b"client_encoding", b"UTF8") | (b"standard_conforming_strings", b"on") => Ok(()),
-        (b"client_encoding", _) => Err(ProtocolError::Setting("client_encoding")),
-        (b"standard_conforming_strings", _) => Err(ProtocolError::Setting("standard_conforming_strings")),
-        _ => Ok(()),
-    }
 }

@@ -47,10 +47,28 @@ pub struct Pending {
 
 /// The message that it came in.
 pub(super) enum Message {
-    Query { raw: Bytes },
-    Parse { raw: Bytes, name: Bytes, prepared: Option<Prepared> },
-    Bind { raw: Bytes, name: Bytes, source: Source, formats: ResultFormats },
-    FunctionCall,
+    Query {
+        raw: Bytes,
+    },
+    Parse {
+        raw: Bytes,
+        name: Bytes,
+        prepared: Option<Prepared>,
+    },
+    Bind {
+        raw: Bytes,
+        name: Bytes,
+        source: Source,
+        formats: ResultFormats,
+    },
+    /// Of a portal that the session knows nothing of.
+    Execute {
+        raw: Bytes,
+        name: Bytes,
+    },
+    FunctionCall {
+        raw: Bytes,
+    },
 }
 
 /// What a refusal sends. At least one is empty.
@@ -173,6 +191,12 @@ impl Pending {
         self.classified.as_ref().map(|statement| statement.actions.as_slice())
     }
 
+    /// Why it could not be classified, where it passes only because everything is granted: ask again when it is decided.
+    #[must_use]
+    pub fn unfollowed(&self) -> Option<&Unclassifiable> {
+        self.classified.as_ref().ok().and_then(|statement| statement.unfollowed.as_deref())
+    }
+
     /// As policy decides it.
     ///
     /// # Errors
@@ -190,7 +214,8 @@ impl std::fmt::Debug for Pending {
             Message::Query { .. } => "Query",
             Message::Parse { .. } => "Parse",
             Message::Bind { .. } => "Bind",
-            Message::FunctionCall => "FunctionCall",
+            Message::Execute { .. } => "Execute",
+            Message::FunctionCall { .. } => "FunctionCall",
         };
         write!(f, "Pending({kind}, {} bytes, {} parameters)", self.text.len(), self.parameters.len())
     }

@@ -1,5 +1,6 @@
 //! The opening of the connection to a target, without I/O: TLS is negotiated, then the target's own credential is shown.
 
+mod end_point;
 mod scram;
 
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use zeroize::Zeroizing;
 use super::codec::backend::{self, TransactionStatus};
 use super::codec::{self, CodecError, Frame, Limits, Origin, Reader, frontend, startup, write};
 
+pub use end_point::end_point;
+use scram::Binding;
 pub use scram::{ScramError, ScramKeys};
 
 /// Most frames and bytes that a server may send before it is ready (I11).
@@ -66,12 +69,14 @@ pub struct Credentials<'a> {
     pub password: &'a SecretBytes,
     /// The database.
     pub database: &'a str,
-    /// Settings of the client's startup packet.
+    /// Settings for the startup packet; those of [`DEMANDED`] among them must be kept.
     pub settings: &'a [(String, String)],
     /// Whether the connection is inside TLS: without it no password is sent in clear.
     pub encrypted: bool,
     /// Fresh randomness, for SCRAM.
     pub nonce: [u8; 18],
+    /// The hash of the certificate that the server has shown in TLS ([`end_point`]), to which SCRAM is bound then.
+    pub end_point: Option<Vec<u8>>,
     /// What an earlier login came to: spares this one the hashing.
     pub scram: Option<Arc<ScramKeys>>,
 }
@@ -82,7 +87,10 @@ pub struct Login {
     password: SecretBytes,
     encrypted: bool,
     nonce: [u8; 18],
+    end_point: Option<Vec<u8>>,
     scram: Option<Arc<ScramKeys>>,
+    /// Which of [`DEMANDED`] were asked for.
+    demanded: Vec<bool>,
     phase: Phase,
     frames: u32,
     ready: Ready,
@@ -166,10 +174,21 @@ pub enum LoginError {
         sqlstate: String,
         /// Its message.
         message: String,
+        /// The whole of it, as it came.
+        raw: Bytes,
     },
 }
 
 impl LoginError {
+    /// What the server said, for those to whom everything is granted: unless it is about the account, which is not theirs.
+    #[must_use]
+    pub fn told(&self) -> Option<&Bytes> {
+        match self {
+            Self::Refused { sqlstate, raw, .. } if !sqlstate.starts_with("28") => Some(raw),
+            _ => None,
+        }
+    }
+
     /// Whether the target refused this account or its password (invalid_authorization_specification, invalid_password): another may do.
     #[must_use]
     pub fn refuses_account(&self) -> bool {
@@ -203,8 +222,15 @@ impl std::fmt::Debug for Login {
     }
 }
 
-/// Settings that the gateway demands: statements are classified as UTF-8, with standard strings.
-const DEMANDED: [(&str, &str); 2] = [("client_encoding", "UTF8"), ("standard_conforming_strings", "on")];
+/// Settings under which statements are classified: as UTF-8, with standard strings. A server that is asked for them must keep them.
+pub const DEMANDED: [(&str, &str); 2] = [("client_encoding", "UTF8"), ("standard_conforming_strings", "on")];
+
+/// `settings`, and those that are demanded.
+#[must_use]
+pub fn with_demanded(settings: &[(String, String)]) -> Vec<(String, String)> {
+    let demanded = DEMANDED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    settings.iter().cloned().chain(demanded).collect()
+}
 
 impl Login {
     /// Begins a login; send the bytes (StartupMessage, protocol 3.0).
@@ -214,7 +240,7 @@ impl Login {
         body.put_u32(startup::VERSION_3);
         let named = [("user", credentials.user), ("database", credentials.database)];
         let settings = credentials.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        for (name, value) in named.into_iter().chain(settings).chain(DEMANDED) {
+        for (name, value) in named.into_iter().chain(settings) {
             write::text(&mut body, name.as_bytes());
             write::text(&mut body, value.as_bytes());
         }
@@ -227,7 +253,9 @@ impl Login {
             password: credentials.password.clone(),
             encrypted: credentials.encrypted,
             nonce: credentials.nonce,
+            end_point: credentials.end_point.clone(),
             scram: credentials.scram.clone(),
+            demanded: DEMANDED.iter().map(|demanded| is_among(demanded, credentials.settings)).collect(),
             phase: Phase::Start,
             frames: 0,
             ready: Ready::default(),
@@ -259,10 +287,9 @@ impl Login {
                 }
                 (backend::READY_FOR_QUERY, Phase::Accepted) => {
                     self.ready.status = backend::ready_for_query(&frame)?;
-                    let kept = |(name, value): &(&str, &str)| {
-                        self.ready.parameters.iter().any(|(n, v)| n == name && v == value)
-                    };
-                    if let Some((name, _)) = DEMANDED.iter().find(|demanded| !kept(demanded)) {
+                    let asked = DEMANDED.iter().zip(&self.demanded).filter(|(_, asked)| **asked);
+                    let lost = asked.map(|(demanded, _)| demanded).find(|one| !is_among(one, &self.ready.parameters));
+                    if let Some((name, _)) = lost {
                         return Err(LoginError::Setting(name));
                     }
                     return Ok(LoginStep::Ready(Box::new(std::mem::take(&mut self.ready))));
@@ -304,18 +331,24 @@ impl Login {
                 Ok(Some(password_message(answer.as_bytes())))
             }
             (10, Phase::Start) => {
-                let mut offered = false;
+                let (mut plain, mut plus) = (false, false);
                 while body.remaining() > 1 {
-                    offered |= body.text()?.as_ref() == scram::MECHANISM.as_bytes();
+                    let offered = body.text()?;
+                    plain |= offered.as_ref() == scram::MECHANISM.as_bytes();
+                    plus |= offered.as_ref() == scram::MECHANISM_PLUS.as_bytes();
                 }
-                if !offered {
-                    return Err(LoginError::Mechanism);
-                }
-                let (first, message) = scram::First::new("", &self.nonce);
+                let binding = match self.end_point.take() {
+                    Some(hash) if plus => Binding::EndPoint(hash),
+                    Some(_) if plain => Binding::NotOffered,
+                    None if plain => Binding::None,
+                    Some(_) | None => return Err(LoginError::Mechanism),
+                };
+                let mechanism = binding.mechanism();
+                let (first, message) = scram::First::new("", &self.nonce, binding);
                 self.phase = Phase::ScramFirst(first);
                 let mut out = BytesMut::new();
                 write::frame(&mut out, frontend::PASSWORD, |out| {
-                    write::text(out, scram::MECHANISM.as_bytes());
+                    write::text(out, mechanism.as_bytes());
                     out.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
                     out.put_slice(message.as_bytes());
                 });
@@ -339,10 +372,15 @@ impl Login {
     }
 }
 
+fn is_among((name, value): &(&str, &str), settings: &[(String, String)]) -> bool {
+    settings.iter().any(|(n, v)| n == name && v == value)
+}
+
 fn refused(frame: &Frame) -> Result<LoginError, LoginError> {
     let fields = backend::message_fields(frame)?;
     let (sqlstate, message) = (backend::field(&fields, b'C').to_owned(), backend::field(&fields, b'M').to_owned());
-    Ok(LoginError::Refused { sqlstate, message })
+    // Its own copy: as a part of what was read it would hold all of that.
+    Ok(LoginError::Refused { sqlstate, message, raw: Bytes::copy_from_slice(frame.raw()) })
 }
 
 fn password_message(password: &[u8]) -> Bytes {

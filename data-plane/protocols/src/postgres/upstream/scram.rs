@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677), the client's side, without channel binding.
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), the client's side.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,6 +11,45 @@ use zeroize::Zeroizing;
 
 /// As SASL names it.
 pub(super) const MECHANISM: &str = "SCRAM-SHA-256";
+/// The same, bound to the TLS connection that it goes through.
+pub(super) const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+
+/// What the proof says of the connection that it is for (`gs2-cbind-flag`, RFC 5802, section 7): nobody in between can then use it elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// Nothing: it has none.
+    None,
+    /// It could be bound, and the server says that it cannot: a server that can knows then that somebody took its offer away.
+    NotOffered,
+    /// To the server's certificate, by its hash (`tls-server-end-point`, RFC 5929, section 4).
+    EndPoint(Vec<u8>),
+}
+
+impl Binding {
+    const fn header(&self) -> &'static str {
+        match self {
+            Self::None => "n,,",
+            Self::NotOffered => "y,,",
+            Self::EndPoint(_) => "p=tls-server-end-point,,",
+        }
+    }
+
+    /// `c=` of client-final-message.
+    fn data(&self) -> String {
+        let mut data = self.header().as_bytes().to_vec();
+        if let Self::EndPoint(hash) = self {
+            data.extend_from_slice(hash);
+        }
+        STANDARD.encode(data)
+    }
+
+    pub(super) const fn mechanism(&self) -> &'static str {
+        match self {
+            Self::None | Self::NotOffered => MECHANISM,
+            Self::EndPoint(_) => MECHANISM_PLUS,
+        }
+    }
+}
 
 /// RFC 7677, section 4: at least 4096 rounds, or a hostile server could guess the password from the proof.
 const FEWEST_ROUNDS: u32 = 4_096;
@@ -41,6 +80,7 @@ pub enum ScramError {
 pub(super) struct First {
     bare: String,
     nonce: String,
+    binding: Binding,
 }
 
 /// Has sent client-final-message.
@@ -83,15 +123,14 @@ impl std::fmt::Debug for ScramKeys {
 
 impl First {
     /// Begins: with the client-first-message to send. PostgreSQL takes the user from the startup packet and wants it empty here.
-    pub(super) fn new(user: &str, nonce: &[u8; 18]) -> (Self, String) {
-        Self::with_nonce(user, STANDARD.encode(nonce))
+    pub(super) fn new(user: &str, nonce: &[u8; 18], binding: Binding) -> (Self, String) {
+        Self::with_nonce(user, STANDARD.encode(nonce), binding)
     }
 
-    pub(super) fn with_nonce(user: &str, nonce: String) -> (Self, String) {
+    pub(super) fn with_nonce(user: &str, nonce: String, binding: Binding) -> (Self, String) {
         let bare = format!("n={user},r={nonce}");
-        // gs2-header: no channel binding.
-        let message = format!("n,,{bare}");
-        (Self { bare, nonce }, message)
+        let message = format!("{}{bare}", binding.header());
+        (Self { bare, nonce, binding }, message)
     }
 
     /// Answers server-first-message with client-final-message; by `known`, if those keys are the right ones.
@@ -119,8 +158,7 @@ impl First {
             None => Arc::new(ScramKeys::derive(password, salt, rounds)),
         };
         let stored_key = digest::digest(&digest::SHA256, &keys.client);
-        // "biws" is the gs2-header in base64.
-        let without_proof = format!("c=biws,r={nonce}");
+        let without_proof = format!("c={},r={nonce}", self.binding.data());
         let message = format!("{},{challenge},{without_proof}", self.bare);
         let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, stored_key.as_ref()), message.as_bytes());
         let proof: Vec<u8> = keys.client.iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect();
@@ -163,7 +201,7 @@ mod tests {
     /// RFC 7677, section 3.
     #[test]
     fn speaks_as_the_rfc_shows() {
-        let (first, message) = First::with_nonce("user", "rOprNGfwEbeRWgbNEkqO".into());
+        let (first, message) = First::with_nonce("user", "rOprNGfwEbeRWgbNEkqO".into(), Binding::None);
         assert_eq!(message, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         let challenge = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         let (last, answer) = first.challenge(challenge, &pencil(), None).unwrap();
@@ -175,8 +213,26 @@ mod tests {
     }
 
     #[test]
+    fn binds_to_the_connection() {
+        for (binding, begins, bound) in [
+            (Binding::None, "n,,n=,r=abc", "c=biws,r=abc1,p="),
+            (Binding::NotOffered, "y,,n=,r=abc", "c=eSws,r=abc1,p="),
+            (
+                Binding::EndPoint(vec![1, 2, 3]),
+                "p=tls-server-end-point,,n=,r=abc",
+                "c=cD10bHMtc2VydmVyLWVuZC1wb2ludCwsAQID,r=abc1,p=",
+            ),
+        ] {
+            let (first, message) = First::with_nonce("", "abc".into(), binding);
+            assert_eq!(message, begins);
+            let (_, answer) = first.challenge(b"r=abc1,s=W22ZaA==,i=4096", &pencil(), None).unwrap();
+            assert!(answer.starts_with(bound), "{answer}");
+        }
+    }
+
+    #[test]
     fn refuses_servers_that_cheat() {
-        let first = || First::with_nonce("", "abc".into()).0;
+        let first = || First::with_nonce("", "abc".into(), Binding::None).0;
         let challenge = |text: &str| first().challenge(text.as_bytes(), &pencil(), None).map(|_| ());
         assert_eq!(challenge("r=abc,s=W22ZaA==,i=4096"), Err(ScramError::Nonce));
         assert_eq!(challenge("r=xabc1,s=W22ZaA==,i=4096"), Err(ScramError::Nonce));
@@ -194,7 +250,10 @@ mod tests {
     #[test]
     fn keys_serve_again_where_they_are_of_the_same() {
         let challenge = |challenge: &[u8], password: &SecretBytes, known: Option<&Arc<ScramKeys>>| {
-            First::with_nonce("user", "rOprNGfwEbeRWgbNEkqO".into()).0.challenge(challenge, password, known).unwrap()
+            First::with_nonce("user", "rOprNGfwEbeRWgbNEkqO".into(), Binding::None)
+                .0
+                .challenge(challenge, password, known)
+                .unwrap()
         };
         let asked = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         let (last, first_answer) = challenge(asked, &pencil(), None);

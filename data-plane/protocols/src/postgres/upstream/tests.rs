@@ -8,9 +8,10 @@ fn login(encrypted: bool) -> (Login, Bytes) {
         user: "app",
         password: &SecretBytes::new(b"pencil".to_vec()),
         database: "shop",
-        settings: &[("timezone".into(), "UTC".into())],
+        settings: &with_demanded(&[("timezone".into(), "UTC".into())]),
         encrypted,
         nonce: [7; 18],
+        end_point: None,
         scram: None,
     })
 }
@@ -29,7 +30,7 @@ fn welcome() -> BytesMut {
     write::authentication_ok(&mut out);
     write::parameter_status(&mut out, "client_encoding", "UTF8");
     write::parameter_status(&mut out, "standard_conforming_strings", "on");
-    write::backend_key(&mut out, 9, 0x0102_0304);
+    write::backend_key(&mut out, 9, &[1, 2, 3, 4]);
     write::ready_for_query(&mut out, TransactionStatus::Idle);
     out
 }
@@ -67,6 +68,25 @@ fn trusts_md5_and_cleartext() {
     assert_eq!(&sent(&mut clear, &mut authentication(3, b""))[..], b"p\0\0\0\x0bpencil\0");
     let (mut clear, _) = login(false);
     assert!(matches!(clear.next(&mut authentication(3, b"")), Err(LoginError::Cleartext)));
+}
+
+#[test]
+fn scram_is_bound_to_tls_where_it_can_be() {
+    let chosen = |end_point: Option<Vec<u8>>, offered: &[u8]| {
+        let (mut login, _) = login(true);
+        login.end_point = end_point;
+        let message = sent(&mut login, &mut authentication(10, offered));
+        String::from_utf8(message[5..].to_vec()).unwrap().replace('\0', " ")
+    };
+    let both = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+    assert!(chosen(Some(vec![1]), both).starts_with("SCRAM-SHA-256-PLUS  "));
+    assert!(chosen(Some(vec![1]), both).contains("p=tls-server-end-point,,n=,r="));
+    // Nothing to bind to.
+    assert!(chosen(None, both).contains("SCRAM-SHA-256    ") || chosen(None, both).contains("n,,n=,r="));
+    // Not offered: a server that could knows then that its offer was taken away.
+    assert!(chosen(Some(vec![1]), b"SCRAM-SHA-256\0\0").contains("y,,n=,r="));
+    let (mut plain, _) = login(false);
+    assert!(matches!(plain.next(&mut authentication(10, b"SCRAM-SHA-256-PLUS\0\0")), Err(LoginError::Mechanism)));
 }
 
 #[test]
@@ -152,9 +172,10 @@ fn nothing_secret_is_shown() {
             user: "u",
             password: &SecretBytes::new(b"hunter2".to_vec()),
             database: "d",
-            settings: &[],
+            settings: &with_demanded(&[]),
             encrypted: false,
             nonce: [0; 18],
+            end_point: None,
             scram: None
         }
     );

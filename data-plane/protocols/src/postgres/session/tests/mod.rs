@@ -4,4 +4,6 @@ mod differential;
 mod flows;
 mod masks;
 mod model;
+mod open;
 mod rig;
+mod through;

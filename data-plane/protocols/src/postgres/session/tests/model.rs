@@ -127,7 +127,11 @@ impl Model {
                 self.extended = false;
                 self.query(&text);
             }
-            Message::FunctionCall { .. } => panic!("a function call was forwarded"),
+            Message::FunctionCall(call) => {
+                self.ran.push(format!("function {}", call.function));
+                self.frame(backend::FUNCTION_RESULT, b"\0\0\0\x04\0\0\0\x07");
+                self.ready();
+            }
             Message::Flush => self.flush(),
             message => {
                 self.extended = true;
@@ -179,6 +183,7 @@ impl Model {
         match text {
             "begin" => self.status = TransactionStatus::Open,
             "commit" | "rollback" => self.status = TransactionStatus::Idle,
+            text if text.starts_with("selec ") => return Err(error("42601", "syntax error")),
             "select 1/0" => return Err(error("22012", "division by zero")),
             "copy t from stdin" => {
                 self.frame(backend::COPY_IN_RESPONSE, b"\0\0\x01\0\0");
