@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use criterion::Criterion;
+use criterion::{BatchSize, Criterion};
 use postern_core::action::{Action, Object, ObjectKind, Verb};
 use postern_core::id::{DecisionId, OperationId, SessionId};
 use postern_core::operation::Operation;
+use postern_core::policy::cedar::Rule;
 use postern_core::policy::{
-    ActionPattern, Conditions, Effect, Freshness, Pattern, Policy, PolicySlice, PrincipalSelector, Verdict,
+    ActionPattern, Circumstances, Conditions, Effect, Freshness, Pattern, Policy, PolicySlice, PrincipalSelector,
+    Verdict,
 };
 use postern_core::principal::{Principal, PrincipalId};
 use postern_core::snapshot::Table;
@@ -44,6 +47,41 @@ fn policies(count: usize) -> Table<Policy> {
             staleness: postern_core::policy::Staleness::default(),
             limits: postern_core::allowance::Allowance::default(),
             on_request: None,
+            cedar: None,
+            reason: None,
+        }
+    };
+    (0..count).map(|place| (format!("policy-{place}").parse().unwrap(), policy(place))).collect()
+}
+
+/// As [`policies`], in Cedar.
+fn in_cedar(count: usize) -> Table<Policy> {
+    let policy = |place: usize| {
+        let group = if place % 10 == 3 { format!("others-{place}") } else { "robots".to_owned() };
+        let last = place + 1 == count;
+        let what = if last {
+            r#"== Table::"shop/shop.public.orders""#.to_owned()
+        } else {
+            format!(r#"in Schema::"shop/shop.app{place}""#)
+        };
+        let effect = if place.is_multiple_of(7) && !last { "forbid" } else { "permit" };
+        let text = format!(
+            r#"{effect} (principal in Group::"{group}", action in [Action::"sql:select", Action::"sql:update"], resource {what}) when {{ principal.depth == 0 }};"#
+        );
+        let rule = Rule::parse(&text).unwrap();
+        Policy {
+            effect: rule.effect(),
+            principals: PrincipalSelector::default(),
+            targets: TargetSelector::default(),
+            actions: Vec::new(),
+            resources: Vec::new(),
+            when: Conditions::default(),
+            approval: None,
+            waits: false,
+            staleness: postern_core::policy::Staleness::default(),
+            limits: postern_core::allowance::Allowance::default(),
+            on_request: None,
+            cedar: Some(Arc::new(rule)),
             reason: None,
         }
     };
@@ -65,12 +103,35 @@ pub(crate) fn all(bench: &mut Criterion) {
     let (id, now) = (DecisionId::new(Timestamp::from_millis(1), 1), Timestamp::from_millis(1));
     for count in [3, 100, 1000] {
         let policies = policies(count);
-        let slice = PolicySlice::new(1, policies.shared(), &principal, &target, &BTreeMap::new());
-        assert!(matches!(slice.decide(&operation, id, now, Freshness::CONFIRMED), Verdict::Permit(..)));
+        let mut slice = PolicySlice::new(1, policies.shared(), &principal, &target, &BTreeMap::new());
+        assert!(matches!(
+            slice.decide(&operation, id, &Circumstances::new(now, Freshness::CONFIRMED)),
+            Verdict::Permit(..)
+        ));
         bench.bench_function(&format!("decide/{count} policies"), |b| {
-            b.iter(|| black_box(slice.decide(&operation, id, now, Freshness::CONFIRMED)))
+            b.iter(|| black_box(slice.decide(&operation, id, &Circumstances::new(now, Freshness::CONFIRMED))))
         });
         bench.bench_function(&format!("slice/{count} policies"), |b| {
+            b.iter(|| black_box(PolicySlice::new(1, policies.shared(), &principal, &target, &BTreeMap::new())));
+        });
+    }
+    for count in [3, 100, 1000] {
+        let policies = in_cedar(count);
+        let mut slice = PolicySlice::new(1, policies.shared(), &principal, &target, &BTreeMap::new());
+        let at = Circumstances::new(now, Freshness::CONFIRMED);
+        assert!(matches!(slice.decide(&operation, id, &at), Verdict::Permit(..)));
+        bench.bench_function(&format!("decide/{count} policies in Cedar, asked before"), |b| {
+            b.iter(|| black_box(slice.decide(&operation, id, &at)))
+        });
+        // A copy remembers nothing.
+        bench.bench_function(&format!("decide/{count} policies in Cedar, for the first time"), |b| {
+            b.iter_batched(
+                || slice.clone(),
+                |mut slice| black_box(slice.decide(&operation, id, &at)),
+                BatchSize::SmallInput,
+            )
+        });
+        bench.bench_function(&format!("slice/{count} policies in Cedar"), |b| {
             b.iter(|| black_box(PolicySlice::new(1, policies.shared(), &principal, &target, &BTreeMap::new())));
         });
     }

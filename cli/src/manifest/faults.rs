@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::failure::Failure;
+use crate::output;
 use crate::yaml::{Node, Value};
 
 /// Something that is not as it must be, and where.
@@ -29,6 +31,13 @@ impl fmt::Display for Fault {
             write!(f, ": {}", self.path)?;
         }
         write!(f, ": {}", self.message)
+    }
+}
+
+/// Everything that is wrong, as the command fails by it.
+impl From<Vec<Fault>> for Failure {
+    fn from(faults: Vec<Fault>) -> Self {
+        Self::Many(faults.iter().map(|fault| output::printable(&fault.to_string())).collect())
     }
 }
 
@@ -72,6 +81,11 @@ impl Lines {
         let mut lines = BTreeMap::new();
         walk(document, &mut String::new(), &mut lines);
         Self { file: file.clone(), start: document.line, lines }
+    }
+
+    /// Of something that has no fields, from `line` on.
+    pub(super) fn from_line(file: &Arc<str>, line: usize) -> Self {
+        Self { file: file.clone(), start: line, lines: BTreeMap::new() }
     }
 
     /// A fault of the field `path`, at its line, or at that of the nearest thing around it that is written.

@@ -67,6 +67,8 @@ fn issuer(spec: &mut Object<'_>, base: &Path) -> pb::IssuerSpec {
         algorithms: spec.strings("algorithms"),
         leeway_seconds: spec.seconds("leeway"),
         max_age_seconds: spec.seconds("maxAge").unwrap_or_default(),
+        max_token_ttl_seconds: spec.seconds("maxTokenTtl").unwrap_or_default(),
+        token_ttl_seconds: spec.seconds("tokenTtl").unwrap_or_default(),
         ca_pem: pem(spec, base),
         jwks_uri: spec.string("jwksUri").unwrap_or_default(),
         jwks: given_or_file(spec, ("jwks", "jwksFile"), base),
@@ -228,8 +230,13 @@ fn role_binding(spec: &mut Object<'_>) -> pb::RoleBindingSpec {
 }
 
 fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
-    let effect = spec.choice("effect", &[("permit", pb::Effect::Permit), ("deny", pb::Effect::Deny)]);
-    if !spec.has("effect") {
+    let cedar = spec.string("cedar").unwrap_or_default();
+    let effect = match cedar.is_empty() {
+        true => spec.choice("effect", &[("permit", pb::Effect::Permit), ("deny", pb::Effect::Deny)]),
+        // The policy says it itself.
+        false => Some(pb::Effect::Cedar),
+    };
+    if effect.is_none() && !spec.has("effect") {
         spec.fault("effect", "is required: permit or deny");
     }
     let principals = spec.object("principals").map(|mut principals| {
@@ -243,7 +250,11 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
     });
     let when = spec.object("when").map(|mut when| {
         let authentication = when.object("authentication").map(|mut asked| {
-            let read = pb::Authentication { acr: asked.strings("acr"), amr: asked.strings("amr") };
+            let read = pb::Authentication {
+                acr: asked.strings("acr"),
+                amr: asked.strings("amr"),
+                max_token_ttl_seconds: asked.seconds("maxTokenTtl").unwrap_or_default(),
+            };
             asked.finish();
             read
         });
@@ -284,6 +295,7 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         on_stale: on_stale.unwrap_or_default().into(),
         limits: limits(spec),
         on_request,
+        cedar,
     }
 }
 
@@ -308,6 +320,7 @@ fn on_request(spec: &mut Object<'_>) -> Option<pb::OnRequest> {
             labels: rule.map("labels"),
             hours,
             max_duration_seconds: rule.seconds("maxDuration").unwrap_or_default(),
+            max_per_day: rule.number("maxPerDay").unwrap_or_default(),
         };
         rule.finish();
         read

@@ -22,7 +22,7 @@ pub(crate) struct Manifest {
     pub(crate) lines: Lines,
 }
 
-/// The objects of all `paths`: files, folders (their `.yaml` and `.yml` files, by name) and `-` for standard input.
+/// The objects of all `paths`: files, folders (their `.yaml`, `.yml` and `.cedar` files, by name) and `-` for standard input.
 pub(crate) fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>, Vec<Fault>> {
     let (mut manifests, mut faults) = (Vec::new(), Vec::new());
     for path in paths {
@@ -32,7 +32,10 @@ pub(crate) fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>, Vec<Fault>> {
                     match read_file(&file) {
                         Ok(text) => {
                             let base = file.parent().filter(|_| !is_stdin(&file)).unwrap_or(Path::new("."));
-                            parse(&shown(&file), &text, base, &mut manifests, &mut faults);
+                            match is_cedar(&file) {
+                                true => super::cedar::parse(&shown(&file), &text, &mut manifests, &mut faults),
+                                false => parse(&shown(&file), &text, base, &mut manifests, &mut faults),
+                            }
                         }
                         Err(message) => faults.push(whole(&file, message)),
                     }
@@ -43,6 +46,10 @@ pub(crate) fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>, Vec<Fault>> {
     }
     twice(&manifests, &mut faults);
     if faults.is_empty() { Ok(manifests) } else { Err(faults) }
+}
+
+fn is_cedar(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "cedar")
 }
 
 fn is_stdin(path: &Path) -> bool {
@@ -63,15 +70,16 @@ fn expand(path: &Path) -> Result<Vec<PathBuf>, String> {
     }
     let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let entries = entries.map_err(|error| format!("cannot list it: {error}"))?;
-    let is_yaml = |file: &PathBuf| {
-        file.is_file() && file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+    let is_ours = |file: &PathBuf| {
+        file.is_file()
+            && (is_cedar(file) || file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"))
     };
-    let mut files: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(is_yaml).collect();
+    let mut files: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(is_ours).collect();
     files.sort();
-    if files.is_empty() { Err("the folder has no .yaml file".to_owned()) } else { Ok(files) }
+    if files.is_empty() { Err("the folder has no .yaml and no .cedar file".to_owned()) } else { Ok(files) }
 }
 
-fn read_file(path: &Path) -> Result<String, String> {
+pub(crate) fn read_file(path: &Path) -> Result<String, String> {
     let limit = MAX_FILE.saturating_add(1);
     let mut bytes = Vec::new();
     let read = if is_stdin(path) {
@@ -91,7 +99,7 @@ pub(super) fn parse(file: &str, text: &str, base: &Path, manifests: &mut Vec<Man
     let gathered = Faults::new(file);
     let (documents, syntax) = yaml::parse(text);
     // A document of nothing but comments is none.
-    for document in documents.iter().filter(|document| !document.is_null()) {
+    for document in documents.iter().filter(|document| !document.is_null() && !is_test(document)) {
         if let Some(manifest) = read(document, base, &gathered) {
             // What reading has told already is not told again in other words.
             let told = |fault: &Fault| gathered.has(document.line, &fault.path);
@@ -105,6 +113,15 @@ pub(super) fn parse(file: &str, text: &str, base: &Path, manifests: &mut Vec<Man
     faults.extend(gathered.into_list());
     faults.sort();
     faults.dedup();
+}
+
+/// Cases of `postern policy test`, which lie beside the policies that they try.
+fn is_test(document: &yaml::Node) -> bool {
+    let yaml::Value::Mapping(entries) = &document.value else { return false };
+    let is = |entry: &yaml::Entry| {
+        entry.key == "kind" && matches!(&entry.value.value, yaml::Value::Scalar { text, .. } if text == "PolicyTest")
+    };
+    entries.iter().any(is)
 }
 
 fn read(document: &yaml::Node, base: &Path, faults: &Faults) -> Option<Manifest> {

@@ -22,6 +22,8 @@ spec:
   algorithms: [ES256, EdDSA]
   leeway: 10s
   maxAge: 1h30m
+  maxTokenTtl: 1h
+  tokenTtl: 30m
 ---
 apiVersion: postern/v1
 kind: Target
@@ -55,7 +57,7 @@ spec:
   targets: {names: [shop], labels: {env: prod}}
   actions: ['sql:delete']
   resources: [public.*]
-  when: {bounded: true}
+  when: {bounded: true, authentication: {maxTokenTtl: 20m}}
   approval: {groups: [dba], count: 2, expires: 15m}
   onRequest:
     review: [{groups: [dba, lead], count: 2}, {groups: [security], count: 1}]
@@ -63,7 +65,7 @@ spec:
     expires: 30m
     minReason: 10
     autoApprove:
-      - {name: office, groups: [sre], labels: {env: test}, hours: {from: '08:00', to: '18:00', days: [mon, fri]}, maxDuration: 10m}
+      - {name: office, groups: [sre], labels: {env: test}, hours: {from: '08:00', to: '18:00', days: [mon, fri]}, maxDuration: 10m, maxPerDay: 3}
   limits: {connectionsPerSecond: 2, inFlightBytes: 16384}
   reason: a human looks first
 ---

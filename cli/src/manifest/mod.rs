@@ -1,5 +1,6 @@
 //! Files of declared objects: `apiVersion: postern/v1`, `kind`, `metadata`, `spec`. Reading, and writing what reads back.
 
+mod cedar;
 mod duration;
 mod faults;
 mod kinds;
@@ -8,8 +9,9 @@ mod object;
 mod render;
 
 pub(crate) use duration::{parse_duration, show_duration};
-pub(crate) use faults::Fault;
-pub(crate) use load::{Manifest, load};
+pub(crate) use faults::{Fault, Faults};
+pub(crate) use load::{Manifest, load, read_file};
+pub(crate) use object::Object;
 pub(crate) use render::render;
 
 /// The version of the format that is read and written.

@@ -7,8 +7,8 @@ use super::faults::Faults;
 use crate::yaml::{Entry, Node, Value};
 
 /// One mapping of a document while it is read. Faults are gathered, reading goes on with what is there.
-pub(super) struct Object<'a> {
-    pub(super) faults: &'a Faults,
+pub(crate) struct Object<'a> {
+    pub(crate) faults: &'a Faults,
     path: String,
     line: usize,
     entries: &'a [Entry],
@@ -17,7 +17,7 @@ pub(super) struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// `node` as a mapping; otherwise a fault.
-    pub(super) fn new(node: &'a Node, path: &str, faults: &'a Faults) -> Option<Self> {
+    pub(crate) fn new(node: &'a Node, path: &str, faults: &'a Faults) -> Option<Self> {
         match &node.value {
             Value::Mapping(entries) => {
                 Some(Self { faults, path: path.to_owned(), line: node.line, entries, known: BTreeSet::new() })
@@ -30,41 +30,41 @@ impl<'a> Object<'a> {
     }
 
     /// The value of `key`, unless absent or null.
-    pub(super) fn node(&mut self, key: &'static str) -> Option<&'a Node> {
+    pub(crate) fn node(&mut self, key: &'static str) -> Option<&'a Node> {
         self.any_node(key).filter(|node| !node.is_null())
     }
 
     /// The value of `key`, null or not.
-    pub(super) fn any_node(&mut self, key: &'static str) -> Option<&'a Node> {
+    pub(crate) fn any_node(&mut self, key: &'static str) -> Option<&'a Node> {
         self.known.insert(key);
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key && !entry.value.is_null())
     }
 
-    pub(super) fn line(&self) -> usize {
+    pub(crate) fn line(&self) -> usize {
         self.line
     }
 
-    pub(super) fn path(&self, key: &str) -> String {
+    pub(crate) fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     /// A fault of `key`, on its line where it is there.
-    pub(super) fn fault(&self, key: &str, message: impl Into<String>) {
+    pub(crate) fn fault(&self, key: &str, message: impl Into<String>) {
         let line = self.entries.iter().find(|entry| entry.key == key).map_or(self.line, |entry| entry.line);
         self.faults.add(line, &self.path(key), message);
     }
 
-    pub(super) fn object(&mut self, key: &'static str) -> Option<Self> {
+    pub(crate) fn object(&mut self, key: &'static str) -> Option<Self> {
         let node = self.node(key)?;
         Self::new(node, &self.path(key), self.faults)
     }
 
     /// A list of mappings.
-    pub(super) fn objects(&mut self, key: &'static str) -> Vec<Self> {
+    pub(crate) fn objects(&mut self, key: &'static str) -> Vec<Self> {
         let Some(node) = self.node(key) else { return Vec::new() };
         let Value::Sequence(items) = &node.value else {
             self.fault(key, format!("expected a list, found {}", node.describe()));
@@ -75,12 +75,12 @@ impl<'a> Object<'a> {
         items.iter().enumerate().filter_map(item).collect()
     }
 
-    pub(super) fn string(&mut self, key: &'static str) -> Option<String> {
+    pub(crate) fn string(&mut self, key: &'static str) -> Option<String> {
         let node = self.node(key)?;
         text(node, &self.path(key), self.faults)
     }
 
-    pub(super) fn required(&mut self, key: &'static str) -> String {
+    pub(crate) fn required(&mut self, key: &'static str) -> String {
         if !self.has(key) {
             self.known.insert(key);
             self.fault(key, "is required");
@@ -88,7 +88,7 @@ impl<'a> Object<'a> {
         self.string(key).unwrap_or_default()
     }
 
-    pub(super) fn bool(&mut self, key: &'static str) -> Option<bool> {
+    pub(crate) fn bool(&mut self, key: &'static str) -> Option<bool> {
         let node = self.node(key)?;
         match &node.value {
             Value::Scalar { text, plain: true } if text == "true" => Some(true),
@@ -100,7 +100,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    pub(super) fn number<T: std::str::FromStr>(&mut self, key: &'static str) -> Option<T> {
+    pub(crate) fn number<T: std::str::FromStr>(&mut self, key: &'static str) -> Option<T> {
         let node = self.node(key)?;
         let number = match &node.value {
             Value::Scalar { text, plain: true } => text.parse().ok(),
@@ -113,7 +113,7 @@ impl<'a> Object<'a> {
     }
 
     /// A duration, in seconds.
-    pub(super) fn seconds(&mut self, key: &'static str) -> Option<u32> {
+    pub(crate) fn seconds(&mut self, key: &'static str) -> Option<u32> {
         let text = self.string(key)?;
         match parse_duration(&text).map(|duration| u32::try_from(duration.as_secs())) {
             Ok(Ok(seconds)) => Some(seconds),
@@ -129,7 +129,7 @@ impl<'a> Object<'a> {
     }
 
     /// One of `choices` by its name.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.string(key)?;
         let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
         if found.is_none() {
@@ -139,7 +139,7 @@ impl<'a> Object<'a> {
         found
     }
 
-    pub(super) fn strings(&mut self, key: &'static str) -> Vec<String> {
+    pub(crate) fn strings(&mut self, key: &'static str) -> Vec<String> {
         let Some(node) = self.node(key) else { return Vec::new() };
         let Value::Sequence(items) = &node.value else {
             self.fault(key, format!("expected a list, found {}", node.describe()));
@@ -150,7 +150,7 @@ impl<'a> Object<'a> {
         items.iter().enumerate().filter_map(item).collect()
     }
 
-    pub(super) fn map<M: FromIterator<(String, String)>>(&mut self, key: &'static str) -> M {
+    pub(crate) fn map<M: FromIterator<(String, String)>>(&mut self, key: &'static str) -> M {
         let pairs = self.object(key).map_or_else(BTreeMap::new, |inner| {
             let pair = |entry: &Entry| {
                 let value = text(&entry.value, &inner.path(&entry.key), inner.faults)?;
@@ -161,8 +161,22 @@ impl<'a> Object<'a> {
         pairs.into_iter().collect()
     }
 
+    /// A mapping of any keys to lists; a single value is a list of one.
+    pub(crate) fn lists(&mut self, key: &'static str) -> Vec<(String, Vec<String>)> {
+        let Some(inner) = self.object(key) else { return Vec::new() };
+        let list = |entry: &Entry| {
+            let path = inner.path(&entry.key);
+            let values = match &entry.value.value {
+                Value::Sequence(items) => items.iter().filter_map(|item| text(item, &path, inner.faults)).collect(),
+                _ => text(&entry.value, &path, inner.faults).into_iter().collect(),
+            };
+            (entry.key.clone(), values)
+        };
+        inner.entries.iter().map(list).collect()
+    }
+
     /// Refuses every key that was not asked for.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !self.known.contains(entry.key.as_str())) {
             let known: Vec<&str> = self.known.iter().copied().collect();
             let message = format!("no such field; known here: {}", known.join(", "));

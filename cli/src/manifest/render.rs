@@ -107,6 +107,8 @@ fn issuer(spec: &pb::IssuerSpec) -> Value {
         fields.value("leeway", json!(show_duration(leeway.into())));
     }
     fields.seconds("maxAge", spec.max_age_seconds);
+    fields.seconds("maxTokenTtl", spec.max_token_ttl_seconds);
+    fields.seconds("tokenTtl", spec.token_ttl_seconds);
     fields.text("ca", &spec.ca_pem);
     fields.text("jwksUri", &spec.jwks_uri);
     fields.text("jwks", &spec.jwks);
@@ -271,6 +273,7 @@ fn policy(spec: &pb::PolicySpec) -> Value {
         pb::Effect::Permit | pb::Effect::PermitOnRequest => fields.text("effect", "permit"),
         pb::Effect::Deny => fields.text("effect", "deny"),
         pb::Effect::Unspecified => {}
+        pb::Effect::Cedar => fields.text("cedar", &spec.cedar),
     }
     if spec.principals.is_some() {
         fields.value("principals", principals(spec.principals.as_ref()));
@@ -287,6 +290,7 @@ fn policy(spec: &pb::PolicySpec) -> Value {
             let mut how = Fields::default();
             how.list("acr", &asked.acr);
             how.list("amr", &asked.amr);
+            how.seconds("maxTokenTtl", asked.max_token_ttl_seconds);
             shown.value("authentication", how.done());
         }
         fields.value("when", shown.done());
@@ -344,6 +348,9 @@ fn on_request(asked: &pb::OnRequest) -> Value {
             shown.value("hours", when.done());
         }
         shown.seconds("maxDuration", rule.max_duration_seconds);
+        if rule.max_per_day > 0 {
+            shown.value("maxPerDay", json!(rule.max_per_day));
+        }
         shown.done()
     });
     let mut fields = Fields::default();

@@ -46,6 +46,7 @@ fn cluster() -> Cluster {
         ca_pem: "none".into(),
         ca_key: sealed(),
         session_token_jwks: r#"{"keys":[]}"#.into(),
+        signing_keys: Vec::new(),
         session_token_key: sealed(),
         mask_key: sealed(),
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use super::{Effect, Policy, PolicySlice};
 use crate::kept::KeptClaims;
 use crate::name::Name;
+use crate::time::Ttl;
 
 /// What is asked of a login. What the token does not say is not so: then nothing is permitted (I3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Authentication {
     pub acr: Vec<String>,
     /// All of these are among the token's `amr`.
     pub amr: Vec<String>,
+    /// The token that is shown lives no longer than this, from when it was issued to its end: an offline child from when its first token was.
+    pub max_token_ttl: Option<Ttl>,
 }
 
 impl Authentication {
@@ -21,6 +24,11 @@ impl Authentication {
     pub fn is_met(&self, claims: &KeptClaims) -> bool {
         (self.acr.is_empty() || self.acr.iter().any(|acr| claims.says("acr", acr)))
             && self.amr.iter().all(|amr| claims.says("amr", amr))
+            && self.is_short(claims)
+    }
+
+    fn is_short(&self, claims: &KeptClaims) -> bool {
+        self.max_token_ttl.is_none_or(|most| claims.token_ttl().is_some_and(|ttl| ttl <= most.0))
     }
 }
 
@@ -33,6 +41,10 @@ impl fmt::Display for Authentication {
         if !self.amr.is_empty() {
             let joint = if self.acr.is_empty() { "" } else { ", " };
             write!(f, "{joint}amr {}", self.amr.join(" and "))?;
+        }
+        if let Some(most) = self.max_token_ttl {
+            let joint = if self.acr.is_empty() && self.amr.is_empty() { "" } else { ", " };
+            write!(f, "{joint}a token good for {} s at most", most.0)?;
         }
         Ok(())
     }
@@ -60,9 +72,13 @@ impl PolicySlice {
         if policy.effect != Effect::Permit || asked.is_met(&self.claims) {
             return None;
         }
-        let how = match asked.acr.first() {
-            Some(acr) => format!("postern login --acr {acr}"),
-            None => "postern login".to_owned(),
+        let how = match (asked.acr.first(), asked.max_token_ttl) {
+            // It is all that is missing.
+            (_, Some(most)) if Authentication { max_token_ttl: None, ..asked.clone() }.is_met(&self.claims) => {
+                format!("postern token --ttl {}s", most.0)
+            }
+            (Some(acr), _) => format!("postern login --acr {acr}"),
+            (None, _) => "postern login".to_owned(),
         };
         let why = policy.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
         Some(format!("policy {name} permits it after a login with {asked} ({how}){why}"))

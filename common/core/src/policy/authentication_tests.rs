@@ -9,7 +9,7 @@ use crate::allowance::Allowance;
 use crate::approval::ApprovalRequirement;
 use crate::id::{DecisionId, OperationId, SessionId};
 use crate::operation::Operation;
-use crate::policy::{ActionPattern, Conditions, Freshness, PrincipalSelector, Staleness, Verdict};
+use crate::policy::{ActionPattern, Circumstances, Conditions, Freshness, PrincipalSelector, Staleness, Verdict};
 use crate::principal::{Principal, PrincipalId};
 use crate::snapshot::Table;
 use crate::target::TargetSelector;
@@ -19,7 +19,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_000);
 
 fn asked(acr: &[&str], amr: &[&str]) -> Authentication {
     let texts = |of: &[&str]| of.iter().map(|&text| text.to_owned()).collect();
-    Authentication { acr: texts(acr), amr: texts(amr) }
+    Authentication { acr: texts(acr), amr: texts(amr), max_token_ttl: None }
 }
 
 fn claims(acr: &[&str], amr: &[&str]) -> KeptClaims {
@@ -44,6 +44,7 @@ fn policy(effect: Effect, authentication: Option<Authentication>) -> Policy {
         staleness: Staleness::default(),
         limits: Allowance::default(),
         reason: None,
+        cedar: None,
     }
 }
 
@@ -70,7 +71,7 @@ fn select() -> Action {
 fn outcome(slice: &PolicySlice) -> (u8, Vec<String>, u32, String) {
     let session = SessionId::new(NOW, 1);
     let operation = Operation::new(OperationId::new(NOW, 2), session, Bytes::from_static(b"x"), vec![], vec![select()]);
-    match slice.decide(&operation, DecisionId::new(NOW, 3), NOW, Freshness::CONFIRMED) {
+    match slice.clone().decide(&operation, DecisionId::new(NOW, 3), &Circumstances::new(NOW, Freshness::CONFIRMED)) {
         Verdict::Permit(..) => (2, Vec::new(), 0, String::new()),
         Verdict::Hold(held) => (1, held.requirement.groups.clone(), held.requirement.count, String::new()),
         Verdict::Deny(denial) => (0, Vec::new(), 0, denial.decision.reason),
@@ -92,6 +93,33 @@ fn one_acr_and_every_amr() {
     assert!(!asked(&["gold"], &[]).is_met(&claims(&["Gold"], &[])));
     assert_eq!(gold.to_string(), "acr gold or platinum, amr otp and pwd");
     assert_eq!(asked(&[], &["otp"]).to_string(), "amr otp");
+}
+
+#[test]
+fn a_token_that_lives_too_long_is_told_to_be_shorter() {
+    let short = |acr: &[&str]| Authentication { max_token_ttl: Some(Ttl(1_800)), ..asked(acr, &[]) };
+    let living = |seconds: Option<u32>, acr: &[&str]| {
+        let mut claims = claims(acr, &[]);
+        seconds.into_iter().for_each(|seconds| claims.live(seconds));
+        claims
+    };
+    assert!(short(&[]).is_met(&living(Some(1_800), &[])) && short(&["gold"]).is_met(&living(Some(60), &["gold"])));
+    for (acr, claims) in [
+        (&[][..], living(Some(1_801), &[])),
+        // What is not known is not so.
+        (&[], living(None, &[])),
+        (&["gold"], living(Some(60), &[])),
+        (&["gold"], living(Some(1_801), &["gold"])),
+    ] {
+        assert!(!short(acr).is_met(&claims), "{claims:?}");
+    }
+    assert_eq!(short(&["gold"]).to_string(), "acr gold, a token good for 1800 s at most");
+    let told = |acr: &[&str], claims| slice(vec![policy(Effect::Permit, Some(short(acr)))], claims).asks().unwrap();
+    assert!(
+        told(&[], living(Some(9_000), &[])).ends_with("a token good for 1800 s at most (postern token --ttl 1800s)")
+    );
+    assert!(told(&["gold"], living(Some(9_000), &[])).ends_with("(postern login --acr gold)"));
+    assert!(told(&["gold"], living(Some(9_000), &["gold"])).ends_with("(postern token --ttl 1800s)"));
 }
 
 #[test]
@@ -154,6 +182,6 @@ proptest! {
         if rank == 1 && most == 1 {
             prop_assert!(count >= at_least && groups.iter().all(|group| among.contains(group)));
         }
-        prop_assert!(!with.denies(&[], Freshness::CONFIRMED) || !with.permits_anything());
+        prop_assert!(!with.denies(&[], &Circumstances::new(NOW, Freshness::CONFIRMED)) || !with.permits_anything());
     }
 }

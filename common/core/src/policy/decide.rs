@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cedar::{Answer, Broken, Cache, Rules};
+use super::circumstances::Circumstances;
 use super::decision::{DecisionRecord, Denial, Outcome};
 use super::freshness::Freshness;
 use super::granted::Granted;
@@ -35,7 +37,13 @@ pub struct PolicySlice {
     target: Option<Name>,
     /// How the principal has proven who it is.
     pub(super) claims: KeptClaims,
+    /// Those in Cedar.
+    rules: Option<InCedar>,
+    remembered: Cache,
 }
+
+/// The policies in Cedar of a slice. Shared: as the policies are.
+type InCedar = Result<Arc<Rules>, Broken>;
 
 /// What was decided. `Permit` and `Held` are proofs; the record beside them is what is written down.
 #[derive(Debug)]
@@ -63,6 +71,8 @@ impl PolicySlice {
         let policies: Vec<_> = speaking.map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect();
         Self {
             revision,
+            rules: Rules::of(&policies, principal, target, labels).transpose(),
+            remembered: Cache::default(),
             policies: Arc::new(policies),
             scopes,
             granted: Granted::default(),
@@ -105,7 +115,12 @@ impl PolicySlice {
                 (Err(_), None) => {}
             }
         }
-        policies.map(|policies| Self { revision, policies: Arc::new(policies), ..self.clone() })
+        policies.map(|policies| Self {
+            revision,
+            rules: Rules::of(&policies, principal, target, labels).transpose(),
+            policies: Arc::new(policies),
+            ..self.clone()
+        })
     }
 
     /// Nothing that is in it is another at `revision`.
@@ -135,6 +150,11 @@ impl PolicySlice {
             && self.claims == other.claims
     }
 
+    /// Whether no token leaves less over than policy permits.
+    pub(super) const fn scopes_are_open(&self) -> bool {
+        self.scopes.are_open()
+    }
+
     /// Whether anything at all is permitted, and not everything denied: without it no session opens.
     #[must_use]
     pub fn permits_anything(&self) -> bool {
@@ -144,17 +164,37 @@ impl PolicySlice {
 
     /// Whether `actions`, which were permitted or approved, are denied now: by a policy that denies them, or because none permits them any more.
     #[must_use]
-    pub fn denies(&self, actions: &[Action], fresh: Freshness) -> bool {
-        self.weigh(actions, fresh).is_err()
+    pub fn denies(&self, actions: &[Action], at: &Circumstances) -> bool {
+        self.weigh(actions, &self.answers(&mut Cache::default(), actions, at), at.fresh).is_err()
+    }
+
+    /// What keeps the principal from a session, whatever it does there: the policy, and what it says. Asked when a session opens, and when policy changes.
+    #[must_use]
+    pub fn forbids_session(&self, at: &Circumstances) -> Option<(Option<&Name>, String)> {
+        let answer = match self.rules.as_ref()? {
+            Ok(rules) => rules.on_session(at),
+            Err(Broken) => Answer::BROKEN,
+        };
+        if let Some(failed) = answer.fault() {
+            let refusal = self.not_evaluated(failed);
+            return Some((None, refusal.reason));
+        }
+        let applying = answer.all().iter().filter_map(|place| self.policies.get(*place));
+        let (name, policy) = applying.clone().find(|(_, policy)| policy.effect == Effect::Deny)?;
+        Some((Some(name), format!("sessions are denied by policy {name}{}", why(policy))))
     }
 
     /// Decides `operation`. A deny outranks a hold, a hold outranks a permit; an action that no policy permits denies the whole. What is too
     /// old permits nothing, unless it says otherwise.
     #[must_use]
-    pub fn decide(&self, operation: &Operation, id: DecisionId, now: Timestamp, fresh: Freshness) -> Verdict {
-        if let Some(left) = self.without_ended(now) {
-            return left.decide(operation, id, now, fresh);
+    pub fn decide(&mut self, operation: &Operation, id: DecisionId, at: &Circumstances) -> Verdict {
+        let Circumstances { now, fresh, .. } = *at;
+        if let Some(mut left) = self.without_ended(now) {
+            return left.decide(operation, id, at);
         }
+        let mut remembered = std::mem::take(&mut self.remembered);
+        let answers = self.answers(&mut remembered, &operation.actions, at);
+        self.remembered = remembered;
         let record = |outcome, policies: Vec<Name>, reason| DecisionRecord {
             id,
             outcome,
@@ -165,7 +205,7 @@ impl PolicySlice {
             at: now,
             policy_age_ms: Some(millis(fresh)),
         };
-        match self.weigh(&operation.actions, fresh) {
+        match self.weigh(&operation.actions, &answers, fresh) {
             Ok(weighed) => match weighed.requirement {
                 None => {
                     let record = record(Outcome::Permit, weighed.policies, String::new());
@@ -208,7 +248,16 @@ impl PolicySlice {
         Denial { code, decision }
     }
 
-    fn weigh(&self, actions: &[Action], fresh: Freshness) -> Result<Weighed, Refusal> {
+    /// What policies in Cedar say of each of `actions`; nothing, where there are none.
+    pub(super) fn answers(&self, remembered: &mut Cache, actions: &[Action], at: &Circumstances) -> Vec<Arc<Answer>> {
+        match &self.rules {
+            None => Vec::new(),
+            Some(Ok(rules)) => remembered.answers(rules, actions, at),
+            Some(Err(Broken)) => actions.iter().map(|_| Arc::new(Answer::BROKEN)).collect(),
+        }
+    }
+
+    fn weigh(&self, actions: &[Action], answers: &[Arc<Answer>], fresh: Freshness) -> Result<Weighed, Refusal> {
         if actions.is_empty() && !self.permits_anything() {
             return Err(Refusal::denied(Vec::new(), "no policy permits anything here".into()));
         }
@@ -216,52 +265,85 @@ impl PolicySlice {
             return Err(Refusal::stale(Vec::new(), fresh));
         }
         let mut weighed = Weighed::default();
-        for action in actions {
+        for (place, action) in actions.iter().enumerate() {
             if !self.scopes.cover(action) {
                 return Err(Refusal::denied(Vec::new(), format!("{action} is outside of the token's scope")));
             }
-            let standing = || self.policies.iter().filter(|(name, policy)| self.stands(name, policy));
-            let matching = || standing().filter(|(_, policy)| policy.matches(action));
-            if let Some((name, policy)) = matching().find(|(_, policy)| policy.effect == Effect::Deny) {
-                let why = policy.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-                return Err(Refusal::denied(vec![name.clone()], format!("{action} is denied by policy {name}{why}")));
+            let answer = answers.get(place).map(|answer| &**answer);
+            if let Some(failed) = answer.and_then(Answer::fault) {
+                return Err(self.not_evaluated(failed));
             }
-            let mut permitted = false;
-            let permitting = || matching().filter(|(_, policy)| policy.still_permits(fresh));
-            for (name, policy) in matching() {
-                permitted |= policy.still_permits(fresh) && policy.is_proven(&self.claims);
-                // One that is too old permits nothing, and what others permit is held by it all the same.
-                if let Some(requirement) = &policy.approval {
-                    weighed.hold(name, requirement, policy)?;
-                }
-            }
-            if !permitted {
-                if let Some((name, asked)) =
-                    permitting().find_map(|(name, policy)| Some((name, self.unproven(name, policy)?)))
-                {
-                    return Err(Refusal::denied(vec![name.clone()], format!("{action}: {asked}")));
-                }
-                let stale: Vec<Name> = matching().map(|(name, _)| name.clone()).collect();
-                return Err(if stale.is_empty() {
-                    Refusal::denied(stale, format!("no policy permits {action}{}", self.may_be_asked_for(action)))
-                } else {
-                    Refusal::stale(stale, fresh)
-                });
-            }
-            if weighed.requirement.is_none() {
-                for (name, _) in permitting().filter(|(_, policy)| policy.is_proven(&self.claims)) {
-                    if !weighed.policies.contains(name) {
-                        weighed.policies.push(name.clone());
-                    }
-                }
-            }
+            self.weigh_action(action, answer, fresh, &mut weighed)?;
         }
         Ok(weighed)
     }
 
+    fn weigh_action(
+        &self,
+        action: &Action,
+        answer: Option<&Answer>,
+        fresh: Freshness,
+        weighed: &mut Weighed,
+    ) -> Result<(), Refusal> {
+        let matching = || self.matching(action, answer).filter(|(name, policy)| self.stands(name, policy));
+        if let Some((name, policy)) = matching().find(|(_, policy)| policy.effect == Effect::Deny) {
+            let reason = format!("{action} is denied by policy {name}{}", why(policy));
+            return Err(Refusal::denied(vec![name.clone()], reason));
+        }
+        let mut permitted = false;
+        let permitting = || matching().filter(|(_, policy)| policy.still_permits(fresh));
+        for (name, policy) in matching() {
+            permitted |= policy.still_permits(fresh) && policy.is_proven(&self.claims);
+            // One that is too old permits nothing, and what others permit is held by it all the same.
+            if let Some(requirement) = &policy.approval {
+                weighed.hold(name, requirement, policy)?;
+            }
+        }
+        if !permitted {
+            if let Some((name, asked)) =
+                permitting().find_map(|(name, policy)| Some((name, self.unproven(name, policy)?)))
+            {
+                return Err(Refusal::denied(vec![name.clone()], format!("{action}: {asked}")));
+            }
+            let stale: Vec<Name> = matching().map(|(name, _)| name.clone()).collect();
+            return Err(if stale.is_empty() {
+                let asking = self.may_be_asked_for(action, answer);
+                Refusal::denied(stale, format!("no policy permits {action}{asking}"))
+            } else {
+                Refusal::stale(stale, fresh)
+            });
+        }
+        if weighed.requirement.is_none() {
+            for (name, _) in permitting().filter(|(_, policy)| policy.is_proven(&self.claims)) {
+                if !weighed.policies.contains(name) {
+                    weighed.policies.push(name.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The policies that speak of `action`; those in Cedar by what they answered.
+    pub(super) fn matching(&self, action: &Action, answer: Option<&Answer>) -> impl Iterator<Item = (&Name, &Policy)> {
+        let speaks = move |place: usize, policy: &Policy| match policy.cedar {
+            None => policy.matches(action),
+            Some(_) => answer.is_some_and(|answer| answer.applies(place)),
+        };
+        let all = self.policies.iter().enumerate();
+        all.filter(move |(place, (_, policy))| speaks(*place, policy)).map(|(_, (name, policy))| (name, &**policy))
+    }
+
+    /// Cedar passes by what it cannot evaluate, which may be what forbids or holds: nothing is permitted then (I3).
+    fn not_evaluated(&self, failed: &[usize]) -> Refusal {
+        let policies: Vec<Name> =
+            failed.iter().filter_map(|place| self.policies.get(*place)).map(|(name, _)| name.clone()).collect();
+        let names: Vec<&str> = policies.iter().map(Name::as_str).collect();
+        Refusal::denied(policies.clone(), format!("policy {} cannot be evaluated here", names.join(", ")))
+    }
+
     /// How to ask for `action`, where a policy permits it on request.
-    fn may_be_asked_for(&self, action: &Action) -> String {
-        let by = self.policies.iter().find(|(name, policy)| !self.stands(name, policy) && policy.matches(action));
+    fn may_be_asked_for(&self, action: &Action, answer: Option<&Answer>) -> String {
+        let by = self.matching(action, answer).find(|(name, policy)| !self.stands(name, policy));
         let (Some((name, _)), Some(target)) = (by, &self.target) else { return String::new() };
         format!("; policy {name} does on request: postern access request --target {target} --policy {name}")
     }
@@ -292,6 +374,11 @@ impl Refusal {
             format!("what permits it is too old: the control plane has not confirmed it for {} s", fresh.age.as_secs());
         Self { code: Code::PolicyUnavailable, policies, reason }
     }
+}
+
+/// What a policy says to whom it denies.
+fn why(policy: &Policy) -> String {
+    policy.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 fn millis(fresh: Freshness) -> u64 {

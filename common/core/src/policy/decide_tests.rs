@@ -44,6 +44,7 @@ fn policy(effect: Effect, actions: &[&str], resources: &[&str]) -> Policy {
         limits: Allowance::default(),
         on_request: None,
         reason: None,
+        cedar: None,
     }
 }
 
@@ -70,7 +71,7 @@ fn operation(actions: Vec<Action>) -> Operation {
 }
 
 fn decide(policies: Vec<Policy>, actions: Vec<Action>) -> Verdict {
-    slice(policies).decide(&operation(actions), DecisionId::new(NOW, 3), NOW, Freshness::CONFIRMED)
+    slice(policies).decide(&operation(actions), DecisionId::new(NOW, 3), &Circumstances::new(NOW, Freshness::CONFIRMED))
 }
 
 fn outcome(policies: Vec<Policy>, actions: Vec<Action>) -> Outcome {
@@ -244,7 +245,11 @@ fn stale(max: Option<u64>, then: OnStale, actions: &[&str]) -> Policy {
 }
 
 fn code_at(slice: &PolicySlice, verb: Verb, fresh: Freshness) -> Option<Code> {
-    match slice.decide(&operation(vec![action(verb, "orders")]), DecisionId::new(NOW, 3), NOW, fresh) {
+    match slice.clone().decide(
+        &operation(vec![action(verb, "orders")]),
+        DecisionId::new(NOW, 3),
+        &Circumstances::new(NOW, fresh),
+    ) {
         Verdict::Deny(denial) => Some(denial.code),
         Verdict::Permit(..) | Verdict::Hold(_) => None,
     }
@@ -274,7 +279,7 @@ fn what_holds_goes_on_holding_when_it_is_too_old() {
     let actions = asks.actions.clone();
     let verb = |slice: &PolicySlice, secs| {
         let run = operation(vec![action(Verb::SqlDelete, "orders")]);
-        match slice.decide(&run, DecisionId::new(NOW, 3), NOW, aged(secs)) {
+        match slice.clone().decide(&run, DecisionId::new(NOW, 3), &Circumstances::new(NOW, aged(secs))) {
             Verdict::Permit(..) => "permit",
             Verdict::Hold(_) => "hold",
             Verdict::Deny(denial) => denial.code.as_str(),
@@ -302,7 +307,8 @@ fn a_limit_is_lowered_by_policy_and_never_raised() {
 fn sessions_end_when_nothing_that_is_fresh_permits_anything() {
     let ends = slice(vec![stale(Some(20), OnStale::End, &["*"])]);
     assert!(ends.keeps(aged(20)) && !ends.keeps(aged(21)) && !ends.opens(aged(21)));
-    let begin = |fresh| ends.decide(&operation(vec![]), DecisionId::new(NOW, 3), NOW, fresh);
+    let begin =
+        |fresh| ends.clone().decide(&operation(vec![]), DecisionId::new(NOW, 3), &Circumstances::new(NOW, fresh));
     assert!(matches!(begin(aged(20)), Verdict::Permit(_, DecisionRecord { policy_age_ms: Some(20_000), .. })));
     assert!(matches!(begin(aged(21)), Verdict::Deny(Denial { code: Code::PolicyUnavailable, .. })));
 }
@@ -379,8 +385,7 @@ fn a_scope_narrows_what_policy_permits() {
     let decided = |scope: Scope, actions: Vec<Action>| match with(scope).decide(
         &operation(actions),
         DecisionId::new(NOW, 3),
-        NOW,
-        Freshness::CONFIRMED,
+        &Circumstances::new(NOW, Freshness::CONFIRMED),
     ) {
         Verdict::Deny(denial) => Err(denial.decision.reason),
         _ => Ok(()),

@@ -7,6 +7,9 @@ use super::{Effect, Policy, PolicySlice};
 /// A control plane that is there confirms every few seconds: what is to hold only while it is there holds for so long after the last time.
 pub const MIN_STALENESS: Duration = Duration::from_secs(10);
 
+/// The most that a policy may say, in seconds: no gateway's limit should be longer than a day.
+pub(crate) const MAX_STALENESS: u32 = 86_400;
+
 /// How long ago the control plane confirmed the policy, and how long ago that may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {

@@ -9,7 +9,7 @@ use crate::allowance::Allowance;
 use crate::id::{DecisionId, OperationId, SessionId};
 use crate::operation::Operation;
 use crate::policy::{
-    ActionPattern, Conditions, DecisionRecord, Denial, Freshness, PrincipalSelector, Staleness, Verdict,
+    ActionPattern, Circumstances, Conditions, DecisionRecord, Denial, Freshness, PrincipalSelector, Staleness, Verdict,
 };
 use crate::principal::PrincipalId;
 use crate::snapshot::Table;
@@ -52,6 +52,7 @@ fn policy(effect: Effect, actions: &[&str], on_request: bool) -> Policy {
         limits: Allowance { sessions: if on_request { 1 } else { 0 }, ..Default::default() },
         on_request: on_request.then(|| Box::new(asked)),
         reason: None,
+        cedar: None,
     }
 }
 
@@ -86,7 +87,11 @@ fn decided(slice: &PolicySlice, verb: Verb, now: u64) -> Result<DecisionRecord, 
         Vec::new(),
         vec![action(verb)],
     );
-    match slice.decide(&operation, DecisionId::new(at, 1), Timestamp::from_millis(now), Freshness::CONFIRMED) {
+    match slice.clone().decide(
+        &operation,
+        DecisionId::new(at, 1),
+        &Circumstances::new(Timestamp::from_millis(now), Freshness::CONFIRMED),
+    ) {
         Verdict::Permit(_, record) => Ok(record),
         Verdict::Deny(denial) => Err(Box::new(denial)),
         Verdict::Hold(held) => panic!("{held:?}"),
@@ -119,7 +124,10 @@ fn permits_who_was_granted_it_until_the_end_and_says_by_which_grant() {
     assert_eq!(granted.next_end(), Some(Timestamp::from_millis(20)));
     assert!(granted.without_ended(Timestamp::from_millis(19)).is_none());
     let after = granted.without_ended(Timestamp::from_millis(20)).unwrap();
-    assert!(after.denies(&[action(Verb::SqlUpdate)], Freshness::CONFIRMED) && after.permits_anything());
+    assert!(
+        after.denies(&[action(Verb::SqlUpdate)], &Circumstances::new(Timestamp::from_millis(1), Freshness::CONFIRMED))
+            && after.permits_anything()
+    );
     assert!(!after.says_the_same(&granted) && after.says_the_same(&without));
 }
 

@@ -4,18 +4,25 @@
 //! policies that speak of its principal and target, and decides each operation by it.
 
 mod authentication;
+pub mod cedar;
+mod circumstances;
 mod decide;
 mod decision;
+mod everything;
+mod explain;
 mod freshness;
 mod granted;
 mod pattern;
 mod permit;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use authentication::Authentication;
+pub use circumstances::Circumstances;
 pub use decide::{PolicySlice, Verdict};
 pub use decision::{DecisionRecord, Denial, Outcome};
+pub(crate) use freshness::MAX_STALENESS;
 pub use freshness::{Freshness, MIN_STALENESS, OnStale, Staleness};
 pub use granted::Granted;
 pub use pattern::{InvalidPattern, Pattern};
@@ -56,6 +63,8 @@ pub struct Policy {
     pub on_request: Option<Box<OnRequest>>,
     /// Shown to the client when this policy denies or holds.
     pub reason: Option<String>,
+    /// In Cedar: says whom, where, what and when, in the place of `principals`, `targets`, `actions`, `resources` and `when`, which are empty then.
+    pub cedar: Option<Arc<cedar::Rule>>,
 }
 
 /// What a policy does to what it matches.
@@ -150,24 +159,30 @@ impl std::fmt::Display for ActionPattern {
 }
 
 impl Policy {
-    /// Whether the policy speaks of `principal` on the target at all.
+    /// Whether the policy speaks of `principal` on the target at all. One in Cedar may have conditions beyond that.
     #[must_use]
     pub fn speaks_of(&self, principal: &Principal, target: &Name, labels: &BTreeMap<String, String>) -> bool {
+        if let Some(rule) = &self.cedar {
+            return rule.may_speak_of(principal, target);
+        }
         self.principals.matches(principal) && self.targets.matches(target, labels)
     }
 
     /// Whether it denies everything of which it speaks.
     #[must_use]
     pub fn denies_all(&self) -> bool {
+        if let Some(rule) = &self.cedar {
+            return rule.denies_all();
+        }
         self.effect == Effect::Deny
             && self.actions.contains(&ActionPattern::Any)
             && self.resources.is_empty()
             && self.when == Conditions::default()
     }
 
-    /// Whether it speaks of `action`.
+    /// Whether it speaks of `action`. One in Cedar is asked by the slice that it is in.
     #[must_use]
-    pub fn matches(&self, action: &Action) -> bool {
+    pub(super) fn matches(&self, action: &Action) -> bool {
         self.actions.iter().any(|pattern| pattern.matches(action.verb))
             && (self.resources.is_empty() || self.resources.iter().any(|pattern| pattern.matches(&action.object)))
             && (self.when.bounded.is_none() || self.when.bounded == action.bounded)

@@ -1,0 +1,125 @@
+//! Policies in Cedar: decided as they say, followed at once, told why, and tried out on what was recorded.
+
+use std::time::Duration;
+
+use postern_chaos::live::wait_until;
+use postern_chaos::live::wire::Wire;
+
+use crate::{assert_denied, assert_has, shop};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+const POLICIES: &str = r#"
+@id("couriers-read")
+permit (principal in Group::"couriers", action in Action::"sql:read", resource in Target::"shop")
+when { resource is Table && resource.name != "payroll" };
+
+@id("couriers-deliver")
+permit (principal in Group::"couriers", action == Action::"sql:update", resource == Table::"shop/shop.public.orders");
+
+@id("couriers-clear")
+@reason("in a transaction only")
+permit (principal in Group::"couriers", action == Action::"sql:delete", resource in Target::"shop")
+when { context has inTransaction && context.inTransaction };
+
+@id("couriers-bound")
+@reason("bound it with WHERE")
+forbid (principal in Group::"couriers", action in Action::"sql:write", resource)
+when { context has bounded && !context.bounded };
+"#;
+
+const ELSEWHERE: &str = r#"
+@id("couriers-from-the-depot")
+@reason("couriers come from the depot")
+forbid (principal in Group::"couriers", action, resource in Target::"shop")
+unless { context has source && context.source.isInRange(ip("192.0.2.0/24")) };
+"#;
+
+#[test]
+fn policies_in_cedar_are_followed() {
+    let (postgres, postern) = shop();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("couriers.cedar");
+    std::fs::write(&file, POLICIES).unwrap();
+    let apply = |file: &std::path::Path| postern.cli(["apply", "-f", file.to_str().unwrap()]).unwrap();
+    assert_has(&apply(&file).ok().unwrap(), &["policy/couriers-bound created", "policy/couriers-read created"]);
+    assert_has(&apply(&file).ok().unwrap(), &["policy/couriers-read unchanged"]);
+
+    let token = postern.token("carl", &["couriers"]).unwrap();
+    let connection = postern.connection("shop", &token).unwrap();
+    wait_until(LIMIT, "the policies", || Ok(connection.run("SELECT 1")?.status.success())).unwrap();
+    assert_eq!(connection.run("SELECT count(*) FROM orders").unwrap().ok().unwrap(), "20\n");
+    assert_eq!(connection.run("UPDATE orders SET status = 'x' WHERE id = 1").unwrap().ok().unwrap(), "");
+    for (sql, says) in [
+        ("SELECT * FROM payroll", "no policy permits sql:select on shop.public.payroll"),
+        ("UPDATE orders SET status = 'y'", "denied by policy couriers-bound: bound it with WHERE"),
+        ("DELETE FROM notes WHERE id = 1", "no policy permits sql:delete"),
+        ("CREATE TABLE mine (id int)", "no policy permits sql:create"),
+    ] {
+        let denied = connection.run(sql).unwrap();
+        assert_denied(&denied.stderr);
+        assert_has(&denied.stderr, &[says]);
+    }
+    // Where something sent with it opens the transaction, that is not known yet.
+    let together =
+        connection.psql().option("-c").option("BEGIN; DELETE FROM orders WHERE id = 2; COMMIT").run("").unwrap();
+    assert_has(&together.fails().unwrap(), &["no policy permits sql:delete"]);
+    let one_by_one = connection.run("BEGIN;\nDELETE FROM orders WHERE id = 2;\nCOMMIT;\n").unwrap();
+    one_by_one.ok().unwrap();
+    assert_eq!(postgres.sql("shop", "SELECT count(*) FROM orders").unwrap(), "19");
+
+    // Why, of the cluster's own policies.
+    let explain = ["policy", "explain", "--principal", "local/carl", "--group", "couriers", "--target", "shop"];
+    let told = postern.cli(explain.into_iter().chain(["DELETE FROM orders"])).unwrap().ok().unwrap();
+    assert_has(&told, &["denied by couriers-bound", "sql:delete on shop.public.orders (all rows)", "not known here"]);
+    let told = postern.cli(explain.into_iter().chain(["SELECT * FROM orders"])).unwrap().ok().unwrap();
+    assert_has(&told, &["permitted by couriers-read", "permits couriers-read"]);
+
+    // What a draft would have changed.
+    let draft = folder.path().join("draft.cedar");
+    let no_updates =
+        r#"@id("draft") forbid (principal in Group::"couriers", action == Action::"sql:update", resource);"#;
+    std::fs::write(&draft, no_updates).unwrap();
+    let diff = ["policy", "diff", draft.to_str().unwrap(), "--against-sessions", "1h"];
+    wait_until(LIMIT, "what was recorded", || {
+        let told = postern.cli(diff)?.ok()?;
+        Ok(told.contains("1 from permit to deny") && told.contains("UPDATE orders SET status = 'x'"))
+    })
+    .unwrap();
+
+    // An open session ends by what speaks of sessions, and none opens.
+    let mut wire = Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+    wire.login("shop", "shop", &token).unwrap();
+    let elsewhere = folder.path().join("elsewhere.cedar");
+    std::fs::write(&elsewhere, ELSEWHERE).unwrap();
+    apply(&elsewhere).ok().unwrap();
+    let mut told = String::new();
+    while let Ok(message) = wire.read() {
+        if message.kind == 'E' {
+            told = message.field('M').unwrap_or_default();
+        }
+    }
+    assert_has(&told, &["ended by policy", "couriers come from the depot"]);
+    let refused = connection.run("SELECT 1").unwrap().fails().unwrap();
+    assert_has(&refused, &["no session: sessions are denied by policy couriers-from-the-depot"]);
+}
+
+#[test]
+fn a_policy_that_means_nothing_is_refused() {
+    let (_postgres, postern) = shop();
+    let folder = tempfile::tempdir().unwrap();
+    for (text, says) in [
+        (r#"@id("a") permit (principal, action == Action::"sql:selct", resource);"#, "sql:selct"),
+        ("\n\n@id(\"b\") permit (principal, action, resource) when { resource.colour == \"red\" };", ":3: policy b"),
+        ("permit (principal, action, resource);", "no @id"),
+    ] {
+        let file = folder.path().join("x.cedar");
+        std::fs::write(&file, text).unwrap();
+        let refused = postern.cli(["apply", "-f", file.to_str().unwrap()]).unwrap().fails().unwrap();
+        assert_has(&refused, &["x.cedar", says]);
+    }
+    // In a manifest as well, whatever reads it.
+    let yaml = "apiVersion: postern/v1\nkind: Policy\nmetadata: {name: c}\nspec:\n  cedar: permit (principal, action, resource) when { false };\n  actions: ['*']\n";
+    let refused = postern.try_apply(yaml).unwrap().fails().unwrap();
+    assert_has(&refused, &["spec.cedar", "impossible", "spec.actions"]);
+}

@@ -1,0 +1,83 @@
+use std::path::Path;
+
+use super::*;
+use crate::manifest::load;
+
+fn cases_of(dir: &Path, policies: &str, cases: &str) -> Result<(), Failure> {
+    std::fs::write(dir.join("all.cedar"), policies).unwrap();
+    let head = "apiVersion: postern/v1\nkind: PolicyTest\npolicies: [all.cedar]\nrelations: [public.orders, app.jobs]\ncases:\n";
+    let file = dir.join("cases.yaml");
+    std::fs::write(&file, format!("{head}{cases}")).unwrap();
+    test(&[file])
+}
+
+const POLICIES: &str = r#"
+@id("reads") permit (principal in Group::"analysts", action in Action::"sql:read", resource in Target::"shop");
+@id("no-jobs") @reason("ask ops") forbid (principal, action, resource in Schema::"shop/shop.app");
+@id("deletes") @approval("dba") permit (principal in Group::"analysts", action == Action::"sql:delete", resource in Target::"shop")
+when { context has bounded && context.bounded };
+"#;
+
+fn case(statement: &str, expect: &str) -> String {
+    format!(
+        "- {{name: c, principal: {{issuer: corp, subject: alice, groups: [analysts]}}, target: shop, statement: \"{statement}\", expect: {expect}}}\n"
+    )
+}
+
+#[test]
+fn cases_are_decided_as_a_gateway_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let all: String = [
+        case("select * from orders", "permit"),
+        case("select lower(note) from public.orders where id = 1", "permit"),
+        case("select * from app.jobs", "deny"),
+        case("delete from orders where id = 1", "hold"),
+        case("delete from orders", "deny"),
+        case("select * from nowhere", "permit, by: [reads]"),
+        case("begin", "permit"),
+        case("selec", "deny"),
+    ]
+    .concat();
+    cases_of(dir.path(), POLICIES, &all).unwrap();
+    let wrong = case("select * from app.jobs", "permit") + &case("select 1 from orders", "permit, by: [deletes]");
+    let told = cases_of(dir.path(), POLICIES, &wrong).unwrap_err().to_string();
+    for part in ["cases.yaml:6: c: expected permit, decided deny", "ask ops", "not by policy deletes", "2 of 2 cases"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_cases_is_told_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    for (cases, says) in [
+        ("- {name: c}\n", ":6: cases[0].principal: is required"),
+        (&*case("select 1", "maybe"), "cases[0].expect"),
+        (&*case("select 1", "permit, at: noon"), "cases[0].at: expected a time"),
+        (&*case("select 1", "permit, source: here"), "cases[0].source"),
+        (&*case("select 1", "permit, colour: red"), "no such field"),
+        (&*case("select 1", "permit, by: [nobody]"), "there is no policy nobody"),
+        ("  []\n", "there is no case"),
+    ] {
+        let told = cases_of(dir.path(), POLICIES, cases).unwrap_err().to_string();
+        assert!(told.contains(says), "{says}: {told}");
+    }
+    let broken =
+        cases_of(dir.path(), "@id(\"a\")\n\npermit (principal, action, resource) when { context.x };", "").unwrap_err();
+    assert!(broken.to_string().contains("all.cedar:1: policy a"), "{broken}");
+}
+
+#[test]
+fn a_cedar_file_is_as_good_as_a_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.cedar"), POLICIES).unwrap();
+    let manifests = load(&[dir.path().to_owned()]).unwrap();
+    assert_eq!(manifests.len(), 3);
+    for manifest in &manifests {
+        let text = crate::yaml::emit(&manifest::render(&manifest.resource));
+        let file = dir.path().join("back.yaml");
+        std::fs::write(&file, &text).unwrap();
+        let back = load(std::slice::from_ref(&file)).unwrap();
+        std::fs::remove_file(file).unwrap();
+        assert_eq!(back[0].resource, manifest.resource, "{text}");
+    }
+}

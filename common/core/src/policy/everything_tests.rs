@@ -1,0 +1,94 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::allowance::Allowance;
+use crate::approval::ApprovalRequirement;
+use crate::kept::KeptClaims;
+use crate::policy::{Authentication, Pattern, PrincipalSelector, Staleness};
+use crate::principal::{Principal, PrincipalId};
+use crate::snapshot::Table;
+use crate::target::TargetSelector;
+use crate::time::Ttl;
+
+fn everything() -> Policy {
+    Policy {
+        effect: Effect::Permit,
+        principals: PrincipalSelector { groups: vec!["*".into()], ..Default::default() },
+        targets: TargetSelector { names: vec!["shop".into()], ..Default::default() },
+        actions: vec![ActionPattern::Any],
+        resources: Vec::new(),
+        when: Conditions::default(),
+        on_request: None,
+        approval: None,
+        waits: false,
+        staleness: Staleness::default(),
+        limits: Allowance::default(),
+        reason: None,
+        cedar: None,
+    }
+}
+
+fn grants(policies: Vec<Policy>) -> bool {
+    let who = Principal {
+        id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
+        groups: [].into(),
+        token_id: None,
+        expires_at: None,
+        chain: Vec::new(),
+        claims: KeptClaims::default(),
+    };
+    let named = policies.into_iter().enumerate();
+    let policies: Table<Policy> = named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
+    let slice = PolicySlice::new(7, policies.shared(), &who, &"shop".parse().unwrap(), &BTreeMap::new());
+    slice.grants_everything(Freshness::CONFIRMED)
+}
+
+#[test]
+fn everything_is_everything() {
+    assert!(!grants(Vec::new()));
+    assert!(grants(vec![everything()]));
+    let said = |actions: &str, resources: &str| Policy {
+        actions: vec![ActionPattern::parse(actions).unwrap()],
+        resources: vec![Pattern::parse(resources).unwrap()],
+        ..everything()
+    };
+    assert!(grants(vec![said("sql:*", "*")]));
+    assert!(!grants(vec![said("*", "*.*")]));
+    let cedar = |text: &str| Policy {
+        actions: Vec::new(),
+        principals: PrincipalSelector::default(),
+        targets: TargetSelector::default(),
+        cedar: Some(std::sync::Arc::new(crate::policy::cedar::Rule::parse(text).unwrap())),
+        ..everything()
+    };
+    assert!(grants(vec![cedar("permit (principal, action, resource);")]));
+    assert!(!grants(vec![cedar("permit (principal, action == Action::\"sql:select\", resource);")]));
+    let forbid = cedar("forbid (principal, action == Action::\"sql:delete\", resource);");
+    assert!(!grants(vec![everything(), Policy { effect: Effect::Deny, ..forbid }]));
+    let narrow = |change: &dyn Fn(&mut Policy)| {
+        let mut policy = everything();
+        change(&mut policy);
+        policy
+    };
+    let approval = ApprovalRequirement { groups: vec!["r".into()], count: 1, expires: Ttl(60) };
+    let less = [
+        narrow(&|policy| policy.actions = vec![ActionPattern::parse("sql:select").unwrap()]),
+        narrow(&|policy| policy.resources = vec![Pattern::parse("public.*").unwrap()]),
+        narrow(&|policy| policy.when.bounded = Some(true)),
+        narrow(&|policy| policy.approval = Some(approval.clone())),
+        narrow(&|policy| {
+            policy.when.authentication = Some(Authentication { acr: vec!["gold".into()], ..Authentication::default() });
+        }),
+    ];
+    for policy in less {
+        assert!(!grants(vec![policy.clone()]), "{policy:?}");
+        // Beside one that grants everything, only what holds or denies takes from it.
+        assert_eq!(grants(vec![everything(), policy.clone()]), policy.approval.is_none(), "{policy:?}");
+    }
+    // However little is denied: what is in doubt may be that.
+    let deny = narrow(&|policy| {
+        policy.effect = Effect::Deny;
+        policy.resources = vec![Pattern::parse("public.payroll").unwrap()];
+    });
+    assert!(!grants(vec![everything(), deny]));
+}
