@@ -1,6 +1,6 @@
 # The only commands a contributor must know. Each installs first what the machine lacks, and says so before it does.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos fuzz fmt
+.PHONY: help demo test check bench chaos fuzz suites fmt
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ chaos: ## Simulates clusters that go wrong; SEEDS=n runs so many, FROM=k from th
 fuzz: ## Looks for bytes that something falls over, by coverage; SECONDS=n for each target, TARGET=name for one
 	@scripts/bootstrap.sh fuzz
 	@FUZZ_SECONDS=$(SECONDS) FUZZ_TARGET=$(TARGET) scripts/fuzz.sh
+
+suites: ## Runs PostgreSQL's and drivers' suites direct and through Postern, and compares; SUITE=name runs one
+	@scripts/bootstrap.sh test
+	@scripts/suites.sh
 
 fmt: ## Formats the code
 	cargo fmt --all

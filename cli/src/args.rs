@@ -9,7 +9,9 @@ use crate::access_args::AccessCommand;
 use crate::client_args::{EnvArgs, ExecArgs, ProxyArgs};
 use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::dev::DevArgs;
+use crate::job_args::JobCommand;
 use crate::manifest::parse_duration;
+use crate::policy_args::PolicyCommand;
 use crate::revoke_args::{RevocationsCommand, RevokeCommand};
 use crate::token_args::{LoginArgs, TokenArgs};
 
@@ -39,6 +41,9 @@ pub(crate) struct ConnectionArgs {
     /// A file with a token to act by; otherwise POSTERN_TOKEN, otherwise the login's. A token goes before a certificate.
     #[arg(long, global = true, env = "POSTERN_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// The private key (PKCS#8, PEM; Ed25519 or P-256) that the token is bound to, or a new one is to be: each call is proven by it (DPoP).
+    #[arg(long, global = true, env = "POSTERN_DPOP_KEY", value_name = "FILE")]
+    pub(crate) dpop_key: Option<PathBuf>,
     /// The folder of a `postern dev`: tells server, authority and certificate.
     #[arg(long, global = true, env = "POSTERN_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -92,6 +97,9 @@ pub(crate) enum Command {
     /// The log of who administered what: list, export, verify.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Policies: validate, test, explain, diff against what was recorded.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Recorded sessions: list, show, replay, verify, export.
     #[command(subcommand)]
     Sessions(SessionsCommand),
@@ -111,6 +119,9 @@ pub(crate) enum Command {
     Env(EnvArgs),
     /// Runs a command with a fresh token for a target in its environment, and revokes it when the command ends: exec shop -- psql
     Exec(ExecArgs),
+    /// Jobs, whose tokens end with them: run, start, beat, end, list, show.
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Listens on this machine for clients of a target, and gives each of their connections a fresh token.
     Proxy(ProxyArgs),
     /// Whom the control plane takes you for.
@@ -417,6 +428,11 @@ mod tests {
             "postern delete policy p --revision 7",
             "postern approvals approve apr_x --comment ok",
             "postern access request --target db --reason x --for 30m --wait",
+            "postern job run -- make test",
+            "postern job run shop --heartbeat 10s --name nightly --target other --action sql:select --as ci --ttl 8h -- psql -c x",
+            "postern job start --name x --heartbeat 1m",
+            "postern job end tok_x --because done",
+            "postern token --job x --heartbeat 10s --target db",
             "postern access request --target db --policy p --reason x --wait=10m -o json",
             "postern access list --mine --pending",
             "postern access show acc_x --wait=1m",
@@ -424,6 +440,8 @@ mod tests {
             "postern sessions verify file.rec --ca ca.crt",
             "postern sessions export ses_x -o out.rec",
             "postern token --target db --ttl 5m",
+            "postern token --dpop-key k --certificate c.crt",
+            "postern token --service-account nightly --key k --target db",
             "postern certs issue --role agent --name a1 --pool lab --out dir",
             "postern completions bash",
             "postern control run --config c.toml",
@@ -454,6 +472,8 @@ mod tests {
             "postern apply",
             "postern token --ttl 5",
             "postern --token x whoami",
+            "postern token --service-account nightly",
+            "postern token --key k",
             "postern exec shop",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -18,9 +18,10 @@ pub(crate) struct ReachArgs {
     /// The database. Default: the target's only one.
     #[arg(long, value_name = "NAME")]
     pub(crate) database: Option<String>,
-    /// How long the token is good for: 15m, 8h. At most as long as the login. Sessions end with it.
-    #[arg(long, default_value = "1h", value_parser = parse_duration)]
-    pub(crate) ttl: Duration,
+    /// How long the token is good for: 15m, 8h. At most as long as the login. Sessions end with it. Default: as is usual of the issuer, 1h where
+    /// nothing is.
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) ttl: Option<Duration>,
     /// Who is handed the token: the name is in every record of what is done by it.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) actor: Option<String>,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::args::{CertRole, OutputArgs};
 use crate::manifest::parse_duration;
@@ -103,6 +103,8 @@ pub(crate) enum ClusterCommand {
         /// A voter's name or id; otherwise whichever has caught up best.
         member: Option<String>,
     },
+    /// Has another key sign session tokens, or drops one that somebody else may have. `cluster status` shows how they stand.
+    RotateSigningKey(RotateSigningKeyArgs),
     /// Join tokens.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -118,6 +120,38 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+}
+
+/// By what session tokens are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SigningAlgorithm {
+    Eddsa,
+    Es256,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotateSigningKeyArgs {
+    /// How long the new key is published before it signs; otherwise as the member is configured, ten minutes unless it says otherwise.
+    #[arg(long, value_parser = parse_duration, conflicts_with_all = ["now", "revoke", "revoke_current"])]
+    pub(crate) publish_for: Option<Duration>,
+    /// It signs at once: who has not heard of it yet refuses its tokens for a moment, others' caches of the JWKS for longer.
+    #[arg(long, conflicts_with_all = ["revoke", "revoke_current"])]
+    pub(crate) now: bool,
+    /// What the new key signs by. Default: as the one that signs now. Every gateway must be of this release before it is ES256.
+    #[arg(long, value_enum, conflicts_with_all = ["revoke", "revoke_current"])]
+    pub(crate) algorithm: Option<SigningAlgorithm>,
+    /// Returns when the new key signs.
+    #[arg(long, conflicts_with_all = ["revoke", "revoke_current"])]
+    pub(crate) wait: bool,
+    /// Drops this key instead: its tokens and all that was made of them are good no more, and sessions by them end.
+    #[arg(long, value_name = "KID", conflicts_with = "revoke_current")]
+    pub(crate) revoke: Option<String>,
+    /// Drops the key that signs now; the one that is published signs from now on, or a new one.
+    #[arg(long)]
+    pub(crate) revoke_current: bool,
+    /// Why it is dropped; kept with the revocation.
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,6 +2,7 @@
 
 mod access_args;
 mod args;
+mod child;
 mod client;
 mod client_args;
 mod cluster_args;
@@ -9,9 +10,12 @@ mod commands;
 mod credentials;
 mod dev;
 mod failure;
+mod job_args;
 mod login;
 mod manifest;
 mod output;
+mod policy;
+mod policy_args;
 mod proxy;
 mod reach;
 mod recording;
@@ -21,6 +25,8 @@ mod token_args;
 mod yaml;
 
 use std::process::ExitCode;
+
+pub use crate::login::LoginProbe;
 
 use clap::{CommandFactory as _, Parser as _};
 
@@ -68,6 +74,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Get { kind, name, list, output } => {
             commands::resources::get(kind, name.as_deref(), &list, output.format, connection).await
         }
+        Command::Policy(command) => policy::run(&command, connection).await,
         Command::Audit(command) => commands::audit::run(&command, connection).await,
         Command::Describe { kind, name, output } => {
             commands::resources::describe(kind, &name, output.format, connection).await
@@ -85,6 +92,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Revocations(command) => commands::revoke::list(&command, connection).await,
         Command::Env(args) => commands::env::run(&args, connection).await,
         Command::Exec(args) => commands::exec::run(&args, connection).await,
+        Command::Job(command) => commands::jobs::run(&command, connection).await,
         Command::Proxy(args) => proxy::run(&args, connection).await,
         Command::Whoami { output } => commands::whoami::run(output.format, connection).await,
         Command::Certs(command) => commands::certs::run(&command, connection).await,

@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use serde_json::Value;
 
+use crate::args::Format;
 use crate::failure::Failure;
 use crate::yaml;
 
@@ -38,6 +39,25 @@ pub(crate) fn yaml(values: &[Value]) -> Result<(), Failure> {
         raw(yaml::emit(value).as_bytes())?;
     }
     Ok(())
+}
+
+/// Things of one kind as `format` says: each as its `value`, or as its `row` under the heading. `none` is said in the place of an empty table.
+pub(crate) fn list<T>(
+    all: &[T],
+    format: Option<Format>,
+    value: impl Fn(&T) -> Value,
+    (heading, row): (&[&str], impl Fn(&T) -> Vec<String>),
+    none: &str,
+) -> Result<(), Failure> {
+    match format.unwrap_or_default() {
+        Format::Json => json(&all.iter().map(value).collect()),
+        Format::Yaml => yaml(&all.iter().map(value).collect::<Vec<_>>()),
+        Format::Table if all.is_empty() => {
+            note(none);
+            Ok(())
+        }
+        Format::Table => table(heading, &all.iter().map(row).collect::<Vec<_>>()),
+    }
 }
 
 /// Columns padded to their widest cell, under a heading. Cells are made [`printable`].

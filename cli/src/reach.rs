@@ -7,11 +7,13 @@ use std::time::Duration;
 use postern_core::node::GATEWAYS_NAME;
 use postern_core::scope::Scope;
 use postern_core::target::Address;
+use postern_core::token::Confirmation;
 use postern_core::wire::identity::scope_to_proto;
 use postern_core::wire::timestamp_from_proto;
 use postern_core::{Name, Timestamp};
 use postern_proto::admin::v1::{ExchangeTokenRequest, GetConnectionRequest, RevokeRequest};
 use postern_runtime::clock;
+use postern_runtime::jwt::unverified_binding;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::args::ConnectionArgs;
@@ -25,6 +27,14 @@ const MOST: usize = 3;
 /// How long whoever ended something waits.
 const REVOKE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a token is good when neither its bearer nor its issuer says how long.
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+
+/// As requests say it.
+pub(crate) fn seconds(ttl: Duration) -> u32 {
+    u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)
+}
+
 /// Where to connect.
 pub(crate) struct Reach {
     pub(crate) target: Name,
@@ -34,7 +44,7 @@ pub(crate) struct Reach {
     pub(crate) database: Option<String>,
     pub(crate) trust: Trust,
     actor: Option<String>,
-    ttl: Duration,
+    ttl: Option<Duration>,
     connection: ConnectionArgs,
 }
 
@@ -51,6 +61,7 @@ pub(crate) enum Trust {
 /// A token for one target.
 pub(crate) struct Narrowed {
     pub(crate) token: SecretString,
+    pub(crate) id: String,
     pub(crate) expires_at: Timestamp,
 }
 
@@ -94,24 +105,12 @@ impl Reach {
 
     /// A fresh token, good for the target alone: of the login as it is now, so that whoever was locked out gets none.
     pub(crate) async fn token(&self) -> Result<Narrowed, Failure> {
-        let mut settings = Settings::acting_for(&self.connection, self.ttl / 2).await?;
-        let Some(subject) = settings.token.take() else {
-            return Err(Failure::usage(
-                "a certificate opens no sessions: log in by `postern login`, or set POSTERN_TOKEN",
-            ));
-        };
-        settings.credential = None;
-        let client = Client::connect(&settings).await?;
         let request = ExchangeTokenRequest {
-            subject_token: subject.expose_secret().to_owned(),
-            ttl_seconds: u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX),
             scope: Some(scope_to_proto(&Scope::of_targets([self.target.clone()]))),
             actor: self.actor.clone().unwrap_or_default(),
             ..Default::default()
         };
-        let answer = client.tokens().exchange_token(request).await.map_err(refused)?.into_inner();
-        let expires_at = answer.expires_at.as_ref().map(timestamp_from_proto).unwrap_or_default();
-        Ok(Narrowed { token: answer.token.into(), expires_at })
+        exchange(request, self.ttl, &self.connection).await
     }
 
     /// Ends a token before its time: whoever has seen it has nothing by it.
@@ -157,6 +156,37 @@ impl Reach {
             Trust::System => (None, gateway.host().to_owned()),
         })
     }
+}
+
+/// A token as `request` says, for `ttl` or as long as is usual, of the login as it is now or of the token that is given.
+pub(crate) async fn exchange(
+    request: ExchangeTokenRequest,
+    ttl: Option<Duration>,
+    connection: &ConnectionArgs,
+) -> Result<Narrowed, Failure> {
+    let wanted = ttl.unwrap_or(HOUR);
+    let mut settings = Settings::acting_for(connection, wanted / 2).await?;
+    let Some(subject) = settings.token.take() else {
+        return Err(Failure::usage("a certificate opens no sessions: log in by `postern login`, or set POSTERN_TOKEN"));
+    };
+    settings.credential = None;
+    // No client of a gateway can prove it.
+    settings.key = None;
+    if let Some(Confirmation::Key(_)) = unverified_binding(subject.expose_secret()) {
+        return Err(Failure::usage(
+            "the token is bound to a key (DPoP), which gateways cannot be shown: make one of it for a client certificate, by `postern token --certificate`",
+        ));
+    }
+    let client = Client::connect(&settings).await?;
+    let request = ExchangeTokenRequest {
+        subject_token: subject.expose_secret().to_owned(),
+        ttl_seconds: seconds(wanted),
+        ttl_is_default: ttl.is_none(),
+        ..request
+    };
+    let answer = client.tokens().exchange_token(request).await.map_err(refused)?.into_inner();
+    let expires_at = answer.expires_at.as_ref().map(timestamp_from_proto).unwrap_or_default();
+    Ok(Narrowed { token: answer.token.into(), id: answer.id, expires_at })
 }
 
 /// Revokes a token and all that is made of it, as its bearer may.

@@ -8,6 +8,7 @@ use postern_core::Name;
 use postern_core::policy::{ActionPattern, Pattern};
 use postern_core::scope::{Network, Scope};
 use postern_core::token::MAX_DEPTH;
+use postern_proto::resource::v1::NewJob;
 
 use crate::args::OutputArgs;
 use crate::manifest::parse_duration;
@@ -17,8 +18,16 @@ use crate::manifest::parse_duration;
 pub(crate) struct TokenArgs {
     #[command(subcommand)]
     pub(crate) command: Option<TokenCommand>,
+    /// For this service account, by its key: no other token is needed.
+    #[arg(long, value_name = "NAME", requires = "key")]
+    pub(crate) service_account: Option<Name>,
+    /// The service account's private key (PKCS#8, PEM; Ed25519 or P-256).
+    #[arg(long, value_name = "FILE", requires = "service_account")]
+    pub(crate) key: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) new: NewTokenArgs,
+    #[command(flatten)]
+    pub(crate) tied: TiedArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,9 +48,9 @@ pub(crate) enum TokenCommand {
     },
 }
 
-/// What a new token is to be good for.
+/// How a new token is narrower than what it is made from, and who has it.
 #[derive(Debug, Args)]
-pub(crate) struct NewTokenArgs {
+pub(crate) struct NarrowArgs {
     /// Good for this target only; may be given again. Default: all that policy permits.
     #[arg(long, value_name = "TARGET")]
     pub(crate) target: Vec<Name>,
@@ -64,9 +73,19 @@ pub(crate) struct NewTokenArgs {
     /// Who is handed it: the name is in every record of what is done by it. Default: whoever has the token that it is made from.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) actor: Option<String>,
-    /// How long it is good for: 15m, 1h. At most as long as the token that it is made from.
-    #[arg(long, default_value = "15m", value_parser = parse_duration)]
-    pub(crate) ttl: Duration,
+}
+
+/// What a new token is to be good for.
+#[derive(Debug, Args)]
+pub(crate) struct NewTokenArgs {
+    #[command(flatten)]
+    pub(crate) narrow: NarrowArgs,
+    /// How long it is good for: 15m, 1h. At most as long as the token that it is made from. Default: as is usual of its issuer, 15m where nothing is.
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// Good only for who shows this client certificate (PEM) in TLS. Default: bound as the token that it is made from, if that is.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) certificate: Option<PathBuf>,
     /// Makes a delegation key, and writes the private one to this new file (0600): who has both makes children with `token child`. The token
     /// itself is shown to nobody then, only its children.
     #[arg(long, value_name = "FILE")]
@@ -76,7 +95,31 @@ pub(crate) struct NewTokenArgs {
     pub(crate) depth: u8,
 }
 
-impl NewTokenArgs {
+/// What a token is tied to.
+#[derive(Debug, Args)]
+pub(crate) struct TiedArgs {
+    /// Ties the token to a job of this name: it ends with `postern job end`, or when no `postern job beat` comes in time.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) job: Option<String>,
+    /// How long the job may go unheard of: 5s to 1h.
+    #[arg(long, requires = "job", default_value = "30s", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) heartbeat: Duration,
+}
+
+impl TiedArgs {
+    pub(crate) fn to_proto(&self) -> Option<NewJob> {
+        self.job.as_ref().map(|name| new_job(name, self.heartbeat))
+    }
+}
+
+/// The server says what a name and a heartbeat may be.
+pub(crate) fn new_job(name: &str, heartbeat: Duration) -> NewJob {
+    // Zero would be the server's own choice.
+    let heartbeat_seconds = u32::try_from(heartbeat.as_secs()).unwrap_or(u32::MAX).max(1);
+    NewJob { name: name.to_owned(), heartbeat_seconds }
+}
+
+impl NarrowArgs {
     pub(crate) fn scope(&self) -> Scope {
         Scope {
             targets: self.target.iter().cloned().collect(),
@@ -130,9 +173,9 @@ pub(crate) struct LoginArgs {
     #[arg(long, value_name = "TARGET")]
     pub(crate) target: Vec<String>,
     /// How long a token is good for: 15m, 1h. At most as long as what the identity provider gave. It is renewed by itself where the provider gave a
-    /// refresh token.
-    #[arg(long, default_value = "1h", value_parser = parse_duration)]
-    pub(crate) ttl: Duration,
+    /// refresh token. Default: as is usual of the issuer, 1h where nothing is.
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) ttl: Option<Duration>,
     /// Prints the session token, and keeps nothing: for `$(...)`.
     #[arg(long)]
     pub(crate) print: bool,

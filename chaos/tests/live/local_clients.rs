@@ -9,7 +9,7 @@ use postern_chaos::live::{Cli, Postern, Postgres, Process, run, wait_until};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::{assert_has, assert_lacks, shop};
+use crate::{assert_has, assert_lacks, home_of, shop};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const COUNT: &str = "SELECT count(*) FROM orders";
@@ -25,11 +25,7 @@ struct House {
 impl House {
     fn start() -> Self {
         let (postgres, postern) = shop();
-        let home = tempfile::tempdir().unwrap();
-        let file = home.path().join("token");
-        std::fs::write(&file, postern.token("alice", &["analysts"]).unwrap()).unwrap();
-        let own = home.path().join("postern").display().to_string();
-        let cli = postern.with("POSTERN_HOME", &own).with("POSTERN_TOKEN_FILE", &file.display().to_string());
+        let (home, cli) = home_of(&postern, "alice", &["analysts"]);
         let cli = cli.with("HOME", &home.path().display().to_string());
         Self { _postgres: postgres, postern, home, cli }
     }

@@ -6,17 +6,21 @@ mod access;
 mod admin;
 mod bad_input;
 mod bad_tokens;
+mod cedar;
 mod clients;
 mod cluster;
 mod crowd;
 mod decide;
+mod dpop;
 mod drain;
+mod everything;
 mod fleet;
 mod flood;
 mod harness;
 mod hold;
 mod idle;
 mod interrupted;
+mod jobs;
 mod limits;
 mod local_clients;
 mod login;
@@ -36,18 +40,29 @@ mod secrets;
 mod secrets_vault;
 mod spare;
 mod target;
+mod terminal;
 mod three_processes;
 mod vault_client;
 mod vault_keys;
 mod watch_order;
 
-use postern_chaos::live::{Postern, Postgres, PostgresOptions};
+use postern_chaos::live::{Cli, Postern, Postgres, PostgresOptions};
 
 /// A shop behind a Postern that guards it.
 fn shop() -> (Postgres, Postern) {
     let postgres = Postgres::start(PostgresOptions::default()).unwrap();
     let postern = Postern::with_shop(&postgres).unwrap();
     (postgres, postern)
+}
+
+/// The home of somebody with a token of the development issuer, and the command line as they use it.
+fn home_of(postern: &Postern, subject: &str, groups: &[&str]) -> (tempfile::TempDir, Cli) {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("token");
+    std::fs::write(&file, postern.token(subject, groups).unwrap()).unwrap();
+    let own = home.path().join("postern").display().to_string();
+    let cli = postern.with("POSTERN_HOME", &own).with("POSTERN_TOKEN_FILE", &file.display().to_string());
+    (home, cli)
 }
 
 /// Asserts that `text` contains every one of `parts`.

@@ -11,32 +11,39 @@ use tempfile::TempDir;
 
 use crate::{assert_denied, assert_has, assert_lacks};
 
-const GUIDE: &str = include_str!("../../../docs/guides/tokens.md");
+const JOBS: &str = include_str!("../../../docs/guides/jobs.md");
+pub(super) const GUIDE: &str = include_str!("../../../docs/guides/tokens.md");
 const LIMIT: Duration = Duration::from_secs(60);
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
 /// The block of `guide` that contains `mark`.
-fn block(guide: &'static str, mark: &str) -> &'static str {
+pub(super) fn block(guide: &'static str, mark: &str) -> &'static str {
     let blocks = guide.split("\n```").skip(1).step_by(2);
     let found = blocks.filter_map(|block| block.split_once('\n')).find(|(_, text)| text.contains(mark));
     found.map(|(_, text)| text).unwrap()
 }
 
 /// A shop behind a Postern with OAuth's endpoints, and a folder in which the guide's commands are given.
-struct House {
+pub(super) struct House {
     _postgres: Postgres,
-    postern: Postern,
-    web: String,
-    browser: Browser,
+    pub(super) postern: Postern,
+    pub(super) web: String,
+    pub(super) browser: Browser,
     folder: TempDir,
 }
 
 impl House {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments of `postern dev`.
+    pub(super) fn start_with(more: &[&str]) -> Self {
         let postgres = Postgres::start(PostgresOptions::default()).unwrap();
         let port = free_port().unwrap();
-        let arguments = vec!["--web-listen".to_owned(), format!("127.0.0.1:{port}")];
+        let mut arguments = vec!["--web-listen".to_owned(), format!("127.0.0.1:{port}")];
+        arguments.extend(more.iter().map(ToString::to_string));
         let postern = Postern::dev(PosternOptions { arguments, ..PosternOptions::default() }).unwrap();
         postern.apply_shop(&postgres).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -47,11 +54,11 @@ impl House {
         Self { _postgres: postgres, postern, web: format!("https://localhost:{port}"), browser, folder }
     }
 
-    fn put(&self, name: &str, text: &str) {
+    pub(super) fn put(&self, name: &str, text: &str) {
         std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
-    fn sh(&self, script: &str) -> String {
+    pub(super) fn sh(&self, script: &str) -> String {
         let mut shell = self.postern.connection("shop", "").unwrap().client("bash");
         shell.args(["-euo", "pipefail", "-c", script]).current_dir(self.folder.path());
         self.postern.surround(&mut shell).unwrap();
@@ -59,7 +66,20 @@ impl House {
         run(shell, "", LIMIT).unwrap().ok().unwrap()
     }
 
-    fn python(&self, script: &str, arguments: &[&str]) -> String {
+    /// A script of the repository's by Node, with the library of `scripts/bootstrap.sh`.
+    pub(super) fn node(&self, script: &str, arguments: &[&str], more: &[(&str, &str)]) -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let modules = root.join(".tools/oauth/node_modules");
+        assert!(modules.exists(), "{} is not there: run `scripts/bootstrap.sh test`", modules.display());
+        let mut command = Command::new("node");
+        command.arg(root.join(script)).args(arguments).current_dir(self.folder.path());
+        command.env("NODE_PATH", modules).env("NODE_EXTRA_CA_CERTS", "ca.crt").envs(more.iter().copied());
+        let thumbprint = std::fs::read_to_string(self.folder.path().join("thumbprint")).unwrap();
+        command.env("CERTIFICATE", thumbprint.trim());
+        run(command, "", LIMIT).unwrap().ok().unwrap()
+    }
+
+    pub(super) fn python(&self, script: &str, arguments: &[&str]) -> String {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".tools/grpc/bin/python");
         assert!(python.exists(), "{} is not there: run `scripts/bootstrap.sh test`", python.display());
         let mut command = Command::new(python);
@@ -110,6 +130,13 @@ fn a_token_is_exchanged_as_the_guide_says() {
     // Others verify it by what is published, with a library off the shelf.
     let said = house.python(block(GUIDE, "PyJWKClient"), &[&house.web, token]);
     assert_has(&said, &["dev/ci"]);
+    // And those of the next key beside them: the set has both.
+    house.postern.cli(["cluster", "rotate-signing-key", "--now", "--algorithm", "es256"]).unwrap().ok().unwrap();
+    let newer = house.token(&house.postern.token("ci", &["dba"]).unwrap(), &[]);
+    assert_ne!(token.split('.').next(), newer.split('.').next());
+    for token in [token, newer.as_str()] {
+        assert_has(&house.python(block(GUIDE, "PyJWKClient"), &[&house.web, token]), &["dev/ci"]);
+    }
     let metadata = house.browser.get(&format!("{}/.well-known/openid-configuration", house.web)).unwrap();
     assert_eq!(metadata.headers["cache-control"], "public, max-age=300");
     assert_has(&metadata.body, &[&house.web, "token-exchange"]);
@@ -127,7 +154,7 @@ fn a_token_is_exchanged_as_the_guide_says() {
     // What it is worth is told to who may ask, and to nobody else; its bearer ends it.
     house.put("session.token", token);
     house.put("reader.token", &house.postern.token("reader", &["postern-auditors"]).unwrap());
-    let worth = || -> Value { serde_json::from_str(&house.sh(block(GUIDE, "/oauth/introspect"))).unwrap() };
+    let worth = || -> Value { serde_json::from_str(&house.sh(block(GUIDE, "$POSTERN_WEB/oauth/introspect"))).unwrap() };
     let told = worth();
     assert_eq!((&told["active"], &told["sub"]), (&Value::Bool(true), &"dev/ci".into()), "{told}");
     assert_eq!(told["scope"], answer["scope"]);
@@ -145,6 +172,15 @@ fn a_token_is_exchanged_as_the_guide_says() {
     let audit = house.postern.cli(["audit", "list"]).unwrap().ok().unwrap();
     assert_has(&audit, &["/oauth/token", "dev/ci"]);
     assert_lacks(&house.postern.log(), &[token, &token[..60]]);
+    // A job needs no more than curl.
+    house.put("ci.token", &house.postern.token("ci", &["dba"]).unwrap());
+    let told = house.sh(block(JOBS, "/oauth/heartbeat"));
+    assert_has(&told, &["\"name\":\"nightly\"", "\"heartbeat\":60", "\"deadline\":"]);
+    let over = std::fs::read_to_string(house.folder.path().join("job.token")).unwrap();
+    let beat = house.browser.post_all(&format!("{}/oauth/heartbeat", house.web), &[("token", over.trim())]).unwrap();
+    assert_eq!(beat.status, 400, "{beat:?}");
+    assert_has(&beat.body, &["invalid_request", "revoked"]);
+    assert_eq!(house.postern.json(["job", "list", "-o", "json"]).unwrap(), serde_json::json!([]));
 }
 
 #[test]
@@ -221,7 +257,9 @@ fn a_service_account_proves_itself_by_its_key() {
     assert_eq!((&answer["expires_in"], &answer["scope"]), (&serde_json::json!(600), &serde_json::json!("target:shop")));
     let by_shell = answer["access_token"].as_str().unwrap();
     let by_python = house.python(block(ACCOUNTS, "uuid.uuid4"), &[&house.web]);
-    for token in [by_shell, by_python.trim()] {
+    house.sh(block(ACCOUNTS, "postern token"));
+    let by_postern = std::fs::read_to_string(house.folder.path().join("nightly.token")).unwrap();
+    for token in [by_shell, by_python.trim(), by_postern.trim()] {
         let client = house.postern.connection("shop", token).unwrap();
         assert_has(&client.run("SELECT count(*) FROM orders;").unwrap().ok().unwrap(), &["20"]);
     }
@@ -253,6 +291,19 @@ fn a_service_account_proves_itself_by_its_key() {
     assert_eq!(show(&stranger), (status, refused.clone()));
     assert_eq!(show(&sign(&making.replace("nightly\"", "nobody\""))), (status, refused.clone()));
     assert_eq!(show(&sign(&making.replace("$POSTERN_WEB", "https://other.example"))), (status, refused.clone()));
+    // The same key speaks in fewer words, and is told as little.
+    let grant = |assertion: &str| {
+        let grant = ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+        let (answer, body) = house.post(&[grant, ("assertion", assertion), ("audience", "shop")]);
+        (answer.status, body["error"].clone(), body["scope"].clone())
+    };
+    let word = sign(making);
+    assert_eq!(grant(&word), (200, Value::Null, "target:shop".into()));
+    let job = house.postern.token("ci", &["dba"]).unwrap();
+    assert_eq!(grant(&job).0, 200);
+    for bad in [&*word, &*stranger, "x.y.z", &job[..job.len() - 8]] {
+        assert_eq!(grant(bad), (400, "invalid_grant".into(), Value::Null));
+    }
     let good = show(&sign(making));
     assert_eq!(good.0, 200, "{good:?}");
     let disabled = block(ACCOUNTS, "kind: ServiceAccount").replace("  groups", "  disabled: true\n  groups");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use postern_chaos::live::wire::{CANCEL_REQUEST, Wire, framed};
 use postern_chaos::live::{Role, wait_until};
 
 use crate::{assert_has, shop};
@@ -93,13 +94,57 @@ fn tls_is_offered() {
     }
 }
 
+/// libpq 17's `sslnegotiation=direct`: TLS from the first byte on, for those who say that PostgreSQL is inside.
+#[test]
+fn tls_may_come_first() {
+    let (_postgres, postern) = shop();
+    let token = postern.token("alice", &["analysts"]).unwrap();
+    let begin = |alpn: &[&[u8]]| {
+        let mut wire = Wire::connect(&postern.postgres_address()?)?;
+        wire.secure(alpn)?;
+        wire.login("shop", "shop", &token)?;
+        anyhow::Ok(wire)
+    };
+    let answer = begin(&[b"postgresql"]).unwrap().query("SELECT count(*) FROM orders").unwrap();
+    assert_eq!(answer[1].values().unwrap(), [Some(b"20".to_vec())]);
+    assert!(begin(&[b"h2", b"postgresql"]).is_ok());
+    assert!(begin(&[]).is_err());
+    assert!(begin(&[b"h2"]).is_err());
+}
+
+#[test]
+fn protocol_3_2_has_longer_keys() {
+    let (_postgres, postern) = shop();
+    let token = postern.token("alice", &["analysts"]).unwrap();
+    for (minor, negotiated, length) in [(0, None, 8), (2, None, 36), (9_999, Some(2_u8), 36)] {
+        let mut wire = Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+        wire.startup_as((3 << 16) | minor, "shop", "shop").unwrap();
+        let hello = wire.present(&token).unwrap();
+        let told = hello.iter().find(|message| message.kind == 'v').map(|message| message.body[3]);
+        assert_eq!(told, negotiated);
+        let key = hello.into_iter().find(|message| message.kind == 'K').unwrap().body;
+        assert_eq!(key.len(), length);
+        wire.message('Q', b"SELECT pg_sleep(60)\0").unwrap();
+        let began = std::time::Instant::now();
+        wait_until(Duration::from_secs(20), "the cancellation", || {
+            let mut cancel = Wire::connect(&postern.postgres_address()?)?;
+            cancel.send(&framed(&[&CANCEL_REQUEST.to_be_bytes()[..], &key].concat())?)?;
+            assert!(cancel.closes()?);
+            wire.stream().set_read_timeout(Some(Duration::from_millis(500)))?;
+            Ok(wire.read().is_ok_and(|answer| answer.kind == 'E' || answer.kind == 'T'))
+        })
+        .unwrap();
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+}
+
 #[test]
 fn large_results_pass_in_bounded_memory() {
     let (_postgres, mut postern) = shop();
     let connection = postern.as_member("dora", &["dba"]).unwrap();
     let id = postern.process().unwrap().id();
-    // About 200 MB through a gateway whose buffers are some hundred KiB.
-    let script = "SELECT count(*) FROM orders;\n\\o /dev/null\nSELECT repeat('x', 1000) FROM generate_series(1, 200000);\n\\o\nSELECT 'done';";
+    // About 200 MB in rows, and 150 MB in one, through a gateway whose buffers are some hundred KiB.
+    let script = "SELECT count(*) FROM orders;\n\\o /dev/null\nSELECT repeat('x', 1000) FROM generate_series(1, 200000);\nSELECT repeat('x', 150000000);\n\\o\nSELECT 'done';";
     let out = connection
         .psql()
         .option("-v")

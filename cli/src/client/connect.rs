@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postern_core::node::CONTROL_PLANE_NAME;
+use postern_proto::admin::v1::ListLoginsRequest;
 use postern_proto::admin::v1::access_service_client::AccessServiceClient;
 use postern_proto::admin::v1::approval_service_client::ApprovalServiceClient;
 use postern_proto::admin::v1::audit_service_client::AuditServiceClient;
@@ -10,19 +11,18 @@ use postern_proto::admin::v1::certificate_service_client::CertificateServiceClie
 use postern_proto::admin::v1::client_service_client::ClientServiceClient;
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::admin::v1::fleet_service_client::FleetServiceClient;
+use postern_proto::admin::v1::job_service_client::JobServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
 use postern_proto::admin::v1::revocation_service_client::RevocationServiceClient;
 use postern_proto::admin::v1::secret_service_client::SecretServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
 use postern_proto::admin::v1::token_service_client::TokenServiceClient;
 use secrecy::{ExposeSecret as _, SecretString};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Request, Status};
 
 use super::profile::Settings;
+use super::shown::Shown;
 use crate::args::ConnectionArgs;
 use crate::failure::Failure;
 
@@ -34,26 +34,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A list of a thousand objects fits many times over.
 const MAX_MESSAGE: usize = 64 << 20;
 
-type Service = InterceptedService<Channel, Bearer>;
-
-/// Puts the token, if any, on each request.
-#[derive(Clone)]
-pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+type Service = InterceptedService<Channel, Shown>;
 
 /// A connection to the control plane.
 #[derive(Clone)]
 pub(crate) struct Client {
     channel: Channel,
     service: Service,
-}
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
-        }
-        Ok(request)
-    }
 }
 
 /// Connects by what `args`, the environment and the profile say.
@@ -98,13 +85,21 @@ impl Client {
             .tls_config(tls)
             .map_err(|error| cannot(root_cause(&error)))?;
         let channel = endpoint.connect().await.map_err(|error| cannot(root_cause(&error)))?;
-        let service = InterceptedService::new(channel.clone(), bearer(settings.token.as_ref())?);
-        Ok(Self { channel, service })
+        let shown = Shown::new(settings.token.as_ref(), settings.key.as_ref())?;
+        let client = Self { service: InterceptedService::new(channel.clone(), shown.clone()), channel };
+        if shown.proves() {
+            // Whether nonces are demanded the server tells with any answer: with this one nothing is lost.
+            match client.clients().list_logins(ListLoginsRequest {}).await {
+                Ok(answer) => shown.learn(answer.metadata()),
+                Err(refusal) => shown.learn(refusal.metadata()),
+            }
+        }
+        Ok(client)
     }
 
     /// The same connection, by `token`.
     pub(crate) fn bearing(&self, token: &SecretString) -> Result<Self, Failure> {
-        let service = InterceptedService::new(self.channel.clone(), bearer(Some(token))?);
+        let service = InterceptedService::new(self.channel.clone(), Shown::new(Some(token), None)?);
         Ok(Self { channel: self.channel.clone(), service })
     }
 
@@ -144,6 +139,10 @@ impl Client {
         TokenServiceClient::new(self.service.clone())
     }
 
+    pub(crate) fn jobs(&self) -> JobServiceClient<Service> {
+        JobServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
     pub(crate) fn cluster(&self) -> ClusterServiceClient<Service> {
         ClusterServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
@@ -155,16 +154,6 @@ impl Client {
     pub(crate) fn certificates(&self) -> CertificateServiceClient<Service> {
         CertificateServiceClient::new(self.service.clone())
     }
-}
-
-fn bearer(token: Option<&SecretString>) -> Result<Bearer, Failure> {
-    let Some(token) = token else { return Ok(Bearer(None)) };
-    let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.expose_secret())
-        .parse()
-        .map_err(|_| Failure::failed("the token has characters that no token has"))?;
-    // Keeps it out of Debug output and of header compression.
-    value.set_sensitive(true);
-    Ok(Bearer(Some(value)))
 }
 
 /// The innermost error says what happened; those around it only that something did.

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use postern_runtime::jwt::ClientKey;
 use postern_runtime::pki::NodeCredential;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,8 @@ pub(crate) struct Settings {
     /// A token goes before a certificate: who has one means to act by it.
     pub(crate) token: Option<SecretString>,
     pub(crate) credential: Option<NodeCredential>,
+    /// By which a token that is bound to it is shown.
+    pub(crate) key: Option<Arc<ClientKey>>,
     /// The token is that of the login that is kept here.
     pub(crate) logged_in: bool,
 }
@@ -64,10 +68,18 @@ impl Settings {
 
     /// Arguments and environment go before the profile.
     pub(crate) fn resolve(args: &ConnectionArgs) -> Result<Self, Failure> {
+        let key = args.dpop_key.as_deref().map(client_key).transpose()?;
         let named = args.server.is_some() || args.data_dir.is_some() || args.credential.is_some();
         if !named && let Some(own) = OwnProfile::load()? {
             let ca_pem = args.ca.as_deref().map_or(Ok(own.ca_pem), read)?;
-            return Ok(Self { server: own.server, ca_pem, token: token(args)?, credential: None, logged_in: false });
+            return Ok(Self {
+                server: own.server,
+                ca_pem,
+                token: token(args)?,
+                key,
+                credential: None,
+                logged_in: false,
+            });
         }
         let profile = Located::find(args)?;
         let server = args.server.clone().or_else(|| profile.as_ref().map(|located| located.profile.server.clone()));
@@ -86,7 +98,7 @@ impl Settings {
             _ => None,
         };
         let ca_pem = authority_of(args, profile.as_ref())?;
-        Ok(Self { server, ca_pem, token, credential, logged_in: false })
+        Ok(Self { server, ca_pem, token, key, credential, logged_in: false })
     }
 
     /// By what one acts, in a word.
@@ -222,6 +234,12 @@ pub(crate) fn token(args: &ConnectionArgs) -> Result<Option<SecretString>, Failu
         };
     }
     Ok(Some(SecretString::from(text.to_owned())))
+}
+
+/// A client's private key.
+pub(crate) fn client_key(file: &Path) -> Result<Arc<ClientKey>, Failure> {
+    let key = ClientKey::from_pem(&SecretString::from(read(file)?));
+    key.map(Arc::new).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))
 }
 
 /// A small text file.

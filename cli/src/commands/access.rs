@@ -8,23 +8,17 @@ use postern_proto::admin::v1::{
     WatchAccessRequest,
 };
 use postern_proto::resource::v1 as pb;
-use postern_runtime::backoff::Backoff;
 use postern_runtime::clock;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::{principal, when};
 use crate::access_args::{AccessCommand, RequestArgs};
 use crate::args::{ConnectionArgs, Format, ReviewArgs};
-use crate::client::{Client, Settings, connect, refused};
+use crate::client::{Client, FIRST_RETRY, GIVE_UP, again_and_again, connect, every_page, passes, refused};
 use crate::failure::Failure;
 use crate::output::{self, printable};
-
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(2);
-/// For so long a control plane that is away is asked again.
-const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// What `--wait` ends with.
 const DENIED: u8 = 3;
@@ -117,53 +111,15 @@ async fn wait_for(id: &str, most: Duration, connection: &ConnectionArgs) -> Resu
                         return Ok(last);
                     }
                 }
-                Ok(Err(status)) if !passes(&status) => return Err(refused(status)),
+                // A token that has ended meanwhile may have a successor in its file: whether it has is found out by asking again.
+                Ok(Err(status)) if !passes(&status) && status.code() != Code::Unauthenticated => {
+                    return Err(refused(status));
+                }
                 Ok(Ok(None) | Err(_)) => break,
             }
         }
         tokio::time::sleep(FIRST_RETRY).await;
     }
-}
-
-/// Asks one member after the other until one answers, or it is clear that all would answer the same.
-async fn again_and_again<T>(
-    connection: &ConnectionArgs,
-    most: Duration,
-    ask: impl AsyncFn(Client) -> Result<T, Status>,
-) -> Result<T, Failure> {
-    let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
-    let (began, mut place, mut asked) = (Instant::now(), 0_usize, false);
-    loop {
-        // Each time anew: a token file may have a newer token by now.
-        let settings = Settings::acting(connection).await?;
-        let failure = match Client::connect_to(&settings, place).await {
-            Ok(client) => {
-                asked = true;
-                match ask(client).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(status) if !passes(&status) => return Err(refused(status)),
-                    Err(status) => refused(status),
-                }
-            }
-            Err(failure @ Failure::Usage(_)) => return Err(failure),
-            Err(failure) => failure,
-        };
-        place = place.saturating_add(1);
-        // Where nobody is at all it is said at once.
-        let nobody = !asked && place >= settings.servers().len();
-        if nobody || began.elapsed() > most {
-            return Err(failure);
-        }
-        tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
-/// Whether it may be another time, or elsewhere: a member that stops, knows no leader or has too much to do, a connection that broke.
-fn passes(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded
-    )
 }
 
 /// What came of it, as words and exit code.
@@ -193,40 +149,26 @@ fn verdict(access: &pb::AccessRequest) -> Result<(), Failure> {
     Err(Failure::Coded(format!("{} was not granted, or is so no more: {text}", access.id), code))
 }
 
-async fn list(client: &Client, mut request: ListAccessRequest, format: Option<Format>) -> Result<(), Failure> {
-    let mut found = Vec::new();
-    loop {
-        let page = client.access().list_access(request.clone()).await.map_err(refused)?.into_inner();
-        found.extend(page.access);
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    match format.unwrap_or_default() {
-        Format::Json => output::json(&found.iter().map(value).collect()),
-        Format::Yaml => output::yaml(&found.iter().map(value).collect::<Vec<_>>()),
-        Format::Table if found.is_empty() => {
-            output::note("there are no such requests");
-            Ok(())
-        }
-        Format::Table => {
-            let row = |access: &pb::AccessRequest| {
-                vec![
-                    access.id.clone(),
-                    state(access).to_owned(),
-                    principal(access.requester.as_ref()),
-                    access.target.clone(),
-                    access.policy.clone(),
-                    duration(access.duration_seconds),
-                    when(access.ends_at.as_ref().or(access.expires_at.as_ref())),
-                    super::approvals::shorten(&access.reason, 60),
-                ]
-            };
-            let heading = ["ID", "STATE", "REQUESTER", "TARGET", "POLICY", "FOR", "ENDS", "REASON"];
-            output::table(&heading, &found.iter().map(row).collect::<Vec<_>>())
-        }
-    }
+async fn list(client: &Client, request: ListAccessRequest, format: Option<Format>) -> Result<(), Failure> {
+    let found = every_page(async |page_token| {
+        let page = client.access().list_access(ListAccessRequest { page_token, ..request.clone() }).await?.into_inner();
+        Ok((page.access, page.next_page_token))
+    });
+    let found = found.await?;
+    let row = |access: &pb::AccessRequest| {
+        vec![
+            access.id.clone(),
+            state(access).to_owned(),
+            principal(access.requester.as_ref()),
+            access.target.clone(),
+            access.policy.clone(),
+            duration(access.duration_seconds),
+            when(access.ends_at.as_ref().or(access.expires_at.as_ref())),
+            super::approvals::shorten(&access.reason, 60),
+        ]
+    };
+    let heading = ["ID", "STATE", "REQUESTER", "TARGET", "POLICY", "FOR", "ENDS", "REASON"];
+    output::list(&found, format, value, (&heading, row), "there are no such requests")
 }
 
 async fn review(args: &ReviewArgs, verdict: pb::Verdict, connection: &ConnectionArgs) -> Result<(), Failure> {
@@ -322,7 +264,7 @@ fn approved(access: &pb::AccessRequest) -> String {
     format!("approved by {count}")
 }
 
-fn duration(seconds: u32) -> String {
+pub(super) fn duration(seconds: u32) -> String {
     crate::manifest::show_duration(seconds.into())
 }
 

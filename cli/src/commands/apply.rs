@@ -11,7 +11,7 @@ use crate::output;
 
 /// Reads the files, tells everything that is wrong with them, and only then asks the control plane.
 pub(crate) async fn run(args: &ApplyArgs, connection: &ConnectionArgs) -> Result<(), Failure> {
-    let manifests = manifest::load(&args.files).map_err(all)?;
+    let manifests = manifest::load(&args.files)?;
     if manifests.is_empty() {
         return Err(Failure::failed("there is no object in these files"));
     }
@@ -35,10 +35,6 @@ pub(crate) async fn run(args: &ApplyArgs, connection: &ConnectionArgs) -> Result
         output::line(format!("{kind}/{} {change}{suffix}", applied.name))?;
     }
     Ok(())
-}
-
-fn all(faults: Vec<manifest::Fault>) -> Failure {
-    Failure::Many(faults.iter().map(|fault| output::printable(&fault.to_string())).collect())
 }
 
 /// The control plane's refusal, at the lines that it speaks of.

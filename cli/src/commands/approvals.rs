@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{principal, when};
 use crate::args::{ApprovalsCommand, ConnectionArgs, Format, ReviewArgs};
-use crate::client::{Client, connect, refused};
+use crate::client::{Client, connect, every_page, refused};
 use crate::failure::Failure;
 use crate::output::{self, printable};
 
@@ -26,39 +26,31 @@ pub(crate) async fn run(command: &ApprovalsCommand, connection: &ConnectionArgs)
 }
 
 async fn list(client: &Client, all: bool, format: Option<Format>) -> Result<(), Failure> {
-    let mut request = ListApprovalsRequest { all, ..Default::default() };
-    let mut approvals = Vec::new();
-    loop {
-        let page = client.approvals().list_approvals(request.clone()).await.map_err(refused)?.into_inner();
-        approvals.extend(page.approvals);
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    match format.unwrap_or_default() {
-        Format::Json => output::json(&approvals.iter().map(value).collect()),
-        Format::Yaml => output::yaml(&approvals.iter().map(value).collect::<Vec<_>>()),
-        Format::Table if approvals.is_empty() => {
-            output::note(if all { "there are no approvals" } else { "no operation waits for approval" });
-            Ok(())
-        }
-        Format::Table => {
-            let row = |approval: &pb::Approval| {
-                vec![
-                    approval.id.clone(),
-                    state(approval).to_owned(),
-                    principal(approval.requester.as_ref()),
-                    approval.target.clone(),
-                    progress(approval),
-                    when(approval.expires_at.as_ref()),
-                    shorten(&approval.text, 60),
-                ]
-            };
-            let heading = ["ID", "STATE", "REQUESTER", "TARGET", "APPROVED", "EXPIRES", "STATEMENT"];
-            output::table(&heading, &approvals.iter().map(row).collect::<Vec<_>>())
-        }
-    }
+    let approvals = every_page(async |page_token| {
+        let request = ListApprovalsRequest { all, page_token, ..ListApprovalsRequest::default() };
+        let page = client.approvals().list_approvals(request).await?.into_inner();
+        Ok((page.approvals, page.next_page_token))
+    });
+    let approvals = approvals.await?;
+    let row = |approval: &pb::Approval| {
+        vec![
+            approval.id.clone(),
+            state(approval).to_owned(),
+            principal(approval.requester.as_ref()),
+            approval.target.clone(),
+            progress(approval),
+            when(approval.expires_at.as_ref()),
+            shorten(&approval.text, 60),
+        ]
+    };
+    let heading = ["ID", "STATE", "REQUESTER", "TARGET", "APPROVED", "EXPIRES", "STATEMENT"];
+    output::list(
+        &approvals,
+        format,
+        value,
+        (&heading, row),
+        if all { "there are no approvals" } else { "no operation waits for approval" },
+    )
 }
 
 fn show(approval: &pb::Approval, format: Option<Format>) -> Result<(), Failure> {

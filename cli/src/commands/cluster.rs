@@ -14,7 +14,7 @@ use postern_server::cluster::{Applicant, JoiningKey, redeem};
 use serde_json::json;
 
 use super::certs::node_role;
-use super::{cluster_status, control, when};
+use super::{cluster_status, control, signing, when};
 use crate::args::{ConnectionArgs, Format};
 use crate::client::{connect, refused, servers};
 use crate::cluster_args::{ClusterCommand, CreateTokenArgs, TokenCommand};
@@ -32,6 +32,7 @@ pub(crate) async fn run(command: &ClusterCommand, connection: &ConnectionArgs) -
         }
         ClusterCommand::Redeem { name, alt_names, out } => redeem_token(name, alt_names, out, connection).await,
         ClusterCommand::Status { output } => cluster_status::status(output.format, connection).await,
+        ClusterCommand::RotateSigningKey(args) => signing::rotate(args, connection).await,
         ClusterCommand::Members { output } => cluster_status::members(output.format, connection).await,
         ClusterCommand::Remove { member, force } => {
             if *force {

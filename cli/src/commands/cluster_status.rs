@@ -4,7 +4,7 @@ use postern_proto::admin::v1::{GetClusterStatusRequest, GetClusterStatusResponse
 use postern_proto::resource::v1 as pb;
 use serde_json::{Value, json};
 
-use super::when;
+use super::{signing, when};
 use crate::args::{ConnectionArgs, Format};
 use crate::client::{connect, refused};
 use crate::failure::Failure;
@@ -66,7 +66,9 @@ fn table(answer: &GetClusterStatusResponse) -> Result<(), Failure> {
     ))?;
     let heading =
         ["ID", "NAME", "PART", "STATE", "TERM", "APPLIED", "LAG", "STATE HASH", "CERTIFICATE UNTIL", "CLOCK MS"];
-    output::table(&heading, &answer.members.iter().map(row).collect::<Vec<_>>())
+    output::table(&heading, &answer.members.iter().map(row).collect::<Vec<_>>())?;
+    output::line("")?;
+    signing::table(&answer.signing_keys)
 }
 
 fn value(answer: &GetClusterStatusResponse) -> Value {
@@ -87,6 +89,7 @@ fn value(answer: &GetClusterStatusResponse) -> Value {
         "term": answer.term, "committed": answer.committed, "featureLevel": answer.feature_level,
         "healthy": answer.healthy, "problems": answer.problems,
         "members": answer.members.iter().map(member).collect::<Vec<_>>(),
+        "signingKeys": answer.signing_keys.iter().map(signing::value).collect::<Vec<_>>(),
     })
 }
 

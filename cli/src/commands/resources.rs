@@ -8,7 +8,7 @@ use postern_proto::resource::v1 as pb;
 use super::watch::watch;
 use super::{summary, when};
 use crate::args::{ConnectionArgs, Format, ListArgs};
-use crate::client::{connect, refused};
+use crate::client::{connect, every_page, refused};
 use crate::failure::Failure;
 use crate::manifest::render;
 use crate::output;
@@ -79,16 +79,12 @@ pub(crate) async fn delete(
 }
 
 /// Every page of a list.
-async fn all(client: &crate::client::Client, mut request: ListRequest) -> Result<Vec<pb::Resource>, Failure> {
-    let mut resources = Vec::new();
-    loop {
-        let page = client.resources().list(request.clone()).await.map_err(refused)?.into_inner();
-        resources.extend(page.resources);
-        if page.next_page_token.is_empty() {
-            return Ok(resources);
-        }
-        request.page_token = page.next_page_token;
-    }
+pub(crate) async fn all(client: &crate::client::Client, request: ListRequest) -> Result<Vec<pb::Resource>, Failure> {
+    let all = every_page(async |page_token| {
+        let page = client.resources().list(ListRequest { page_token, ..request.clone() }).await?.into_inner();
+        Ok((page.resources, page.next_page_token))
+    });
+    all.await
 }
 
 async fn fetch(client: &crate::client::Client, kind: Kind, name: &str) -> Result<pb::Resource, Failure> {

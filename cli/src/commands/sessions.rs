@@ -90,7 +90,7 @@ fn list(sessions: &[pb::Session], format: Option<Format>) -> Result<(), Failure>
 }
 
 /// Where a recording's bytes come from.
-enum Source {
+pub(crate) enum Source {
     File(std::fs::File),
     Remote(Box<tonic::Streaming<postern_proto::admin::v1::ExportSessionResponse>>),
 }
@@ -109,14 +109,14 @@ impl Source {
         }
     }
 
-    async fn remote(client: &Client, id: &str) -> Result<Self, Failure> {
+    pub(crate) async fn remote(client: &Client, id: &str) -> Result<Self, Failure> {
         let request = ExportSessionRequest { id: id.to_owned() };
         let stream = client.sessions().export_session(request).await.map_err(refused)?.into_inner();
         Ok(Self::Remote(Box::new(stream)))
     }
 
     /// The next bytes; none at the end.
-    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         match self {
             Self::File(file) => {
                 let mut piece = vec![0; PIECE];

@@ -1,5 +1,7 @@
 //! The few words on an object that fit a table.
 
+use postern_core::policy::Effect;
+use postern_core::policy::cedar::Rule;
 use postern_core::resource::Kind;
 use postern_proto::resource::v1 as pb;
 
@@ -74,12 +76,30 @@ fn policy(spec: &pb::PolicySpec) -> Vec<String> {
         pb::Effect::Permit => "permit",
         pb::Effect::PermitOnRequest => "on request",
         pb::Effect::Deny => "deny",
+        pb::Effect::Cedar => return in_cedar(&spec.cedar),
         pb::Effect::Unspecified => "?",
     };
     let principals = spec.principals.clone().unwrap_or_default();
     let principals: Vec<String> = principals.groups.into_iter().chain(principals.subjects).collect();
     let resources = if spec.resources.is_empty() { "*".to_owned() } else { join(&spec.resources) };
     vec![effect.to_owned(), join(&principals), targets(spec.targets.as_ref()), join(&spec.actions), resources]
+}
+
+/// What its head says; its conditions have no place in a line.
+fn in_cedar(text: &str) -> Vec<String> {
+    let shown = |text: &str| if text.is_empty() { "*".to_owned() } else { text.to_owned() };
+    Rule::parse(text).map_or_else(
+        |_| vec!["?".to_owned()],
+        |rule| {
+            let effect = match rule.effect() {
+                Effect::Permit if rule.annotated().approval.is_some() => "hold",
+                Effect::Permit => "permit",
+                Effect::Deny => "deny",
+            };
+            let head = rule.head();
+            vec![effect.to_owned(), shown(&head.principal), String::new(), shown(&head.action), shown(&head.resource)]
+        },
+    )
 }
 
 fn targets(selector: Option<&pb::TargetSelector>) -> String {

@@ -36,6 +36,9 @@ pub(crate) struct DevOptions {
     /// OAuth's endpoints and what browsers reach, by https://localhost:PORT; without it they are not served.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) web_listen: Option<SocketAddr>,
+    /// Proofs of possession (DPoP) must have a nonce of the control plane's.
+    #[arg(long)]
+    pub(crate) dpop_nonces: bool,
     /// What the agent may open besides loopback: HOST:PORT, where `*` stands for any port; may be given again.
     #[arg(long = "agent-allow", value_name = "HOST:PORT")]
     pub(crate) agent_allow: Vec<String>,

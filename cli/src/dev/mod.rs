@@ -128,6 +128,7 @@ async fn start(
         server: profile.server,
         ca_pem: credential.ca_pem.clone(),
         token: None,
+        key: None,
         credential: Some(credential),
         logged_in: false,
     };

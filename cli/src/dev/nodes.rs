@@ -52,7 +52,7 @@ pub(super) async fn start(
         None => Value::Null,
     };
     let mut settings: ControlConfig = config(json!({
-        "data_dir": layout.control(), "listen": endpoints.admin, "web": web,
+        "data_dir": layout.control(), "listen": endpoints.admin, "web": web, "dpop_nonces": options.dpop_nonces,
         "admin_groups": ["postern-admins"], "auditor_groups": ["postern-auditors"],
     }))?;
     settings.dev = true;

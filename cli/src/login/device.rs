@@ -17,7 +17,7 @@ const MAX_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Section 3.2.
 #[derive(Deserialize)]
-struct Authorization {
+pub(super) struct Authorization {
     device_code: String,
     user_code: String,
     #[serde(alias = "verification_url")]
@@ -38,7 +38,7 @@ pub(super) async fn log_in(provider: &Provider, wanted: &Wanted, limit: Duration
     let answer = ask(&provider.http, endpoint, &form).await?;
     let asked: Authorization =
         serde_json::from_value(answer).map_err(|_| GrantError::Answer("there is no device code in it"))?;
-    tell(&asked)?;
+    told(&asked)?.iter().for_each(output::note);
     let ends = Instant::now().checked_add(limit.min(Duration::from_secs(asked.expires_in)));
     let mut interval = asked.interval.map_or(INTERVAL, Duration::from_secs).clamp(Duration::from_secs(1), MAX_INTERVAL);
     loop {
@@ -83,17 +83,18 @@ fn in_words(error: GrantError) -> Failure {
     }
 }
 
-fn tell(asked: &Authorization) -> Result<(), Failure> {
+/// What people are told.
+pub(super) fn told(asked: &Authorization) -> Result<Vec<String>, GrantError> {
     check_url(&asked.verification_uri).map_err(|_| GrantError::Answer("it names no page to log in at"))?;
-    output::note(format!(
+    let mut notes = vec![format!(
         "On any device, open\n\n    {}\n\nand enter the code\n\n    {}\n",
         printable(&asked.verification_uri),
         printable(&asked.user_code)
-    ));
+    )];
     if let Some(complete) = asked.verification_uri_complete.as_ref().filter(|url| check_url(url).is_ok()) {
-        output::note(format!("Or open this, and compare the code:\n\n    {}\n", printable(complete)));
+        notes.push(format!("Or open this, and compare the code:\n\n    {}\n", printable(complete)));
     }
-    Ok(())
+    Ok(notes)
 }
 
 #[cfg(test)]
@@ -126,9 +127,9 @@ mod tests {
             expires_in: 60,
             interval: None,
         };
-        assert!(tell(&asked("https://id.example/device")).is_ok());
+        assert!(told(&asked("https://id.example/device")).is_ok());
         for odd in ["http://id.example/device", "javascript:x", "", "file:///etc/passwd"] {
-            assert!(tell(&asked(odd)).is_err(), "{odd}");
+            assert!(told(&asked(odd)).is_err(), "{odd}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod code;
 mod device;
+mod probe;
 mod provider;
 mod redirect;
 mod saml;
@@ -19,12 +20,14 @@ use postern_proto::resource::v1::Principal;
 use postern_runtime::clock;
 use secrecy::{ExposeSecret as _, SecretString};
 
+pub use self::probe::LoginProbe;
 use self::provider::{GrantError, Provider, Tokens};
 use crate::args::ConnectionArgs;
 use crate::client::{Client, Settings, refused};
 use crate::credentials::{Kept, Renewal, Store};
 use crate::failure::Failure;
 use crate::output;
+use crate::reach::{HOUR, seconds};
 use crate::token_args::LoginArgs;
 
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
@@ -126,7 +129,7 @@ pub(crate) async fn run(args: &LoginArgs, connection: &ConnectionArgs) -> Result
         issuer,
         token: session.token,
         expires_at: session.expires_at,
-        ttl: args.ttl.as_secs(),
+        ttl: args.ttl.unwrap_or(HOUR).as_secs(),
         targets: args.target.clone(),
         renewal,
     };
@@ -169,13 +172,19 @@ impl Subject {
     }
 }
 
-async fn exchange(client: &Client, subject: Subject, targets: &[String], ttl: Duration) -> Result<Session, Failure> {
+async fn exchange(
+    client: &Client,
+    subject: Subject,
+    targets: &[String],
+    ttl: Option<Duration>,
+) -> Result<Session, Failure> {
     let request = ExchangeTokenRequest {
         subject_token: subject.token.expose_secret().to_owned(),
         subject_token_type: subject.kind.to_owned(),
         code_verifier: subject.verifier.map(|verifier| verifier.expose_secret().to_owned()).unwrap_or_default(),
         targets: targets.to_vec(),
-        ttl_seconds: u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX),
+        ttl_seconds: seconds(ttl.unwrap_or(HOUR)),
+        ttl_is_default: ttl.is_none(),
         ..Default::default()
     };
     let answer = client.tokens().exchange_token(request).await.map_err(refused)?.into_inner();
@@ -221,7 +230,9 @@ pub(crate) async fn renew(
     let mut nobody = settings.clone();
     (nobody.token, nobody.credential) = (None, None);
     let client = Client::connect(&nobody).await?;
-    let (subject, ttl) = (Subject::id_token(tokens.id_token), Duration::from_secs(kept.ttl));
+    // What was not asked for is not insisted on.
+    let ttl = Some(Duration::from_secs(kept.ttl)).filter(|ttl| *ttl != HOUR);
+    let subject = Subject::id_token(tokens.id_token);
     let session = exchange(&client, subject, &kept.targets, ttl).await?;
     Ok((session.token, session.expires_at))
 }

@@ -62,7 +62,7 @@ impl OAuthError {
         Self { code: short(code), description: short(description) }
     }
 
-    fn read(document: &Value) -> Option<Self> {
+    pub(super) fn read(document: &Value) -> Option<Self> {
         let text = |key| document.get(key).and_then(Value::as_str);
         Some(Self::new(text("error")?, text("error_description").unwrap_or_default()))
     }
@@ -122,7 +122,12 @@ impl Provider {
 }
 
 impl Metadata {
-    fn check(&self, url: &str) -> Result<(), String> {
+    /// Whose it says that it is.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    pub(super) fn check(&self, url: &str) -> Result<(), String> {
         // Section 4.3: else another provider's endpoints would be taken for this one's.
         if self.issuer != url {
             return Err(format!("its discovery is of another issuer, {}", printable(&self.issuer)));

@@ -98,10 +98,10 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-type Refused = (&'static str, &'static str);
+pub(super) type Refused = (&'static str, &'static str);
 
 /// The answer in a request's head; else the status and text to refuse it with.
-fn read(head: &str, state: &str) -> Result<Answer, Refused> {
+pub(super) fn read(head: &str, state: &str) -> Result<Answer, Refused> {
     let not_found = ("404 Not Found", "There is nothing here.");
     let mut line = head.lines().next().unwrap_or_default().split(' ');
     let (Some("GET"), Some(target)) = (line.next(), line.next()) else { return Err(not_found) };

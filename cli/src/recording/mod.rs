@@ -3,5 +3,5 @@
 mod replay;
 mod source;
 
-pub(crate) use replay::Replay;
+pub(crate) use replay::{Replay, text};
 pub(crate) use source::{EntryReader, ReadFault};

@@ -247,7 +247,8 @@ fn seconds(duration: Duration) -> String {
     format!("{}.{:03} s", duration.as_secs(), duration.subsec_millis())
 }
 
-fn text(value: &Value) -> String {
+/// On one line, as it may be shown.
+pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
         Value::Text(text) => printable(text),
