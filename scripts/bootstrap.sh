@@ -25,7 +25,8 @@ fi
 have cc || lack gcc "C compiler for PostgreSQL's parser and aws-lc"
 have make || lack make "runs the Makefile"
 any '/usr/include/*/sys/types.h' || any /usr/include/sys/types.h || lack libc6-dev "C headers"
-any '/usr/lib/llvm-*/lib/libclang*.so*' || any '/usr/lib/*/libclang*.so*' || lack libclang-dev "bindings of PostgreSQL's parser (bindgen)"
+# libclang-cpp, which other packages bring, is another library.
+any '/usr/lib/llvm-*/lib/libclang[.-][!c]*' || any '/usr/lib/*/libclang[.-][!c]*' || lack libclang-dev "bindings of PostgreSQL's parser (bindgen)"
 have protoc || lack protobuf-compiler "generates raft's messages"
 
 case $purpose in
