@@ -48,8 +48,10 @@ impl House {
                 all.split('\0').find_map(|pair| pair.strip_prefix(&format!("{name}="))).map(str::to_owned)
             };
             found = environment.and_then(|(id, all)| {
+                // Before its own program runs, a child shows what its parent has.
+                let found = (id, of(&all, "POSTERN_JOB")?, of(&all, "POSTERN_TOKEN")?);
                 assert_eq!(of(&all, "POSTERN_TOKEN_FILE"), None);
-                Some((id, of(&all, "POSTERN_JOB")?, of(&all, "POSTERN_TOKEN")?))
+                Some(found)
             });
             Ok(found.is_some())
         })

@@ -63,7 +63,9 @@ impl Terminal {
         let shown = folder.join("shown");
         let mut script = Command::new("script");
         cli.surround(&mut script).unwrap();
-        script.args(["--quiet", "--return", "--flush", "--command", command, "/dev/null"]);
+        // The shell makes way: one that stays (dash) is interrupted with its command, and tells that.
+        let command = format!("exec {command}");
+        script.env("SHELL", "/bin/sh").args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"]);
         script.env("PAGER", "cat").env("TERM", "dumb").env("PSQLRC", "/dev/null").env("PSQL_HISTORY", "/dev/null");
         let output = File::create(&shown).unwrap();
         let errors = output.try_clone().unwrap();
@@ -136,12 +138,12 @@ fn psql_through_the_proxy_is_interrupted() {
     let mut proxy = house.cli.spawn("proxy", &arguments, house.home.path()).unwrap();
     wait_until(LIMIT, "the proxy", || Ok(proxy.stdout().starts_with("host="))).unwrap();
     let connection = format!("{} dbname=shop", proxy.stdout().trim());
-    let mut terminal = house.terminal(&format!("PGPASSWORD=$(cat {secret}) psql '{connection}'"));
+    let mut terminal = house.terminal(&format!("env PGPASSWORD=$(cat {secret}) psql '{connection}'"));
     terminal.shows("shop=>");
     // Another connection of the same proxy is nobody's to interrupt.
     let mut other = Terminal::open(
         &house.cli,
-        &format!("PGPASSWORD=$(cat {secret}) psql '{connection}'"),
+        &format!("env PGPASSWORD=$(cat {secret}) psql '{connection}'"),
         tempfile::tempdir_in(house.home.path()).unwrap().keep().as_path(),
     );
     other.shows("shop=>");
