@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};
+use postern_core::id::OperationId;
 use postern_core::masking::{MaskFunction, MaskSlice, MaskingRule};
 use postern_core::name::Name;
 use postern_core::policy::Pattern;
 use postern_core::principal::Principal;
 use postern_core::target::TargetSelector;
+use postern_core::time::Timestamp;
 use postern_protocols::postgres::analyze::{AnalyzeContext, SessionNames, analyze};
 use postern_protocols::postgres::catalog::{Catalog, CatalogBuilder, CatalogPart};
+use postern_protocols::postgres::codec::write;
 use postern_protocols::postgres::mask::{Field, Masking, RowPlan};
+use postern_protocols::postgres::session::{ClientStep, Limits, Session};
 
 const CUSTOMERS: u32 = 20_001;
 const TEXT: u32 = 25;
@@ -48,6 +52,45 @@ fn masking(catalog: &Arc<Catalog>, mask: MaskFunction) -> Masking {
     Masking::compile(&slice, Arc::clone(catalog), "shop", &[7; 32])
 }
 
+/// A report of a kilobyte, as tools write them.
+fn kilobyte() -> String {
+    let mut sql =
+        "SELECT c.id AS \"customers.id\", c.name AS \"customers.name\", coalesce(sum(o.amount), 0) AS \"orders.total\""
+            .to_owned();
+    for column in 0.. {
+        let next = format!(", count(*) FILTER (WHERE o.status = 'state {column}') AS \"orders.count_{column}\"");
+        if sql.len() + next.len() > 880 {
+            break;
+        }
+        sql.push_str(&next);
+    }
+    sql.push_str(" FROM customers AS c LEFT JOIN orders AS o ON o.customer_id = c.id WHERE c.id > 10 GROUP BY c.id, c.name ORDER BY 3 DESC LIMIT 500");
+    sql
+}
+
+/// What a session does with a statement that was classified before: it is asked for, decided by whoever decides, and answered with a row.
+fn known(bench: &mut Criterion, context: Arc<AnalyzeContext>) {
+    let mut session = Session::new(Limits::default(), context, Arc::new(Masking::default()), 7);
+    let (mut query, mut answer) = (BytesMut::new(), BytesMut::new());
+    write::query(&mut query, kilobyte().as_bytes());
+    answer.extend_from_slice(b"T\0\0\0\x1f\0\x01total\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
+    answer.extend_from_slice(&crate::codec::data_row(&["4711"]));
+    answer.extend_from_slice(b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I");
+    let mut number = 0_u128;
+    bench.bench_function("session/a known statement of 1 KiB, asked, decided and answered", |b| {
+        b.iter(|| {
+            let (mut from_client, mut from_server) = (query.clone(), answer.clone());
+            let ClientStep::Decide(pending) = session.next_client(&mut from_client).unwrap() else { unreachable!() };
+            number += 1;
+            black_box(session.permit(pending, OperationId::new(Timestamp::from_millis(0), number)));
+            let (mut to_client, mut events) = (BytesMut::new(), Vec::new());
+            session.next_server(&mut from_server, &mut to_client, &mut events).unwrap();
+            assert!(session.is_idle());
+            to_client.len()
+        });
+    });
+}
+
 /// Every bench of this file.
 pub(crate) fn all(bench: &mut Criterion) {
     let catalog = catalog();
@@ -68,6 +111,13 @@ pub(crate) fn all(bench: &mut Criterion) {
             b.iter(|| black_box(analyze(sql.as_bytes(), &context, &names)))
         });
     }
+
+    let long = kilobyte();
+    assert!(analyze(long.as_bytes(), &context, &names).is_ok());
+    bench.bench_function("analyze/1 KiB that nobody asked before", |b| {
+        b.iter(|| black_box(analyze(long.as_bytes(), &context, &names)))
+    });
+    known(bench, Arc::new(context.clone()));
 
     let statement = analyze(b"SELECT * FROM customers", &context, &names).unwrap();
     let fields: Vec<Field> =

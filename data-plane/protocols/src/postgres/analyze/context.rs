@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::known::Texts;
 use crate::postgres::catalog::Catalog;
 use crate::sql::{Facts, SessionEffect, Statement, Unclassifiable};
 
@@ -19,6 +20,8 @@ pub struct AnalyzeContext {
     pub catalog: Option<Arc<Catalog>>,
     /// Longest statement, in bytes.
     pub max_statement: usize,
+    /// What was classified by the same names.
+    pub(crate) texts: Arc<Texts>,
 }
 
 /// Names that this session has changed. Owned by the session; [`SessionNames::begin`] at the permit of a text,
@@ -53,6 +56,7 @@ impl AnalyzeContext {
             database: database.into(),
             user: catalog.user().into(),
             search_path: catalog.search_path().to_vec(),
+            texts: catalog.known().by(catalog.search_path()),
             catalog: Some(catalog),
             max_statement,
         }
@@ -65,6 +69,7 @@ impl AnalyzeContext {
     pub fn beginning_with(mut self, search_path: &str) -> Option<Self> {
         let path = super::settings::split_path(search_path).ok()?;
         self.search_path = path.into_iter().filter(|schema| !schema.is_empty()).map(Arc::from).collect();
+        self.texts = self.catalog.as_ref().map(|catalog| catalog.known().by(&self.search_path)).unwrap_or_default();
         Some(self)
     }
 }
@@ -183,6 +188,11 @@ impl SessionNames {
     #[must_use]
     pub fn cursor(&self, name: &str) -> Option<&Facts> {
         self.cursors.get(name).map(|cursor| &cursor.facts)
+    }
+
+    /// Whether every name but a prepared statement's or a cursor's means what it did when the session began.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.paths.is_empty() && self.temporary.is_empty() && self.touched.is_empty()
     }
 
     /// Whether a temporary relation of this name may exist.

@@ -11,6 +11,7 @@ mod define;
 mod functions;
 mod grant;
 mod json;
+mod known;
 mod names;
 mod objects;
 mod query;
@@ -27,6 +28,7 @@ pub(crate) mod tests;
 use std::borrow::Cow;
 
 pub use context::{AnalyzeContext, SessionNames};
+pub(crate) use known::{Known, Texts, is_lasting};
 
 use self::walk::Analyzer;
 pub use crate::sql::{

@@ -8,13 +8,15 @@ mod load;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::analyze::Known;
+
 pub use load::{CatalogBuilder, CatalogError, CatalogPart, queries};
 
 /// OIDs below are the system's own (FirstNormalObjectId of PostgreSQL's transam.h).
 pub const FIRST_NORMAL_OID: u32 = 16_384;
 
 /// A snapshot of a database's relations, schemas and functions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Catalog {
     user: Arc<str>,
     search_path: Vec<Arc<str>>,
@@ -33,6 +35,8 @@ pub struct Catalog {
     functions: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Functions that take a row as their only argument, and so can be written as a column.
     row_functions: BTreeSet<Arc<str>>,
+    /// What texts were classified by it.
+    known: Known,
 }
 
 /// One relation.
@@ -76,6 +80,12 @@ impl Catalog {
     #[must_use]
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// What was classified by it.
+    #[must_use]
+    pub(crate) const fn known(&self) -> &Known {
+        &self.known
     }
 
     /// The search path after login, as far as its schemas exist.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Session;
-use super::names::{self, Prepared};
+use super::names::Prepared;
 use super::step::{Message as Held, Pending};
-use crate::postgres::analyze::{self, CopyDirection, Statement, Unclassifiable};
+use crate::postgres::analyze::{self, CopyDirection, Statement, Unclassifiable, is_lasting};
 use crate::postgres::mask::CopyMask;
 use crate::sql::Relation;
 
@@ -19,11 +19,15 @@ impl Session {
     }
 
     fn classify_exactly(&mut self, text: &[u8]) -> Result<Arc<Statement>, Unclassifiable> {
-        let statement = match self.cache.get(text, self.generation) {
+        let texts = match self.names.is_untouched() {
+            true => Arc::clone(&self.context.texts),
+            false => self.own_texts.of(self.generation),
+        };
+        let statement = match texts.get(text) {
             Some(known) => known,
             None => {
                 let statement = Arc::new(analyze::analyze(text, &self.context, &self.names)?);
-                self.cache.put(text, self.generation, &statement);
+                texts.put(text, &statement);
                 statement
             }
         };
@@ -44,7 +48,7 @@ impl Session {
     }
 
     fn classify_found(&mut self, name: &Bytes, found: &Prepared) -> Result<Arc<Statement>, Unclassifiable> {
-        if found.generation == self.generation && names::is_lasting(&found.statement) {
+        if found.generation == self.generation && is_lasting(&found.statement) {
             self.admit(&found.statement)?;
             return Ok(Arc::clone(&found.statement));
         }

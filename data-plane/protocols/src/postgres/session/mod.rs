@@ -39,7 +39,7 @@ use super::codec::{self, Frame, frontend};
 use super::mask::Masking;
 use crate::sql::StatementKind;
 use flight::Flight;
-use names::{Cache, Portals, Statements};
+use names::{OwnTexts, Portals, Statements};
 use results::{CopyOut, ResultSet, Running};
 
 pub use step::{ClientStep, Pending, ProtocolError, Refused, ResultEvent, ServerProgress};
@@ -74,7 +74,7 @@ pub struct Session {
     generation: u64,
     statements: Statements,
     portals: Portals,
-    cache: Cache,
+    own_texts: OwnTexts,
     /// What the server will answer to, oldest first.
     flight: Flight,
     /// Operations that are permitted and not over.
@@ -125,7 +125,7 @@ impl Session {
             generation: 0,
             statements: Statements::default(),
             portals: Portals::default(),
-            cache: Cache::default(),
+            own_texts: OwnTexts::default(),
             flight: Flight::default(),
             running: BTreeMap::new(),
             result: None,

@@ -8,7 +8,7 @@ use postern_core::id::OperationId;
 
 use super::Session;
 use super::flight::Expected;
-use crate::postgres::analyze::{Statement, StatementKind};
+use crate::postgres::analyze::{Statement, Texts};
 use crate::postgres::codec::backend::FieldDescription;
 use crate::postgres::codec::frontend::{Named, ResultFormats};
 
@@ -17,9 +17,6 @@ const MAX_STATEMENTS: usize = 4_000;
 const MAX_STATEMENT_BYTES: usize = 16 << 20;
 /// Most portals of a session.
 const MAX_PORTALS: usize = 1_000;
-/// Most classified texts that are kept, and the longest that is.
-const MAX_CACHED: usize = 256;
-const MAX_CACHED_TEXT: usize = 4 << 10;
 
 /// Columns of a result, shared by all who need them.
 pub(super) type Columns = Arc<[FieldDescription]>;
@@ -69,9 +66,11 @@ pub(super) struct Portals {
     map: BTreeMap<Bytes, Portal>,
 }
 
+/// What texts do in a session that reads names in its own way.
 #[derive(Default)]
-pub(super) struct Cache {
-    map: BTreeMap<Bytes, (u64, Arc<Statement>)>,
+pub(super) struct OwnTexts {
+    generation: u64,
+    texts: Option<Arc<Texts>>,
 }
 
 /// What a name stands for at the place in the stream that is being read.
@@ -160,26 +159,14 @@ impl Portals {
     }
 }
 
-impl Cache {
-    pub(super) fn get(&self, text: &[u8], generation: u64) -> Option<Arc<Statement>> {
-        self.map.get(text).filter(|(at, _)| *at == generation).map(|(_, statement)| Arc::clone(statement))
-    }
-
-    pub(super) fn put(&mut self, text: &[u8], generation: u64, statement: &Arc<Statement>) {
-        if text.len() > MAX_CACHED_TEXT || !is_lasting(statement) {
-            return;
+impl OwnTexts {
+    /// What was classified since names changed last.
+    pub(super) fn of(&mut self, generation: u64) -> Arc<Texts> {
+        if self.generation != generation {
+            *self = Self { generation, texts: None };
         }
-        if self.map.len() >= MAX_CACHED {
-            self.map.clear();
-        }
-        self.map.insert(Bytes::copy_from_slice(text), (generation, Arc::clone(statement)));
+        Arc::clone(self.texts.get_or_insert_default())
     }
-}
-
-/// Whether its classification hangs on nothing but the generation: EXECUTE and FETCH hang on what they name.
-pub(super) fn is_lasting(statement: &Statement) -> bool {
-    use StatementKind::{Delete, Insert, Merge, Select, Setting, Transaction, Update};
-    statement.kinds.iter().all(|kind| matches!(kind, Select | Insert | Update | Delete | Merge | Transaction | Setting))
 }
 
 impl Session {

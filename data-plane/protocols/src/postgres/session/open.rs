@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use postern_core::action::{ObjectKind, Verb};
 
-use super::names::{Prepared, is_lasting};
+use super::names::Prepared;
 use super::step::Message as Held;
 use super::{ClientStep, ProtocolError, Session};
-use crate::postgres::analyze::{self, SessionEffect, Statement, StatementKind, Unclassifiable};
+use crate::postgres::analyze::{self, SessionEffect, Statement, StatementKind, Unclassifiable, is_lasting};
 use crate::postgres::codec::Frame;
 use crate::postgres::codec::backend;
 use crate::postgres::codec::frontend::Execute;

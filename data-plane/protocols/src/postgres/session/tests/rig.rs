@@ -36,6 +36,7 @@ pub(super) fn context() -> Arc<AnalyzeContext> {
         search_path: vec!["public".into()],
         catalog: None,
         max_statement: 1 << 20,
+        texts: Arc::default(),
     })
 }
 
