@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,10 +34,11 @@ pub(crate) type UploadClient = RecordingServiceClient<Failover>;
 /// Requests sent and not acknowledged; and their bytes.
 const WINDOW: usize = 64;
 const WINDOW_BYTES: usize = 8 << 20;
-/// Records of one session that follow each other go as one request, up to this size.
-const BATCH: usize = 512 << 10;
+/// What is read of the spool at once. Of that, all records of one session go as one request, up to half of it.
+const BLOCK: usize = 1 << 20;
+const BATCH: usize = BLOCK / 2;
 /// How long what was recorded may wait for more: sessions that wait for an answer come first, and one request for many events costs all less.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(25);
 /// An acknowledgement that takes longer means that the connection, or its other end, hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(1);
@@ -112,6 +113,17 @@ impl Behind {
             None => std::future::pending().await,
         }
     }
+}
+
+/// A request, and what will be waited for once it is sent.
+type Request = (UploadRequest, Sent);
+
+/// Records of one session that follow each other.
+struct Gathered {
+    session: SessionId,
+    first_seq: u64,
+    next_seq: u64,
+    frames: Vec<u8>,
 }
 
 /// A request that is sent and not acknowledged.
@@ -218,7 +230,7 @@ impl Uploader {
         let mut pending = self.read(&mut cursor, &behind.stalled).await?;
         // The first request may have to be there before the server answers at all.
         let mut sent: VecDeque<Sent> = VecDeque::new();
-        if let Some(request) = pending.take() {
+        if let Some(request) = pending.pop_front() {
             send(&requests, request, &mut sent).await?;
         }
         let answer = tokio::time::timeout(ANSWER_LIMIT, client.upload(ReceiverStream::new(outgoing)));
@@ -229,11 +241,11 @@ impl Uploader {
             let anew = behind.begins_anew();
             if anew {
                 // First all answers, so that none of them is taken for one to what is sent again.
-                pending = None;
+                pending.clear();
                 if sent.is_empty() {
                     return self.rewind(behind.rewound).await;
                 }
-            } else if pending.is_none() && look.is_none_or(|at| at <= Instant::now()) {
+            } else if pending.is_empty() && look.is_none_or(|at| at <= Instant::now()) {
                 look = None;
                 pending = self.read(&mut cursor, &behind.stalled).await?;
             }
@@ -243,15 +255,16 @@ impl Uploader {
                 answer = answers.message() => {
                     let answer = answer?.ok_or(UploadError::Ended)?;
                     *progress |= self.take(answer, &mut sent, &mut behind).await?;
+                    pending.retain(|(_, place)| !behind.has(&place.session));
                 }
-                permit = requests.reserve(), if room && pending.is_some() => {
+                permit = requests.reserve(), if room && !pending.is_empty() => {
                     let permit = permit.map_err(|_| UploadError::Ended)?;
-                    if let Some((request, place)) = pending.take() {
+                    if let Some((request, place)) = pending.pop_front() {
                         permit.send(request);
                         sent.push_back(place);
                     }
                 }
-                changed = self.view.changed(), if pending.is_none() && look.is_none() && !anew => {
+                changed = self.view.changed(), if pending.is_empty() && look.is_none() && !anew => {
                     changed.map_err(|_| UploadError::Recorder)?;
                     look = Some(Instant::now() + GATHER);
                 }
@@ -326,17 +339,17 @@ impl Uploader {
         Ok(true)
     }
 
-    /// The next request from the spool, when one is there. Skips what is acknowledged.
+    /// The next requests from the spool, as many as a block of it holds. Skips what is acknowledged.
     async fn read(
         &mut self,
         cursor: &mut Cursor,
         skip: &BTreeSet<SessionId>,
-    ) -> Result<Option<(UploadRequest, Sent)>, UploadError> {
+    ) -> Result<VecDeque<Request>, UploadError> {
         loop {
             let (found, len) = {
                 let view = self.view.borrow_and_update();
                 let Some((segment, len)) = view.segments.range(cursor.segment..).next().map(|(s, l)| (*s, *l)) else {
-                    return Ok(None);
+                    return Ok(VecDeque::new());
                 };
                 (segment, len)
             };
@@ -348,7 +361,7 @@ impl Uploader {
             if cursor.offset >= len {
                 let another = self.view.borrow().segments.range(found.saturating_add(1)..).next().is_some();
                 if !another {
-                    return Ok(None);
+                    return Ok(VecDeque::new());
                 }
                 *cursor = Cursor { segment: found.saturating_add(1), offset: begin };
                 continue;
@@ -362,13 +375,13 @@ impl Uploader {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let (request, taken) = self.gather(&bytes, skip);
+            let (requests, taken) = self.gather(&bytes, skip);
             if taken == 0 {
                 return Err(UploadError::Damaged { segment: found, offset: cursor.offset });
             }
             cursor.offset = cursor.offset.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
-            if request.is_some() {
-                return Ok(request);
+            if !requests.is_empty() {
+                return Ok(requests);
             }
         }
     }
@@ -379,68 +392,63 @@ impl Uploader {
         let left = usize::try_from(len.saturating_sub(cursor.offset)).unwrap_or(usize::MAX);
         // All of it on one thread: each step of an asynchronous file is a hop there and back.
         let read = tokio::task::spawn_blocking(move || {
-            let file = File::open(path)?;
-            let first = part(&file, cursor.offset, left.min(2 * BATCH))?;
+            let mut file = File::open(path)?;
+            let first = part(&mut file, cursor.offset, left.min(BLOCK))?;
             match next(&first) {
-                Next::Torn => part(&file, cursor.offset, left.min(MAX_PAYLOAD.saturating_add(HEADER))),
+                Next::Torn => part(&mut file, cursor.offset, left.min(MAX_PAYLOAD.saturating_add(HEADER))),
                 _ => Ok(first),
             }
         });
         read.await.map_err(std::io::Error::other)?
     }
 
-    /// One request of what follows at the beginning of `bytes`, and how many bytes were looked at.
-    fn gather(&self, bytes: &[u8], skip: &BTreeSet<SessionId>) -> (Option<(UploadRequest, Sent)>, usize) {
+    /// What `bytes` hold, whole records of them: a request for each session, or several where one would be too large. Also how many bytes were looked
+    /// at. The records of sessions that are busy at once lie in between each other; a request for each record would cost more than all else.
+    fn gather(&self, bytes: &[u8], skip: &BTreeSet<SessionId>) -> (VecDeque<Request>, usize) {
         let view = self.view.borrow();
         let mut taken = 0_usize;
-        let mut gathered: Option<(SessionId, u64, u64, Vec<u8>)> = None;
+        let mut gathered: Vec<Gathered> = Vec::new();
+        let mut last_of: BTreeMap<SessionId, usize> = BTreeMap::new();
         while let Next::Record { record, size } = next(bytes.get(taken..).unwrap_or_default()) {
-            if let Record::Frames { session, first_seq, count, frames, .. } = record {
-                let next_seq = first_seq.saturating_add(u64::from(count));
-                let acked = view.sessions.get(&session).is_some_and(|held| held.acked >= next_seq);
-                match &mut gathered {
-                    _ if acked || skip.contains(&session) => {}
-                    None => gathered = Some((session, first_seq, next_seq, frames.to_vec())),
-                    Some((of, _, until, all))
-                        if *of == session && *until == first_seq && all.len().saturating_add(frames.len()) <= BATCH =>
-                    {
-                        *until = next_seq;
-                        all.extend_from_slice(frames);
-                    }
-                    Some(_) => break,
+            taken = taken.saturating_add(size);
+            let Record::Frames { session, first_seq, count, frames, .. } = record else { continue };
+            let next_seq = first_seq.saturating_add(u64::from(count));
+            let acked = view.sessions.get(&session).is_some_and(|held| held.acked >= next_seq);
+            if acked || skip.contains(&session) {
+                continue;
+            }
+            match last_of.get(&session).and_then(|place| gathered.get_mut(*place)) {
+                Some(last) if last.next_seq == first_seq && last.frames.len().saturating_add(frames.len()) <= BATCH => {
+                    last.next_seq = next_seq;
+                    last.frames.extend_from_slice(frames);
+                }
+                _ => {
+                    last_of.insert(session, gathered.len());
+                    gathered.push(Gathered { session, first_seq, next_seq, frames: frames.to_vec() });
                 }
             }
-            taken = taken.saturating_add(size);
         }
-        let request = gathered.map(|(session, first_seq, next_seq, frames)| {
+        let request = |Gathered { session, first_seq, next_seq, frames }: Gathered| {
             let size = frames.len();
             let held_from = view.sessions.get(&session).map_or(0, |held| held.from);
             let request = UploadRequest { session: session.to_string(), first_seq, frames, held_from };
             (request, Sent { session, next_seq, size })
-        });
-        (request, taken)
+        };
+        (gathered.into_iter().map(request).collect(), taken)
     }
 }
 
 /// `most` bytes from `offset` on; fewer when the file ends before.
-fn part(file: &File, offset: u64, most: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; most];
-    let mut read = 0_usize;
-    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset.saturating_add(u64::try_from(read).unwrap_or(u64::MAX))) {
-            Ok(0) => break,
-            Ok(size) => read = read.saturating_add(size),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(read);
+fn part(file: &mut File, offset: u64, most: usize) -> std::io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::with_capacity(most);
+    file.take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 async fn send(
     requests: &mpsc::Sender<UploadRequest>,
-    (request, place): (UploadRequest, Sent),
+    (request, place): Request,
     sent: &mut VecDeque<Sent>,
 ) -> Result<(), UploadError> {
     requests.send(request).await.map_err(|_| UploadError::Ended)?;
