@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What one read may bring. TLS hands out records of up to as much.
 const READ: usize = 16 << 10;
@@ -28,23 +28,36 @@ pub(super) async fn read(from: &mut (impl AsyncRead + Unpin), into: &mut BytesMu
     .await
 }
 
-/// One write, or the flush that TLS needs once all is written. Cancel-safe.
+/// Writes `bytes`, and flushes, which TLS needs: done once nothing is left of either. Cancel-safe.
 pub(super) async fn write(
     to: &mut (impl AsyncWrite + Unpin),
     bytes: &mut BytesMut,
     unflushed: &mut bool,
 ) -> std::io::Result<()> {
-    if bytes.is_empty() {
-        to.flush().await?;
-        *unflushed = false;
-        return Ok(());
-    }
-    *unflushed = true;
-    if to.write_buf(bytes).await? == 0 {
-        return Err(std::io::ErrorKind::WriteZero.into());
+    std::future::poll_fn(|cx| poll_write(cx, to, bytes, unflushed)).await
+}
+
+/// As [`write`], as far as it goes now.
+pub(super) fn poll_write(
+    cx: &mut Context<'_>,
+    to: &mut (impl AsyncWrite + Unpin),
+    bytes: &mut BytesMut,
+    unflushed: &mut bool,
+) -> Poll<std::io::Result<()>> {
+    while !bytes.is_empty() {
+        *unflushed = true;
+        let written = ready!(Pin::new(&mut *to).poll_write(cx, bytes))?;
+        if written == 0 {
+            return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+        }
+        bytes.advance(written);
     }
     release(bytes);
-    Ok(())
+    if *unflushed {
+        ready!(Pin::new(to).poll_flush(cx))?;
+        *unflushed = false;
+    }
+    Poll::Ready(Ok(()))
 }
 
 /// Gives an empty buffer's memory back.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -22,7 +23,8 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::buffers::{read, release, write};
+use super::alarm::Alarm;
+use super::buffers::{poll_write, read, release, write};
 use super::decide::Asked;
 use super::delayed::{Delayed, over};
 use super::drain::Drain;
@@ -41,7 +43,7 @@ use crate::policy_feed::{Feed, Seat, Standing};
 use crate::recorder::SessionRecorder;
 use crate::upstream::{BoxStream, Destination, Upstream};
 
-/// After so long without anything moving, what was recorded goes to the disk without waiting for the next operation's permit.
+/// After so long what was recorded goes to the disk without waiting for the next operation's permit.
 const QUIET: Duration = Duration::from_millis(20);
 pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -118,6 +120,10 @@ pub(super) struct Relay {
     pub(super) stale: Instant,
     drain: Drain,
     flow: Flow,
+    /// For when the token ends, or something becomes too old.
+    ends: Alarm,
+    /// For what was recorded and not written.
+    quiet: Alarm,
 }
 
 /// What each side waits for.
@@ -226,6 +232,8 @@ impl Relay {
             stale: Instant::now(),
             drain,
             flow: Flow::default(),
+            ends: Alarm::default(),
+            quiet: Alarm::default(),
         };
         this.watch_age();
         this
@@ -247,7 +255,10 @@ impl Relay {
             if let Err(end) = Box::pin(self.work()).await {
                 break end;
             }
-            let woken = self.wait().await;
+            let woken = match self.write_now().await {
+                Some(woken) => woken,
+                None => self.wait().await,
+            };
             if !matches!(woken, Woken::Moved)
                 && let Err(end) = Box::pin(self.wake(woken)).await
             {
@@ -342,6 +353,27 @@ impl Relay {
         Ok(moved)
     }
 
+    /// Writes what waits for either side, as far as each takes it at once: mostly all of it, and then nothing but the sides' own words is waited for.
+    /// Some when that makes room for more work, or a side is gone.
+    async fn write_now(&mut self) -> Option<Woken> {
+        let was_full = self.outbox.len() >= self.high || self.to_client.len() >= self.high;
+        let Self { sides, flow, outbox, to_client, .. } = self;
+        let (client, server) = std::future::poll_fn(|cx| {
+            let client = poll_write(cx, &mut sides.client_write, to_client, &mut flow.client_unflushed);
+            let server = poll_write(cx, &mut sides.server_write, outbox.pending(), &mut flow.server_unflushed);
+            Poll::Ready((client, server))
+        })
+        .await;
+        match (client, server) {
+            (Poll::Ready(Err(error)), _) => Some(Woken::ClientEnded(Err(error))),
+            (_, Poll::Ready(Err(error))) => Some(Woken::ServerEnded(Err(error))),
+            _ => {
+                let is_full = self.outbox.len() >= self.high || self.to_client.len() >= self.high;
+                (was_full && !is_full).then_some(Woken::Moved)
+            }
+        }
+    }
+
     async fn wake(&mut self, woken: Woken) -> Result<(), End> {
         match woken {
             Woken::Moved => Ok(()),
@@ -398,7 +430,10 @@ impl Relay {
         {
             return Woken::Terminated;
         }
-        let unwritten = self.recorder.has_waiting();
+        self.ends.set(self.expires.min(self.stale));
+        if self.recorder.has_waiting() {
+            self.quiet.set_if_off(QUIET);
+        }
         let Self {
             sides,
             flow,
@@ -413,6 +448,10 @@ impl Relay {
             key,
             drain,
             high,
+            ends,
+            quiet,
+            expires,
+            stale,
             ..
         } = self;
         let Sides { client_read, client_write, server_read, server_write } = sides;
@@ -425,9 +464,7 @@ impl Relay {
         let write_server = !outbox.is_empty() || flow.server_unflushed;
         tokio::select! {
             biased;
-            () = tokio::time::sleep_until(self.expires.min(self.stale)) => {
-                if self.expires <= self.stale { Woken::Expired } else { Woken::Stale }
-            }
+            () = ends.rings() => if *expires <= *stale { Woken::Expired } else { Woken::Stale },
             why = drain.over(idle) => Woken::Drained(why),
             Some(from) = key.requests.recv() => Woken::Cancel(from),
             update = next_update(waiting), if waiting.is_some() => Woken::Hold(update),
@@ -452,7 +489,7 @@ impl Relay {
                 Ok(_) => Woken::Moved,
                 Err(error) => Woken::ClientEnded(Err(error)),
             },
-            () = tokio::time::sleep(QUIET), if unwritten => Woken::Quiet,
+            () = quiet.rings() => Woken::Quiet,
         }
     }
 }
