@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Loads beside peers, in one run on one machine; writes docs/benchmarks.md, part by part:
 #   sessions   pgbench through Postern, beside direct and pgbouncer
+#   enforcement  small operations and long results through the gateway with policies and masks, beside direct and pgbouncer
 #   control    writes to three members of the control plane, beside three of etcd; then the leader is killed, again and again
 #   watch      how soon a change of policy reaches a thousand gateways, and what a watcher costs
 #   idle       what thousands of idle sessions cost the gateway, beside pgbouncer
@@ -20,7 +21,7 @@ wanted() { [ -z "${ONLY:-}" ] || [[ ",$ONLY," == *",$1,"* ]]; }
 
 if [ -n "${SMOKE:-}" ]; then
     cargo build --locked -p postern -p postern-benches
-    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 COUNT=20000 SCALE=1 LOGINS=20 MEGABYTES=5 AGENTS=20 GATEWAYS=4 STEADY=2 OUTPUT=/dev/stdout
+    export ROUNDS=1 SECONDS_EACH=1 KILLS=1 WATCHERS=50 CHANGES=5 SUBSCRIBERS=500 SESSIONS=100 COUNT=20000 SCALE=1 ROWS=10000 LOGINS=20 MEGABYTES=5 AGENTS=20 GATEWAYS=4 STEADY=2 OUTPUT=/dev/stdout
     binary=debug
 else
     # The clients too: a slow client would measure itself.
@@ -31,6 +32,7 @@ target=${CARGO_TARGET_DIR:-target}
 case $target in /*) ;; *) target="$PWD/$target" ;; esac
 export POSTERN_BIN="$target/$binary/postern"
 if wanted sessions; then "$target/$binary/load"; fi
+if wanted enforcement; then "$target/$binary/enforcement"; fi
 if wanted control; then "$target/$binary/control"; fi
 if wanted watch; then "$target/$binary/watch"; fi
 if wanted idle; then "$target/$binary/idle"; fi
