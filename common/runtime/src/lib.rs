@@ -9,6 +9,7 @@ pub mod enrol;
 pub mod failures;
 pub mod http;
 pub mod jwt;
+pub mod net;
 pub mod ops;
 pub mod pki;
 pub mod supervisor;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use postern_core::target::Address;
 use postern_protocols::tunnel::{self, MAX_MESSAGE, Open, OpenStatus, Opened};
+use postern_runtime::net::keep_alive;
 use postern_runtime::tunnel::{RecvHalf, SendHalf, cause, wire};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -155,7 +156,9 @@ async fn connect(open: &Open, shared: &Shared) -> Result<TcpStream, Refusal> {
         Ok(outcome) => outcome?,
         Err(_) => return Err(refusal(OpenStatus::TimedOut, format!("no connection in {} ms", limit.as_millis()))),
     };
-    tcp.set_nodelay(true).map_err(|error| refusal(OpenStatus::Failed, error.to_string()))?;
+    tcp.set_nodelay(true)
+        .and_then(|()| keep_alive(&tcp))
+        .map_err(|error| refusal(OpenStatus::Failed, error.to_string()))?;
     Ok(tcp)
 }
 

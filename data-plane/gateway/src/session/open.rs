@@ -17,6 +17,7 @@ use postern_protocols::postgres::handshake::{
 use postern_protocols::postgres::upstream::with_demanded;
 use postern_runtime::clock;
 use postern_runtime::jwt::TokenError;
+use postern_runtime::net::keep_alive;
 use postern_runtime::tls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -239,6 +240,7 @@ async fn greet(
     slot: &mut Option<Connection>,
 ) -> Result<(Box<Startup>, postern_protocols::postgres::handshake::AwaitPassword), Refused> {
     stream.set_nodelay(true)?;
+    keep_alive(&stream)?;
     let (mut state, mut counted) = (AwaitStartup::new(demanded_of(from.ip())), false);
     *slot = Some(Connection { stream: Box::new(stream), received: BytesMut::with_capacity(BUFFER), certificate: None });
     loop {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postern_core::target::Address;
+use postern_runtime::net::keep_alive;
 use tokio::net::TcpStream;
 
 use super::UpstreamError;
@@ -15,6 +16,6 @@ pub(super) async fn connect(address: &Address) -> Result<TcpStream, UpstreamErro
         .await
         .map_err(|_| UpstreamError::TimedOut)?
         .map_err(UpstreamError::Connect)?;
-    stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
+    stream.set_nodelay(true).and_then(|()| keep_alive(&stream)).map_err(UpstreamError::Connect)?;
     Ok(stream)
 }
