@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use postern_core::Name;
 
-use crate::args::{OutputArgs, ReviewArgs};
+use crate::approval_args::ReviewArgs;
+use crate::args::OutputArgs;
 use crate::manifest::parse_duration;
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_core::resource::Kind;
 
 use crate::access_args::AccessCommand;
+use crate::approval_args::{ApprovalsCommand, WebhooksCommand};
 use crate::client_args::{EnvArgs, ExecArgs, ProxyArgs};
 use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::dev::DevArgs;
@@ -91,6 +92,9 @@ pub(crate) enum Command {
     /// Held operations: list, show, approve, deny.
     #[command(subcommand)]
     Approvals(ApprovalsCommand),
+    /// Webhooks: how deliveries to them go. They are declared by `apply`.
+    #[command(subcommand)]
+    Webhooks(WebhooksCommand),
     /// Access on request, for a while: request, list, show, approve, deny, end.
     #[command(subcommand)]
     Access(AccessCommand),
@@ -254,35 +258,6 @@ pub(crate) enum SecretsCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum ApprovalsCommand {
-    /// Those that wait; with --all, all that are remembered.
-    List {
-        #[arg(long)]
-        all: bool,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// One approval with its statement and reviews.
-    Show {
-        id: String,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Lets the operation run.
-    Approve(ReviewArgs),
-    /// Refuses the operation.
-    Deny(ReviewArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReviewArgs {
-    pub(crate) id: String,
-    /// Why, for the requester and the record.
-    #[arg(long, default_value = "")]
-    pub(crate) comment: String,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum SessionsCommand {
     /// The newest sessions.
     List {
@@ -390,9 +365,9 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
         "role" | "roles" => Ok(Kind::Role),
         "rolebinding" | "rolebindings" => Ok(Kind::RoleBinding),
         "serviceaccount" | "serviceaccounts" => Ok(Kind::ServiceAccount),
-        _ => {
-            Err("expected issuer, target, policy, maskingrule, secret, role, rolebinding or serviceaccount".to_owned())
-        }
+        "webhook" | "webhooks" => Ok(Kind::Webhook),
+        _ => Err("expected issuer, target, policy, maskingrule, secret, role, rolebinding, serviceaccount or webhook"
+            .to_owned()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `postern` binary: the roles, `dev`, and the client commands over the public gRPC API.
 
 mod access_args;
+mod approval_args;
 mod args;
 mod child;
 mod client;
@@ -83,6 +84,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             commands::resources::delete(kind, &name, revision, connection).await
         }
         Command::Approvals(command) => commands::approvals::run(&command, connection).await,
+        Command::Webhooks(command) => commands::webhooks::run(&command, connection).await,
         Command::Access(command) => commands::access::run(&command, connection).await,
         Command::Sessions(command) => commands::sessions::run(&command, connection).await,
         Command::Token(args) => commands::tokens::run(&args, connection).await,

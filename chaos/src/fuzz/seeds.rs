@@ -8,6 +8,7 @@ use postern_core::access::Grant as AccessGrant;
 use postern_core::allowance::Allowance;
 use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, ReviewVerdict};
 use postern_core::audit::AuditRecord;
+use postern_core::background::{Background, Estimate, ValuePlace, ValueUse};
 use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
 use postern_core::issuer::Issuer;
 use postern_core::job::Job;
@@ -27,6 +28,7 @@ use postern_core::target::{
     CredentialRef, CredentialSource, Protocol, Route, Target as Server, TargetSelector, TargetTls, TlsMode,
 };
 use postern_core::time::Ttl;
+use postern_core::webhook::{Webhook, WebhookFormat};
 use postern_core::wire::snapshot::{delta_to_proto, to_proto};
 use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
 use postern_proto::gateway::v1 as pb;
@@ -171,6 +173,11 @@ fn approval(n: u8) -> Approval {
         expires_at: Timestamp::default(),
         revision: 0,
         withdrawn_because: String::new(),
+        background: Some(std::sync::Arc::new(Background {
+            estimate: Some(Estimate::Planned { returned: 0, written: 5, cost: 2 }),
+            values: vec![ValueUse { place: ValuePlace::Parameter(1), columns: vec!["a".into()] }],
+            ..Background::default()
+        })),
     }
 }
 
@@ -268,6 +275,15 @@ fn log() -> Vec<Vec<u8>> {
         kek_id: "k2".into(),
         wrapped_key: vec![9],
     };
+    let webhook = Webhook {
+        url: "https://hooks.example/".into(),
+        events: Vec::new(),
+        targets: TargetSelector::default(),
+        format: WebhookFormat::Postern,
+        secret: Some(name("pw")),
+        ca_pem: None,
+        disabled: false,
+    };
     let resources = vec![
         resource("pw", Spec::Secret(sealed())),
         issuer(),
@@ -276,6 +292,7 @@ fn log() -> Vec<Vec<u8>> {
         resource("reader", Spec::Role(role)),
         resource("devs", Spec::RoleBinding(RoleBinding { role: "reader".into(), subjects })),
         resource("ci", Spec::ServiceAccount(ServiceAccount { jwks: r#"{"keys":[]}"#.into(), ..Default::default() })),
+        resource("ops", Spec::Webhook(webhook)),
     ];
     let asked = |n| c::RequestApproval { approval: approval(n), expires: Ttl(60) };
     let review = |n, verdict| c::ReviewApproval {
@@ -306,6 +323,7 @@ fn log() -> Vec<Vec<u8>> {
         review(2, ReviewVerdict::Deny).into(),
         c::ConsumeApproval { id, session: session_id, digest: Digest([7; 32]) }.into(),
         c::WithdrawApproval { id: ApprovalId::from_bytes([3; 16]), because: "x".into() }.into(),
+        c::SettleWebhook { webhook: name("ops"), delivered: vec![1, 2], failure: "it is away".into() }.into(),
         c::OpenSession { session }.into(),
         c::SealSession { id: session_id, end }.into(),
         c::CreateJoinToken { token: token.clone() }.into(),

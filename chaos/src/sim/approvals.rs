@@ -116,6 +116,7 @@ fn approval(number: u64, client: u64) -> Approval {
         expires_at: Timestamp::default(),
         revision: 0,
         withdrawn_because: String::new(),
+        background: None,
     }
 }
 

@@ -41,7 +41,7 @@ fn an_approved_operation_runs_once() {
     assert_lacks(&postgres.log(), &[DELETE]);
 
     let shown = postern.cli_as(&reviewer, ["approvals", "show", &held.approval]).unwrap().ok().unwrap();
-    assert_has(&shown, &[DELETE, "robot-1", "shop", "robots-delete-reviewed", "only under review"]);
+    assert_has(&shown, &[DELETE, "robot-1", "shop", "robots-delete-reviewed", "only under review", "Estimate"]);
     let own = postern.cli_as(&robot, ["approvals", "approve", &held.approval]).unwrap().fails().unwrap();
     assert_has(&own, &["own"]);
     postern.cli_as(&stranger, ["approvals", "approve", &held.approval]).unwrap().fails().unwrap();

@@ -17,6 +17,7 @@ use postern_proto::admin::v1::revocation_service_client::RevocationServiceClient
 use postern_proto::admin::v1::secret_service_client::SecretServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
 use postern_proto::admin::v1::token_service_client::TokenServiceClient;
+use postern_proto::admin::v1::webhook_service_client::WebhookServiceClient;
 use secrecy::{ExposeSecret as _, SecretString};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -113,6 +114,10 @@ impl Client {
 
     pub(crate) fn access(&self) -> AccessServiceClient<Service> {
         AccessServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn webhooks(&self) -> WebhookServiceClient<Service> {
+        WebhookServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn approvals(&self) -> ApprovalServiceClient<Service> {

@@ -15,7 +15,8 @@ use tonic::Code;
 
 use super::{principal, when};
 use crate::access_args::{AccessCommand, RequestArgs};
-use crate::args::{ConnectionArgs, Format, ReviewArgs};
+use crate::approval_args::ReviewArgs;
+use crate::args::{ConnectionArgs, Format};
 use crate::client::{Client, FIRST_RETRY, GIVE_UP, again_and_again, connect, every_page, passes, refused};
 use crate::failure::Failure;
 use crate::output::{self, printable};

@@ -6,7 +6,8 @@ use postern_proto::resource::v1 as pb;
 use serde_json::{Value, json};
 
 use super::{principal, when};
-use crate::args::{ApprovalsCommand, ConnectionArgs, Format, ReviewArgs};
+use crate::approval_args::{ApprovalsCommand, ReviewArgs};
+use crate::args::{ConnectionArgs, Format};
 use crate::client::{Client, connect, every_page, refused};
 use crate::failure::Failure;
 use crate::output::{self, printable};
@@ -99,13 +100,52 @@ fn text(approval: &pb::Approval) -> String {
     for (place, parameter) in approval.parameters.iter().enumerate() {
         field(&format!("  ${}", place.saturating_add(1)), parameter);
     }
+    let told = approval.background.clone().unwrap_or_default();
+    if told.veiled {
+        field("Hidden", "values that masks hide from you are shown as ****");
+    }
+    field("Estimate", &estimate(told.estimate.as_ref()));
+    field("Transaction", &told.transaction_since.as_ref().map(since).unwrap_or_default());
+    if let Some(ends) = &told.ends_at {
+        let what = if told.ends_by == "idle_session_timeout" { "session" } else { "transaction" };
+        field("Ends", &format!("the target ends this {what} at {} ({})", when(Some(ends)), told.ends_by));
+    }
     field("Withdrawn", &approval.withdrawn_because);
     for review in &approval.reviews {
         let comment = if review.comment.is_empty() { String::new() } else { format!(": {}", review.comment) };
         let by = principal(review.reviewer.as_ref());
         field("Review", &format!("{} by {by} at {}{comment}", verdict(review), when(review.at.as_ref())));
     }
+    if told.earlier > 0 {
+        field("Before", &format!("{} operations that are not shown", told.earlier));
+    }
+    for past in &told.past {
+        let outcome = if past.outcome.is_empty() { "goes on" } else { &past.outcome };
+        field("Before", &format!("{}  {}  [{outcome}]", when(past.at.as_ref()), past.text));
+    }
     out
+}
+
+/// The target's guess, in words.
+fn estimate(estimate: Option<&pb::RowEstimate>) -> String {
+    match estimate {
+        None => String::new(),
+        Some(estimate) if !estimate.unknown.is_empty() => format!("unknown: {}", estimate.unknown),
+        Some(pb::RowEstimate { returned, written, cost, .. }) => {
+            let mut parts = Vec::new();
+            if *written > 0 {
+                parts.push(format!("about {written} rows written"));
+            }
+            if *returned > 0 || *written == 0 {
+                parts.push(format!("about {returned} rows returned"));
+            }
+            format!("{} (cost {cost})", parts.join(", "))
+        }
+    }
+}
+
+fn since(time: &prost_types::Timestamp) -> String {
+    format!("open since {}", when(Some(time)))
 }
 
 fn value(approval: &pb::Approval) -> Value {
@@ -129,7 +169,27 @@ fn value(approval: &pb::Approval) -> Value {
         "policies": approval.policies, "reason": approval.reason, "reviewerGroups": approval.reviewer_groups,
         "required": approval.required, "reviews": reviews, "requestedAt": time(approval.requested_at.as_ref()),
         "expiresAt": time(approval.expires_at.as_ref()), "withdrawnBecause": approval.withdrawn_because,
+        "background": approval.background.as_ref().map(background),
         "revision": approval.revision,
+    })
+}
+
+fn background(told: &pb::ApprovalBackground) -> Value {
+    let time = |time: Option<&prost_types::Timestamp>| time.map(|time| timestamp_from_proto(time).to_string());
+    let estimate = told.estimate.as_ref().map(|estimate| {
+        if estimate.unknown.is_empty() {
+            json!({ "returned": estimate.returned, "written": estimate.written, "cost": estimate.cost })
+        } else {
+            json!({ "unknown": estimate.unknown })
+        }
+    });
+    let past = told.past.iter().map(
+        |past| json!({ "at": time(past.at.as_ref()), "text": past.text, "outcome": past.outcome, "rows": past.rows }),
+    );
+    json!({
+        "estimate": estimate, "transactionSince": time(told.transaction_since.as_ref()),
+        "endsAt": time(told.ends_at.as_ref()), "endsBy": told.ends_by, "past": past.collect::<Vec<_>>(),
+        "earlier": told.earlier, "veiled": told.veiled,
     })
 }
 

@@ -21,6 +21,7 @@ mod signing;
 mod summary;
 pub(crate) mod tokens;
 mod watch;
+pub(crate) mod webhooks;
 pub(crate) mod whoami;
 
 use postern_core::Timestamp;

@@ -15,6 +15,7 @@ pub(super) const fn columns(kind: Kind) -> &'static [&'static str] {
         Kind::Role => &["GRANTS", "DESCRIPTION"],
         Kind::RoleBinding => &["ROLE", "SUBJECTS"],
         Kind::ServiceAccount => &["GROUPS", "KEYS", "STATE", "DESCRIPTION"],
+        Kind::Webhook => &["URL", "FORMAT", "EVENTS", "STATE"],
     }
 }
 
@@ -43,6 +44,12 @@ pub(super) fn cells(resource: &pb::Resource) -> Vec<String> {
             };
             let state = if spec.disabled { "disabled" } else { "" };
             vec![join(&spec.groups), keys, state.to_owned(), spec.description.clone()]
+        }
+        Some(pb::resource::Spec::Webhook(spec)) => {
+            let format = if spec.format() == pb::WebhookFormat::Slack { "slack" } else { "postern" };
+            let events = if spec.events.is_empty() { "*".to_owned() } else { join(&spec.events) };
+            let state = if spec.disabled { "disabled" } else { "" };
+            vec![spec.url.clone(), format.to_owned(), events, state.to_owned()]
         }
         Some(pb::resource::Spec::RoleBinding(spec)) => {
             let subjects = spec.subjects.clone().unwrap_or_default();

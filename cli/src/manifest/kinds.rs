@@ -25,6 +25,7 @@ pub(super) fn read(kind: Kind, mut spec: Object<'_>, base: &Path) -> Spec {
         Kind::Role => Spec::Role(role(&mut spec)),
         Kind::RoleBinding => Spec::RoleBinding(role_binding(&mut spec)),
         Kind::ServiceAccount => Spec::ServiceAccount(service_account(&mut spec, base)),
+        Kind::Webhook => Spec::Webhook(webhook(&mut spec, base)),
     };
     spec.finish();
     read
@@ -101,6 +102,19 @@ fn login(spec: &mut Object<'_>) -> Option<pb::IssuerLogin> {
     let read = pb::IssuerLogin { client_id: login.required("clientId"), scopes: login.strings("scopes") };
     login.finish();
     Some(read)
+}
+
+fn webhook(spec: &mut Object<'_>, base: &Path) -> pb::WebhookSpec {
+    let formats = [("postern", pb::WebhookFormat::Postern), ("slack", pb::WebhookFormat::Slack)];
+    pb::WebhookSpec {
+        url: spec.required("url"),
+        events: spec.strings("events"),
+        targets: spec.has("targets").then(|| targets(spec)).flatten(),
+        format: spec.choice("format", &formats).unwrap_or_default().into(),
+        secret: spec.string("secret").unwrap_or_default(),
+        ca_pem: pem(spec, base),
+        disabled: spec.bool("disabled").unwrap_or_default(),
+    }
 }
 
 fn saml(spec: &mut Object<'_>, base: &Path) -> Option<pb::SamlIssuer> {

@@ -243,7 +243,7 @@ a: [unclosed
         "f.yaml:18: spec.address: ",
         "f.yaml:19: spec.tls.caFile: cannot read /does/not/exist",
         "f.yaml:21: spec.disabled: expected true or false",
-        "f.yaml:24: kind: expected Secret, Issuer, Target, Policy, MaskingRule, Role, RoleBinding, ServiceAccount, not \"Gadget\"",
+        "f.yaml:24: kind: expected Secret, Issuer, Target, Policy, MaskingRule, Role, RoleBinding, ServiceAccount, Webhook, not \"Gadget\"",
         "f.yaml:28: expected a mapping, found a single value",
         "f.yaml:33: spec: expected exactly one of value",
     ];

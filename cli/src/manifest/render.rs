@@ -25,6 +25,7 @@ pub(crate) fn render(resource: &pb::Resource) -> Value {
         Some(pb::resource::Spec::Role(spec)) => ("Role", role(spec)),
         Some(pb::resource::Spec::RoleBinding(spec)) => ("RoleBinding", role_binding(spec)),
         Some(pb::resource::Spec::ServiceAccount(spec)) => ("ServiceAccount", service_account(spec)),
+        Some(pb::resource::Spec::Webhook(spec)) => ("Webhook", webhook(spec)),
         None => ("Unknown", json!({})),
     };
     json!({"apiVersion": API_VERSION, "kind": kind, "metadata": shown.0, "spec": spec})
@@ -89,6 +90,24 @@ fn service_account(spec: &pb::ServiceAccountSpec) -> Value {
     fields.list("groups", &spec.groups);
     fields.list("networks", &spec.networks);
     fields.seconds("maxTokenTtl", spec.max_token_ttl_seconds);
+    if spec.disabled {
+        fields.value("disabled", json!(true));
+    }
+    fields.done()
+}
+
+fn webhook(spec: &pb::WebhookSpec) -> Value {
+    let mut fields = Fields::default();
+    fields.text("url", &spec.url);
+    fields.list("events", &spec.events);
+    targets(spec.targets.as_ref(), &mut fields);
+    match spec.format() {
+        pb::WebhookFormat::Slack => fields.text("format", "slack"),
+        pb::WebhookFormat::Postern => fields.text("format", "postern"),
+        pb::WebhookFormat::Unspecified => {}
+    }
+    fields.text("secret", &spec.secret);
+    fields.text("ca", &spec.ca_pem);
     if spec.disabled {
         fields.value("disabled", json!(true));
     }

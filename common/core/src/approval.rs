@@ -1,7 +1,10 @@
 //! Held operations and their reviews (I7).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use crate::background::Background;
 use crate::id::{ApprovalId, OperationId, SessionId};
 use crate::name::Name;
 use crate::operation::Digest;
@@ -63,6 +66,8 @@ pub struct Approval {
     pub revision: u64,
     /// Why it was withdrawn.
     pub withdrawn_because: String,
+    /// What else reviewers are told; none of a gateway that tells nothing more.
+    pub background: Option<Arc<Background>>,
 }
 
 /// Where an approval stands. Only `Pending` changes by review; only `Approved` can be consumed.

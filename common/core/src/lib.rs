@@ -7,6 +7,7 @@ pub mod action;
 pub mod allowance;
 pub mod approval;
 pub mod audit;
+pub mod background;
 mod certified;
 pub mod cluster;
 pub mod code;
@@ -36,6 +37,7 @@ pub mod snapshot;
 pub mod target;
 pub mod time;
 pub mod token;
+pub mod webhook;
 pub mod wire;
 
 pub use code::Code;

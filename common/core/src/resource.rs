@@ -14,6 +14,7 @@ use crate::secret::Sealed;
 use crate::service_account::ServiceAccount;
 use crate::target::Target;
 use crate::time::Timestamp;
+use crate::webhook::Webhook;
 
 /// One declared object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub enum Spec {
     RoleBinding(RoleBinding),
     /// A workload that proves who it is by a key.
     ServiceAccount(ServiceAccount),
+    /// Where what becomes of approvals is told.
+    Webhook(Webhook),
 }
 
 /// The kinds of declared object.
@@ -79,6 +82,8 @@ pub enum Kind {
     RoleBinding,
     /// [`Spec::ServiceAccount`]
     ServiceAccount,
+    /// [`Spec::Webhook`]
+    Webhook,
 }
 
 /// In the revision of an object that is to be written: whatever it is at, or whether it is there at all.
@@ -106,13 +111,14 @@ impl Spec {
             Self::Role(_) => Kind::Role,
             Self::RoleBinding(_) => Kind::RoleBinding,
             Self::ServiceAccount(_) => Kind::ServiceAccount,
+            Self::Webhook(_) => Kind::Webhook,
         }
     }
 }
 
 impl Kind {
     /// Every kind, in the order in which they refer to each other.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Secret,
         Self::Issuer,
         Self::Target,
@@ -121,6 +127,7 @@ impl Kind {
         Self::Role,
         Self::RoleBinding,
         Self::ServiceAccount,
+        Self::Webhook,
     ];
 
     /// Whether gateways decide by objects of this kind, or use them.
@@ -128,7 +135,7 @@ impl Kind {
     pub const fn is_for_gateways(self) -> bool {
         match self {
             Self::Issuer | Self::Target | Self::Policy | Self::MaskingRule | Self::Secret => true,
-            Self::Role | Self::RoleBinding | Self::ServiceAccount => false,
+            Self::Role | Self::RoleBinding | Self::ServiceAccount | Self::Webhook => false,
         }
     }
 
@@ -144,6 +151,7 @@ impl Kind {
             Self::Role => "Role",
             Self::RoleBinding => "RoleBinding",
             Self::ServiceAccount => "ServiceAccount",
+            Self::Webhook => "Webhook",
         }
     }
 }

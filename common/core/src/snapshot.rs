@@ -116,6 +116,14 @@ impl Snapshot {
         MaskSlice::new(&self.masking, principal, target, labels)
     }
 
+    /// Whether any masking rule holds on `target`, for whomever.
+    #[must_use]
+    pub fn masks_anybody(&self, target: &Name) -> bool {
+        let none = BTreeMap::new();
+        let labels = self.targets.get(target).map_or(&none, |target| &target.labels);
+        (&self.masking).into_iter().any(|(_, rule)| rule.targets.matches(target, labels))
+    }
+
     /// The policy at the delta's revision. What it does not speak of is shared, credentials stay.
     ///
     /// # Errors
@@ -191,7 +199,11 @@ impl Snapshot {
             Spec::Target(value) => self.targets.insert(name, Labeled { labels, value }),
             Spec::Policy(policy) => self.policies.insert(name, policy),
             Spec::MaskingRule(rule) => self.masking.insert(name, rule),
-            spec @ (Spec::Secret(_) | Spec::Role(_) | Spec::RoleBinding(_) | Spec::ServiceAccount(_)) => {
+            spec @ (Spec::Secret(_)
+            | Spec::Role(_)
+            | Spec::RoleBinding(_)
+            | Spec::ServiceAccount(_)
+            | Spec::Webhook(_)) => {
                 return Err(DeltaError::NotForGateways(spec.kind()));
             }
         }
@@ -210,7 +222,7 @@ impl Snapshot {
             }
             Kind::Policy => (none(), Spec::Policy(self.policies.get(name)?.clone())),
             Kind::MaskingRule => (none(), Spec::MaskingRule(self.masking.get(name)?.clone())),
-            Kind::Secret | Kind::Role | Kind::RoleBinding | Kind::ServiceAccount => return None,
+            Kind::Secret | Kind::Role | Kind::RoleBinding | Kind::ServiceAccount | Kind::Webhook => return None,
         };
         let (created_at, updated_at) = (Timestamp::default(), Timestamp::default());
         Some(Resource { metadata: Metadata { name: name.clone(), labels, revision: 0, created_at, updated_at }, spec })
@@ -229,7 +241,7 @@ impl Snapshot {
             Kind::Target => self.targets.remove(name),
             Kind::Policy => self.policies.remove(name),
             Kind::MaskingRule => self.masking.remove(name),
-            Kind::Secret | Kind::Role | Kind::RoleBinding | Kind::ServiceAccount => {
+            Kind::Secret | Kind::Role | Kind::RoleBinding | Kind::ServiceAccount | Kind::Webhook => {
                 return Err(DeltaError::NotForGateways(kind));
             }
         }

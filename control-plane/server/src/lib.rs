@@ -22,6 +22,7 @@ mod serve;
 mod serving;
 pub mod watch;
 mod web;
+mod webhooks;
 
 pub use config::ControlConfig;
 pub use identity::saml::SamlProbe;

@@ -42,7 +42,7 @@ use crate::recordings::Recordings;
 use crate::recordings::copies::Copies;
 use crate::watch::WatchHub;
 use crate::web::{self, WebError};
-use crate::{serve, serving};
+use crate::{serve, serving, webhooks};
 
 /// Between tries to read before there is a leader.
 const RETRY: Duration = Duration::from_millis(200);
@@ -322,6 +322,13 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let saml = SamlLogins::new(raft.clone(), &kek, &keys, public_url, file.name.as_str().into())?;
     let jobs = api::Jobs { raft: raft.clone(), beats: Beats::start(raft.clone(), &supervisor) };
     supervisor.spawn("jobs", OnEnd::StopNode, sweep(raft.clone(), file.name.as_str().into(), stop.clone()));
+    let parts = webhooks::Parts {
+        raft: raft.clone(),
+        kek: Arc::clone(&kek),
+        policy: published.policy.clone(),
+        cluster: keys.cluster.id.as_str().into(),
+    };
+    supervisor.spawn("webhooks", OnEnd::StopNode, webhooks::deliver(parts, stop.clone()));
     let desk = api::token_desk((&keys, &signers), &access, &saml, &jobs);
     if let Some(listener) = web_listener {
         let parts = web::Parts { saml: saml.clone(), audit, desk: desk.clone(), policy: published.policy.clone() };

@@ -14,14 +14,14 @@ use crate::commands::{
     ExpireApprovals, InitCluster, OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate,
     RedeemJoinToken, RedeemLogin, RemoveNode, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval,
     RevokeCertificates, RevokeSigningKey, RevokeTokens, RewrapSecrets, RotateSigningKey, SealSession, SetIssuerKeys,
-    StartJob, TakeUses, UpdateNode, WithdrawApproval,
+    SettleWebhook, StartJob, TakeUses, UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
 /// all of its members know (`RaiseFeatureLevel`).
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +113,7 @@ commands!(
     EndJob,
     RotateSigningKey,
     RevokeSigningKey,
+    SettleWebhook,
 );
 
 impl Command {
@@ -124,6 +125,8 @@ impl Command {
             Self::PutResources(put) => put.feature_level(),
             Self::DeleteResource(delete) => delete.feature_level(),
             Self::AcceptAssertion(accept) => accept.feature_level(),
+            Self::RequestApproval(request) => request.feature_level(),
+            Self::SettleWebhook(_) => 5,
             Self::RedeemLogin(_) => 3,
             Self::RevokeTokens(_) | Self::TakeUses(_) => 4,
             Self::RotateSigningKey(_) | Self::RevokeSigningKey(_) => 4,

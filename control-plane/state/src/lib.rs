@@ -24,6 +24,7 @@ mod snapshot;
 mod state;
 mod tree;
 mod uses;
+mod webhooks;
 
 pub use audit::chained as audit_hash;
 pub use entry::{Command, Entry, FEATURE_LEVEL};

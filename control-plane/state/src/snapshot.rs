@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern_core::principal::PrincipalId;
 use postern_core::revocation::RevocationKey;
-use postern_core::wire::{access, cluster, identity, job, resource};
+use postern_core::wire::{access, cluster, identity, job, resource, webhook};
 use postern_core::{RequestId, Timestamp};
 use postern_proto::state::v1 as pb;
 use prost::Message as _;
@@ -131,6 +131,11 @@ impl State {
             uses.map(|(key, (taken, until))| pb::UsedToken { key: key.0.to_vec(), taken: *taken, until: *until })
         );
         list!(jobs, self.jobs().map(|it| job::job_to_proto(it)));
+        let hooks = &self.webhooks;
+        list!(webhook_deliveries, hooks.waiting.values().map(|one| webhook::delivery_to_proto(one)));
+        let statuses = hooks.statuses.iter();
+        list!(webhook_statuses, statuses.map(|(name, status)| webhook::status_to_proto(name.as_str(), status)));
+        part(pb::StateSnapshot { webhook_sequence: hooks.sequence, ..Default::default() });
         let rules = self.rule_uses.taken.iter();
         list!(
             rule_uses,
@@ -168,6 +173,7 @@ impl State {
             policy_revision: single.policy_revision,
             ..Self::default()
         };
+        state.webhooks.sequence = single.webhook_sequence;
         if let Some(cluster) = single.cluster {
             let InitCluster(cluster) = InitCluster::from_proto(cluster).map_err(|_| invalid("cluster"))?;
             state.cluster = Some(Arc::new(cluster));
@@ -264,6 +270,13 @@ impl State {
         }
         for job in part.jobs {
             self.jobs.put(job::job_from_proto(job).map_err(invalid)?);
+        }
+        for delivery in part.webhook_deliveries {
+            self.webhooks.put(webhook::delivery_from_proto(delivery).map_err(invalid)?);
+        }
+        for status in part.webhook_statuses {
+            let name = status.name.parse().map_err(invalid)?;
+            self.webhooks.statuses.insert(name, Arc::new(webhook::status_from_proto(status)));
         }
         for used in part.rule_uses {
             let who = PrincipalId { issuer: used.issuer.parse().map_err(invalid)?, subject: used.subject.into() };

@@ -26,6 +26,7 @@ use crate::rule_uses::RuleUses;
 use crate::signing::SigningKey;
 use crate::tree::{Set, Tree};
 use crate::uses::TokenUses;
+use crate::webhooks::Webhooks;
 
 /// What bounds the state (I11). Part of the state machine's definition: every node has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +163,7 @@ pub struct State {
     pub(crate) uses: TokenUses,
     pub(crate) jobs: Jobs,
     pub(crate) rule_uses: RuleUses,
+    pub(crate) webhooks: Webhooks,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,
@@ -214,6 +216,7 @@ impl State {
         self.uses.expire(self.now);
         self.jobs.expire(self.now);
         self.rule_uses.expire(day(self.now));
+        self.webhooks.expire(self.now);
         let known = entry.request_id.and_then(|request| self.requests.outcome_of(request)).cloned();
         let outcome = match known {
             Some(outcome) => outcome,
@@ -268,6 +271,7 @@ impl State {
     pub(crate) fn put_approval(&mut self, approval: Approval, effects: &mut Vec<Effect>) {
         Effect::ApprovalsChanged.add_to(effects);
         Effect::Changed(ObjectKey::Approval(approval.id)).add_to(effects);
+        self.tell_webhooks(&approval);
         self.index_approval(approval);
         let limits = Limits::STANDARD;
         while self.finished.len() > limits.finished_approvals || self.finished_bytes > limits.finished_approval_bytes {
@@ -390,5 +394,6 @@ pub(crate) fn approval_bytes(approval: &Approval) -> usize {
         .chain(requester)
         .chain(chain)
         .chain([approval.text.len(), approval.reason.len(), approval.requester.id.subject.len(), 256])
+        .chain(approval.background.as_ref().map(|background| background.weight()))
         .fold(0, usize::saturating_add)
 }

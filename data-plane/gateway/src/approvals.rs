@@ -3,9 +3,12 @@
 //! Each held operation has one task of its own, so that a slow control plane never stalls the session's relay. The session reads what
 //! happens from a channel; to give up, it drops the handle, and the task withdraws the request.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_core::approval::{Approval, ApprovalState, Review};
+use postern_core::background::{Background, Ending};
 use postern_core::operation::Digest;
 use postern_core::policy::ConsumedApproval;
 use postern_core::wire::WireError;
@@ -50,6 +53,8 @@ pub(crate) enum HoldUpdate {
     Requested {
         /// When it lapses.
         expires_at: Timestamp,
+        /// When the target ends the transaction, or the session, by itself.
+        ends: Option<Ending>,
     },
     /// Granted, and taken for this session alone.
     Granted {
@@ -75,7 +80,7 @@ pub(crate) struct Hold {
     /// The approval.
     pub id: ApprovalId,
     updates: mpsc::Receiver<HoldUpdate>,
-    give_up: Option<oneshot::Sender<&'static str>>,
+    give_up: Option<oneshot::Sender<Cow<'static, str>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -115,15 +120,20 @@ impl Approvals {
         Self { client: HoldServiceClient::new(channel), supervisor }
     }
 
-    /// Requests a review of `approval`, whose id the caller has made, and follows it. With `waits`, a control plane that is away is waited for as
-    /// long as the request may take.
+    /// Requests a review of `approval`, whose id the caller has made, once `look` has told what else reviewers are to know, and follows it. With
+    /// `waits`, a control plane that is away is waited for as long as the request may take.
     #[must_use]
-    pub(crate) fn request(&self, approval: Approval, waits: bool) -> Hold {
+    pub(crate) fn request(
+        &self,
+        approval: Approval,
+        waits: bool,
+        look: impl Future<Output = Background> + Send + 'static,
+    ) -> Hold {
         let id = approval.id;
         let (to, updates) = mpsc::channel(UPDATES);
         let (give_up, given_up) = oneshot::channel();
         let client = self.client.clone();
-        self.supervisor.spawn("hold", OnEnd::EndSession, follow(client, (approval, waits), to, given_up));
+        self.supervisor.spawn("hold", OnEnd::EndSession, follow(client, (approval, waits), look, to, given_up));
         Hold { id, updates, give_up: Some(give_up) }
     }
 }
@@ -136,7 +146,7 @@ impl Hold {
     }
 
     /// Gives up, and says why to the reviewers.
-    pub(crate) fn withdraw(mut self, because: &'static str) {
+    pub(crate) fn withdraw(mut self, because: Cow<'static, str>) {
         if let Some(give_up) = self.give_up.take() {
             // An error means that the task has ended, and with it the request.
             let _ = give_up.send(because);
@@ -146,9 +156,10 @@ impl Hold {
 
 async fn follow(
     client: HoldServiceClient<Failover>,
-    (approval, waits): (Approval, bool),
+    (mut approval, waits): (Approval, bool),
+    look: impl Future<Output = Background>,
     to: mpsc::Sender<HoldUpdate>,
-    given_up: oneshot::Receiver<&'static str>,
+    given_up: oneshot::Receiver<Cow<'static, str>>,
 ) {
     let _holding = metrics::holding();
     let began = Instant::now();
@@ -156,10 +167,13 @@ async fn follow(
     let outcome = tokio::select! {
         // A grant that has been taken is told, not withdrawn: look at that first.
         biased;
-        outcome = run(&client, approval, waits, &to) => Some(outcome),
+        outcome = async {
+            approval.background = Some(Arc::new(look.await));
+            run(&client, approval, waits, &to).await
+        } => Some(outcome),
         because = given_up => {
             metrics::held("withdrawn", began.elapsed());
-            withdraw(&client, id, because.unwrap_or("the session ended")).await;
+            withdraw(&client, id, &because.unwrap_or(Cow::Borrowed("the session ended"))).await;
             None
         }
     };
@@ -191,6 +205,7 @@ async fn run(
     to: &mpsc::Sender<HoldUpdate>,
 ) -> Result<HoldUpdate, HoldError> {
     let (id, session, digest) = (approval.id, approval.session, approval.digest);
+    let ends = approval.background.as_ref().and_then(|background| background.ends.clone());
     let request = RequestApprovalRequest {
         expires_seconds: approval.requirement.expires.0,
         approval: Some(approval_to_proto(&approval)),
@@ -207,7 +222,7 @@ async fn run(
         }
         asked => asked?,
     };
-    let _ = to.send(HoldUpdate::Requested { expires_at: now.expires_at }).await;
+    let _ = to.send(HoldUpdate::Requested { expires_at: now.expires_at, ends }).await;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     let mut heard = Instant::now();
     loop {

@@ -61,6 +61,13 @@ pub struct GatewayConfig {
     /// The policy on the gateway's own disk.
     #[serde(default)]
     pub kept_policy: KeptPolicyConfig,
+    /// While an operation is held its client is sent something this often that it does not notice: proxies between them would else end a connection
+    /// that is silent. `0s`: never.
+    #[serde(default = "hold_keep_alive")]
+    pub hold_keep_alive: HumanDuration,
+    /// How long reviewers wait for the target's estimate of a held operation before they are told of it without.
+    #[serde(default = "estimate_limit")]
+    pub estimate_limit: HumanDuration,
     /// How long sessions may go on after shutdown has begun. Those that are left then are ended.
     #[serde(default = "drain_limit")]
     pub drain_limit: HumanDuration,
@@ -219,6 +226,14 @@ const fn spool_max() -> ByteSize {
 
 const fn staleness_limit() -> HumanDuration {
     HumanDuration(Duration::from_secs(600))
+}
+
+const fn hold_keep_alive() -> HumanDuration {
+    HumanDuration(Duration::from_secs(60))
+}
+
+const fn estimate_limit() -> HumanDuration {
+    HumanDuration(Duration::from_millis(500))
 }
 
 const fn drain_limit() -> HumanDuration {

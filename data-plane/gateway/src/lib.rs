@@ -10,6 +10,7 @@ pub mod config;
 mod control;
 mod credentials;
 mod drain;
+mod estimate;
 mod fleet;
 mod identify;
 mod issuer_keys;
@@ -67,6 +68,7 @@ use cancel::CancelKeys;
 use catalogs::Catalogs;
 use control::ControlPlane;
 use credentials::Accounts;
+use estimate::Estimator;
 use fleet::{Advertised, Bound, Fleet, Following};
 use issuer_keys::IssuerKeys;
 use limits::{FailedLogins, Limiter};
@@ -345,6 +347,7 @@ pub async fn run(
         standings,
         recorder,
         catalogs: Catalogs::new(dialer.clone()),
+        estimator: Estimator::new(dialer.clone(), config.estimate_limit.0),
         dialer,
         approvals: Approvals::new(control.any(), supervisor.clone()),
         cancels,

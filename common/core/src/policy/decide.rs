@@ -155,6 +155,12 @@ impl PolicySlice {
         self.scopes.are_open()
     }
 
+    /// Whether it may hold anything for review.
+    #[must_use]
+    pub fn may_hold(&self) -> bool {
+        self.policies.iter().any(|(_, policy)| policy.approval.is_some())
+    }
+
     /// Whether anything at all is permitted, and not everything denied: without it no session opens.
     #[must_use]
     pub fn permits_anything(&self) -> bool {

@@ -216,6 +216,7 @@ fn a_permit_names_its_operation_and_an_approval_must_too() {
         expires_at: NOW,
         revision: 1,
         withdrawn_because: String::new(),
+        background: None,
     };
     // Approved is not consumed: another gateway may take it.
     assert!(ConsumedApproval::from_answer(&approval).is_none());

@@ -1,7 +1,10 @@
 //! Principals, approvals and sessions.
 
+use std::sync::Arc;
+
 use postern_proto::resource::v1 as pb;
 
+use super::background::{background_from_proto, background_to_proto};
 use super::{WireError, parse, timestamp_from_proto, timestamp_or_zero, timestamp_to_proto};
 use crate::approval::{Approval, ApprovalRequirement, ApprovalState, Review, ReviewVerdict};
 use crate::kept::KeptClaims;
@@ -149,6 +152,7 @@ pub fn approval_to_proto(approval: &Approval) -> pb::Approval {
         expires_at: Some(timestamp_to_proto(approval.expires_at)),
         revision: approval.revision,
         withdrawn_because: approval.withdrawn_because.clone(),
+        background: approval.background.as_deref().map(background_to_proto),
     }
 }
 
@@ -185,6 +189,7 @@ pub fn approval_from_proto(approval: pb::Approval) -> Result<Approval, WireError
         expires_at,
         revision: approval.revision,
         withdrawn_because: approval.withdrawn_because,
+        background: approval.background.map(background_from_proto).transpose()?.map(Arc::new),
     })
 }
 

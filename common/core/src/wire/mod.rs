@@ -4,6 +4,7 @@
 
 pub mod access;
 mod allowance;
+pub mod background;
 pub mod cluster;
 mod conditions;
 mod credential;
@@ -20,6 +21,7 @@ mod role;
 mod selector;
 mod service_account;
 pub mod snapshot;
+pub mod webhook;
 
 use crate::time::Timestamp;
 

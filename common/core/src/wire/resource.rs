@@ -5,6 +5,7 @@ use postern_proto::resource::v1 as pb;
 use super::faults::Faults;
 use super::{
     allowance, credential, issuer, policy, role, selector, service_account, timestamp_or_zero, timestamp_to_proto,
+    webhook,
 };
 use crate::masking::MaskingRule;
 use crate::name::Name;
@@ -32,6 +33,7 @@ pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
         Some(pb::resource::Spec::ServiceAccount(spec)) => {
             Some(Spec::ServiceAccount(service_account::read(spec, &mut faults)))
         }
+        Some(pb::resource::Spec::Webhook(spec)) => Some(Spec::Webhook(webhook::read(spec, &mut faults))),
         None => {
             faults.add("spec", "is missing");
             None
@@ -62,6 +64,7 @@ pub fn to_proto(resource: &Resource) -> pb::Resource {
         Spec::Role(spec) => pb::resource::Spec::Role(role::role_to_proto(spec)),
         Spec::RoleBinding(spec) => pb::resource::Spec::RoleBinding(role::binding_to_proto(spec)),
         Spec::ServiceAccount(spec) => pb::resource::Spec::ServiceAccount(service_account::to_proto(spec)),
+        Spec::Webhook(spec) => pb::resource::Spec::Webhook(webhook::to_proto(spec)),
     };
     let metadata = pb::Metadata {
         name: resource.metadata.name.to_string(),
@@ -95,6 +98,7 @@ pub const fn kind_of(resource: &pb::Resource) -> Option<Kind> {
         Some(pb::resource::Spec::Role(_)) => Some(Kind::Role),
         Some(pb::resource::Spec::RoleBinding(_)) => Some(Kind::RoleBinding),
         Some(pb::resource::Spec::ServiceAccount(_)) => Some(Kind::ServiceAccount),
+        Some(pb::resource::Spec::Webhook(_)) => Some(Kind::Webhook),
         None => None,
     }
 }
@@ -111,6 +115,7 @@ pub const fn kind_to_proto(kind: Kind) -> pb::Kind {
         Kind::Role => pb::Kind::Role,
         Kind::RoleBinding => pb::Kind::RoleBinding,
         Kind::ServiceAccount => pb::Kind::ServiceAccount,
+        Kind::Webhook => pb::Kind::Webhook,
     }
 }
 
@@ -127,6 +132,7 @@ pub fn kind_from_proto(kind: i32) -> Option<Kind> {
         pb::Kind::Role => Some(Kind::Role),
         pb::Kind::RoleBinding => Some(Kind::RoleBinding),
         pb::Kind::ServiceAccount => Some(Kind::ServiceAccount),
+        pb::Kind::Webhook => Some(Kind::Webhook),
     }
 }
 

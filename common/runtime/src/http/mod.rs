@@ -1,5 +1,7 @@
 //! A small HTTP client for discovery documents, keys and token endpoints: bounded in size and time, no redirects.
 
+mod post;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use crate::tls::{self, TlsError};
+
+pub use post::{Post, post};
 
 const AGENT: &str = concat!("postern/", env!("CARGO_PKG_VERSION"));
 /// Codes and tokens are far smaller.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern_core::ApprovalId;
 use postern_core::approval::{Approval, ApprovalState};
-use postern_core::wire::identity::{approval_to_proto, verdict_from_proto};
+use postern_core::wire::identity::verdict_from_proto;
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::approval_service_server::ApprovalService;
 use postern_proto::resource::v1 as resource_pb;
@@ -16,6 +16,7 @@ use tracing::info;
 use super::access::{Access, Caller};
 use super::grants::{Object, Verb};
 use super::page::{Key, Page, Sizes, order};
+use super::veil::Veils;
 use super::watching::{Watched, Watches};
 use super::{Answers, status};
 use crate::raft::RaftHandle;
@@ -77,8 +78,9 @@ impl ApprovalService for Service {
         });
         let key =
             |approval: &Arc<Approval>| Key { number: approval.requested_at.millis(), text: approval.id.to_string() };
-        let (found, next_page_token) = page.cut(found, key, |approval| approval_to_proto(approval).encoded_len());
-        let approvals = found.iter().map(|approval| approval_to_proto(approval)).collect();
+        let veils = Veils::new(self.access.policy());
+        let (found, next_page_token) = page.cut(found, key, |approval| veils.shown(&caller, approval).encoded_len());
+        let approvals = found.iter().map(|approval| veils.shown(&caller, approval)).collect();
         Ok(Response::new(pb::ListApprovalsResponse { approvals, next_page_token, revision }))
     }
 
@@ -94,7 +96,8 @@ impl ApprovalService for Service {
         if !may_see(call.caller(), &approval) {
             return Err(not_found(id));
         }
-        Ok(Response::new(pb::GetApprovalResponse { approval: Some(approval_to_proto(&approval)) }))
+        let shown = Veils::new(self.access.policy()).shown(call.caller(), &approval);
+        Ok(Response::new(pb::GetApprovalResponse { approval: Some(shown) }))
     }
 
     async fn review_approval(
@@ -121,7 +124,8 @@ impl ApprovalService for Service {
         call.write(&self.raft, command, request_id).await?;
         let approval = find(&self.raft, id).await?;
         info!(approval = %id, reviewer = %caller, ?verdict, state = approval.state.as_str(), "reviewed");
-        Ok(Response::new(pb::ReviewApprovalResponse { approval: Some(approval_to_proto(&approval)) }))
+        let shown = Veils::new(self.access.policy()).shown(caller, &approval);
+        Ok(Response::new(pb::ReviewApprovalResponse { approval: Some(shown) }))
     }
 
     type WatchApprovalsStream = Answers<pb::WatchApprovalsResponse>;
@@ -139,27 +143,33 @@ impl ApprovalService for Service {
             });
             let (found, revision) = read.await.map_err(status::read)?;
             let seen = found.iter().filter(|approval| may_see(call.caller(), approval));
-            Some((seen.map(|approval| told(approval, pb::WatchEvent::Added, approval.revision)).collect(), revision))
+            let to = (&Veils::new(self.access.policy()), call.caller());
+            Some((
+                seen.map(|approval| told(to, approval, pb::WatchEvent::Added, approval.revision)).collect(),
+                revision,
+            ))
         } else {
             None
         };
         let only = |change: &Change| matches!(change.key, ObjectKey::Approval(_));
-        self.watches.stream(&call, from, first, only, Approvals).await.map(Response::new)
+        self.watches.stream(&call, from, first, only, Approvals(self.access.clone())).await.map(Response::new)
     }
 }
 
 /// A watch of approvals.
-struct Approvals;
+struct Approvals(Access);
 
 impl Watched for Approvals {
     type Answer = pb::WatchApprovalsResponse;
 
     fn changed(&mut self, caller: &Caller, set: &ChangeSet) -> Vec<Self::Answer> {
+        let veils = Veils::new(self.0.policy());
+        let to = (&veils, caller);
         let seen = set.changes.iter().filter_map(|change| match (&change.key, &change.value) {
             (_, Some(Value::Approval(approval))) => may_see(caller, approval).then(|| {
                 // Until somebody does something about it, it is new.
                 let new = approval.state == ApprovalState::Pending && approval.reviews.is_empty();
-                told(approval, if new { pb::WatchEvent::Added } else { pb::WatchEvent::Modified }, set.revision)
+                told(to, approval, if new { pb::WatchEvent::Added } else { pb::WatchEvent::Modified }, set.revision)
             }),
             (ObjectKey::Approval(id), None) => could_see(caller, change.was.as_ref()).then(|| {
                 let approval = Some(resource_pb::Approval { id: id.to_string(), ..Default::default() });
@@ -180,6 +190,11 @@ impl Watched for Approvals {
     }
 }
 
-fn told(approval: &Approval, event: pb::WatchEvent, revision: u64) -> pb::WatchApprovalsResponse {
-    pb::WatchApprovalsResponse { event: event.into(), approval: Some(approval_to_proto(approval)), revision }
+fn told(
+    (veils, caller): (&Veils, &Caller),
+    approval: &Approval,
+    event: pb::WatchEvent,
+    revision: u64,
+) -> pb::WatchApprovalsResponse {
+    pb::WatchApprovalsResponse { event: event.into(), approval: Some(veils.shown(caller, approval)), revision }
 }

@@ -39,6 +39,7 @@ words! {
         Sessions = "sessions",
         Targets = "targets",
         Tokens = "tokens",
+        Webhooks = "webhooks",
     }
 }
 
@@ -69,6 +70,7 @@ impl From<Kind> for Object {
             Kind::Role => Self::Roles,
             Kind::RoleBinding => Self::RoleBindings,
             Kind::ServiceAccount => Self::ServiceAccounts,
+            Kind::Webhook => Self::Webhooks,
         }
     }
 }
@@ -91,6 +93,14 @@ impl Grants {
     pub(crate) const ALL: Self = Self([Self::EVERY_VERB; Object::ALL.len()]);
 
     const EVERY_VERB: u16 = (1 << Verb::ALL.len()) - 1;
+
+    /// What one must hold to have approvals told elsewhere, signed by a Secret.
+    pub(crate) fn told_of_approvals() -> Self {
+        let mut grants = Self::default();
+        grants.add(Object::Approvals, Verb::Get);
+        grants.add(Object::Secrets, Verb::Update);
+        grants
+    }
 
     const fn bit(verb: Verb) -> u16 {
         1 << verb as u16

@@ -11,7 +11,7 @@ use postern_core::{ApprovalId, RequestId};
 use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::hold_service_server::HoldService;
 use postern_proto::resource::v1 as resource_pb;
-use postern_state::{Command, commands};
+use postern_state::{Command, State, commands};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -21,6 +21,9 @@ use super::access::Access;
 use super::approvals::find;
 use super::{Answers, status};
 use crate::raft::{Changes, RaftHandle};
+
+/// The feature level from which on reviewers are told more than the operation itself.
+const TOLD: u32 = 5;
 
 pub(super) struct Service {
     pub(super) raft: RaftHandle,
@@ -55,7 +58,11 @@ impl HoldService for Service {
         let mut approval = request.approval.ok_or_else(|| status::invalid_field("approval", "is missing"))?;
         // A gateway asks; where it stands is not the gateway's to say.
         approval.state = resource_pb::ApprovalState::Pending.into();
-        let approval = approval_from_proto(approval).map_err(status::wire)?;
+        let mut approval = approval_from_proto(approval).map_err(status::wire)?;
+        if approval.background.is_some() && self.raft.read(State::feature_level).await.map_err(status::read)? < TOLD {
+            // Members that do not know it would leave it out. Nothing is decided by it.
+            approval.background = None;
+        }
         let id = approval.id;
         info!(%gateway, approval = %id, session = %approval.session, requester = %approval.requester, "approval requested");
         let command = commands::RequestApproval { approval, expires: Ttl(request.expires_seconds) };

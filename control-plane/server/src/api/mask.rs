@@ -96,6 +96,7 @@ fn spec_name(resource: &pb::Resource) -> Option<&'static str> {
         Spec::Role(_) => "role",
         Spec::RoleBinding(_) => "role_binding",
         Spec::ServiceAccount(_) => "service_account",
+        Spec::Webhook(_) => "webhook",
     })
 }
 

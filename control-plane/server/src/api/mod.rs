@@ -36,7 +36,9 @@ mod signing;
 mod status;
 mod tokens;
 mod uses;
+pub(crate) mod veil;
 mod watching;
+mod webhooks;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -56,6 +58,7 @@ use postern_proto::admin::v1::revocation_service_server::RevocationServiceServer
 use postern_proto::admin::v1::secret_service_server::SecretServiceServer;
 use postern_proto::admin::v1::session_service_server::SessionServiceServer;
 use postern_proto::admin::v1::token_service_server::TokenServiceServer;
+use postern_proto::admin::v1::webhook_service_server::WebhookServiceServer;
 use postern_proto::gateway::v1::fleet_service_server::FleetServiceServer;
 use postern_proto::gateway::v1::hold_service_server::HoldServiceServer;
 use postern_proto::gateway::v1::issuer_service_server::IssuerServiceServer;
@@ -139,6 +142,7 @@ pub(crate) fn routes(
         contended: Arc::default(),
     };
     let approvals = approvals::Service { raft: raft.clone(), access: access.clone(), watches: watches.clone() };
+    let webhooks = webhooks::Service { raft: raft.clone(), access: access.clone() };
     let requests = requests::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
     let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), copies: copies.clone(), watches };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
@@ -171,6 +175,7 @@ pub(crate) fn routes(
     routes
         .add_service(ResourceServiceServer::new(resources).max_decoding_message_size(MAX_REQUEST))
         .add_service(ApprovalServiceServer::new(approvals).max_decoding_message_size(MAX_REQUEST))
+        .add_service(WebhookServiceServer::new(webhooks).max_decoding_message_size(MAX_REQUEST))
         .add_service(AccessServiceServer::new(requests).max_decoding_message_size(MAX_REQUEST))
         .add_service(SessionServiceServer::new(sessions).max_decoding_message_size(MAX_REQUEST))
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))

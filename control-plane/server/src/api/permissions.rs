@@ -64,6 +64,7 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
             ("Apply", audited(Kinds(&[Create, Update]))),
         ],
     ),
+    ("postern.admin.v1.WebhookService", &[("ListWebhookStatuses", audited(May(Object::Webhooks, List)))]),
     (
         "postern.admin.v1.ApprovalService",
         &[

@@ -190,6 +190,7 @@ impl Value {
                     let small = 64_usize.saturating_mul(account.groups.len() + account.networks.len());
                     texts(&account.public_keys).saturating_add(account.jwks.len()).saturating_add(small)
                 }
+                Spec::Webhook(webhook) => webhook.url.len().saturating_add(text(&webhook.ca_pem)),
                 Spec::RoleBinding(binding) => {
                     64_usize.saturating_mul(binding.subjects.groups.len() + binding.subjects.subjects.len())
                 }

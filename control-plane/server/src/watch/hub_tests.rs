@@ -136,6 +136,7 @@ fn held(number: u128, bytes: usize) -> commands::RequestApproval {
         expires_at: Timestamp::default(),
         revision: 0,
         withdrawn_because: String::new(),
+        background: None,
     };
     commands::RequestApproval { approval, expires: Ttl(60) }
 }

@@ -14,7 +14,7 @@ use tonic::Code;
 use crate::issuer::Issuer;
 use crate::node::{start, with_token};
 
-fn held(requester: &str) -> resource_pb::Approval {
+pub(crate) fn held(requester: &str) -> resource_pb::Approval {
     let requester = Principal {
         id: PrincipalId { issuer: "corp".parse().unwrap(), subject: requester.into() },
         groups: Default::default(),

@@ -19,3 +19,4 @@ mod roles;
 mod security;
 mod signing;
 mod tokens;
+mod webhooks;

@@ -40,7 +40,11 @@ impl DeleteResource {
     ///
     /// What a member does not know it could not delete as others do.
     pub(crate) fn feature_level(&self) -> u32 {
-        if self.kind == Kind::ServiceAccount { 4 } else { 1 }
+        match self.kind {
+            Kind::Webhook => 5,
+            Kind::ServiceAccount => 4,
+            _ => 1,
+        }
     }
 
     /// # Errors
@@ -59,6 +63,10 @@ impl DeleteResource {
             };
             if let Some(user) = state.resources(Kind::Target).find(|target| uses(&target.spec)) {
                 return Err(Refusal::InUse { what, by: format!("Target {}", user.metadata.name) });
+            }
+            let signs = |spec: &Spec| matches!(spec, Spec::Webhook(hook) if hook.secret.as_ref() == Some(&self.name));
+            if let Some(user) = state.resources(Kind::Webhook).find(|webhook| signs(&webhook.spec)) {
+                return Err(Refusal::InUse { what, by: format!("Webhook {}", user.metadata.name) });
             }
         }
         if self.kind == Kind::Role {
@@ -80,6 +88,9 @@ impl DeleteResource {
         }
         if self.kind == Kind::ServiceAccount {
             revoke_accounts(cx, std::slice::from_ref(&self.name), "the service account was deleted");
+        }
+        if self.kind == Kind::Webhook {
+            cx.state.webhooks.forget(&self.name);
         }
         cx.state.resources.remove(self.kind, &self.name);
         cx.access_follows(self.kind, &self.name);

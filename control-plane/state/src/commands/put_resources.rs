@@ -16,6 +16,8 @@ use super::revoke_tokens::revoke_accounts;
 use crate::outcome::{Change, Effect, ObjectKey, Outcome, Put, Refusal, Success};
 use crate::state::{Context, Limits, State};
 
+/// Webhooks of a cluster.
+const MAX_WEBHOOKS: usize = 100;
 /// Objects in one command.
 const MAX_OBJECTS: usize = 1_000;
 
@@ -47,6 +49,7 @@ impl PutResources {
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
     /// Level 4: issuers that say which claims are kept, that people log in at or how long tokens live, policies that ask how or permit on request, targets of which
     /// sessions are kept ready, service accounts.
+    /// Level 5: webhooks.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
@@ -209,6 +212,14 @@ impl PutResources {
                         faults.push(at(place, "metadata.name", why));
                     }
                 }
+                Spec::Webhook(webhook) => {
+                    if let Some(secret) = &webhook.secret
+                        && !put.contains(&(Kind::Secret, secret))
+                        && state.resource(Kind::Secret, secret).is_none()
+                    {
+                        faults.push(at(place, "spec.secret", format!("there is no Secret {secret}")));
+                    }
+                }
                 Spec::Policy(_) | Spec::MaskingRule(_) | Spec::Secret(_) | Spec::Role(_) => {}
             }
         }
@@ -221,6 +232,10 @@ impl PutResources {
                 resource.spec.kind() == kind && state.resource(kind, &resource.metadata.name).is_none()
             });
             let new = new.count();
+            // Each is looked at for each change of an approval.
+            if kind == Kind::Webhook && new > 0 && state.resources.count(kind).saturating_add(new) > MAX_WEBHOOKS {
+                return Err(Refusal::Limit(format!("{MAX_WEBHOOKS} objects of kind {kind}")));
+            }
             if new > 0 && state.resources.count(kind).saturating_add(new) > Limits::STANDARD.resources {
                 return Err(Refusal::Limit(format!("{} objects of kind {kind}", Limits::STANDARD.resources)));
             }
@@ -244,6 +259,7 @@ fn level_of(spec: &Spec) -> u32 {
         Spec::Issuer(issuer) if !issuer.keep.is_empty() => 4,
         Spec::Issuer(issuer) if issuer.max_token_ttl.is_some() || issuer.token_ttl.is_some() => 4,
         Spec::ServiceAccount(_) => 4,
+        Spec::Webhook(_) => 5,
         Spec::Issuer(issuer) if issuer.oidc().is_some_and(|oidc| oidc.login.is_some()) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
         Spec::Target(target) if target.spare_sessions > 0 => 4,

@@ -30,6 +30,12 @@ impl RequestApproval {
         Ok(Self { approval: approval_from_proto(approval).map_err(fault)?, expires: Ttl(proto.expires_seconds) })
     }
 
+    /// Level 5: with what else reviewers are told.
+    #[must_use]
+    pub fn feature_level(&self) -> u32 {
+        if self.approval.background.is_some() { 5 } else { 1 }
+    }
+
     pub(crate) fn apply(self, cx: &mut Context<'_>) -> Outcome {
         let mut approval = self.approval;
         if let Some(known) = cx.state.approval(approval.id) {

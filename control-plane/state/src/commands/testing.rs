@@ -199,6 +199,7 @@ pub(crate) fn approval(n: u128) -> Approval {
         expires_at: Timestamp::default(),
         revision: 0,
         withdrawn_because: String::new(),
+        background: None,
     }
 }
 

@@ -170,6 +170,7 @@ impl Relay {
             }
             Err(error) => return Err(error.into()),
         };
+        self.history.decided(operation, pending.text(), None);
         let bytes = self.session.permit(pending, operation);
         self.outbox.operation(&cleared, operation, &bytes).map_err(|error| End::logged(Code::Internal, error))
     }
@@ -181,6 +182,7 @@ impl Relay {
             "denied"
         );
         let digest = Digest::of(self.to.session, pending.text(), pending.parameters());
+        self.history.decided(operation, pending.text(), Some(denial.code));
         let event = event(operation, &pending, denial.decision.clone(), digest);
         match self.recorder.enqueue(&event).await {
             Ok(()) => self.not_run(operation, denial.code).await?,

@@ -1,35 +1,66 @@
 //! A held operation: the client waits, reviewers decide (I7).
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use bytes::BytesMut;
 use postern_core::approval::{Approval, ApprovalRequirement, ApprovalState, Review};
+use postern_core::background::{Background, Ending, MAX_BACKGROUND};
 use postern_core::operation::Parameter;
 use postern_core::policy::{Held, Verdict};
 use postern_core::recording::Event;
-use postern_core::{ApprovalId, Code, OperationId};
+use postern_core::{ApprovalId, Code, OperationId, Timestamp};
+use postern_protocols::postgres::analyze::Values;
+use postern_protocols::postgres::codec::{self, Origin, backend, write};
 use postern_protocols::postgres::errors::{ErrorFields, client_message};
 use postern_protocols::postgres::session::Pending;
 use postern_runtime::clock;
+use tokio::time::Instant;
 
 use super::End;
 use super::relay::Relay;
 use crate::approvals::{Hold, HoldUpdate};
+use crate::estimate::{IdleLimits, Looked, Question};
 
 /// What reviewers are shown of parameters: how many, and how much of each.
 const PARAMETERS: usize = 100;
 const PARAMETER: usize = 1000;
+
+/// What any target says of itself at the login, and never again: said twice, no client notices.
+const CONSTANT: (&str, &str) = ("integer_datetimes", "on");
 
 /// The operation that waits.
 pub(super) struct Waiting {
     pending: Box<Pending>,
     held: Held,
     hold: Hold,
+    /// When the client is next sent something; never, where the configuration says so.
+    beat: Option<Instant>,
+    /// What the target ended the session by.
+    lost: Option<String>,
+}
+
+/// What happens to the operation that waits.
+#[derive(Debug)]
+pub(super) enum Next {
+    Update(HoldUpdate),
+    Beat,
 }
 
 impl Waiting {
     /// What happens next. Cancel-safe.
-    pub(super) async fn next(&mut self) -> HoldUpdate {
-        self.hold.next().await
+    pub(super) async fn next(&mut self) -> Next {
+        let beat = async {
+            match self.beat {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            update = self.hold.next() => Next::Update(update),
+            () = beat => Next::Beat,
+        }
     }
 
     fn ids(&self) -> (OperationId, ApprovalId) {
@@ -61,13 +92,98 @@ impl Relay {
             expires_at: now.plus(held.requirement.expires.duration()),
             revision: 0,
             withdrawn_because: String::new(),
+            background: None,
         };
+        let look = self.look(&pending, held.operation());
         tracing::info!(approval_id = %approval.id, "held for approval");
         let requirement = Some(held.requirement.clone());
         self.note_approval((held.operation(), approval.id), ApprovalState::Pending, requirement, Vec::new()).await?;
-        let hold = self.shared.approvals.request(approval, held.waits);
-        self.waiting = Some(Waiting { pending, held, hold });
+        let hold = self.shared.approvals.request(approval, held.waits, look);
+        self.waiting = Some(Waiting { pending, held, hold, beat: self.next_beat(), lost: None });
         Ok(())
+    }
+
+    /// What reviewers are told beside the operation: what is known at once, and what the target says within a moment.
+    fn look(&self, pending: &Pending, operation: OperationId) -> impl Future<Output = Background> + Send + 'static {
+        let masked = match self.feed.borrow().fresh(self.shared.config.staleness_limit.0) {
+            Some((current, _)) => current.snapshot.masks_anybody(&self.to.name),
+            None => true,
+        };
+        let (past, earlier) = self.history.shown(operation, masked);
+        let Values { relations, values } = self.session.values(pending);
+        let transaction_since = self.history.transaction_since();
+        let idle_since = self.session.target_is_idle().then(|| self.history.idle_since());
+        let own_limits = self.history.sets_limits();
+        let estimator = self.shared.estimator.clone();
+        let question = Question {
+            of: self.to.clone(),
+            text: pending.text().clone(),
+            parameters: pending.parameters().to_vec(),
+            plannable: self.session.plannable(pending),
+        };
+        async move {
+            let Looked { estimate, limits } = estimator.look(question).await;
+            let ends = limits.filter(|_| !own_limits).and_then(|limits| ending(limits, idle_since, transaction_since));
+            let mut told =
+                Background { estimate: Some(estimate), transaction_since, ends, past, earlier, relations, values };
+            if told.weight() > MAX_BACKGROUND {
+                // Names as long as names can be. Of what is told least is missed of this; and what values are set against may then be anything.
+                told.past = Vec::new();
+                told.relations = Vec::new();
+                for value in &mut told.values {
+                    value.columns = vec!["*".into()];
+                }
+            }
+            told
+        }
+    }
+
+    fn next_beat(&self) -> Option<Instant> {
+        let every = self.shared.config.hold_keep_alive.0;
+        (self.says_constant && !every.is_zero()).then(|| Instant::now() + every)
+    }
+
+    /// Has the client's connection not be silent for longer: what lies between would forget it.
+    pub(super) fn beat(&mut self) {
+        // In the middle of other answers there is no silence.
+        if self.session.current_operation().is_none() && self.to_client.is_empty() {
+            write::parameter_status(&mut self.to_client, CONSTANT.0, CONSTANT.1);
+        }
+        let next = self.next_beat();
+        if let Some(waiting) = &mut self.waiting {
+            waiting.beat = next;
+        }
+    }
+
+    /// Whether [`CONSTANT`] can be said again.
+    pub(super) fn said_constant(parameters: &[(String, String)]) -> bool {
+        parameters.iter().any(|(name, value)| (name.as_str(), value.as_str()) == CONSTANT)
+    }
+
+    /// The target has said something that goes to the client, from `length` on. While an operation is held and nothing else is under way, that an error
+    /// comes means that the target ends the session: the client is told what becomes of the held operation, before the target's own words.
+    pub(super) fn note_target_ends(&mut self, length: usize, was_idle: bool) {
+        let Some(waiting) = self.waiting.as_mut().filter(|_| was_idle) else { return };
+        let Some(said) = self.to_client.get(length..).filter(|said| said.first() == Some(&backend::ERROR)) else {
+            return;
+        };
+        let limits = codec::Limits::default();
+        let frame = codec::next_frame(&mut BytesMut::from(said), Origin::Backend, &limits).ok().flatten();
+        let fields = frame.and_then(|frame| backend::message_fields(&frame).ok()).unwrap_or_default();
+        let sqlstate = backend::field(&fields, b'C');
+        let why = match sqlstate {
+            "25P03" => "the target ended the session by idle_in_transaction_session_timeout".to_owned(),
+            "57P05" => "the target ended the session by idle_session_timeout".to_owned(),
+            "25P04" => "the target ended the session by transaction_timeout".to_owned(),
+            other => format!("the target ended the session ({other})"),
+        };
+        let mut notice = BytesMut::new();
+        let message = format!("approval {} is withdrawn: {why}; nothing has run", waiting.hold.id);
+        ErrorFields::notice(message).encode(&mut notice);
+        waiting.lost = Some(why);
+        notice.extend_from_slice(said);
+        self.to_client.truncate(length);
+        self.to_client.extend_from_slice(&notice);
     }
 
     /// Takes in what happened to the held operation.
@@ -75,7 +191,7 @@ impl Relay {
         let Some(waiting) = self.waiting.take() else { return Ok(()) };
         let ids = waiting.ids();
         match update {
-            HoldUpdate::Requested { expires_at } => {
+            HoldUpdate::Requested { expires_at, ends } => {
                 let requirement = &waiting.held.requirement;
                 let by = requirement.groups.join(" or ");
                 let many =
@@ -85,8 +201,13 @@ impl Relay {
                     // Writing to a String cannot fail.
                     let _ = write!(message, ": {}", waiting.held.decision.reason);
                 }
+                let ends = ends.map(|Ending { at, setting }| {
+                    let what = if setting == "idle_session_timeout" { "session" } else { "transaction" };
+                    format!(" The target ends this {what} at {at} ({setting}).")
+                });
+                let ends = ends.unwrap_or_default();
                 ErrorFields::notice(message)
-                    .with_detail(format!("It expires at {expires_at}. Cancel to withdraw it."))
+                    .with_detail(format!("It expires at {expires_at}.{ends} Cancel to withdraw it."))
                     .encode(&mut self.to_client);
                 self.waiting = Some(waiting);
                 Ok(())
@@ -165,7 +286,7 @@ impl Relay {
     pub(super) async fn abandon_held(&mut self, because: &'static str) -> Result<(), End> {
         let Some(waiting) = self.waiting.take() else { return Ok(()) };
         let ids = waiting.ids();
-        waiting.hold.withdraw(because);
+        waiting.hold.withdraw(waiting.lost.map_or(Cow::Borrowed(because), Cow::Owned));
         self.note_approval(ids, ApprovalState::Withdrawn, None, Vec::new()).await?;
         self.not_run(ids.0, Code::Cancelled).await
     }
@@ -180,9 +301,10 @@ impl Relay {
         let ids = waiting.ids();
         tracing::info!(operation_id = %ids.0, approval_id = %ids.1, because, "withdrawn");
         let Waiting { pending, hold, .. } = waiting;
-        hold.withdraw(because);
+        hold.withdraw(Cow::Borrowed(because));
         self.note_approval(ids, ApprovalState::Withdrawn, None, Vec::new()).await?;
         self.not_run(ids.0, code).await?;
+        self.history.decided(ids.0, pending.text(), Some(code));
         self.refuse(pending, &ErrorFields::error(code, message));
         Ok(())
     }
@@ -199,6 +321,7 @@ impl Relay {
         tracing::info!(operation_id = %ids.0, approval_id = %ids.1, state = state.as_str(), "not released");
         self.note_approval(ids, state, None, reviews).await?;
         self.not_run(ids.0, code).await?;
+        self.history.decided(ids.0, waiting.pending.text(), Some(code));
         self.refuse(waiting.pending, &ErrorFields::error(code, message));
         Ok(())
     }
@@ -212,6 +335,19 @@ impl Relay {
     ) -> Result<(), End> {
         Ok(self.recorder.append(&approval_event(ids, state, requirement, reviews)).await?)
     }
+}
+
+/// When the target ends the transaction or the session, if nothing comes before: idle since, and in a transaction since.
+fn ending(limits: IdleLimits, idle: Option<Timestamp>, transaction: Option<Timestamp>) -> Option<Ending> {
+    let end = |since: Option<Timestamp>, limit: Option<std::time::Duration>, setting: &str| {
+        since.zip(limit).map(|(since, limit)| Ending { at: since.plus(limit), setting: setting.to_owned() })
+    };
+    let whole = end(transaction, limits.transaction, "transaction_timeout");
+    let idle = match transaction {
+        Some(_) => end(idle, limits.in_transaction, "idle_in_transaction_session_timeout"),
+        None => end(idle, limits.session, "idle_session_timeout"),
+    };
+    whole.into_iter().chain(idle).min_by_key(|ending| ending.at)
 }
 
 fn approval_event(

@@ -14,6 +14,7 @@ mod hold;
 mod names;
 mod open;
 mod outbox;
+mod past;
 mod policy;
 mod record;
 mod relay;
@@ -32,6 +33,7 @@ use crate::approvals::Approvals;
 use crate::cancel::CancelKeys;
 use crate::catalogs::Catalogs;
 use crate::config::{GatewayConfig, Limits};
+use crate::estimate::Estimator;
 use crate::fleet::Fleet;
 use crate::issuer_keys::IssuerKeys;
 use crate::limits::{FailedLogins, Handshake, Limiter};
@@ -54,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) dialer: Dialer,
     pub(crate) catalogs: Catalogs,
     pub(crate) approvals: Approvals,
+    pub(crate) estimator: Estimator,
     pub(crate) cancels: CancelKeys,
     pub(crate) issuer_keys: IssuerKeys,
     pub(crate) uses: Uses,

@@ -164,6 +164,11 @@ impl Relay {
 
     /// Of what happened to operations: whether what was read in doubt is there all the same.
     pub(super) fn note_outcomes(&mut self) {
+        for event in &self.events {
+            if let ResultEvent::Completed(completed) = event {
+                self.history.over(completed);
+            }
+        }
         let Some((operation, _)) = &self.doubted else { return };
         let ended = self.events.iter().find_map(|event| match event {
             ResultEvent::Completed(completed) if completed.operation == *operation => Some(&completed.outcome),

@@ -108,6 +108,7 @@ impl Relay {
         self.high = in_flight(&self.standing, &self.slice, &self.shared);
         self.session.set_high_water(self.high);
         if decides_otherwise {
+            self.history.kept = self.slice.may_hold();
             self.place.allow_pair(self.slice.limits());
             self.watch_age();
             if let Some((_, why)) = self.slice.forbids_session(&self.circumstances()) {

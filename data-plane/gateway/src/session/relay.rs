@@ -28,13 +28,13 @@ use super::buffers::{poll_write, read, release, write};
 use super::decide::Asked;
 use super::delayed::{Delayed, over};
 use super::drain::Drain;
-use super::hold::Waiting;
+use super::hold::{Next, Waiting};
 use super::names::{Beginning, Gate, Refresh, masking};
 use super::outbox::Outbox;
+use super::past::History;
 use super::policy::in_flight;
 use super::record::Rows;
 use super::{End, Shared};
-use crate::approvals::HoldUpdate;
 use crate::cancel::CancelKey;
 use crate::catalogs::Dated;
 use crate::credentials::Holding;
@@ -94,6 +94,9 @@ pub(super) struct Relay {
     pub(super) gate: Gate,
     pub(super) session: Session,
     pub(super) waiting: Option<Waiting>,
+    pub(super) history: History,
+    /// The target has said at its login what can be said again.
+    pub(super) says_constant: bool,
     /// What cannot be decided yet.
     pub(super) delayed: Option<Delayed>,
     /// Relations that are there, and in no catalog.
@@ -147,7 +150,7 @@ enum Woken {
     ClientEnded(std::io::Result<()>),
     ServerEnded(std::io::Result<()>),
     Cancel(std::net::SocketAddr),
-    Hold(HoldUpdate),
+    Hold(Next),
     Delayed,
     Policy,
     Stale,
@@ -169,6 +172,7 @@ impl Relay {
         let (context, names_known) = beginning.context(&to.database, &catalog.catalog);
         let standing = seat.now();
         let slice = standing.slice.clone().unwrap_or_default();
+        let slice_may_hold = slice.may_hold();
         let (high, limits) = (in_flight(&standing, &slice, &shared), &shared.limits);
         let limits = SessionLimits {
             frames: codec::Limits {
@@ -184,6 +188,7 @@ impl Relay {
         let Upstream { stream, received, ready, holding, .. } = parts.upstream;
         let reported = ready.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         session.begin_with(reported, names_known);
+        let says_constant = Self::said_constant(&ready.parameters);
         let fresh = shared.feed.borrow().freshness(shared.config.staleness_limit.0);
         session.set_open(slice.grants_everything(fresh));
         let (client_read, client_write) = tokio::io::split(parts.client);
@@ -212,6 +217,8 @@ impl Relay {
             gate: Gate::default(),
             session,
             waiting: None,
+            history: History::new(slice_may_hold),
+            says_constant,
             delayed: None,
             unlisted: BTreeSet::new(),
             doubted: None,
@@ -299,9 +306,14 @@ impl Relay {
         let mut moved = false;
         while self.to_client.len() < self.high {
             let (before, length) = (self.from_server.len(), self.to_client.len());
+            let idle = self.session.target_is_idle();
             let progress = self.session.next_server(&mut self.from_server, &mut self.to_client, &mut self.events)?;
             moved |= before != self.from_server.len() || length != self.to_client.len();
             self.note_outcomes();
+            if before != self.from_server.len() {
+                self.history.answered(self.session.transaction_status());
+                self.note_target_ends(length, idle);
+            }
             if let Err(error) = self.rows.record(&mut self.recorder, &mut self.events).await {
                 // What could not be recorded does not leave.
                 self.to_client.truncate(length);
@@ -399,7 +411,11 @@ impl Relay {
                 })
             }
             Woken::Cancel(from) => self.cancel(from).await,
-            Woken::Hold(update) => {
+            Woken::Hold(Next::Beat) => {
+                self.beat();
+                Ok(())
+            }
+            Woken::Hold(Next::Update(update)) => {
                 // A grant is of no use to what was denied meanwhile.
                 self.take_policy().await?;
                 self.hold_update(update).await
@@ -494,7 +510,7 @@ impl Relay {
     }
 }
 
-async fn next_update(waiting: &mut Option<Waiting>) -> HoldUpdate {
+async fn next_update(waiting: &mut Option<Waiting>) -> Next {
     match waiting {
         Some(waiting) => waiting.next().await,
         None => std::future::pending().await,

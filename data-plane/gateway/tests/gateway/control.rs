@@ -290,6 +290,11 @@ impl HoldService for Control {
     ) -> Result<Response<WithdrawApprovalResponse>, Status> {
         let request = request.into_inner();
         let open = [pb::ApprovalState::Pending, pb::ApprovalState::Approved];
+        self.approvals.send_modify(|all| {
+            if let Some(approval) = all.get_mut(&request.id) {
+                approval.withdrawn_because = request.because;
+            }
+        });
         let approval = self.change(&request.id, &open, pb::ApprovalState::Withdrawn)?;
         Ok(Response::new(WithdrawApprovalResponse { approval: Some(approval) }))
     }

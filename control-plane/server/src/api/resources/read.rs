@@ -155,5 +155,6 @@ fn empty(kind: Kind) -> resource_pb::resource::Spec {
         Kind::Role => Spec::Role(resource_pb::RoleSpec::default()),
         Kind::RoleBinding => Spec::RoleBinding(resource_pb::RoleBindingSpec::default()),
         Kind::ServiceAccount => Spec::ServiceAccount(resource_pb::ServiceAccountSpec::default()),
+        Kind::Webhook => Spec::Webhook(resource_pb::WebhookSpec::default()),
     }
 }

@@ -207,6 +207,15 @@ impl SessionNames {
         self.touched.contains(name)
     }
 
+    /// The search path that holds, when it can be but one; `default` is the one after login.
+    #[must_use]
+    pub fn only_path<'a>(&'a self, default: &'a [Arc<str>]) -> Option<&'a [Arc<str>]> {
+        match self.paths(default).as_slice() {
+            [path] => Some(path),
+            _ => None,
+        }
+    }
+
     /// The search paths that may hold; `default` is the one after login.
     pub(crate) fn paths<'a>(&'a self, default: &'a [Arc<str>]) -> Vec<&'a [Arc<str>]> {
         if self.paths.is_empty() {

@@ -17,6 +17,7 @@ mod objects;
 mod query;
 mod settings;
 mod utility;
+mod values;
 mod walk;
 mod write;
 
@@ -29,6 +30,7 @@ use std::borrow::Cow;
 
 pub use context::{AnalyzeContext, SessionNames};
 pub(crate) use known::{Known, Texts, is_lasting};
+pub use values::{Values, blanked, values};
 
 use self::walk::Analyzer;
 pub use crate::sql::{

@@ -144,6 +144,12 @@ impl Catalog {
         self.views.iter().map(|(view, reads)| (*view, reads.as_slice()))
     }
 
+    /// What stands behind a relation, by any name: what a view reads, and the other relations of an inheritance or partitioning.
+    pub(crate) fn behind(&self, oid: u32) -> impl Iterator<Item = u32> {
+        let read = self.views.get(&oid).into_iter().flatten().map(|read| read.relation);
+        read.chain(self.parents_of(oid).iter().copied()).chain(self.children_of(oid).iter().copied())
+    }
+
     pub(crate) fn parents_of(&self, oid: u32) -> &[u32] {
         self.parents.get(&oid).map_or(&[], Vec::as_slice)
     }

@@ -81,6 +81,8 @@ pub struct Parse {
     pub name: Bytes,
     /// Its text.
     pub text: Bytes,
+    /// OIDs of its parameters' types, as the client gives them, four bytes each; 0 and what is missing is for the server to find.
+    pub types: Bytes,
 }
 
 /// Bind.
@@ -172,11 +174,9 @@ fn named(body: &mut Reader) -> Result<Named, CodecError> {
 
 fn parse(body: &mut Reader) -> Result<Parse, CodecError> {
     let (name, text) = (body.text()?, body.text()?);
-    // Types of parameters: only the server needs them.
-    for _ in 0..body.count(4)? {
-        body.uint32()?;
-    }
-    Ok(Parse { name, text })
+    let types = body.count(4)?;
+    let types = body.bytes(types.saturating_mul(4))?;
+    Ok(Parse { name, text, types })
 }
 
 fn function_call(body: &mut Reader) -> Result<FunctionCall, CodecError> {

@@ -35,7 +35,8 @@ impl std::fmt::Debug for Message {
 #[test]
 fn client_messages_are_read_as_documented() {
     assert_eq!(client(b"Qselect 1\0"), Ok(Message::Query("select 1".into())));
-    let parse = frontend::Parse { name: "s1".into(), text: "select $1".into() };
+    let parse =
+        frontend::Parse { name: "s1".into(), text: "select $1".into(), types: Bytes::from_static(&[0, 0, 0, 0x17]) };
     assert_eq!(client(b"Ps1\0select $1\0\0\x01\0\0\0\x17"), Ok(Message::Parse(parse)));
     let Ok(Message::Bind(bind)) = client(b"Bp1\0s1\0\0\x02\0\0\0\x01\0\x02\0\0\0\x0242\xff\xff\xff\xff\0\x01\0\x01")
     else {

@@ -1,6 +1,7 @@
 //! Writes messages.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use postern_core::operation::Parameter;
 
 use super::backend::{self, Fields, TransactionStatus};
 use super::frontend;
@@ -90,6 +91,51 @@ pub fn bind_bare(out: &mut BytesMut, statement: &[u8]) {
         text(out, b"");
         text(out, statement);
         out.put_bytes(0, 6);
+    });
+}
+
+/// Parse of the unnamed statement; `types` are OIDs of its parameters, four bytes each.
+pub fn parse(out: &mut BytesMut, statement: &[u8], types: &[u8]) {
+    frame(out, frontend::PARSE, |out| {
+        text(out, b"");
+        text(out, statement);
+        let count = types.len() / 4;
+        out.put_u16(u16::try_from(count).unwrap_or(u16::MAX));
+        out.put_slice(types.get(..count.saturating_mul(4)).unwrap_or_default());
+    });
+}
+
+/// Bind of the unnamed statement to the unnamed portal; results come as text.
+pub fn bind(out: &mut BytesMut, parameters: &[Parameter]) {
+    frame(out, frontend::BIND, |out| {
+        text(out, b"");
+        text(out, b"");
+        // Clients send no more than this.
+        let count = u16::try_from(parameters.len()).unwrap_or(u16::MAX);
+        let parameters = parameters.get(..usize::from(count)).unwrap_or_default();
+        out.put_u16(count);
+        for parameter in parameters {
+            out.put_u16(u16::from(parameter.binary));
+        }
+        out.put_u16(count);
+        for parameter in parameters {
+            match &parameter.value {
+                None => out.put_i32(-1),
+                Some(value) => {
+                    out.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
+                    out.put_slice(value);
+                }
+            }
+        }
+        out.put_u16(0);
+    });
+}
+
+/// Execute of the unnamed portal, to its end.
+pub fn execute(out: &mut BytesMut) {
+    frame(out, frontend::EXECUTE, |out| {
+        text(out, b"");
+        out.put_i32(0);
     });
 }
 

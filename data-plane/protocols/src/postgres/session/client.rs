@@ -222,6 +222,7 @@ impl Session {
         let prepared = classified.as_ref().ok().map(|statement| Prepared {
             id: self.statements.next_id(),
             text: text.clone(),
+            types: Bytes::copy_from_slice(&parse.types),
             statement: Arc::clone(statement),
             generation: self.generation,
             columns: None,
@@ -252,6 +253,7 @@ impl Session {
             name: Bytes::copy_from_slice(&bind.statement),
             id: found.id,
             by_sql: found.by_sql,
+            types: found.types,
             columns: found.columns,
         };
         let name = Bytes::copy_from_slice(&bind.portal);

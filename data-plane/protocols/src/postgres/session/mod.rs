@@ -19,6 +19,7 @@ mod functions;
 mod messages;
 mod names;
 mod open;
+mod plannable;
 mod refuse;
 mod results;
 mod rows;
@@ -42,6 +43,7 @@ use flight::Flight;
 use names::{OwnTexts, Portals, Statements};
 use results::{CopyOut, ResultSet, Running};
 
+pub use plannable::Plannable;
 pub use step::{ClientStep, Pending, ProtocolError, Refused, ResultEvent, ServerProgress};
 
 /// How much a session may hold (I11).

@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     /// Tells it from an earlier one of the same name.
     pub(super) id: u64,
     pub(super) text: Bytes,
+    /// Types of its parameters, as Parse has them.
+    pub(super) types: Bytes,
     pub(super) statement: Arc<Statement>,
     /// Of the session's names, when it was classified.
     pub(super) generation: u64,
@@ -42,6 +44,7 @@ pub(super) struct Source {
     pub(super) name: Bytes,
     pub(super) id: u64,
     pub(super) by_sql: bool,
+    pub(super) types: Bytes,
     pub(super) columns: Option<Columns>,
 }
 

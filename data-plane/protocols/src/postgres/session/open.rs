@@ -137,6 +137,7 @@ impl Session {
         Prepared {
             id: self.statements.next_id(),
             text,
+            types: Bytes::new(),
             statement,
             generation: self.generation,
             columns: None,

@@ -261,6 +261,7 @@ impl Session {
                     let prepared = Prepared {
                         id: self.statements.next_id(),
                         text: text.clone(),
+                        types: Bytes::new(),
                         statement: Arc::clone(statement),
                         generation: self.generation,
                         columns: None,
