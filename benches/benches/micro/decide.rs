@@ -48,6 +48,7 @@ fn policies(count: usize) -> Table<Policy> {
             limits: postern_core::allowance::Allowance::default(),
             on_request: None,
             cedar: None,
+            obligations: postern_core::policy::Obligations::default(),
             reason: None,
         }
     };

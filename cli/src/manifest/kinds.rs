@@ -310,6 +310,7 @@ fn policy(spec: &mut Object<'_>) -> pb::PolicySpec {
         limits: limits(spec),
         on_request,
         cedar,
+        obligations: super::obligations::read(spec),
     }
 }
 

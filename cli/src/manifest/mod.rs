@@ -6,6 +6,7 @@ mod faults;
 mod kinds;
 mod load;
 mod object;
+mod obligations;
 mod render;
 
 pub(crate) use duration::{parse_duration, show_duration};

@@ -328,6 +328,17 @@ fn policy(spec: &pb::PolicySpec) -> Value {
         }
         fields.value("approval", shown.done());
     }
+    if let Some(asked) = &spec.obligations {
+        let mut shown = Fields::default();
+        if asked.row_limit > 0 {
+            shown.value("rowLimit", json!(asked.row_limit));
+        }
+        shown.seconds("statementTimeout", asked.statement_timeout_seconds);
+        if asked.read_only {
+            shown.value("readOnly", json!(true));
+        }
+        fields.value("obligations", shown.done());
+    }
     if let Some(asked) = &spec.on_request {
         fields.value("onRequest", on_request(asked));
     }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use postern_core::policy::{Circumstances, Freshness, Outcome};
+use postern_core::policy::{Circumstances, Freshness, Obligations, Outcome};
 use postern_core::principal::{Actor, Link, PrincipalId};
 use postern_core::scope::Scope;
+use postern_core::time::Ttl;
 use postern_core::wire::timestamp_from_proto;
 use postern_core::{KeptClaims, Name, Principal, Timestamp};
 
@@ -42,6 +44,8 @@ pub(crate) struct Case {
     pub(crate) expect: Outcome,
     /// By which policies it must be decided; empty: by any.
     pub(crate) by: Vec<Name>,
+    /// How it must be bound to run; none: in any way.
+    pub(crate) obligations: Option<Obligations>,
 }
 
 /// Reads the cases of `path`.
@@ -116,6 +120,7 @@ fn read_case(mut from: Object<'_>, line: usize, (relations, path): (&[String], &
     if !from.has("expect") {
         from.fault("expect", "is required: permit, deny or hold");
     }
+    let obligations = from.object("obligations").map(obligations);
     from.finish();
     let mut circumstances = Circumstances::new(now?, Freshness::CONFIRMED).in_transaction(in_transaction);
     circumstances.source = match source {
@@ -141,7 +146,19 @@ fn read_case(mut from: Object<'_>, line: usize, (relations, path): (&[String], &
         granted,
         expect: expect?,
         by,
+        obligations,
     })
+}
+
+/// As in a policy; empty: nothing binds it.
+fn obligations(mut from: Object<'_>) -> Obligations {
+    let read = Obligations {
+        row_limit: from.number::<NonZeroU64>("rowLimit"),
+        statement_timeout: from.seconds("statementTimeout").map(Ttl),
+        read_only: from.bool("readOnly").unwrap_or_default(),
+    };
+    from.finish();
+    read
 }
 
 fn names(from: &mut Object<'_>, key: &'static str) -> Vec<Name> {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use postern_core::operation::Operation;
-use postern_core::policy::{Circumstances, Freshness, Outcome, PolicySlice};
+use postern_core::policy::{Circumstances, Freshness, Obliged, Outcome, PolicySlice};
 use postern_core::recording::{Event, OperationEvent, Started, Value};
 use postern_core::wire::timestamp_to_proto;
 use postern_core::{Name, SessionId, Timestamp};
@@ -32,8 +32,8 @@ struct Changed {
     principal: String,
     target: Name,
     text: String,
-    was: Outcome,
-    would: Outcome,
+    was: String,
+    would: String,
     because: String,
 }
 
@@ -128,7 +128,9 @@ impl Replayed<'_> {
         let open = [None, Some(true), Some(false)];
         let mut all = open.into_iter().map(|open| world::decide(slice, &operation, &at.in_transaction(open)));
         let Some(decided) = all.next() else { return };
-        if decided.outcome != event.decision.outcome && all.all(|other| other.outcome != event.decision.outcome) {
+        let (outcome, bound) = (event.decision.outcome, event.decision.obliged.asked());
+        let same = |decided: &world::Decided| decided.outcome == outcome && decided.obliged.asked() == bound;
+        if !same(&decided) && !all.any(|other| same(&other)) {
             let because = if decided.reason.is_empty() { super::by(&decided.policies) } else { decided.reason };
             self.found.push(Changed {
                 session: started.session,
@@ -136,12 +138,17 @@ impl Replayed<'_> {
                 principal: started.principal.to_string(),
                 target: started.target.clone(),
                 text: text(&event.text),
-                was: event.decision.outcome,
-                would: decided.outcome,
+                was: shown(outcome, &event.decision.obliged),
+                would: shown(decided.outcome, &decided.obliged),
                 because,
             });
         }
     }
+}
+
+/// `permit`, or `permit, at most 10 rows (analysts)`.
+fn shown(outcome: Outcome, obliged: &Obliged) -> String {
+    if obliged.is_empty() { outcome.as_str().to_owned() } else { format!("{}, {obliged}", outcome.as_str()) }
 }
 
 fn text(value: &Value) -> String {
@@ -159,8 +166,8 @@ fn show(found: &[Changed], counts: &Counts, format: Option<Format>) -> Result<()
                 "principal": changed.principal,
                 "target": changed.target,
                 "text": changed.text,
-                "was": changed.was.as_str(),
-                "would": changed.would.as_str(),
+                "was": changed.was,
+                "would": changed.would,
                 "because": changed.because,
             })
         });
@@ -178,8 +185,8 @@ fn show(found: &[Changed], counts: &Counts, format: Option<Format>) -> Result<()
             changed.session.to_string(),
             changed.principal.clone(),
             changed.target.to_string(),
-            changed.was.as_str().to_owned(),
-            changed.would.as_str().to_owned(),
+            changed.was.clone(),
+            changed.would.clone(),
             changed.because.clone(),
             changed.text.clone(),
         ]

@@ -35,9 +35,7 @@ pub(super) async fn run(args: &ExplainArgs, connection: &ConnectionArgs) -> Resu
     let read = world::operation(&args.statement, &database, now);
     let (decided, operation) = match &read {
         Ok(operation) => (world::decide(&mut slice, operation, &at), Some(operation)),
-        Err(unclear) => {
-            (Decided { outcome: unclear.outcome, policies: Vec::new(), reason: unclear.reason.clone() }, None)
-        }
+        Err(unclear) => (unclear.clone(), None),
     };
     let unknown = unknown(args, &world, &target);
     match args.output.format {
@@ -112,6 +110,9 @@ fn tell(
 ) -> Result<(), Failure> {
     let why = if decided.reason.is_empty() { String::new() } else { format!(": {}", decided.reason) };
     output::line(output::printable(&format!("{} {}{why}", outcome(decided.outcome), super::by(&decided.policies))))?;
+    if !decided.obliged.is_empty() {
+        output::line(format!("  runs so only: {}", decided.obliged))?;
+    }
     if let Some(operation) = operation {
         for (action, applying) in operation.actions.iter().zip(slice.applying(&operation.actions, at)) {
             output::line(output::printable(&format!("  {action}")))?;
@@ -155,6 +156,7 @@ fn value(
         "decision": decided.outcome.as_str(),
         "policies": decided.policies,
         "reason": decided.reason,
+        "obliged": decided.obliged,
         "actions": actions,
         "speaking": slice.speaking().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
         "unknown": unknown,

@@ -77,6 +77,12 @@ fn decided_otherwise(world: &world::World, case: &cases::Case) -> Option<String>
         let why = if decided.reason.is_empty() { by(&decided.policies) } else { decided.reason };
         return Some(format!("expected {}, decided {}: {why}", case.expect.as_str(), decided.outcome.as_str()));
     }
+    if let Some(expected) = &case.obligations
+        && decided.obliged.asked() != *expected
+    {
+        let bound = if decided.obliged.is_empty() { "nothing".to_owned() } else { decided.obliged.to_string() };
+        return Some(format!("{} as expected, but bound by {bound}", outcome(decided.outcome)));
+    }
     let missing = case.by.iter().find(|name| !decided.policies.contains(name))?;
     Some(format!("{} as expected, but not by policy {missing}: {}", outcome(decided.outcome), by(&decided.policies)))
 }

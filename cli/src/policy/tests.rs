@@ -47,6 +47,27 @@ fn cases_are_decided_as_a_gateway_would() {
 }
 
 #[test]
+fn cases_expect_obligations() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = r#"@id("few") @rowLimit("10") @readOnly permit (principal, action in Action::"sql:read", resource);
+@id("soon") @statementTimeout("1m") permit (principal, action, resource in Schema::"shop/shop.app");"#;
+    let all: String = [
+        case("select * from orders", "permit, obligations: {rowLimit: 10, readOnly: true}"),
+        case("select * from app.jobs", "permit, obligations: {rowLimit: 10, readOnly: true, statementTimeout: 1m}"),
+        case("insert into app.jobs values (1)", "permit, obligations: {statementTimeout: 60s}"),
+        case("insert into app.jobs select * from orders", "deny"),
+        case("begin", "permit, obligations: {statementTimeout: 1m}"),
+    ]
+    .concat();
+    cases_of(dir.path(), policies, &all).unwrap();
+    let wrong = case("select * from orders", "permit, obligations: {}");
+    let told = cases_of(dir.path(), policies, &wrong).unwrap_err().to_string();
+    assert!(told.contains("permitted as expected, but bound by at most 10 rows (few), read only (few)"), "{told}");
+    let faulty = case("select 1", "permit, obligations: {rowLimit: none}");
+    assert!(cases_of(dir.path(), policies, &faulty).unwrap_err().to_string().contains("cases[0].obligations.rowLimit"));
+}
+
+#[test]
 fn what_is_wrong_with_cases_is_told_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
     for (cases, says) in [

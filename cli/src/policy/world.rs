@@ -7,7 +7,7 @@ use bytes::Bytes;
 use postern_core::access::Grant;
 use postern_core::action::ObjectKind;
 use postern_core::operation::Operation;
-use postern_core::policy::{Circumstances, Granted, Outcome, Policy, PolicySlice, Verdict};
+use postern_core::policy::{Circumstances, Granted, Obliged, Outcome, Policy, PolicySlice, Verdict};
 use postern_core::resource::{Kind, Resource, Spec};
 use postern_core::wire::resource::{from_proto, kind_to_proto};
 use postern_core::{AccessId, DecisionId, Name, OperationId, Principal, SessionId, Timestamp};
@@ -32,11 +32,13 @@ pub(crate) struct World {
 }
 
 /// What was decided.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Decided {
     pub(crate) outcome: Outcome,
     pub(crate) policies: Vec<Name>,
     pub(crate) reason: String,
+    /// How it may run only.
+    pub(crate) obliged: Obliged,
 }
 
 /// What a database has, as far as it is known here.
@@ -46,6 +48,12 @@ pub(crate) struct Database {
     pub(crate) search_path: Vec<String>,
     /// `SCHEMA.NAME`.
     pub(crate) relations: Vec<String>,
+}
+
+impl Decided {
+    fn denied(reason: String) -> Self {
+        Self { outcome: Outcome::Deny, policies: Vec::new(), reason, obliged: Obliged::default() }
+    }
 }
 
 impl World {
@@ -125,14 +133,14 @@ fn read(resource: pb::Resource) -> Result<Resource, Failure> {
 /// Decides `actions`, as a gateway would; a session that is forbidden comes first.
 pub(crate) fn decide(slice: &mut PolicySlice, operation: &Operation, at: &Circumstances) -> Decided {
     if let Some((policy, reason)) = slice.forbids_session(at) {
-        return Decided { outcome: Outcome::Deny, policies: policy.into_iter().cloned().collect(), reason };
+        return Decided { policies: policy.into_iter().cloned().collect(), ..Decided::denied(reason) };
     }
     let record = match slice.decide(operation, DecisionId::new(at.now, 0), at) {
         Verdict::Permit(_, record) => record,
         Verdict::Hold(held) => held.decision,
         Verdict::Deny(denial) => denial.decision,
     };
-    Decided { outcome: record.outcome, policies: record.policies, reason: record.reason }
+    Decided { outcome: record.outcome, policies: record.policies, reason: record.reason, obliged: record.obliged }
 }
 
 /// As if every policy that permits on request had been granted.
@@ -154,7 +162,7 @@ pub(crate) fn granted(slice: PolicySlice, policies: &[Name], principal: &Princip
 /// # Errors
 /// Why nobody can tell.
 pub(crate) fn operation(text: &str, database: &Database, at: Timestamp) -> Result<Operation, Decided> {
-    let denied = |reason: String| Decided { outcome: Outcome::Deny, policies: Vec::new(), reason };
+    let denied = Decided::denied;
     let read = |database: &Database| {
         let context = context(database).map_err(denied)?;
         analyze(text.as_bytes(), &context, &SessionNames::default()).map_err(|error| denied(error.to_string()))

@@ -150,9 +150,9 @@ async fn asked(
     let mut statement = BytesMut::from(&b"EXPLAIN (FORMAT JSON) "[..]);
     statement.extend_from_slice(&question.text);
     // By the extended protocol: a text of several statements is refused by the server itself.
-    write::parse(&mut out, &statement, &plannable.types);
-    write::bind(&mut out, &question.parameters);
-    write::execute(&mut out);
+    write::parse(&mut out, b"", &statement, &plannable.types);
+    write::bind(&mut out, b"", b"", &question.parameters);
+    write::execute(&mut out, b"");
     write::sync(&mut out);
     let rows = exchange(upstream, &out).await?;
     let plan: String = rows.into_iter().flatten().collect();

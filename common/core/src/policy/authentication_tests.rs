@@ -45,6 +45,7 @@ fn policy(effect: Effect, authentication: Option<Authentication>) -> Policy {
         limits: Allowance::default(),
         reason: None,
         cedar: None,
+        obligations: crate::policy::Obligations::default(),
     }
 }
 

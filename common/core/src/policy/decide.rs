@@ -8,6 +8,7 @@ use super::circumstances::Circumstances;
 use super::decision::{DecisionRecord, Denial, Outcome};
 use super::freshness::Freshness;
 use super::granted::Granted;
+use super::obligations::{Obliged, only_reads};
 use super::permit::{Held, Permit};
 use super::{Effect, Policy};
 use crate::action::Action;
@@ -201,7 +202,7 @@ impl PolicySlice {
         let mut remembered = std::mem::take(&mut self.remembered);
         let answers = self.answers(&mut remembered, &operation.actions, at);
         self.remembered = remembered;
-        let record = |outcome, policies: Vec<Name>, reason| DecisionRecord {
+        let record = |outcome, policies: Vec<Name>, reason, obliged| DecisionRecord {
             id,
             outcome,
             revision: self.revision,
@@ -210,23 +211,25 @@ impl PolicySlice {
             reason,
             at: now,
             policy_age_ms: Some(millis(fresh)),
+            obliged,
         };
         match self.weigh(&operation.actions, &answers, fresh) {
             Ok(weighed) => match weighed.requirement {
                 None => {
-                    let record = record(Outcome::Permit, weighed.policies, String::new());
-                    Verdict::Permit(Permit::by_decision(operation, id), record)
+                    let record = record(Outcome::Permit, weighed.policies, String::new(), weighed.obliged.clone());
+                    Verdict::Permit(Permit::by_decision(operation, id, weighed.obliged), record)
                 }
                 Some(requirement) => Verdict::Hold(Held {
                     operation: operation.id,
                     digest: operation.digest,
-                    decision: record(Outcome::Hold, weighed.policies, weighed.reason),
+                    decision: record(Outcome::Hold, weighed.policies, weighed.reason, weighed.obliged.clone()),
                     requirement,
                     waits: weighed.waits,
+                    obliged: weighed.obliged,
                 }),
             },
             Err(refusal) => {
-                let decision = record(Outcome::Deny, refusal.policies, refusal.reason);
+                let decision = record(Outcome::Deny, refusal.policies, refusal.reason, Obliged::default());
                 Verdict::Deny(Denial { code: refusal.code, decision })
             }
         }
@@ -250,6 +253,7 @@ impl PolicySlice {
             at: now,
             policy_age_ms: Some(millis(fresh)),
             grants: Vec::new(),
+            obliged: Obliged::default(),
         };
         Denial { code, decision }
     }
@@ -281,6 +285,14 @@ impl PolicySlice {
             }
             self.weigh_action(action, answer, fresh, &mut weighed)?;
         }
+        if actions.is_empty() {
+            weighed.obliged = self.obliged_without_actions();
+        }
+        let writes = actions.iter().find(|action| !only_reads(action));
+        if let (Some(policy), Some(action)) = (&weighed.obliged.read_only, writes) {
+            let reason = format!("policy {policy} permits reading only, and {action} is more");
+            return Err(Refusal::denied(vec![policy.clone()], reason));
+        }
         Ok(weighed)
     }
 
@@ -300,6 +312,8 @@ impl PolicySlice {
         let permitting = || matching().filter(|(_, policy)| policy.still_permits(fresh));
         for (name, policy) in matching() {
             permitted |= policy.still_permits(fresh) && policy.is_proven(&self.claims);
+            // As with review: what one policy asks, no other takes back.
+            weighed.obliged.add(name, &policy.obligations);
             // One that is too old permits nothing, and what others permit is held by it all the same.
             if let Some(requirement) = &policy.approval {
                 weighed.hold(name, requirement, policy)?;
@@ -361,6 +375,7 @@ struct Weighed {
     requirement: Option<ApprovalRequirement>,
     waits: bool,
     reason: String,
+    obliged: Obliged,
 }
 
 struct Refusal {

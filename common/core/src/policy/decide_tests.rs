@@ -45,6 +45,7 @@ fn policy(effect: Effect, actions: &[&str], resources: &[&str]) -> Policy {
         on_request: None,
         reason: None,
         cedar: None,
+        obligations: crate::policy::Obligations::default(),
     }
 }
 

@@ -7,6 +7,8 @@ use crate::id::{AccessId, DecisionId};
 use crate::name::Name;
 use crate::time::Timestamp;
 
+use super::obligations::Obliged;
+
 /// A denial, and what the client is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -37,6 +39,9 @@ pub struct DecisionRecord {
     /// The access on request by which those policies permit: who approved it stands there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<AccessId>,
+    /// How it may run only, where it is permitted or held.
+    #[serde(default, skip_serializing_if = "Obliged::is_empty")]
+    pub obliged: Obliged,
 }
 
 /// The outcome of a decision.

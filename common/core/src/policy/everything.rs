@@ -24,11 +24,13 @@ fn is_every_action(pattern: &ActionPattern) -> bool {
 }
 
 impl PolicySlice {
-    /// Whether everything is granted: a policy permits every action on everything, none denies or holds anything, and no token narrows that. What
+    /// Whether everything is granted: a policy permits every action on everything, none denies, holds or binds anything by an obligation, and no token narrows that. What
     /// is in doubt is denied under any other slice.
     #[must_use]
     pub fn grants_everything(&self, fresh: Freshness) -> bool {
-        let narrows = |policy: &Policy| policy.effect == Effect::Deny || policy.approval.is_some();
+        let narrows = |policy: &Policy| {
+            policy.effect == Effect::Deny || policy.approval.is_some() || !policy.obligations.is_empty()
+        };
         self.scopes_are_open()
             && !self.policies.iter().any(|(_, policy)| narrows(policy))
             && self.policies.iter().any(|(name, policy)| {

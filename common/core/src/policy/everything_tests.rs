@@ -25,6 +25,7 @@ fn everything() -> Policy {
         limits: Allowance::default(),
         reason: None,
         cedar: None,
+        obligations: crate::policy::Obligations::default(),
     }
 }
 
@@ -76,14 +77,17 @@ fn everything_is_everything() {
         narrow(&|policy| policy.resources = vec![Pattern::parse("public.*").unwrap()]),
         narrow(&|policy| policy.when.bounded = Some(true)),
         narrow(&|policy| policy.approval = Some(approval.clone())),
+        narrow(&|policy| policy.obligations.read_only = true),
+        narrow(&|policy| policy.obligations.row_limit = std::num::NonZeroU64::new(5)),
         narrow(&|policy| {
             policy.when.authentication = Some(Authentication { acr: vec!["gold".into()], ..Authentication::default() });
         }),
     ];
     for policy in less {
         assert!(!grants(vec![policy.clone()]), "{policy:?}");
-        // Beside one that grants everything, only what holds or denies takes from it.
-        assert_eq!(grants(vec![everything(), policy.clone()]), policy.approval.is_none(), "{policy:?}");
+        // Beside one that grants everything, only what holds, denies or binds takes from it.
+        let takes = policy.approval.is_some() || !policy.obligations.is_empty();
+        assert_eq!(grants(vec![everything(), policy.clone()]), !takes, "{policy:?}");
     }
     // However little is denied: what is in doubt may be that.
     let deny = narrow(&|policy| {

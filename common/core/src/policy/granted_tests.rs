@@ -53,6 +53,7 @@ fn policy(effect: Effect, actions: &[&str], on_request: bool) -> Policy {
         on_request: on_request.then(|| Box::new(asked)),
         reason: None,
         cedar: None,
+        obligations: crate::policy::Obligations::default(),
     }
 }
 

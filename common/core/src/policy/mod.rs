@@ -12,6 +12,7 @@ mod everything;
 mod explain;
 mod freshness;
 mod granted;
+mod obligations;
 mod pattern;
 mod permit;
 
@@ -25,6 +26,8 @@ pub use decision::{DecisionRecord, Denial, Outcome};
 pub(crate) use freshness::MAX_STALENESS;
 pub use freshness::{Freshness, MIN_STALENESS, OnStale, Staleness};
 pub use granted::Granted;
+pub(crate) use obligations::MAX_STATEMENT_TIMEOUT;
+pub use obligations::{By, Obligations, Obliged};
 pub use pattern::{InvalidPattern, Pattern};
 pub use permit::{ConsumedApproval, Held, Mismatch, Permit};
 
@@ -61,6 +64,8 @@ pub struct Policy {
     pub limits: Allowance,
     /// With [`Effect::Permit`]: it permits those only who were granted access on request.
     pub on_request: Option<Box<OnRequest>>,
+    /// With [`Effect::Permit`]: what binds everything that it applies to, whatever else permits it.
+    pub obligations: Obligations,
     /// Shown to the client when this policy denies or holds.
     pub reason: Option<String>,
     /// In Cedar: says whom, where, what and when, in the place of `principals`, `targets`, `actions`, `resources` and `when`, which are empty then.
@@ -159,6 +164,27 @@ impl std::fmt::Display for ActionPattern {
 }
 
 impl Policy {
+    /// One that speaks of nobody and nothing, and asks for nothing.
+    #[must_use]
+    pub fn new(effect: Effect) -> Self {
+        Self {
+            effect,
+            principals: PrincipalSelector::default(),
+            targets: TargetSelector::default(),
+            actions: Vec::new(),
+            resources: Vec::new(),
+            when: Conditions::default(),
+            approval: None,
+            waits: false,
+            staleness: Staleness::default(),
+            limits: Allowance::default(),
+            on_request: None,
+            obligations: Obligations::default(),
+            reason: None,
+            cedar: None,
+        }
+    }
+
     /// Whether the policy speaks of `principal` on the target at all. One in Cedar may have conditions beyond that.
     #[must_use]
     pub fn speaks_of(&self, principal: &Principal, target: &Name, labels: &BTreeMap<String, String>) -> bool {

@@ -5,6 +5,7 @@ use crate::id::{ApprovalId, DecisionId, OperationId};
 use crate::operation::{Digest, Operation};
 
 use super::decision::DecisionRecord;
+use super::obligations::Obliged;
 
 /// Leave to run exactly one operation. Made only by a decision, or by a consumed approval; the recorder takes it before anything is
 /// forwarded. It cannot be copied.
@@ -15,6 +16,7 @@ pub struct Permit {
     digest: Digest,
     decision: DecisionId,
     approval: Option<ApprovalId>,
+    obliged: Obliged,
 }
 
 /// An operation that waits for reviewers.
@@ -29,6 +31,7 @@ pub struct Held {
     pub requirement: ApprovalRequirement,
     /// Whether it waits while the control plane is away; else it is refused soon.
     pub waits: bool,
+    pub(super) obliged: Obliged,
 }
 
 /// Proof that the control plane let an approval be taken: from the answer to a consume request alone (`wire`).
@@ -45,8 +48,8 @@ pub struct ConsumedApproval {
 pub struct Mismatch;
 
 impl Permit {
-    pub(super) fn by_decision(operation: &Operation, decision: DecisionId) -> Self {
-        Self { operation: operation.id, digest: operation.digest, decision, approval: None }
+    pub(super) fn by_decision(operation: &Operation, decision: DecisionId, obliged: Obliged) -> Self {
+        Self { operation: operation.id, digest: operation.digest, decision, approval: None, obliged }
     }
 
     /// Which operation may run.
@@ -72,6 +75,18 @@ impl Permit {
     pub const fn approval(&self) -> Option<ApprovalId> {
         self.approval
     }
+
+    /// How it may run only.
+    #[must_use]
+    pub const fn obliged(&self) -> &Obliged {
+        &self.obliged
+    }
+
+    /// Likewise, where nothing else is asked of it any more.
+    #[must_use]
+    pub fn into_obliged(self) -> Obliged {
+        self.obliged
+    }
 }
 
 impl Held {
@@ -87,6 +102,17 @@ impl Held {
         self.digest
     }
 
+    /// How it may run only.
+    #[must_use]
+    pub const fn obliged(&self) -> &Obliged {
+        &self.obliged
+    }
+
+    /// Policy has changed meanwhile, and would let it run like this only: both hold.
+    pub fn oblige(&mut self, also: Obliged) {
+        self.obliged = std::mem::take(&mut self.obliged).and(also);
+    }
+
     /// Turns a consumed approval into leave to run.
     ///
     /// # Errors
@@ -100,6 +126,7 @@ impl Held {
             digest: self.digest,
             decision: self.decision.id,
             approval: Some(consumed.id),
+            obliged: self.obliged,
         })
     }
 }

@@ -89,6 +89,7 @@ fn body() -> Vec<Event> {
                 at: NOW,
                 policy_age_ms: Some(5),
                 grants: Vec::new(),
+                obliged: crate::policy::Obliged::default(),
             },
         })),
         Event::Rows { operation, rows: vec![vec![Value::Text("1".into()), Value::Null]] },

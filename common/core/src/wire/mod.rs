@@ -14,6 +14,8 @@ pub mod identity;
 mod issuer;
 pub mod job;
 mod login;
+mod obligations;
+mod older;
 mod policy;
 pub mod resource;
 pub mod revocation;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
-use super::{access, allowance, conditions, selector};
+use super::{access, allowance, conditions, obligations, selector};
 use crate::allowance::Allowance;
 use crate::approval::{ApprovalRequirement, DEFAULT_APPROVAL_EXPIRY, MAX_APPROVAL_EXPIRY};
 use crate::policy::cedar::Rule;
@@ -70,6 +70,7 @@ pub(super) fn read(spec: pb::PolicySpec, faults: &mut Faults) -> Policy {
         staleness: staleness(spec.max_staleness_seconds, spec.on_stale, effect, faults),
         limits: allowance::read(spec.limits, faults),
         on_request: spec.on_request.map(|asked| Box::new(access::on_request(asked, faults))),
+        obligations: obligations::read(spec.obligations, effect, faults),
         reason: Some(spec.reason).filter(|reason| !reason.is_empty()),
         cedar: None,
     };
@@ -136,6 +137,8 @@ fn with_annotated(mut said: Policy, rule: Arc<Rule>, faults: &mut Faults) -> Pol
     one("spec.maxStaleness", &mut said.staleness, is_said, annotated.staleness, faults);
     let is_said = said.limits != Allowance::default();
     one("spec.limits", &mut said.limits, is_said, annotated.limits, faults);
+    let is_said = !said.obligations.is_empty();
+    one("spec.obligations", &mut said.obligations, is_said, annotated.obligations, faults);
     let is_said = said.reason.is_some();
     one("spec.reason", &mut said.reason, is_said, annotated.reason.map(Some), faults);
     Policy { cedar: Some(rule), ..said }
@@ -234,6 +237,10 @@ pub(super) fn to_proto(policy: &Policy) -> pb::PolicySpec {
         .into(),
         limits: if annotated.limits.is_some() { None } else { allowance::to_proto(policy.limits) },
         on_request: policy.on_request.as_deref().map(access::on_request_to_proto),
+        obligations: match annotated.obligations {
+            Some(_) => None,
+            None => obligations::to_proto(&policy.obligations),
+        },
         cedar: policy.cedar.as_ref().map(|rule| rule.text().to_owned()).unwrap_or_default(),
     }
 }

@@ -44,6 +44,7 @@ fn policy_spec() -> pb::PolicySpec {
         limits: Some(pb::Limits { connections_per_second: 2, in_flight_bytes: 4096, ..Default::default() }),
         on_request: None,
         cedar: String::new(),
+        obligations: None,
     }
 }
 

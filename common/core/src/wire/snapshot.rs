@@ -1,13 +1,13 @@
 //! The policy that gateways decide by: whole, by its changes, and the credentials that go with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use postern_proto::gateway::v1 as pb;
 use postern_proto::resource::v1::Resource as ResourceProto;
 
 use super::access::{grant_from_proto, grant_to_proto};
-use super::{WireError, parse, resource};
+use super::{WireError, older, parse, resource};
 use crate::delta::Delta;
 use crate::name::Name;
 use crate::policy::Policy;
@@ -22,6 +22,22 @@ const fn is_newer(policy: &Policy) -> bool {
     policy.on_request.is_some() || policy.cedar.is_some()
 }
 
+/// What gateways of the level before do not know: they are told another in its place.
+fn is_obliged(policy: &Policy) -> bool {
+    !policy.obligations.is_empty()
+}
+
+/// The object itself, or what they are told in its place.
+fn for_older(object: &Resource) -> Option<Resource> {
+    match &object.spec {
+        Spec::Policy(policy) if is_obliged(policy) => {
+            let spec = Spec::Policy(older::instead_of(policy)?);
+            Some(Resource { metadata: object.metadata.clone(), spec })
+        }
+        _ => Some(object.clone()),
+    }
+}
+
 /// To protobuf. Credentials and the key of masks stay here: they are never part of what is signed (I5).
 #[must_use]
 pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
@@ -33,10 +49,18 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
     for (name, target) in &snapshot.targets {
         resources.push(object(name, &target.labels, Spec::Target(target.value.clone())));
     }
-    let mut on_request = Vec::new();
+    let (mut on_request, mut obliged) = (Vec::new(), Vec::new());
     for (name, policy) in &snapshot.policies {
-        let list = if is_newer(policy) { &mut on_request } else { &mut resources };
-        list.push(object(name, &none, Spec::Policy(policy.clone())));
+        let mut list = |policy: &Policy| {
+            let list = if is_newer(policy) { &mut on_request } else { &mut resources };
+            list.push(object(name, &none, Spec::Policy(policy.clone())));
+        };
+        if is_obliged(policy) {
+            older::instead_of(policy).iter().for_each(&mut list);
+            obliged.push(object(name, &none, Spec::Policy(policy.clone())));
+        } else {
+            list(policy);
+        }
     }
     for (name, rule) in &snapshot.masking {
         resources.push(object(name, &none, Spec::MaskingRule(rule.clone())));
@@ -55,6 +79,7 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
         revocations: snapshot.revocations.to_bytes(),
         on_request,
         grants: snapshot.grants.iter().map(grant_to_proto).collect(),
+        obliged,
     }
 }
 
@@ -72,7 +97,8 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
         grants: proto.grants.into_iter().map(grant_from_proto).collect::<Result<_, _>>()?,
         ..Snapshot::empty(&proto.cluster_id, &proto.incarnation)
     };
-    for (place, object) in proto.resources.into_iter().chain(proto.on_request).enumerate() {
+    // The last of a name holds: those before it stand for it where it is not known.
+    for (place, object) in proto.resources.into_iter().chain(proto.on_request).chain(proto.obliged).enumerate() {
         let field = || format!("snapshot.resources[{place}]");
         let object = read(object, field)?;
         snapshot.put(object).map_err(|error| WireError::new(field(), error))?;
@@ -87,7 +113,9 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
 /// To protobuf.
 #[must_use]
 pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
-    let on_request = |object: &&Resource| matches!(&object.spec, Spec::Policy(policy) if is_newer(policy));
+    let is = |object: &Resource, of: fn(&Policy) -> bool| matches!(&object.spec, Spec::Policy(policy) if of(policy));
+    let older: Vec<Resource> = delta.upserts.iter().filter_map(for_older).collect();
+    let on_request = |object: &&Resource| is(object, is_newer);
     // To a gateway that does not know of such a policy it is gone: it must not go on with what it had of that name.
     let unknown = delta.upserts.iter().filter(on_request).map(|object| (Kind::Policy, &object.metadata.name));
     let deletes = delta
@@ -105,14 +133,15 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
         incarnation: delta.incarnation.clone(),
         from_revision: delta.from_revision,
         revision: delta.revision,
-        upserts: delta.upserts.iter().filter(|object| !on_request(object)).map(told).collect(),
+        upserts: older.iter().filter(|object| !on_request(object)).map(told).collect(),
         deletes: deletes.collect(),
         issuer_keys: issuer_keys.collect(),
         session_token_jwks: delta.session_token_jwks.clone().unwrap_or_default(),
         revoked_serials: delta.revoked.clone(),
         revocations: revocation::encode(&delta.revocations),
         revocations_over: delta.revocations_over,
-        on_request: delta.upserts.iter().filter(on_request).map(told).collect(),
+        on_request: older.iter().filter(on_request).map(told).collect(),
+        obliged: delta.upserts.iter().filter(|object| is(object, is_obliged)).map(told).collect(),
         grants: delta.grants.iter().map(grant_to_proto).collect(),
         ended_grants: delta.ended_grants.iter().map(ToString::to_string).collect(),
     }
@@ -124,7 +153,15 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
 /// When any object in it is not valid.
 pub fn delta_from_proto(proto: pb::Delta) -> Result<Delta, WireError> {
     let ended = proto.ended_grants.iter().map(|id| parse("delta.ended_grants", id));
-    let upserts = proto.upserts.into_iter().chain(proto.on_request).enumerate();
+    let named = |object: &ResourceProto| object.metadata.as_ref().map(|metadata| metadata.name.clone());
+    let known: BTreeSet<String> = proto.obliged.iter().filter_map(named).collect();
+    // What stands for a policy where it is not known is nothing to us.
+    let stands_in = |object: &ResourceProto| {
+        let policy = matches!(object.spec, Some(postern_proto::resource::v1::resource::Spec::Policy(_)));
+        policy && named(object).is_some_and(|name| known.contains(&name))
+    };
+    let upserts = proto.upserts.into_iter().chain(proto.on_request).filter(|object| !stands_in(object));
+    let upserts = upserts.chain(proto.obliged).enumerate();
     let upserts = upserts.map(|(place, object)| read(object, || format!("delta.upserts[{place}]")));
     let deletes = proto.deletes.into_iter().map(|gone| {
         let kind =

@@ -49,7 +49,7 @@ impl PutResources {
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
     /// Level 4: issuers that say which claims are kept, that people log in at or how long tokens live, policies that ask how or permit on request, targets of which
     /// sessions are kept ready, service accounts.
-    /// Level 5: webhooks.
+    /// Level 5: webhooks, policies with obligations.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
@@ -262,6 +262,7 @@ fn level_of(spec: &Spec) -> u32 {
         Spec::Webhook(_) => 5,
         Spec::Issuer(issuer) if issuer.oidc().is_some_and(|oidc| oidc.login.is_some()) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
+        Spec::Policy(policy) if !policy.obligations.is_empty() => 5,
         Spec::Target(target) if target.spare_sessions > 0 => 4,
         Spec::Policy(policy) if policy.when.authentication.is_some() => 4,
         Spec::Target(target) if target.limits != Allowance::default() => 2,
@@ -313,6 +314,27 @@ mod tests {
         let delete = DeleteResource { kind: Kind::ServiceAccount, name: name("ci"), expected_revision: 0 };
         assert_eq!(Into::<crate::Command>::into(delete.clone()).feature_level(), 4);
         fixture.run(delete).unwrap();
+    }
+
+    #[test]
+    fn obligations_need_level_5() {
+        let policy = || {
+            let mut resource = on_request("p", reviewed_by(&["dba"]), 0);
+            if let Spec::Policy(policy) = &mut resource.spec {
+                (policy.on_request, policy.obligations.read_only) = (None, true);
+            }
+            PutResources { resources: vec![resource] }
+        };
+        let mut fixture = Fixture::new();
+        for level in 2..=4 {
+            fixture.run(RaiseFeatureLevel { level }).unwrap();
+        }
+        assert!(matches!(fixture.run(policy()), Err(Refusal::FeatureLevel { needed: 5, .. })));
+        fixture.run(RaiseFeatureLevel { level: 5 }).unwrap();
+        fixture.run(policy()).unwrap();
+        fixture.state = State::restore(&fixture.state.snapshot()).unwrap();
+        let kept = fixture.state.resource(Kind::Policy, &name("p")).unwrap();
+        assert!(matches!(&kept.spec, Spec::Policy(policy) if policy.obligations.read_only));
     }
 
     fn puts(outcome: Outcome) -> Vec<(Change, u64)> {

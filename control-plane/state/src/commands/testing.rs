@@ -297,6 +297,7 @@ pub(crate) fn on_request(of: &str, asked: OnRequest, revision: u64) -> Resource 
         limits: postern_core::allowance::Allowance::default(),
         on_request: Some(Box::new(asked)),
         cedar: None,
+        obligations: postern_core::policy::Obligations::default(),
         reason: None,
     };
     resource(of, revision, Spec::Policy(policy))

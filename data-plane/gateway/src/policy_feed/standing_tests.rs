@@ -46,6 +46,7 @@ fn policy(principals: PrincipalSelector) -> Policy {
         limits: Allowance::default(),
         on_request: None,
         cedar: None,
+        obligations: postern_core::policy::Obligations::default(),
         reason: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postern_core::policy::Permit;
+use postern_core::policy::{Obliged, Permit};
 use postern_core::recording::{Chain, Event};
 use postern_core::{Code, OperationId, SessionId};
 use postern_runtime::clock;
@@ -21,6 +21,7 @@ const WAITING: usize = 256 << 10;
 #[must_use = "the operation was recorded as forwarded"]
 pub(crate) struct Cleared {
     operation: OperationId,
+    obliged: Obliged,
 }
 
 impl Cleared {
@@ -28,6 +29,12 @@ impl Cleared {
     #[must_use]
     pub(crate) const fn operation(&self) -> OperationId {
         self.operation
+    }
+
+    /// How it may run only.
+    #[must_use]
+    pub(crate) const fn obliged(&self) -> &Obliged {
+        &self.obliged
     }
 }
 
@@ -61,7 +68,7 @@ impl SessionRecorder {
     /// When it cannot be recorded: the operation must not run.
     pub(crate) async fn operation(&mut self, permit: Permit, event: &Event) -> Result<Cleared, RecordError> {
         self.append(event).await?;
-        Ok(Cleared { operation: permit.operation() })
+        Ok(Cleared { operation: permit.operation(), obliged: permit.into_obliged() })
     }
 
     /// Records `event`; durable on return, with all before it.

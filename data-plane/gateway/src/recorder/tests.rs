@@ -128,6 +128,7 @@ fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
         limits: postern_core::allowance::Allowance::default(),
         on_request: None,
         cedar: None,
+        obligations: postern_core::policy::Obligations::default(),
         reason: None,
     };
     let (name, target) = ("all".parse().unwrap(), "db".parse().unwrap());

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use postern_core::action::Action;
 use postern_core::operation::{Digest, Parameter};
-use postern_core::policy::{DecisionRecord, Denial, Outcome, Permit, Verdict};
+use postern_core::policy::{DecisionRecord, Denial, Obliged, Outcome, Permit, Verdict};
 use postern_core::recording::{Completed, Event, OperationEvent, OperationOutcome, Value};
 use postern_core::{Code, OperationId};
 use postern_protocols::postgres::errors::ErrorFields;
@@ -99,10 +99,20 @@ impl Relay {
         };
         let verdict = self.slice.decide(&operation, id, &circumstances);
         metrics::decided(outcome(&verdict), began.elapsed());
+        let obliged = match &verdict {
+            Verdict::Permit(permit, _) => Some(permit.obliged()),
+            Verdict::Hold(held) => Some(held.obliged()),
+            Verdict::Deny(_) => None,
+        };
+        if let (Asked::Run, Some(Err(refusal))) = (asked, obliged.map(|obliged| pending.fits(obliged))) {
+            let denial = self.slice.deny_unclassified(refusal.code, refusal.reason, id, (clock::now(), fresh));
+            return self.deny(pending, operation_id, denial).await;
+        }
         match (verdict, asked) {
             (Verdict::Deny(denial), _) => self.deny(pending, operation_id, denial).await,
             (Verdict::Permit(..) | Verdict::Hold(_), Asked::Prepare) => {
-                let bytes = self.session.permit(pending, operation_id);
+                // It runs nothing, so nothing binds it.
+                let bytes = self.session.permit(pending, operation_id, Obliged::default());
                 self.outbox.protocol(&bytes);
                 Ok(())
             }
@@ -171,7 +181,7 @@ impl Relay {
             Err(error) => return Err(error.into()),
         };
         self.history.decided(operation, pending.text(), None);
-        let bytes = self.session.permit(pending, operation);
+        let bytes = self.session.permit(pending, operation, cleared.obliged().clone());
         self.outbox.operation(&cleared, operation, &bytes).map_err(|error| End::logged(Code::Internal, error))
     }
 

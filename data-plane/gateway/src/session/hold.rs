@@ -261,14 +261,21 @@ impl Relay {
 
     /// Policy changed, or became too old, while an operation waits: what is denied now is not released later.
     pub(super) async fn recheck_held(&mut self) -> Result<(), End> {
-        let Some(waiting) = self.waiting.take() else { return Ok(()) };
+        let Some(mut waiting) = self.waiting.take() else { return Ok(()) };
         let denied = match waiting.pending.operation(waiting.held.operation(), self.to.session) {
             Err(_) => None,
             Ok(operation) => {
                 let circumstances = self.circumstances_of(&waiting.pending);
                 match self.slice.decide(&operation, clock::decision_id(), &circumstances) {
                     Verdict::Deny(denial) => Some(denial),
-                    Verdict::Permit(..) | Verdict::Hold(_) => None,
+                    Verdict::Permit(permit, _) => {
+                        waiting.held.oblige(permit.into_obliged());
+                        None
+                    }
+                    Verdict::Hold(held) => {
+                        waiting.held.oblige(held.obliged().clone());
+                        None
+                    }
                 }
             }
         };

@@ -6,6 +6,7 @@
 mod alarm;
 mod buffers;
 mod cancel;
+mod clock;
 mod decide;
 mod delayed;
 mod drain;

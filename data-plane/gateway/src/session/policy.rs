@@ -131,6 +131,7 @@ impl Relay {
     /// Whether everything is granted; what passed by that alone must not go on when it no longer is.
     fn know_openness(&mut self) -> Result<(), &'static str> {
         self.session.set_open(self.slice.grants_everything(self.freshness()));
+        self.session.set_obliging(self.slice.may_oblige());
         if self.session.runs_unfollowed() && !self.session.is_open() {
             return Err("what is under way could not be classified, and no longer is everything granted");
         }

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::alarm::Alarm;
 use super::buffers::{poll_write, read, release, write};
+use super::clock::{Cancelling, Clock, reached};
 use super::decide::Asked;
 use super::delayed::{Delayed, over};
 use super::drain::Drain;
@@ -127,6 +128,9 @@ pub(super) struct Relay {
     ends: Alarm,
     /// For what was recorded and not written.
     quiet: Alarm,
+    /// When what runs has run for long enough.
+    pub(super) clock: Clock,
+    pub(super) cancelling: Option<Cancelling>,
 }
 
 /// What each side waits for.
@@ -154,6 +158,8 @@ enum Woken {
     Delayed,
     Policy,
     Stale,
+    OverTime,
+    TargetTold,
     Catalog(Option<Dated>),
     Quiet,
     Expired,
@@ -191,6 +197,7 @@ impl Relay {
         let says_constant = Self::said_constant(&ready.parameters);
         let fresh = shared.feed.borrow().freshness(shared.config.staleness_limit.0);
         session.set_open(slice.grants_everything(fresh));
+        session.set_obliging(slice.may_oblige());
         let (client_read, client_write) = tokio::io::split(parts.client);
         let (server_read, server_write) = tokio::io::split(stream);
         // It was let in by what may be older.
@@ -241,6 +248,8 @@ impl Relay {
             flow: Flow::default(),
             ends: Alarm::default(),
             quiet: Alarm::default(),
+            clock: Clock::default(),
+            cancelling: None,
         };
         this.watch_age();
         this
@@ -296,6 +305,7 @@ impl Relay {
             let server = self.take_server().await?;
             let client = self.take_client().await?;
             if !server && !client {
+                self.watch_clock();
                 return Ok(());
             }
         }
@@ -309,6 +319,9 @@ impl Relay {
             let idle = self.session.target_is_idle();
             let progress = self.session.next_server(&mut self.from_server, &mut self.to_client, &mut self.events)?;
             moved |= before != self.from_server.len() || length != self.to_client.len();
+            if let Some(bytes) = self.session.take_to_server() {
+                self.outbox.protocol(&bytes);
+            }
             self.note_outcomes();
             if before != self.from_server.len() {
                 self.history.answered(self.session.transaction_status());
@@ -422,6 +435,12 @@ impl Relay {
             }
             Woken::Policy => self.take_policy().await,
             Woken::Stale => self.aged().await,
+            Woken::OverTime => self.over_time(),
+            Woken::TargetTold => {
+                self.cancelling = None;
+                self.session.cancelled();
+                Ok(())
+            }
             Woken::Delayed => self.go_on().await,
             Woken::Catalog(dated) => self.refreshed(dated).await,
             Woken::Quiet => Ok(self.recorder.push().await?),
@@ -468,6 +487,8 @@ impl Relay {
             quiet,
             expires,
             stale,
+            clock,
+            cancelling,
             ..
         } = self;
         let Sides { client_read, client_write, server_read, server_write } = sides;
@@ -481,6 +502,8 @@ impl Relay {
         tokio::select! {
             biased;
             () = ends.rings() => if *expires <= *stale { Woken::Expired } else { Woken::Stale },
+            () = tokio::time::sleep_until(clock.at), if clock.runs() => Woken::OverTime,
+            () = reached(cancelling), if cancelling.is_some() => Woken::TargetTold,
             why = drain.over(idle) => Woken::Drained(why),
             Some(from) = key.requests.recv() => Woken::Cancel(from),
             update = next_update(waiting), if waiting.is_some() => Woken::Hold(update),

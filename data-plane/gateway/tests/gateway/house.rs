@@ -88,6 +88,7 @@ fn policy(group: &str, actions: &[&str], resources: &[&str]) -> Policy {
         limits: postern_core::allowance::Allowance::default(),
         on_request: None,
         cedar: None,
+        obligations: postern_core::policy::Obligations::default(),
         reason: None,
     }
 }

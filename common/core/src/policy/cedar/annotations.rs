@@ -1,11 +1,12 @@
 //! What follows from a policy in Cedar, as its annotations say it.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::InvalidRule;
 use crate::allowance::{Allowance, MAX_IN_FLIGHT, MIN_IN_FLIGHT};
 use crate::approval::{ApprovalRequirement, DEFAULT_APPROVAL_EXPIRY, MAX_APPROVAL_EXPIRY};
-use crate::policy::{Effect, MAX_STALENESS, OnStale, Staleness};
+use crate::policy::{Effect, MAX_STALENESS, MAX_STATEMENT_TIMEOUT, Obligations, OnStale, Staleness};
 use crate::time::Ttl;
 
 /// The longest reason, in bytes.
@@ -22,6 +23,8 @@ pub struct Annotated {
     pub staleness: Option<Staleness>,
     /// `@sessions("5")`, `@connectionsPerSecond("5")`, `@operationsPerSecond("50")`, `@inFlightBytes("65536")`.
     pub limits: Option<Allowance>,
+    /// `@rowLimit("1000")`, `@statementTimeout("30s")`, `@readOnly`.
+    pub obligations: Option<Obligations>,
     /// `@reason("…")`: shown to whoever is denied or held by it.
     pub reason: Option<String>,
 }
@@ -42,6 +45,7 @@ impl Annotated {
         let mut asked: Option<Asked<'_>> = None;
         let mut staleness: Option<Staleness> = None;
         let mut limits: Option<Allowance> = None;
+        let mut asks: Option<Obligations> = None;
         for (key, value) in all {
             let fault = |why: &str| InvalidRule(format!("@{key}({value:?}): {why}"));
             if effect == Effect::Deny && !matches!(key, "id" | "reason" | "description") {
@@ -90,11 +94,23 @@ impl Annotated {
                     }
                     _ => return Err(fault("must be 4096 to 4194304")),
                 },
+                "rowLimit" => match value.parse::<NonZeroU64>() {
+                    Ok(rows) => asks.get_or_insert_default().row_limit = Some(rows),
+                    Err(_) => return Err(fault("must be a whole number of at least 1")),
+                },
+                "statementTimeout" => match seconds()? {
+                    time @ 1..=MAX_STATEMENT_TIMEOUT => {
+                        asks.get_or_insert_default().statement_timeout = Some(Ttl(time));
+                    }
+                    _ => return Err(fault("must be 1s to 24h")),
+                },
+                "readOnly" if value.is_empty() || value == "true" => asks.get_or_insert_default().read_only = true,
+                "readOnly" => return Err(fault("says all by its name: @readOnly")),
                 _ => return Err(fault("is no annotation that Postern knows")),
             }
         }
         read.approval = asked.map(Asked::requirement).transpose()?;
-        Ok(Self { staleness, limits, ..read })
+        Ok(Self { staleness, limits, obligations: asks, ..read })
     }
 }
 

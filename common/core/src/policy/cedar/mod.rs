@@ -237,6 +237,17 @@ impl Rule {
         whole && self.policy.action_constraint() == ActionConstraint::Any && !self.policy.has_non_scope_constraint()
     }
 
+    /// The same, that forbids, and follows from nothing but `reason`: for who does not know what follows from it.
+    #[must_use]
+    pub fn forbidding(&self, reason: &str) -> Option<Self> {
+        let mut json = self.policy.to_json().ok()?;
+        let fields = json.as_object_mut()?;
+        fields.insert("effect".to_owned(), "forbid".into());
+        fields.insert("annotations".to_owned(), serde_json::json!({ "reason": reason }));
+        let policy = cedar_policy::Policy::from_json(Some(PolicyId::new("policy")), json).ok()?;
+        Self::parse(&policy.to_string()).ok()
+    }
+
     /// Whether what it says may be another at another time, by its word alone.
     const fn is_timed(&self) -> bool {
         self.timed

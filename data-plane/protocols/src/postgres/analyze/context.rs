@@ -195,6 +195,12 @@ impl SessionNames {
         self.paths.is_empty() && self.temporary.is_empty() && self.touched.is_empty()
     }
 
+    /// Whether any cursor may be open.
+    #[must_use]
+    pub fn has_cursors(&self) -> bool {
+        !self.cursors.is_empty()
+    }
+
     /// Whether a temporary relation of this name may exist.
     #[must_use]
     pub fn is_temporary(&self, name: &str) -> bool {

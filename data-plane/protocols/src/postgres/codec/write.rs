@@ -85,19 +85,10 @@ pub fn query(out: &mut BytesMut, statement: &[u8]) {
     frame(out, frontend::QUERY, |out| text(out, statement));
 }
 
-/// Bind of `statement` to the unnamed portal, without parameters.
-pub fn bind_bare(out: &mut BytesMut, statement: &[u8]) {
-    frame(out, frontend::BIND, |out| {
-        text(out, b"");
-        text(out, statement);
-        out.put_bytes(0, 6);
-    });
-}
-
-/// Parse of the unnamed statement; `types` are OIDs of its parameters, four bytes each.
-pub fn parse(out: &mut BytesMut, statement: &[u8], types: &[u8]) {
+/// Parse; `types` are OIDs of its parameters, four bytes each.
+pub fn parse(out: &mut BytesMut, name: &[u8], statement: &[u8], types: &[u8]) {
     frame(out, frontend::PARSE, |out| {
-        text(out, b"");
+        text(out, name);
         text(out, statement);
         let count = types.len() / 4;
         out.put_u16(u16::try_from(count).unwrap_or(u16::MAX));
@@ -105,11 +96,11 @@ pub fn parse(out: &mut BytesMut, statement: &[u8], types: &[u8]) {
     });
 }
 
-/// Bind of the unnamed statement to the unnamed portal; results come as text.
-pub fn bind(out: &mut BytesMut, parameters: &[Parameter]) {
+/// Bind of `statement` to `portal`; results come as text.
+pub fn bind(out: &mut BytesMut, portal: &[u8], statement: &[u8], parameters: &[Parameter]) {
     frame(out, frontend::BIND, |out| {
-        text(out, b"");
-        text(out, b"");
+        text(out, portal);
+        text(out, statement);
         // Clients send no more than this.
         let count = u16::try_from(parameters.len()).unwrap_or(u16::MAX);
         let parameters = parameters.get(..usize::from(count)).unwrap_or_default();
@@ -131,12 +122,25 @@ pub fn bind(out: &mut BytesMut, parameters: &[Parameter]) {
     });
 }
 
-/// Execute of the unnamed portal, to its end.
-pub fn execute(out: &mut BytesMut) {
+/// Execute of all of `portal`.
+pub fn execute(out: &mut BytesMut, portal: &[u8]) {
     frame(out, frontend::EXECUTE, |out| {
-        text(out, b"");
-        out.put_i32(0);
+        text(out, portal);
+        out.put_u32(0);
     });
+}
+
+/// Close of a statement (`S`) or portal (`P`).
+pub fn close(out: &mut BytesMut, kind: u8, name: &[u8]) {
+    frame(out, frontend::CLOSE, |out| {
+        out.put_u8(kind);
+        text(out, name);
+    });
+}
+
+/// CopyFail.
+pub fn copy_fail(out: &mut BytesMut, why: &[u8]) {
+    frame(out, frontend::COPY_FAIL, |out| text(out, why));
 }
 
 /// Describe of a portal.

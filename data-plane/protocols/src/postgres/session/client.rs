@@ -99,6 +99,9 @@ impl Session {
 
     /// Whether what the message means hangs on replies that are not here yet.
     fn must_wait(&self, message: &Message) -> bool {
+        if self.waits_for_bound(message) {
+            return true;
+        }
         if self.flight.is_empty() {
             return false;
         }
@@ -177,6 +180,7 @@ impl Session {
             Message::Sync => {
                 self.group_open = false;
                 self.skipping = false;
+                self.unsecured();
                 self.flight.push(Expected::Sync);
                 ClientStep::Forward(frame.into_raw())
             }
@@ -276,7 +280,31 @@ impl Session {
         }
         let name = Bytes::copy_from_slice(&execute.portal);
         let columns = self.columns_of(&portal);
-        ClientStep::Forward(self.forward_execute(name, (portal.operation, portal.statement), columns, frame.into_raw()))
+        let Some(obliged) = self.running.get(&portal.operation).map(|running| running.obliged.clone()) else {
+            if portal.bound {
+                // Nobody counts its rows any more.
+                return self.fail(NO_PORTAL, format!("portal \"{}\" is over", execute.portal.escape_ascii()));
+            }
+            self.unsecured();
+            let run = (portal.operation, portal.statement);
+            return ClientStep::Forward(self.forward_execute(name, run, columns, frame.into_raw()));
+        };
+        match self.make_read_only(&portal.statement, &obliged, false) {
+            Ok(mut out) => {
+                self.count_on(portal.operation);
+                let run = (portal.operation, portal.statement);
+                let bytes = self.forward_execute(name, run, columns, frame.into_raw());
+                if out.is_empty() {
+                    return ClientStep::Forward(bytes);
+                }
+                out.extend_from_slice(&bytes);
+                ClientStep::Forward(out.freeze())
+            }
+            Err(refusal) => {
+                let error = ErrorFields::error(refusal.code, refusal.reason);
+                ClientStep::Forward(self.deny(&error))
+            }
+        }
     }
 
     pub(super) fn forward_execute(

@@ -51,6 +51,8 @@ pub(super) enum Expected {
         error: Bytes,
     },
     Sync,
+    /// A reply to what the session sent itself: of this tag, and not the client's.
+    Own(u8),
 }
 
 #[derive(Default)]
@@ -73,6 +75,7 @@ impl Expected {
             | Self::DescribePortal { .. }
             | Self::Close(_)
             | Self::Denied { .. }
+            | Self::Own(_)
             | Self::Sync => None,
         }
     }
@@ -87,7 +90,7 @@ impl Expected {
     }
 
     /// What the reply runs.
-    fn runs(&self) -> Option<&Arc<Statement>> {
+    pub(super) fn runs(&self) -> Option<&Arc<Statement>> {
         match self {
             Self::Query { statement, .. } | Self::Execute { statement, .. } => Some(statement),
             _ => None,
@@ -169,6 +172,12 @@ impl Flight {
 
     pub(super) fn operations(&self) -> impl Iterator<Item = OperationId> {
         self.queue.iter().filter_map(|(_, expected)| expected.operation())
+    }
+
+    /// Those that run something, oldest first.
+    pub(super) fn runs(&self) -> impl Iterator<Item = OperationId> {
+        let runs = self.queue.iter().filter(|(_, expected)| expected.runs().is_some());
+        runs.filter_map(|(_, expected)| expected.operation())
     }
 
     /// Forgets every Sync that waits: the server swallowed them.

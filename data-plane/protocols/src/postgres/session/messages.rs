@@ -19,6 +19,12 @@ impl Session {
             self.pass_message(frame, fields, to_client);
             return Ok(());
         }
+        if matches!(self.flight.head(), Some(Expected::Own(_))) {
+            self.group_failed = true;
+            let fields = self.pass_message(frame, fields, to_client);
+            self.own_failed(failure(&fields));
+            return Ok(());
+        }
         self.group_failed = true;
         self.result = None;
         self.copy_out = None;
@@ -31,7 +37,7 @@ impl Session {
             }
             Some(Expected::Query { operation, .. }) => {
                 let operation = *operation;
-                let fields = self.pass_message(frame, fields, to_client);
+                let fields = self.pass_error(frame, fields, to_client);
                 if let Some(running) = self.running.get_mut(&operation) {
                     running.failed = Some(failure(&fields));
                 }
@@ -42,7 +48,7 @@ impl Session {
                 self.skip_group();
             }
             Some(_) => {
-                let fields = self.pass_message(frame, fields, to_client);
+                let fields = self.pass_error(frame, fields, to_client);
                 let mut head = self.flight.pop();
                 if matches!(head, Some(Expected::DescribePortal { hidden: true, .. })) {
                     // The session's own: the Execute after it failed with it.
@@ -55,6 +61,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// The server's error, or what is said in its place; returns what was said.
+    fn pass_error(&mut self, frame: &Frame, fields: Fields, to_client: &mut BytesMut) -> Fields {
+        match self.error_instead(&fields) {
+            Some(error) => {
+                error.encode(to_client);
+                error.fields()
+            }
+            None => self.pass_message(frame, fields, to_client),
+        }
     }
 
     pub(super) fn failed(&mut self, operation: OperationId, failure: (String, String)) {

@@ -18,6 +18,7 @@ mod flight;
 mod functions;
 mod messages;
 mod names;
+mod oblige;
 mod open;
 mod plannable;
 mod refuse;
@@ -113,6 +114,7 @@ pub struct Session {
     nonce: u128,
     openness: open::Openness,
     through: through::Through,
+    oblige: oblige::Oblige,
 }
 
 impl Session {
@@ -149,6 +151,7 @@ impl Session {
             nonce,
             openness: open::Openness::default(),
             through: through::Through::default(),
+            oblige: oblige::Oblige::default(),
         }
     }
 

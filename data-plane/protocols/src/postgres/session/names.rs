@@ -55,6 +55,8 @@ pub(super) struct Portal {
     pub(super) statement: Arc<Statement>,
     pub(super) source: Source,
     pub(super) formats: ResultFormats,
+    /// Policy binds how it runs.
+    pub(super) bound: bool,
 }
 
 #[derive(Default)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use postern_core::Code;
 use postern_core::id::OperationId;
+use postern_core::policy::Obliged;
 use postern_core::recording::{Completed, OperationOutcome};
 
 use super::flight::Expected;
@@ -19,9 +20,9 @@ use crate::postgres::errors::ErrorFields;
 
 impl Session {
     /// The operation may run: what to forward, after the recorder has it (I2). `operation` names it in the results; for a
-    /// [`super::ClientStep::Prepare`] it is not used. What could not be classified is never forwarded.
+    /// [`super::ClientStep::Prepare`] it is not used. It runs by `obliged` only. What could not be classified is never forwarded.
     #[must_use = "the bytes are the operation"]
-    pub fn permit(&mut self, pending: Box<Pending>, operation: OperationId) -> Bytes {
+    pub fn permit(&mut self, pending: Box<Pending>, operation: OperationId, obliged: Obliged) -> Bytes {
         let Pending { text, classified, message, generation, .. } = *pending;
         self.deciding = false;
         let statement = match classified {
@@ -48,6 +49,10 @@ impl Session {
                 return self.refuse_in_place(&message, &error);
             }
         };
+        let obliged = match message {
+            Message::Parse { .. } => Obliged::default(),
+            _ => self.bound(&statement, obliged),
+        };
         let is_function_call = matches!(message, Message::FunctionCall { .. });
         match message {
             Message::Query { raw } | Message::FunctionCall { raw } => {
@@ -55,13 +60,26 @@ impl Session {
                     self.not_run(operation);
                     return self.deny_query(&ErrorFields::error(refusal.code, refusal.reason));
                 }
+                let mut out = match self.make_read_only(&statement, &obliged, true) {
+                    Ok(out) => out,
+                    Err(refusal) => {
+                        self.not_run(operation);
+                        return self.deny_query(&ErrorFields::error(refusal.code, refusal.reason));
+                    }
+                };
                 let mut running = Running::new(Arc::clone(&statement), text);
                 running.is_function_call = is_function_call;
+                running.obliged = obliged;
                 self.running.insert(operation, running);
+                self.count_on(operation);
                 self.flushed = false;
                 self.group_open = false;
                 self.flight.push(Expected::Query { operation, statement });
-                raw
+                if out.is_empty() {
+                    return raw;
+                }
+                out.extend_from_slice(&raw);
+                out.freeze()
             }
             Message::Parse { raw, name, prepared } => {
                 let Some(prepared) = prepared else {
@@ -78,15 +96,30 @@ impl Session {
                 raw
             }
             Message::Bind { raw, name, source, formats } => {
-                self.running.insert(operation, Running::new(Arc::clone(&statement), text));
-                self.expect(Expected::Bind { name, portal: Portal { operation, statement, source, formats } });
-                raw
+                let mut out = match self.make_read_only(&statement, &obliged, false) {
+                    Ok(out) => out,
+                    Err(refusal) => {
+                        self.not_run(operation);
+                        return self.deny(&ErrorFields::error(refusal.code, refusal.reason));
+                    }
+                };
+                let bound = !obliged.is_empty();
+                let mut running = Running::new(Arc::clone(&statement), text);
+                running.obliged = obliged;
+                self.running.insert(operation, running);
+                self.expect(Expected::Bind { name, portal: Portal { operation, statement, source, formats, bound } });
+                if out.is_empty() {
+                    return raw;
+                }
+                out.extend_from_slice(&raw);
+                out.freeze()
             }
             Message::Execute { raw, name } => {
                 if let Err(refusal) = self.begin(&statement) {
                     self.not_run(operation);
                     return self.deny(&ErrorFields::error(refusal.code, refusal.reason));
                 }
+                // Only where everything is granted, and nothing is bound.
                 self.running.insert(operation, Running::new(Arc::clone(&statement), text));
                 self.forward_execute(name, (operation, statement), None, raw)
             }
@@ -145,7 +178,7 @@ impl Session {
     /// In the place of an extended message: one that always fails.
     pub(super) fn deny(&mut self, error: &ErrorFields) -> Bytes {
         let mut out = BytesMut::new();
-        write::bind_bare(&mut out, &self.impossible_name());
+        write::bind(&mut out, b"", &self.impossible_name(), &[]);
         self.expect(Expected::Denied { error: error.to_bytes() });
         // It fails for certain, so all that follows up to Sync is skipped: it need not be decided.
         self.skipping = true;
@@ -155,7 +188,7 @@ impl Session {
     /// In the place of a Query: the same, and Sync, after which the server is ready as it is after a Query that failed.
     fn deny_query(&mut self, error: &ErrorFields) -> Bytes {
         let mut out = BytesMut::new();
-        write::bind_bare(&mut out, &self.impossible_name());
+        write::bind(&mut out, b"", &self.impossible_name(), &[]);
         write::sync(&mut out);
         self.flight.push(Expected::Denied { error: error.to_bytes() });
         self.flight.push(Expected::Sync);

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use postern_core::Code;
 use postern_core::id::OperationId;
+use postern_core::policy::Obliged;
 use postern_core::recording::{ColumnInfo, Completed, OperationOutcome, Value};
 
 use super::names::Columns;
+use super::oblige::Ending;
 use super::{Limits, ProtocolError, ResultEvent};
 use crate::postgres::analyze::Statement;
 use crate::postgres::codec::{CodecError, HEADER, backend, write};
@@ -38,6 +40,14 @@ pub(super) struct Running {
     pub(super) columns_told: bool,
     pub(super) is_function_call: bool,
     pub(super) failed: Option<(String, String)>,
+    /// How it may run only.
+    pub(super) obliged: Obliged,
+    /// Rows that count for its limit.
+    pub(super) spent: u64,
+    /// It was ended early.
+    pub(super) ending: Option<Ending>,
+    /// And the client was told so.
+    pub(super) told: bool,
 }
 
 /// The result that the server is sending.
@@ -53,6 +63,8 @@ pub(super) struct CopyOut {
     pub(super) operation: OperationId,
     pub(super) mask: Option<CopyMask>,
     pub(super) binary: bool,
+    /// Nothing of it has come yet.
+    pub(super) first: bool,
 }
 
 impl Running {
@@ -71,6 +83,10 @@ impl Running {
             columns_told: false,
             is_function_call: false,
             failed: None,
+            obliged: Obliged::default(),
+            spent: 0,
+            ending: None,
+            told: false,
         }
     }
 

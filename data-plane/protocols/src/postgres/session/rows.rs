@@ -8,6 +8,7 @@ use postern_core::recording::Value;
 
 use super::flight::Expected;
 use super::names::Columns;
+use super::oblige::is_copied_row;
 use super::results::ResultSet;
 use super::server::{copies, forget_prepared};
 use super::{ProtocolError, ResultEvent, Session};
@@ -27,7 +28,10 @@ impl Session {
         let Some(result) = self.result.as_ref().filter(|result| result.is_plain()) else {
             return Ok(false);
         };
-        let Some(running) = self.running.get_mut(&result.operation).filter(|running| running.is_full(&self.limits))
+        let Some(running) = self
+            .running
+            .get_mut(&result.operation)
+            .filter(|running| running.is_full(&self.limits) && !running.is_limited())
         else {
             return Ok(false);
         };
@@ -119,6 +123,11 @@ impl Session {
             self.open_portal_result(backend::DATA_ROW, out)?;
         }
         let result = self.result.as_ref().ok_or(ProtocolError::Unexpected(backend::DATA_ROW))?;
+        let operation = result.operation;
+        if self.running.get_mut(&operation).is_some_and(|running| !running.admits()) {
+            self.cut(operation);
+            return Ok(());
+        }
         let body_at = result.write(frame.raw(), to_client)?;
         let body = to_client.get(body_at..).unwrap_or_default();
         if let Some(running) = self.running.get_mut(&result.operation)
@@ -162,6 +171,7 @@ impl Session {
 
     /// The operation is over, with a reply of the server's.
     pub(super) fn over(&mut self, operation: OperationId) {
+        self.counted(operation);
         let Some(running) = self.running.remove(&operation) else {
             return;
         };
@@ -193,6 +203,16 @@ impl Session {
         out: &mut Vec<ResultEvent>,
     ) -> Result<(), ProtocolError> {
         let copy = self.copy_out.as_mut().ok_or(ProtocolError::Unexpected(tag))?;
+        let first = std::mem::take(&mut copy.first);
+        let operation = copy.operation;
+        if tag == backend::COPY_DATA
+            && let Some(running) = self.running.get_mut(&operation).filter(|running| running.is_limited())
+            && is_copied_row(Some(&running.statement), copy.binary, first, &frame.body())
+            && !running.admits()
+        {
+            self.cut(operation);
+            return Ok(());
+        }
         let body_at = to_client.len().saturating_add(HEADER);
         let mut result = Ok(());
         match (&mut copy.mask, tag) {

@@ -75,8 +75,10 @@ impl Session {
             backend::NOTIFICATION => self.notification(frame, to_client)?,
             backend::ERROR => self.error(frame, to_client)?,
             backend::READY_FOR_QUERY => {
-                self.ready(backend::ready_for_query(frame).map_err(ProtocolError::Server)?)?;
-                to_client.put_slice(frame.raw());
+                let status = backend::ready_for_query(frame).map_err(ProtocolError::Server)?;
+                if self.ready(status, to_client)? {
+                    to_client.put_slice(frame.raw());
+                }
             }
             _ => self.answer(tag, frame, to_client, out)?,
         }
@@ -93,6 +95,16 @@ impl Session {
     ) -> Result<(), ProtocolError> {
         let unexpected = ProtocolError::Unexpected(tag);
         let head = self.flight.head().ok_or_else(|| unexpected.clone())?;
+        if let Expected::Own(reply) = head {
+            if *reply != tag {
+                return Err(unexpected);
+            }
+            self.flight.pop();
+            return Ok(());
+        }
+        if let Some(operation) = self.is_cut() {
+            return self.drop_answer(operation, tag, to_client);
+        }
         match (tag, head) {
             (backend::PARSE_COMPLETE, Expected::Parse { .. }) => {
                 if let Some(Expected::Parse { name, prepared }) = self.flight.pop() {
@@ -138,7 +150,9 @@ impl Session {
             }
             (backend::PORTAL_SUSPENDED, Expected::Execute { .. }) => {
                 self.result = None;
-                self.flight.pop();
+                if let Some(operation) = self.flight.pop().and_then(|head| head.operation()) {
+                    self.counted(operation);
+                }
             }
             (backend::COPY_IN_RESPONSE, Expected::Query { statement, .. } | Expected::Execute { statement, .. }) => {
                 if !copies(statement, CopyDirection::In) && statement.unfollowed.is_none() {
@@ -162,14 +176,14 @@ impl Session {
                     // Its first byte says so.
                     None => frame.body().first() == Some(&1),
                 };
-                self.copy_out = Some(CopyOut { operation: *operation, mask, binary });
+                self.copy_out = Some(CopyOut { operation: *operation, mask, binary, first: true });
             }
             (backend::COPY_BOTH_RESPONSE, Expected::Query { operation, statement }) => {
                 // Replication: no statement that could be followed.
                 if statement.unfollowed.is_none() {
                     return Err(unexpected);
                 }
-                self.copy_out = Some(CopyOut { operation: *operation, mask: None, binary: true });
+                self.copy_out = Some(CopyOut { operation: *operation, mask: None, binary: true, first: true });
                 self.copy_in = true;
             }
             (backend::FUNCTION_RESULT, Expected::Query { .. }) => self.function_result(frame, out)?,
@@ -216,10 +230,12 @@ impl Session {
         Ok(false)
     }
 
-    fn ready(&mut self, status: TransactionStatus) -> Result<(), ProtocolError> {
+    /// The end of a group or text; whether the client is told so now.
+    fn ready(&mut self, status: TransactionStatus, to_client: &mut BytesMut) -> Result<bool, ProtocolError> {
         match self.flight.pop() {
             Some(Expected::Sync) => {}
             Some(Expected::Query { operation, .. }) => {
+                self.text_over(operation, to_client);
                 let called = self.running.get(&operation).is_some_and(|running| running.is_function_call);
                 self.over(operation);
                 if !called {
@@ -246,9 +262,10 @@ impl Session {
             // Portals live no longer than their transaction.
             self.forget_portals();
             self.names.transaction_ended();
+            self.forget_cursors();
             self.scrub = Scrub::Nothing;
         }
-        Ok(())
+        Ok(!self.fail_transaction(status))
     }
 
     /// The statement's effects hold.

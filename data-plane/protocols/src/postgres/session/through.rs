@@ -16,6 +16,8 @@ const HELD: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Through {
     from_server: usize,
+    /// What is left of the server's message does not leave.
+    dropped: bool,
     from_client: usize,
 }
 
@@ -33,7 +35,7 @@ impl Session {
     /// A message of the server's has begun to pass to the client, and is not over.
     #[must_use]
     pub const fn is_amid(&self) -> bool {
-        self.through.from_server > 0
+        self.through.from_server > 0 && !self.through.dropped
     }
 
     /// Passes on what is there of a long message from the server.
@@ -45,11 +47,15 @@ impl Session {
     ) -> Result<Passing, ProtocolError> {
         if self.through.from_server > 0 {
             let room = self.limits.high_water.saturating_sub(to_client.len());
+            let room = if self.through.dropped { usize::MAX } else { room };
             let count = self.through.from_server.min(from_server.len()).min(room);
             if count == 0 {
                 return Ok(Passing::Waits(ServerProgress::NeedMore));
             }
-            to_client.put_slice(&from_server.split_to(count));
+            let bytes = from_server.split_to(count);
+            if !self.through.dropped {
+                to_client.put_slice(&bytes);
+            }
             self.through.from_server = self.through.from_server.saturating_sub(count);
             return Ok(Passing::Some);
         }
@@ -58,6 +64,11 @@ impl Session {
             _ => return Ok(Passing::No),
         };
         let (tag, whole) = long;
+        self.through.dropped = false;
+        if self.past_limit() {
+            self.through = Through { from_server: whole, dropped: true, ..std::mem::take(&mut self.through) };
+            return Ok(Passing::Some);
+        }
         let Some(operation) = self.passes(tag, out)? else {
             return Ok(Passing::No);
         };
@@ -67,6 +78,8 @@ impl Session {
             return Ok(if fits { Passing::No } else { Passing::Waits(ServerProgress::Full) });
         }
         if let Some(running) = self.running.get_mut(&operation) {
+            let admitted = running.admits();
+            debug_assert!(admitted, "it was looked at before");
             let size = whole.saturating_sub(HEADER);
             // Too long to be recorded: counted, and the recording of rows ends.
             let recorded = running.takes(size, &self.limits);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
+use postern_core::policy::Obliged;
 use postern_core::recording::Value;
 use postern_core::{OperationId, Timestamp};
 use proptest::prelude::*;
@@ -225,7 +226,7 @@ fn nothing_else_is_read_while_an_operation_is_decided() {
         panic!("a decision")
     };
     assert!(matches!(rig.session.next_client(&mut rig.from_client), Ok(ClientStep::Wait)));
-    let bytes = rig.session.permit(first, OperationId::new(Timestamp::from_millis(1), 1));
+    let bytes = rig.session.permit(first, OperationId::new(Timestamp::from_millis(1), 1), Obliged::default());
     assert_eq!(&bytes[..], &client().query("select 1").0[..]);
     assert!(matches!(rig.session.next_client(&mut rig.from_client), Ok(ClientStep::Decide(_))));
 }
@@ -238,7 +239,7 @@ fn what_could_not_be_classified_is_not_forwarded_even_if_permitted() {
         panic!("a decision")
     };
     assert!(pending.actions().is_err());
-    let bytes = rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), 1));
+    let bytes = rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), 1), Obliged::default());
     assert!(!bytes.windows(4).any(|window| window == b"from"), "{bytes:?}");
 }
 
@@ -263,7 +264,7 @@ fn an_operation_that_means_something_else_by_now_does_not_run() {
     let mut elsewhere = shop();
     elsewhere.search_path = vec!["app".into()];
     rig.session.set_context(Arc::new(elsewhere), Arc::new(Masking::default()));
-    let bytes = rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), 1));
+    let bytes = rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), 1), Obliged::default());
     assert!(!holds(&bytes, "customers"));
     rig.server.feed(&bytes);
     rig.run();

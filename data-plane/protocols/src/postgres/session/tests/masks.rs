@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 use postern_core::masking::{MaskFunction, MaskSlice, MaskingRule};
-use postern_core::policy::Pattern;
+use postern_core::policy::{Obliged, Pattern};
 use postern_core::principal::{Principal, PrincipalId};
 use postern_core::recording::{ColumnInfo, OperationOutcome, Value};
 use postern_core::target::TargetSelector;
@@ -81,7 +81,8 @@ fn exchange(rig: &mut Rig, sent: &Client, answer: &BytesMut) -> BytesMut {
             ClientStep::Decide(pending) | ClientStep::Prepare(pending) => {
                 assert_eq!(pending.actions().map(|_| ()), Ok(()), "{}", pending.text().escape_ascii());
                 made += 1;
-                let _ = rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), made));
+                let _ =
+                    rig.session.permit(pending, OperationId::new(Timestamp::from_millis(1), made), Obliged::default());
             }
         }
     }

@@ -4,6 +4,7 @@ mod differential;
 mod flows;
 mod masks;
 mod model;
+mod oblige;
 mod open;
 mod rig;
 mod through;

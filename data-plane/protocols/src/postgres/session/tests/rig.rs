@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use postern_core::Timestamp;
 use postern_core::id::OperationId;
+use postern_core::policy::Obliged;
 use postern_core::recording::{Completed, OperationOutcome};
 
 use super::model::{Model, refusal};
@@ -25,6 +26,10 @@ pub(super) struct Rig {
     /// Of each, what it does; none when in doubt.
     pub(super) actions: Vec<String>,
     pub(super) permitted: BTreeSet<OperationId>,
+    /// What binds whatever is permitted.
+    pub(super) obliged: Obliged,
+    /// How often the server was asked to cancel.
+    pub(super) cancels: u32,
     pending: Option<(Box<Pending>, bool)>,
     made: u128,
 }
@@ -56,6 +61,8 @@ impl Rig {
             decided: Vec::new(),
             actions: Vec::new(),
             permitted: BTreeSet::new(),
+            obliged: Obliged::default(),
+            cancels: 0,
             pending: None,
             made: 0,
         }
@@ -93,7 +100,7 @@ impl Rig {
         if !prepares {
             self.permitted.insert(operation);
         }
-        let bytes = self.session.permit(pending, operation);
+        let bytes = self.session.permit(pending, operation, self.obliged.clone());
         self.server.feed(&bytes);
     }
 
@@ -108,7 +115,14 @@ impl Rig {
             let mut to_client = BytesMut::new();
             let progress = self.session.next_server(&mut self.from_server, &mut to_client, &mut self.events).unwrap();
             self.to_client.extend_from_slice(&to_client);
+            if let Some(bytes) = self.session.take_to_server() {
+                self.server.feed(&bytes);
+            }
             if progress == ServerProgress::NeedMore {
+                if self.session.wants_cancel() {
+                    self.cancels += 1;
+                    self.session.cancelled();
+                }
                 return count > 0 || self.to_client.len() > before;
             }
         }

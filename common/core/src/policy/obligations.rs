@@ -1,0 +1,160 @@
+//! What a policy asks of whatever it permits, and what that comes to for one operation.
+
+use std::num::NonZeroU64;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Effect, Policy, PolicySlice};
+use crate::action::{Action, Verb};
+use crate::name::Name;
+use crate::time::Ttl;
+
+/// The longest time that a policy may give a statement, in seconds: a day.
+pub(crate) const MAX_STATEMENT_TIMEOUT: u32 = 86_400;
+
+/// What one policy asks of what it permits. Several together ask for the strictest of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Obligations {
+    /// The most rows that leave of one operation's results, or of all cursors that are open together.
+    pub row_limit: Option<NonZeroU64>,
+    /// How long a statement may run at the target.
+    pub statement_timeout: Option<Ttl>,
+    /// It runs in a transaction that cannot write.
+    pub read_only: bool,
+}
+
+/// What binds one operation: of each obligation the strictest that any policy asks for that applies to it, and which policy that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obliged {
+    /// The most rows that leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_limit: Option<By<NonZeroU64>>,
+    /// How long it may run, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statement_timeout: Option<By<Ttl>>,
+    /// It may not write, by this policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<Name>,
+}
+
+/// A bound, and the policy that sets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By<T> {
+    /// The bound.
+    pub limit: T,
+    /// Who sets it.
+    pub policy: Name,
+}
+
+impl Obligations {
+    /// Nothing is asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Obliged {
+    /// Nothing binds it.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.row_limit.is_none() && self.statement_timeout.is_none() && self.read_only.is_none()
+    }
+
+    /// Whoever asks for it.
+    #[must_use]
+    pub fn asked(&self) -> Obligations {
+        Obligations {
+            row_limit: self.row_limit.as_ref().map(|by| by.limit),
+            statement_timeout: self.statement_timeout.as_ref().map(|by| by.limit),
+            read_only: self.read_only.is_some(),
+        }
+    }
+
+    /// Adds what `policy` asks.
+    pub(super) fn add(&mut self, policy: &Name, asked: &Obligations) {
+        let by = |limit| By { limit, policy: policy.clone() };
+        stricter(&mut self.row_limit, asked.row_limit.map(by));
+        let by = |limit| By { limit, policy: policy.clone() };
+        stricter(&mut self.statement_timeout, asked.statement_timeout.map(by));
+        if asked.read_only && self.read_only.is_none() {
+            self.read_only = Some(policy.clone());
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        stricter(&mut self.row_limit, other.row_limit);
+        stricter(&mut self.statement_timeout, other.statement_timeout);
+        self.read_only = self.read_only.or(other.read_only);
+        self
+    }
+}
+
+/// `at most 1000 rows (analysts), at most 30 s (analysts), read only (analysts)`; nothing, where nothing binds.
+impl std::fmt::Display for Obliged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rows = self.row_limit.as_ref().map(|by| format!("at most {} rows ({})", by.limit, by.policy));
+        let time = self.statement_timeout.as_ref().map(|by| format!("at most {} s ({})", by.limit.0, by.policy));
+        let reads = self.read_only.as_ref().map(|policy| format!("read only ({policy})"));
+        let all: Vec<String> = [rows, time, reads].into_iter().flatten().collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+/// Of two bounds the smaller; of equal ones the one that was there.
+fn stricter<T: PartialOrd>(known: &mut Option<By<T>>, other: Option<By<T>>) {
+    if let Some(other) = other
+        && known.as_ref().is_none_or(|known| other.limit < known.limit)
+    {
+        *known = Some(other);
+    }
+}
+
+/// Whether `action` can be done in a transaction that cannot write, without an effect that outlives or leaves it.
+pub(super) fn only_reads(action: &Action) -> bool {
+    match action.verb {
+        Verb::SqlSelect | Verb::SqlSet | Verb::SqlSetRole => true,
+        // What a user's function writes, the target refuses. PostgreSQL's own that are not harmless take locks, signal, make large objects.
+        Verb::SqlCall => action.object.path.get(1).is_some_and(|schema| !matches!(&**schema, "pg_catalog" | "?")),
+        Verb::SqlInsert
+        | Verb::SqlUpdate
+        | Verb::SqlDelete
+        | Verb::SqlTruncate
+        | Verb::SqlCreate
+        | Verb::SqlAlter
+        | Verb::SqlDrop
+        | Verb::SqlGrant
+        | Verb::SqlMaintain
+        | Verb::SqlLock
+        | Verb::SqlNotify
+        | Verb::SqlServerFile
+        | Verb::SqlAdmin
+        | Verb::SqlOpaque => false,
+    }
+}
+
+impl PolicySlice {
+    /// Whether anything that it permits may be bound by an obligation.
+    #[must_use]
+    pub fn may_oblige(&self) -> bool {
+        self.policies.iter().any(|(name, policy)| self.stands(name, policy) && !policy.obligations.is_empty())
+    }
+
+    /// What binds an operation that does nothing of which policy speaks: it can read and write nothing, and still take its time.
+    pub(super) fn obliged_without_actions(&self) -> Obliged {
+        let permits = |name: &Name, policy: &Policy| policy.effect == Effect::Permit && self.stands(name, policy);
+        let mut obliged = Obliged::default();
+        for (name, policy) in self.policies.iter().filter(|(name, policy)| permits(name, policy)) {
+            let asked =
+                Obligations { statement_timeout: policy.obligations.statement_timeout, ..Obligations::default() };
+            obliged.add(name, &asked);
+        }
+        obliged
+    }
+}
+
+#[cfg(test)]
+#[path = "obligations_tests.rs"]
+mod tests;

@@ -1,0 +1,42 @@
+//! What policies ask of what they permit.
+
+use std::num::NonZeroU64;
+
+use postern_proto::resource::v1 as pb;
+
+use super::faults::Faults;
+use crate::policy::{Effect, MAX_STATEMENT_TIMEOUT, Obligations};
+use crate::time::Ttl;
+
+pub(super) fn read(asked: Option<pb::Obligations>, effect: Effect, faults: &mut Faults) -> Obligations {
+    let Some(asked) = asked else { return Obligations::default() };
+    if effect == Effect::Deny {
+        faults.add("spec.obligations", "has no meaning with effect \"deny\"");
+    }
+    if asked.statement_timeout_seconds > MAX_STATEMENT_TIMEOUT {
+        let most = format!("must be at most {MAX_STATEMENT_TIMEOUT} seconds");
+        faults.add("spec.obligations.statementTimeout", most);
+    }
+    let asked = Obligations {
+        row_limit: NonZeroU64::new(asked.row_limit),
+        statement_timeout: Some(Ttl(asked.statement_timeout_seconds)).filter(|timeout| timeout.0 > 0),
+        read_only: asked.read_only,
+    };
+    if asked.is_empty() {
+        faults.add("spec.obligations", "must name at least one obligation");
+    }
+    asked
+}
+
+/// Nothing where nothing is asked: the same object is the same bytes as before there were obligations.
+pub(super) fn to_proto(asked: &Obligations) -> Option<pb::Obligations> {
+    (!asked.is_empty()).then(|| pb::Obligations {
+        row_limit: asked.row_limit.map_or(0, NonZeroU64::get),
+        statement_timeout_seconds: asked.statement_timeout.map_or(0, |timeout| timeout.0),
+        read_only: asked.read_only,
+    })
+}
+
+#[cfg(test)]
+#[path = "obligations_tests.rs"]
+mod tests;
