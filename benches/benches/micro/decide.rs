@@ -70,21 +70,8 @@ fn in_cedar(count: usize) -> Table<Policy> {
             r#"{effect} (principal in Group::"{group}", action in [Action::"sql:select", Action::"sql:update"], resource {what}) when {{ principal.depth == 0 }};"#
         );
         let rule = Rule::parse(&text).unwrap();
-        Policy {
-            effect: rule.effect(),
-            principals: PrincipalSelector::default(),
-            targets: TargetSelector::default(),
-            actions: Vec::new(),
-            resources: Vec::new(),
-            when: Conditions::default(),
-            approval: None,
-            waits: false,
-            staleness: postern_core::policy::Staleness::default(),
-            limits: postern_core::allowance::Allowance::default(),
-            on_request: None,
-            cedar: Some(Arc::new(rule)),
-            reason: None,
-        }
+        let effect = rule.effect();
+        Policy { cedar: Some(Arc::new(rule)), ..Policy::new(effect) }
     };
     (0..count).map(|place| (format!("policy-{place}").parse().unwrap(), policy(place))).collect()
 }

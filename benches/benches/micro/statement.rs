@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput};
 use postern_core::id::OperationId;
 use postern_core::masking::{MaskFunction, MaskSlice, MaskingRule};
 use postern_core::name::Name;
-use postern_core::policy::Pattern;
+use postern_core::policy::{Obliged, Pattern};
 use postern_core::principal::Principal;
 use postern_core::target::TargetSelector;
 use postern_core::time::Timestamp;
@@ -82,7 +82,7 @@ fn known(bench: &mut Criterion, context: Arc<AnalyzeContext>) {
             let (mut from_client, mut from_server) = (query.clone(), answer.clone());
             let ClientStep::Decide(pending) = session.next_client(&mut from_client).unwrap() else { unreachable!() };
             number += 1;
-            black_box(session.permit(pending, OperationId::new(Timestamp::from_millis(0), number)));
+            black_box(session.permit(pending, OperationId::new(Timestamp::from_millis(0), number), Obliged::default()));
             let (mut to_client, mut events) = (BytesMut::new(), Vec::new());
             session.next_server(&mut from_server, &mut to_client, &mut events).unwrap();
             assert!(session.is_idle());

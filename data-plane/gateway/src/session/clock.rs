@@ -70,12 +70,12 @@ impl Relay {
         }
     }
 
-    /// The time is over.
-    pub(super) fn over_time(&mut self) -> Result<(), End> {
-        let Some(operation) = self.clock.operation else { return Ok(()) };
+    /// The time is over. Some when the target was asked before, and did not stop.
+    pub(super) fn over_time(&mut self) -> Option<End> {
+        let Some(operation) = self.clock.operation else { return None };
         if self.clock.asked {
             let message = "policy has ended the statement, and the target does not stop it";
-            return Err(End::fatal(Code::Cancelled, message));
+            return Some(End::fatal(Code::Cancelled, message));
         }
         if self.session.expire(operation) {
             tracing::info!(operation_id = %operation, "ended: it has run for as long as policy lets it");
@@ -84,7 +84,7 @@ impl Relay {
         } else {
             self.clock = Clock::default();
         }
-        Ok(())
+        None
     }
 
     /// Asks the target to stop. Nothing more is forwarded until it has been told, or else what comes next would be hit.

@@ -435,7 +435,7 @@ impl Relay {
             }
             Woken::Policy => self.take_policy().await,
             Woken::Stale => self.aged().await,
-            Woken::OverTime => self.over_time(),
+            Woken::OverTime => self.over_time().map_or(Ok(()), Err),
             Woken::TargetTold => {
                 self.cancelling = None;
                 self.session.cancelled();
