@@ -45,6 +45,7 @@ fn masking(catalog: &Arc<Catalog>, mask: MaskFunction) -> Masking {
         columns: vec![Pattern::parse("public.customers.email").unwrap()],
         mask,
         exempt_groups: Vec::new(),
+        ..Default::default()
     };
     let name: Name = "rule".parse().unwrap();
     let principal: Principal = crate::decide::principal();

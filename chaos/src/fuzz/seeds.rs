@@ -149,6 +149,7 @@ fn rule() -> Resource {
         columns: vec![Pattern::parse("public.people.email").expect("a pattern")],
         mask: MaskFunction::Null,
         exempt_groups: vec!["dba".into()],
+        ..Default::default()
     };
     resource("mask", Spec::MaskingRule(rule))
 }

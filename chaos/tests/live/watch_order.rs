@@ -35,6 +35,7 @@ fn rule(place: u32) -> Resource {
         columns: vec![format!("public.people.column_{place}")],
         mask: Some(Mask { function: Some(Function::Null(NullMask {})) }),
         exempt_groups: Vec::new(),
+        ..Default::default()
     };
     let metadata = Metadata { name: format!("rule-{}", place % 7), ..Default::default() };
     Resource { metadata: Some(metadata), spec: Some(Spec::MaskingRule(spec)) }

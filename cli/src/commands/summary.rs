@@ -26,7 +26,7 @@ pub(super) fn cells(resource: &pb::Resource) -> Vec<String> {
         Some(pb::resource::Spec::Policy(spec)) => policy(spec),
         Some(pb::resource::Spec::MaskingRule(spec)) => vec![
             targets(spec.targets.as_ref()),
-            join(&spec.columns),
+            masked(spec),
             mask(spec.mask.as_ref()).to_owned(),
             join(&spec.exempt_groups),
         ],
@@ -115,6 +115,13 @@ fn targets(selector: Option<&pb::TargetSelector>) -> String {
     selector.names.iter().cloned().chain(labels).collect::<Vec<_>>().join(",")
 }
 
+/// What a masking rule speaks of.
+fn masked(spec: &pb::MaskingRuleSpec) -> String {
+    let matching = spec.columns_matching.iter().map(|regex| format!("/{regex}/"));
+    let types = spec.types.iter().map(|name| format!("type {name}"));
+    join(&spec.columns.iter().cloned().chain(matching).chain(types).collect::<Vec<_>>())
+}
+
 fn mask(mask: Option<&pb::Mask>) -> &'static str {
     use pb::mask::Function;
     match mask.and_then(|mask| mask.function.as_ref()) {
@@ -122,6 +129,9 @@ fn mask(mask: Option<&pb::Mask>) -> &'static str {
         Some(Function::Redact(_)) => "redact",
         Some(Function::Partial(_)) => "partial",
         Some(Function::Hash(_)) => "hash",
+        Some(Function::Truncate(_)) => "truncate",
+        Some(Function::Bucket(_)) => "bucket",
+        Some(Function::Digits(_)) => "digits",
         None => "?",
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn read(kind: Kind, mut spec: Object<'_>, base: &Path) -> Spec {
         Kind::Issuer => Spec::Issuer(issuer(&mut spec, base)),
         Kind::Target => Spec::Target(target(&mut spec, base)),
         Kind::Policy => Spec::Policy(policy(&mut spec)),
-        Kind::MaskingRule => Spec::MaskingRule(masking_rule(&mut spec)),
+        Kind::MaskingRule => Spec::MaskingRule(super::masking::rule(&mut spec)),
         Kind::Secret => Spec::Secret(secret(&mut spec, base)),
         Kind::Role => Spec::Role(role(&mut spec)),
         Kind::RoleBinding => Spec::RoleBinding(role_binding(&mut spec)),
@@ -352,56 +352,6 @@ fn on_request(spec: &mut Object<'_>) -> Option<pb::OnRequest> {
     Some(read)
 }
 
-fn masking_rule(spec: &mut Object<'_>) -> pb::MaskingRuleSpec {
-    pb::MaskingRuleSpec {
-        targets: targets(spec),
-        columns: spec.strings("columns"),
-        mask: mask(spec).map(|function| pb::Mask { function: Some(function) }),
-        exempt_groups: spec.strings("exemptGroups"),
-    }
-}
-
-/// `null`, `hash`, `redact` as words, or `{redact: {text}}`, `{partial: {keepLast}}`.
-fn mask(spec: &mut Object<'_>) -> Option<pb::mask::Function> {
-    use pb::mask::Function;
-    const FORMS: &str = "expected null, hash, {redact: {text: ...}} or {partial: {keepLast: N}}";
-    let Some(node) = spec.any_node("mask") else {
-        spec.fault("mask", format!("is required: {FORMS}"));
-        return None;
-    };
-    if let crate::yaml::Value::Scalar { text, .. } = &node.value {
-        return match text.as_str() {
-            "null" | "~" => Some(Function::Null(pb::NullMask {})),
-            "hash" => Some(Function::Hash(pb::HashMask {})),
-            "redact" => Some(Function::Redact(pb::RedactMask::default())),
-            _ => {
-                spec.fault("mask", FORMS);
-                None
-            }
-        };
-    }
-    let mut forms = spec.object("mask")?;
-    let redact = forms.object("redact").map(|mut redact| {
-        let read = pb::RedactMask { text: redact.string("text").unwrap_or_default() };
-        redact.finish();
-        Function::Redact(read)
-    });
-    let partial = forms.object("partial").map(|mut partial| {
-        let read = pb::PartialMask { keep_last: partial.number("keepLast").unwrap_or_default() };
-        partial.finish();
-        Function::Partial(read)
-    });
-    let function = match (redact, partial) {
-        (Some(function), None) | (None, Some(function)) => Some(function),
-        _ => {
-            forms.faults.add(forms.line(), "spec.mask", FORMS);
-            None
-        }
-    };
-    forms.finish();
-    function
-}
-
 fn secret(spec: &mut Object<'_>, base: &Path) -> pb::SecretSpec {
     use pb::secret_spec::Source;
     const FORMS: &str = "expected exactly one of value, valueFrom: {env: NAME} and valueFrom: {file: PATH}";
@@ -450,7 +400,7 @@ fn secret(spec: &mut Object<'_>, base: &Path) -> pb::SecretSpec {
     pb::SecretSpec { source: value.or(from).or(stored) }
 }
 
-fn targets(spec: &mut Object<'_>) -> Option<pb::TargetSelector> {
+pub(super) fn targets(spec: &mut Object<'_>) -> Option<pb::TargetSelector> {
     let mut targets = spec.object("targets")?;
     let read = pb::TargetSelector { names: targets.strings("names"), labels: targets.map("labels") };
     targets.finish();

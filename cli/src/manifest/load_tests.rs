@@ -96,6 +96,39 @@ spec:
   mask: {redact: {text: hidden}}
 ---
 apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: m4}
+spec:
+  targets: {names: ['*']}
+  columnsMatching: ['(?i)birth']
+  types: [date]
+  mask: {truncate: {to: year}}
+---
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: m5}
+spec:
+  targets: {names: ['*']}
+  columns: [public.customers.salary]
+  mask: {bucket: {width: 1000}}
+---
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: m6}
+spec:
+  targets: {names: ['*']}
+  columns: [public.customers.card]
+  mask: {digits: {luhn: true}}
+---
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: m7}
+spec:
+  targets: {names: ['*']}
+  columns: [public.customers.phone]
+  mask: digits
+---
+apiVersion: postern/v1
 kind: Secret
 metadata: {name: shop-password}
 spec: {value: correct horse}

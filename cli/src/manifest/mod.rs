@@ -5,6 +5,7 @@ mod duration;
 mod faults;
 mod kinds;
 mod load;
+mod masking;
 mod object;
 mod obligations;
 mod render;

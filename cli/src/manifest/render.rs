@@ -399,6 +399,8 @@ fn masking_rule(spec: &pb::MaskingRuleSpec) -> Value {
     let mut fields = Fields::default();
     targets(spec.targets.as_ref(), &mut fields);
     fields.list("columns", &spec.columns);
+    fields.list("columnsMatching", &spec.columns_matching);
+    fields.list("types", &spec.types);
     let mask = match spec.mask.as_ref().and_then(|mask| mask.function.as_ref()) {
         None => Value::Null,
         Some(Function::Null(_)) => json!("null"),
@@ -406,6 +408,10 @@ fn masking_rule(spec: &pb::MaskingRuleSpec) -> Value {
         Some(Function::Redact(redact)) if redact.text.is_empty() => json!("redact"),
         Some(Function::Redact(redact)) => json!({"redact": {"text": redact.text}}),
         Some(Function::Partial(partial)) => json!({"partial": {"keepLast": partial.keep_last}}),
+        Some(Function::Truncate(truncate)) => json!({"truncate": {"to": truncate.to}}),
+        Some(Function::Bucket(bucket)) => json!({"bucket": {"width": bucket.width}}),
+        Some(Function::Digits(digits)) if digits.luhn => json!({"digits": {"luhn": true}}),
+        Some(Function::Digits(_)) => json!("digits"),
     };
     fields.value("mask", mask);
     fields.list("exemptGroups", &spec.exempt_groups);

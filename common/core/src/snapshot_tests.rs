@@ -18,6 +18,7 @@ fn rule(group: &str) -> Spec {
         columns: vec![crate::policy::Pattern::parse("public.people.email").unwrap()],
         mask: crate::masking::MaskFunction::Null,
         exempt_groups: vec![group.to_owned()],
+        ..Default::default()
     })
 }
 
@@ -112,4 +113,31 @@ fn both_forms_survive_the_wire_and_neither_carries_a_secret() {
         ..delta(10, 12)
     };
     assert_eq!(wire::delta_from_proto(wire::delta_to_proto(&change)).unwrap(), change);
+}
+
+/// A gateway that does not know of a rule's new words masks everything in its place.
+#[test]
+fn older_gateways_mask_more_not_less() {
+    let Spec::MaskingRule(old) = rule("x") else { panic!("a masking rule") };
+    let new = MaskingRule { types: vec!["inet".into()], ..old.clone() };
+    let mut now = snapshot();
+    now.put(object("new", Spec::MaskingRule(new.clone()))).unwrap();
+    let proto = wire::to_proto(&now);
+    assert_eq!(proto.masking.len(), 1);
+    assert_eq!(wire::from_proto(proto.clone()).unwrap().masking.get(&name("new")), Some(&new));
+    let seen = wire::from_proto(postern_proto::gateway::v1::Snapshot { masking: vec![], ..proto }).unwrap();
+    let stand_in = seen.masking.get(&name("new")).unwrap();
+    assert_eq!((stand_in.columns[0].as_str(), &stand_in.mask), ("*.*.*", &crate::masking::MaskFunction::Null));
+    assert_eq!((&stand_in.targets, &stand_in.exempt_groups), (&new.targets, &new.exempt_groups));
+    assert_eq!(seen.masking.get(&name("a")), Some(&old), "a rule of old words goes as it is");
+
+    let change =
+        Delta { upserts: vec![object("new", Spec::MaskingRule(new)), object("b", rule("y"))], ..delta(10, 11) };
+    let proto = wire::delta_to_proto(&change);
+    assert_eq!((proto.upserts.len(), proto.masking.len()), (2, 1));
+    let mut read = wire::delta_from_proto(proto.clone()).unwrap();
+    read.upserts.sort_by_key(|object| object.metadata.name != name("new"));
+    assert_eq!(read.upserts, change.upserts);
+    let seen = wire::delta_from_proto(postern_proto::gateway::v1::Delta { masking: vec![], ..proto }).unwrap();
+    assert!(seen.upserts.iter().any(|object| object.spec == Spec::MaskingRule(stand_in.clone())));
 }

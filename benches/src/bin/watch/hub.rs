@@ -58,6 +58,7 @@ fn rule(place: usize) -> Result<Resource> {
         columns: vec![Pattern::parse("public.people.email")?],
         mask: MaskFunction::Null,
         exempt_groups: vec![format!("group-{place}")],
+        ..Default::default()
     };
     let (name, at) = ("bench".parse()?, Timestamp::default());
     let metadata = Metadata { name, labels: [].into(), revision: ANY_REVISION, created_at: at, updated_at: at };

@@ -14,6 +14,7 @@ pub mod identity;
 mod issuer;
 pub mod job;
 mod login;
+mod masking;
 mod obligations;
 mod older;
 mod policy;

@@ -101,7 +101,7 @@ fn what_means_nothing_is_refused() {
 
 /// A gateway of level 4 passes over fields that it does not know.
 fn as_level_4(mut proto: postern_proto::gateway::v1::Snapshot) -> postern_proto::gateway::v1::Snapshot {
-    proto.obliged = Vec::new();
+    proto.newer = Vec::new();
     proto
 }
 
@@ -144,7 +144,7 @@ fn it_follows_changes_likewise() {
     assert_eq!(now.policies.get(&name("p")).unwrap().obligations, asked());
     assert_eq!(now.policies.get(&name("c")).unwrap().obligations, asked());
     let mut older = proto;
-    older.obliged = Vec::new();
+    older.newer = Vec::new();
     let older = before.apply(snapshot::delta_from_proto(older).unwrap()).unwrap();
     for of in ["p", "c"] {
         assert_eq!(older.policies.get(&name(of)).unwrap().effect, Effect::Deny, "{of}");

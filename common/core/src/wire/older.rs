@@ -1,13 +1,33 @@
 //! What gateways of earlier feature levels are told in the place of what they do not understand.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::policy::{ActionPattern, Conditions, Effect, Policy, PrincipalSelector};
+use crate::resource::Spec;
 use crate::target::TargetSelector;
+
+/// Whether gateways before feature level 5 do not understand it.
+pub(super) fn is_newer(spec: &Spec) -> bool {
+    match spec {
+        Spec::Policy(policy) => !policy.obligations.is_empty(),
+        Spec::MaskingRule(rule) => !rule.is_of_level_4(),
+        _ => false,
+    }
+}
+
+/// The object itself where they understand it, else what they are told in its place; none: that it is gone.
+pub(super) fn told(spec: &Spec) -> Option<Cow<'_, Spec>> {
+    Some(match spec {
+        Spec::Policy(policy) if is_newer(spec) => Cow::Owned(Spec::Policy(instead_of(policy)?)),
+        Spec::MaskingRule(rule) if is_newer(spec) => Cow::Owned(Spec::MaskingRule(rule.for_level_4())),
+        _ => Cow::Borrowed(spec),
+    })
+}
 
 /// In the place of a policy with obligations: one that denies what it speaks of. Who does not know obligations would permit without them, by this policy or
 /// by another that it binds. None for one on request: nobody is worse bound for not being granted it.
-pub(super) fn instead_of(policy: &Policy) -> Option<Policy> {
+fn instead_of(policy: &Policy) -> Option<Policy> {
     const REASON: &str = "the gateway is too old for the obligations of this policy: upgrade it";
     if policy.on_request.is_some() {
         return None;

@@ -4,10 +4,9 @@ use postern_proto::resource::v1 as pb;
 
 use super::faults::Faults;
 use super::{
-    allowance, credential, issuer, policy, role, selector, service_account, timestamp_or_zero, timestamp_to_proto,
+    allowance, credential, issuer, masking, policy, role, service_account, timestamp_or_zero, timestamp_to_proto,
     webhook,
 };
-use crate::masking::MaskingRule;
 use crate::name::Name;
 use crate::resource::{FieldFault, Kind, Metadata, Resource, Spec};
 use crate::secret::Sealed;
@@ -26,7 +25,7 @@ pub fn from_proto(resource: pb::Resource) -> Result<Resource, Vec<FieldFault>> {
         Some(pb::resource::Spec::Issuer(spec)) => issuer::read(spec, &mut faults).map(Spec::Issuer),
         Some(pb::resource::Spec::Target(spec)) => target(spec, &mut faults).map(Spec::Target),
         Some(pb::resource::Spec::Policy(spec)) => Some(Spec::Policy(policy::read(spec, &mut faults))),
-        Some(pb::resource::Spec::MaskingRule(spec)) => Some(Spec::MaskingRule(masking_rule(spec, &mut faults))),
+        Some(pb::resource::Spec::MaskingRule(spec)) => Some(Spec::MaskingRule(masking::rule(spec, &mut faults))),
         Some(pb::resource::Spec::Secret(spec)) => secret(spec, &mut faults).map(Spec::Secret),
         Some(pb::resource::Spec::Role(spec)) => Some(Spec::Role(role::role(spec, &mut faults))),
         Some(pb::resource::Spec::RoleBinding(spec)) => Some(Spec::RoleBinding(role::binding(spec, &mut faults))),
@@ -52,12 +51,7 @@ pub fn to_proto(resource: &Resource) -> pb::Resource {
         Spec::Issuer(issuer) => pb::resource::Spec::Issuer(issuer::to_proto(issuer)),
         Spec::Target(target) => pb::resource::Spec::Target(target_to_proto(target)),
         Spec::Policy(policy) => pb::resource::Spec::Policy(policy::to_proto(policy)),
-        Spec::MaskingRule(rule) => pb::resource::Spec::MaskingRule(pb::MaskingRuleSpec {
-            targets: Some(selector::targets_to_proto(&rule.targets)),
-            columns: rule.columns.iter().map(ToString::to_string).collect(),
-            mask: Some(selector::mask_to_proto(&rule.mask)),
-            exempt_groups: rule.exempt_groups.clone(),
-        }),
+        Spec::MaskingRule(rule) => pb::resource::Spec::MaskingRule(masking::to_proto(rule)),
         Spec::Secret(sealed) => pb::resource::Spec::Secret(pb::SecretSpec {
             source: Some(pb::secret_spec::Source::Sealed(sealed_to_proto(sealed))),
         }),
@@ -258,26 +252,6 @@ fn target_to_proto(target: &Target) -> pb::TargetSpec {
         disabled: target.disabled,
         limits: allowance::to_proto(target.limits),
         spare_sessions: target.spare_sessions.into(),
-    }
-}
-
-fn masking_rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRule {
-    if spec.columns.is_empty() {
-        faults.add("spec.columns", "must name at least one column");
-    }
-    faults.bound_all("spec.columns", &spec.columns);
-    let columns = selector::patterns("spec.columns", &spec.columns, faults);
-    for (place, pattern) in columns.iter().enumerate() {
-        if pattern.depth() < 3 {
-            faults.add(format!("spec.columns[{place}]"), "must be SCHEMA.TABLE.COLUMN or DATABASE.SCHEMA.TABLE.COLUMN");
-        }
-    }
-    faults.bound_all("spec.exemptGroups", &spec.exempt_groups);
-    MaskingRule {
-        targets: selector::targets(spec.targets, faults),
-        columns,
-        mask: selector::mask(spec.mask, faults),
-        exempt_groups: spec.exempt_groups,
     }
 }
 

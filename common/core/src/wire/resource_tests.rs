@@ -156,7 +156,11 @@ fn whole_objects_round_trip() {
             columns: vec!["public.customers.email".into()],
             mask: Some(pb::Mask { function: Some(pb::mask::Function::Partial(pb::PartialMask { keep_last: 4 })) }),
             exempt_groups: vec!["dba".into()],
+            ..Default::default()
         }),
+        masking_rule(pb::mask::Function::Truncate(pb::TruncateMask { to: "quarter".into() })),
+        masking_rule(pb::mask::Function::Bucket(pb::BucketMask { width: 100 })),
+        masking_rule(pb::mask::Function::Digits(pb::DigitsMask { luhn: true })),
         pb::resource::Spec::Secret(pb::SecretSpec {
             source: Some(pb::secret_spec::Source::Sealed(pb::Sealed {
                 kek_id: "k".into(),
@@ -366,4 +370,29 @@ fn a_life_of_tokens_is_one_that_a_token_can_have() {
     };
     assert_eq!(asked(1_800), Vec::<String>::new());
     assert_eq!(asked(59), ["spec.when.authentication.maxTokenTtl"]);
+}
+
+fn masking_rule(function: pb::mask::Function) -> pb::resource::Spec {
+    pb::resource::Spec::MaskingRule(pb::MaskingRuleSpec {
+        targets: Some(pb::TargetSelector { names: vec!["*".into()], ..Default::default() }),
+        mask: Some(pb::Mask { function: Some(function) }),
+        columns_matching: vec!["(?i)email$".into()],
+        types: vec!["inet".into()],
+        ..Default::default()
+    })
+}
+
+#[test]
+fn masking_rules_are_checked() {
+    let bucket = pb::mask::Function::Bucket(pb::BucketMask { width: 0 });
+    let mut proto = resource(masking_rule(bucket));
+    let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };
+    spec.columns_matching.push("(".into());
+    spec.types.push("varchar(20)".into());
+    let paths: Vec<String> = from_proto(proto.clone()).unwrap_err().into_iter().map(|fault| fault.path).collect();
+    assert_eq!(paths, ["spec.columnsMatching[1]", "spec.types[1]", "spec.mask"]);
+    let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };
+    *spec = pb::MaskingRuleSpec { targets: spec.targets.clone(), mask: spec.mask.clone(), ..Default::default() };
+    let faults = from_proto(proto).unwrap_err();
+    assert!(faults.iter().any(|fault| fault.path == "spec.columns"), "{faults:?}");
 }

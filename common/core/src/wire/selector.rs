@@ -3,15 +3,13 @@
 use postern_proto::resource::v1 as pb;
 
 use super::faults::Faults;
-use crate::masking::MaskFunction;
+use crate::masking::{InvalidMask, MaskFunction};
 use crate::policy::{Pattern, PrincipalSelector};
 use crate::principal::PrincipalId;
 use crate::target::TargetSelector;
 
-/// What `redact` puts in a value's place when no text is given.
 /// The longest `jti`.
 const MAX_TOKEN_ID: usize = 256;
-const REDACTED: &str = "****";
 
 pub(super) fn principals(
     field: &str,
@@ -86,27 +84,20 @@ pub(super) fn patterns(field: &str, texts: &[String], faults: &mut Faults) -> Ve
 
 pub(super) fn mask(mask: Option<pb::Mask>, faults: &mut Faults) -> MaskFunction {
     use pb::mask::Function;
-    match mask.and_then(|mask| mask.function) {
-        Some(Function::Null(_)) => MaskFunction::Null,
-        Some(Function::Redact(redact)) if redact.text.is_empty() => MaskFunction::Redact(REDACTED.into()),
-        Some(Function::Redact(redact)) => {
-            if redact.text.len() > 256 {
-                faults.add("spec.mask.redact.text", "is longer than 256 bytes");
-            }
-            MaskFunction::Redact(redact.text.into())
-        }
-        Some(Function::Partial(partial)) => {
-            if partial.keep_last > 64 {
-                faults.add("spec.mask.partial.keepLast", "is more than 64");
-            }
-            MaskFunction::Partial { keep_last: partial.keep_last }
-        }
-        Some(Function::Hash(_)) => MaskFunction::Hash,
-        None => {
-            faults.add("spec.mask", "is missing: one of null, redact, partial, hash");
-            MaskFunction::Null
-        }
-    }
+    let read = match mask.and_then(|mask| mask.function) {
+        Some(Function::Null(_)) => Ok(MaskFunction::Null),
+        Some(Function::Redact(redact)) => MaskFunction::redact(&redact.text),
+        Some(Function::Partial(partial)) => MaskFunction::partial(partial.keep_last),
+        Some(Function::Hash(_)) => Ok(MaskFunction::Hash),
+        Some(Function::Truncate(truncate)) => MaskFunction::truncate(&truncate.to),
+        Some(Function::Bucket(bucket)) => MaskFunction::bucket(bucket.width),
+        Some(Function::Digits(digits)) => Ok(MaskFunction::Digits { luhn: digits.luhn }),
+        None => Err(InvalidMask(format!("is missing: one of {}", MaskFunction::FORMS))),
+    };
+    read.unwrap_or_else(|InvalidMask(why)| {
+        faults.add("spec.mask", why);
+        MaskFunction::Null
+    })
 }
 
 pub(super) fn mask_to_proto(mask: &MaskFunction) -> pb::Mask {
@@ -116,6 +107,9 @@ pub(super) fn mask_to_proto(mask: &MaskFunction) -> pb::Mask {
         MaskFunction::Redact(text) => Function::Redact(pb::RedactMask { text: text.to_string() }),
         MaskFunction::Partial { keep_last } => Function::Partial(pb::PartialMask { keep_last: *keep_last }),
         MaskFunction::Hash => Function::Hash(pb::HashMask {}),
+        MaskFunction::Truncate(unit) => Function::Truncate(pb::TruncateMask { to: unit.as_str().into() }),
+        MaskFunction::Bucket(width) => Function::Bucket(pb::BucketMask { width: width.get() }),
+        MaskFunction::Digits { luhn } => Function::Digits(pb::DigitsMask { luhn: *luhn }),
     };
     pb::Mask { function: Some(function) }
 }

@@ -1,6 +1,6 @@
 //! The policy that gateways decide by: whole, by its changes, and the credentials that go with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postern_proto::gateway::v1 as pb;
@@ -10,32 +10,15 @@ use super::access::{grant_from_proto, grant_to_proto};
 use super::{WireError, older, parse, resource};
 use crate::delta::Delta;
 use crate::name::Name;
-use crate::policy::Policy;
 use crate::resource::{Kind, Metadata, Resource, Spec};
 use crate::revocation::{self, Revocations};
 use crate::secret::SecretBytes;
 use crate::snapshot::{Credentials, Snapshot};
 use crate::time::Timestamp;
 
-/// What gateways of the levels before do not know: it is told apart, as they would take it for something else.
-const fn is_newer(policy: &Policy) -> bool {
-    policy.on_request.is_some() || policy.cedar.is_some()
-}
-
-/// What gateways of the level before do not know: they are told another in its place.
-fn is_obliged(policy: &Policy) -> bool {
-    !policy.obligations.is_empty()
-}
-
-/// The object itself, or what they are told in its place.
-fn for_older(object: &Resource) -> Option<Resource> {
-    match &object.spec {
-        Spec::Policy(policy) if is_obliged(policy) => {
-            let spec = Spec::Policy(older::instead_of(policy)?);
-            Some(Resource { metadata: object.metadata.clone(), spec })
-        }
-        _ => Some(object.clone()),
-    }
+/// What gateways of levels before 4 do not know: it is told apart, as they would take it for something else.
+const fn is_on_request(spec: &Spec) -> bool {
+    matches!(spec, Spec::Policy(policy) if policy.on_request.is_some() || policy.cedar.is_some())
 }
 
 /// To protobuf. Credentials and the key of masks stay here: they are never part of what is signed (I5).
@@ -49,21 +32,17 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
     for (name, target) in &snapshot.targets {
         resources.push(object(name, &target.labels, Spec::Target(target.value.clone())));
     }
-    let (mut on_request, mut obliged) = (Vec::new(), Vec::new());
-    for (name, policy) in &snapshot.policies {
-        let mut list = |policy: &Policy| {
-            let list = if is_newer(policy) { &mut on_request } else { &mut resources };
-            list.push(object(name, &none, Spec::Policy(policy.clone())));
-        };
-        if is_obliged(policy) {
-            older::instead_of(policy).iter().for_each(&mut list);
-            obliged.push(object(name, &none, Spec::Policy(policy.clone())));
-        } else {
-            list(policy);
+    let policies = snapshot.policies.iter().map(|(name, policy)| (name, Spec::Policy(policy.clone())));
+    let rules = snapshot.masking.iter().map(|(name, rule)| (name, Spec::MaskingRule(rule.clone())));
+    let (mut on_request, mut newer) = (Vec::new(), Vec::new());
+    for (name, spec) in policies.chain(rules) {
+        if let Some(spec) = older::told(&spec) {
+            let list = if is_on_request(&spec) { &mut on_request } else { &mut resources };
+            list.push(object(name, &none, spec.into_owned()));
         }
-    }
-    for (name, rule) in &snapshot.masking {
-        resources.push(object(name, &none, Spec::MaskingRule(rule.clone())));
+        if older::is_newer(&spec) {
+            newer.push(object(name, &none, spec));
+        }
     }
     let issuer_keys = snapshot.issuers.iter().filter_map(|(name, (_, keys))| {
         keys.as_ref().map(|jwks| pb::IssuerKeys { issuer: name.to_string(), jwks: jwks.clone() })
@@ -79,7 +58,7 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
         revocations: snapshot.revocations.to_bytes(),
         on_request,
         grants: snapshot.grants.iter().map(grant_to_proto).collect(),
-        obliged,
+        newer,
     }
 }
 
@@ -98,7 +77,7 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
         ..Snapshot::empty(&proto.cluster_id, &proto.incarnation)
     };
     // The last of a name holds: those before it stand for it where it is not known.
-    for (place, object) in proto.resources.into_iter().chain(proto.on_request).chain(proto.obliged).enumerate() {
+    for (place, object) in proto.resources.into_iter().chain(proto.on_request).chain(proto.newer).enumerate() {
         let field = || format!("snapshot.resources[{place}]");
         let object = read(object, field)?;
         snapshot.put(object).map_err(|error| WireError::new(field(), error))?;
@@ -113,9 +92,12 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
 /// To protobuf.
 #[must_use]
 pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
-    let is = |object: &Resource, of: fn(&Policy) -> bool| matches!(&object.spec, Spec::Policy(policy) if of(policy));
+    let for_older = |object: &Resource| {
+        let spec = older::told(&object.spec)?.into_owned();
+        Some(Resource { metadata: object.metadata.clone(), spec })
+    };
     let older: Vec<Resource> = delta.upserts.iter().filter_map(for_older).collect();
-    let on_request = |object: &&Resource| is(object, is_newer);
+    let on_request = |object: &&Resource| is_on_request(&object.spec);
     // To a gateway that does not know of such a policy it is gone: it must not go on with what it had of that name.
     let unknown = delta.upserts.iter().filter(on_request).map(|object| (Kind::Policy, &object.metadata.name));
     let deletes = delta
@@ -141,7 +123,7 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
         revocations: revocation::encode(&delta.revocations),
         revocations_over: delta.revocations_over,
         on_request: older.iter().filter(on_request).map(told).collect(),
-        obliged: delta.upserts.iter().filter(|object| is(object, is_obliged)).map(told).collect(),
+        newer: delta.upserts.iter().filter(|object| older::is_newer(&object.spec)).map(told).collect(),
         grants: delta.grants.iter().map(grant_to_proto).collect(),
         ended_grants: delta.ended_grants.iter().map(ToString::to_string).collect(),
     }
@@ -153,15 +135,15 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
 /// When any object in it is not valid.
 pub fn delta_from_proto(proto: pb::Delta) -> Result<Delta, WireError> {
     let ended = proto.ended_grants.iter().map(|id| parse("delta.ended_grants", id));
-    let named = |object: &ResourceProto| object.metadata.as_ref().map(|metadata| metadata.name.clone());
-    let known: BTreeSet<String> = proto.obliged.iter().filter_map(named).collect();
-    // What stands for a policy where it is not known is nothing to us.
-    let stands_in = |object: &ResourceProto| {
-        let policy = matches!(object.spec, Some(postern_proto::resource::v1::resource::Spec::Policy(_)));
-        policy && named(object).is_some_and(|name| known.contains(&name))
+    let named = |object: &ResourceProto| {
+        let kind = object.spec.as_ref().map(std::mem::discriminant);
+        object.metadata.as_ref().map(|metadata| (metadata.name.clone(), kind))
     };
+    let known: Vec<_> = proto.newer.iter().map(named).collect();
+    // What stands for an object where it is not known is nothing to us.
+    let stands_in = |object: &ResourceProto| known.contains(&named(object));
     let upserts = proto.upserts.into_iter().chain(proto.on_request).filter(|object| !stands_in(object));
-    let upserts = upserts.chain(proto.obliged).enumerate();
+    let upserts = upserts.chain(proto.newer).enumerate();
     let upserts = upserts.map(|(place, object)| read(object, || format!("delta.upserts[{place}]")));
     let deletes = proto.deletes.into_iter().map(|gone| {
         let kind =

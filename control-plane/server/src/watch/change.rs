@@ -184,7 +184,9 @@ impl Value {
                     let selected = policy.principals.groups.len() + policy.principals.subjects.len();
                     64_usize.saturating_mul(selected + policy.targets.names.len() + policy.resources.len())
                 }
-                Spec::MaskingRule(rule) => 64_usize.saturating_mul(rule.columns.len() + rule.exempt_groups.len()),
+                Spec::MaskingRule(rule) => 64_usize.saturating_mul(
+                    rule.columns.len() + rule.exempt_groups.len() + rule.matching.len() + rule.types.len(),
+                ),
                 Spec::Role(role) => 128_usize.saturating_mul(role.grants.len()),
                 Spec::ServiceAccount(account) => {
                     let small = 64_usize.saturating_mul(account.groups.len() + account.networks.len());

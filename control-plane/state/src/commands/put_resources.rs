@@ -49,7 +49,7 @@ impl PutResources {
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
     /// Level 4: issuers that say which claims are kept, that people log in at or how long tokens live, policies that ask how or permit on request, targets of which
     /// sessions are kept ready, service accounts.
-    /// Level 5: webhooks, policies with obligations.
+    /// Level 5: webhooks, policies with obligations; masking rules that name columns by expression or type, or that truncate, bucket or permute.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
@@ -256,6 +256,7 @@ fn at(place: usize, path: &str, message: impl Into<String>) -> FieldFault {
 /// The feature level that knows all that an object says.
 fn level_of(spec: &Spec) -> u32 {
     match spec {
+        Spec::MaskingRule(rule) if !rule.is_of_level_4() => 5,
         Spec::Issuer(issuer) if !issuer.keep.is_empty() => 4,
         Spec::Issuer(issuer) if issuer.max_token_ttl.is_some() || issuer.token_ttl.is_some() => 4,
         Spec::ServiceAccount(_) => 4,

@@ -36,6 +36,7 @@ fn rule(name: &str) -> Resource {
         columns: vec![Pattern::parse("public.people.email").unwrap()],
         mask: MaskFunction::Null,
         exempt_groups: vec![],
+        ..Default::default()
     });
     let metadata =
         Metadata { name: name.parse().unwrap(), labels: BTreeMap::new(), revision: 0, created_at: at, updated_at: at };

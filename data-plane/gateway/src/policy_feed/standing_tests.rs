@@ -146,6 +146,7 @@ fn whom_it_does_not_concern_is_not_told() {
         columns: vec![Pattern::parse("public.people.email").unwrap()],
         mask: MaskFunction::Null,
         exempt_groups: vec![exempt.into()],
+        ..Default::default()
     };
     check(&|now| now.masking.insert(name("emails"), rule("readers")), [false; 3]);
     check(&|now| now.masking.insert(name("emails"), rule("owners")), [true, true, false]);

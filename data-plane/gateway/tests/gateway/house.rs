@@ -181,6 +181,7 @@ impl House {
             columns: vec![Pattern::parse("public.people.email").unwrap()],
             mask: MaskFunction::Redact("***".into()),
             exempt_groups: vec!["owners".into()],
+            ..Default::default()
         };
         let mut snapshot = Snapshot {
             revision: self.control.policy.borrow().as_ref().map_or(1, |before| before.revision + 1),

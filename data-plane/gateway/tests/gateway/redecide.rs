@@ -47,6 +47,7 @@ fn mask_items(snapshot: &mut Snapshot) {
         columns: vec![Pattern::parse("public.items.name").unwrap()],
         mask: MaskFunction::Redact("@@@".into()),
         exempt_groups: vec![],
+        ..Default::default()
     };
     snapshot.masking.insert("items".parse().unwrap(), rule);
 }

@@ -191,6 +191,7 @@ fn masking(catalog: &Arc<Catalog>) -> Masking {
         columns: columns.iter().map(|column| Pattern::parse(column)).collect::<Result<Vec<Pattern>, _>>().unwrap(),
         mask: MaskFunction::Redact("***".into()),
         exempt_groups: Vec::new(),
+        ..Default::default()
     };
     let principal = Principal {
         id: PrincipalId { issuer: "dev".parse().unwrap(), subject: "ann".into() },

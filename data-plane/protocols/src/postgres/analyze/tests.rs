@@ -56,6 +56,17 @@ pub(crate) fn catalog() -> Catalog {
     ] {
         row(CatalogPart::Functions, &[name, schema, takes_row]);
     }
+    for (oid, name, part) in [
+        ("23", "int4", "-"),
+        ("25", "text", "-"),
+        ("1043", "varchar", "-"),
+        ("1700", "numeric", "-"),
+        ("1231", "_numeric", "1700"),
+        ("2249", "record", "-"),
+        ("30000", "mood", "-"),
+    ] {
+        row(CatalogPart::Types, &[oid, name, part]);
+    }
     builder.build()
 }
 

@@ -28,6 +28,8 @@ pub enum CatalogPart {
     Inheritance,
     /// Functions.
     Functions,
+    /// Types, each beside a type that it is made of.
+    Types,
 }
 
 /// The catalog cannot be used; sessions with masks must be refused.
@@ -44,7 +46,7 @@ pub enum CatalogError {
 /// The queries, in the order in which the builder takes their rows. Each is one statement; all values come as text. Run them in one
 /// read-only transaction (`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`) so that they tell of one moment.
 #[must_use]
-pub fn queries() -> [(CatalogPart, &'static str); 8] {
+pub fn queries() -> [(CatalogPart, &'static str); 9] {
     [
         (
             CatalogPart::Session,
@@ -95,6 +97,17 @@ pub fn queries() -> [(CatalogPart, &'static str); 8] {
                          OR p.provariadic <> 0))::int), 0) \
              FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
              LEFT JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0] GROUP BY 1, 2",
+        ),
+        (
+            CatalogPart::Types,
+            // Of domains, arrays, ranges and composite types, but not of each relation's row.
+            "SELECT t.oid, t.typname, p.part FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid \
+             LEFT JOIN LATERAL ( \
+                 SELECT t.typbasetype AS part WHERE t.typbasetype <> 0 UNION ALL SELECT t.typelem WHERE t.typelem <> 0 \
+                 UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid \
+                 UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a \
+                     WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) p ON true \
+             WHERE c.oid IS NULL OR c.relkind::text = 'c'",
         ),
     ]
 }
@@ -181,6 +194,11 @@ impl CatalogBuilder {
                     catalog.row_functions.insert(Arc::clone(&name));
                 }
                 catalog.functions.entry(name).or_default().insert(schema);
+            }
+            (CatalogPart::Types, [Some(oid), Some(name), part]) => {
+                let part = part.map(str::parse::<u32>).transpose().ok()?;
+                let known = catalog.types.entry(oid.parse().ok()?);
+                known.or_insert_with(|| (Arc::from(*name), Vec::new())).1.extend(part);
             }
             _ => return None,
         }

@@ -37,6 +37,8 @@ pub struct Catalog {
     row_functions: BTreeSet<Arc<str>>,
     /// What texts were classified by it.
     known: Known,
+    /// Types by their OIDs: the name, and the types that it is made of.
+    types: BTreeMap<u32, (Arc<str>, Vec<u32>)>,
 }
 
 /// One relation.
@@ -136,6 +138,29 @@ impl Catalog {
         self.row_functions.contains(name)
     }
 
+    /// Every type that is known.
+    pub(crate) fn types(&self) -> impl Iterator<Item = u32> {
+        self.types.keys().copied()
+    }
+
+    /// Whether a type is the one of this name, or made of it: a domain over it, an array, a range, a composite type. A type that is not known may be.
+    #[must_use]
+    pub fn may_be_of_type(&self, oid: u32, name: &str) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![oid];
+        while let Some(oid) = open.pop() {
+            if !seen.insert(oid) {
+                continue;
+            }
+            match self.types.get(&oid) {
+                None => return true,
+                Some((known, _)) if **known == *name => return true,
+                Some((_, parts)) => open.extend(parts),
+            }
+        }
+        false
+    }
+
     pub(crate) fn generated(&self) -> impl Iterator<Item = (u32, &[(i16, i16)])> {
         self.generated.iter().map(|(oid, pairs)| (*oid, pairs.as_slice()))
     }
@@ -165,7 +190,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_as_asked_for_are_refused() {
-        let bad: [(CatalogPart, &[Option<&str>]); 8] = [
+        let bad: [(CatalogPart, &[Option<&str>]); 9] = [
             (CatalogPart::Session, &[Some("gate")]),
             (CatalogPart::Schemas, &[None]),
             (CatalogPart::Relations, &[Some("x"), Some("public"), Some("t"), Some("r")]),
@@ -174,6 +199,7 @@ mod tests {
             (CatalogPart::Views, &[Some("1"), Some("2"), Some("99999"), Some("0")]),
             (CatalogPart::Inheritance, &[Some("1"), None]),
             (CatalogPart::Functions, &[Some("f"), None, Some("0")]),
+            (CatalogPart::Types, &[Some("1"), Some("t"), Some("x")]),
         ];
         for (part, values) in bad {
             assert_eq!(CatalogBuilder::new().row(part, values), Err(CatalogError::Malformed(part)));

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use postern_core::masking::{MaskFunction, MaskSlice};
+use postern_core::masking::{MaskFunction, MaskSlice, NamedColumn};
 
-use super::{Masking, RelationMask, blunt};
+use super::value::Keys;
+use super::{Masking, RelationMask, Types, blunt};
 use crate::postgres::catalog::{Catalog, CatalogRelation};
 
 impl Masking {
@@ -15,12 +16,22 @@ impl Masking {
         if masks.is_empty() {
             return Self::default();
         }
+        let types = Types::new(masks, &catalog);
         let mut relations = named(masks, &catalog, database);
         generate(&catalog, &mut relations);
         inherit(&catalog, &mut relations);
         generate(&catalog, &mut relations);
         derive(&catalog, &mut relations);
-        Self { active: true, key: Arc::from(key), catalog, relations }
+        Self { active: true, keys: Keys::new(key), types, catalog, relations }
+    }
+}
+
+impl Types {
+    fn new(masks: &MaskSlice, catalog: &Catalog) -> Option<Self> {
+        masks.types().next()?;
+        let mask_of = |oid: u32| masks.types().find(|(name, _)| catalog.may_be_of_type(oid, name));
+        let known = catalog.types().map(|oid| (oid, mask_of(oid).map(|(_, mask)| mask.clone())));
+        Some(Self(known.collect()))
     }
 }
 
@@ -33,7 +44,9 @@ fn named(masks: &MaskSlice, catalog: &Catalog, database: &str) -> BTreeMap<u32, 
         }
         let mut mask = RelationMask::default();
         for (number, column) in &relation.columns {
-            if let Some(function) = masks.column([database, &relation.schema, &relation.name, &column.name]) {
+            let path = [database, &*relation.schema, &*relation.name, &*column.name];
+            let is_of = |name: &str| catalog.may_be_of_type(column.type_oid, name);
+            if let Some(function) = masks.column(&NamedColumn { path, is_of: &is_of }) {
                 mask.columns.insert(*number, function.clone());
                 mask.names.insert(Arc::clone(&column.name));
             }

@@ -1,13 +1,10 @@
 //! Rows of COPY TO STDOUT.
 
-use std::sync::Arc;
-
 use bytes::BytesMut;
-use postern_core::masking::MaskFunction;
 
 use super::copy_binary::Binary;
 use super::copy_text::Lines;
-use super::value::takes_text;
+use super::value::{ColumnMask, Keys};
 use super::{MaskError, Masking};
 use crate::sql::{Copy, CopyDirection, CopyFormat, CopySource, Relation, Statement, Unclassifiable};
 
@@ -30,14 +27,16 @@ enum Rows {
 /// The masks of a COPY's columns.
 pub(super) struct Masks {
     columns: Columns,
-    pub(super) key: Arc<[u8]>,
+    pub(super) keys: Keys,
+    /// What stands where every column is masked.
+    null: ColumnMask,
 }
 
 enum Columns {
     /// Every column, however many, becomes NULL.
     All,
     /// In the order of the rows.
-    Each(Vec<Option<MaskFunction>>),
+    Each(Vec<Option<ColumnMask>>),
 }
 
 impl std::fmt::Debug for Masks {
@@ -48,9 +47,9 @@ impl std::fmt::Debug for Masks {
 
 impl Masks {
     /// The mask of a column; an error past the last one.
-    pub(super) fn of(&self, column: usize) -> Result<Option<&MaskFunction>, MaskError> {
+    pub(super) fn of(&self, column: usize) -> Result<Option<&ColumnMask>, MaskError> {
         match &self.columns {
-            Columns::All => Ok(Some(&MaskFunction::Null)),
+            Columns::All => Ok(Some(&self.null)),
             Columns::Each(masks) => masks.get(column).map(Option::as_ref).ok_or(MaskError::Malformed),
         }
     }
@@ -80,7 +79,7 @@ impl CopyMask {
             CopySource::Query => masking.copies_masked(statement).then_some(Columns::All),
         };
         let Some(columns) = columns else { return Ok(None) };
-        let masks = Masks { columns, key: masking.key.clone() };
+        let masks = Masks { columns, keys: masking.keys.clone(), null: ColumnMask::null() };
         Ok(Some(Self { masks, rows: rows(copy)? }))
     }
 
@@ -136,11 +135,9 @@ impl Masking {
         if !self.relations.contains_key(&oid) {
             return Ok(None);
         }
-        let mask = |number: i16, type_oid: u32| {
-            let mask = self.column(oid, number);
-            mask.map(|mask| if takes_text(type_oid, binary) { mask } else { MaskFunction::Null })
-        };
-        let masks: Vec<Option<MaskFunction>> = if names.is_empty() {
+        let mask =
+            |number: i16, type_oid: u32| self.column(oid, number).map(|mask| ColumnMask::new(mask, type_oid, binary));
+        let masks: Vec<Option<ColumnMask>> = if names.is_empty() {
             let stored = known.columns.iter().filter(|(_, column)| !column.generated);
             stored.map(|(number, column)| mask(*number, column.type_oid)).collect()
         } else {

@@ -81,7 +81,7 @@ impl State {
             return Err(MaskError::Malformed);
         }
         for column in 0..count {
-            mask_value(&mut part, masks.of(column)?, &masks.key, out)?;
+            mask_value(&mut part, masks.of(column)?, &masks.keys, out)?;
         }
         Ok(Self::Tuples)
     }

@@ -4,7 +4,6 @@ use bytes::{BufMut, BytesMut};
 
 use super::MaskError;
 use super::copy::{MAX_ROW, Masks};
-use super::value::replace;
 use crate::sql::CopyText;
 
 /// Rows of text or CSV, cut out of a stream.
@@ -93,16 +92,21 @@ impl Lines {
         if !masks.fits(fields.len()) {
             return Err(MaskError::Malformed);
         }
+        let mut made = BytesMut::new();
         for (column, field) in fields.iter().enumerate() {
             if column > 0 {
                 out.put_u8(self.options.delimiter);
             }
             let null = !field.quoted && field.bytes == self.options.null;
             match masks.of(column)? {
-                Some(mask) if !null => match replace(mask, &self.decode(field), &masks.key) {
-                    Some(value) => self.encode(&value, out),
-                    None => out.put_slice(&self.options.null),
-                },
+                Some(mask) if !null => {
+                    made.clear();
+                    if mask.replace(&self.decode(field), &masks.keys, &mut made) {
+                        self.encode(&made, out);
+                    } else {
+                        out.put_slice(&self.options.null);
+                    }
+                }
                 _ => out.put_slice(field.bytes),
             }
         }

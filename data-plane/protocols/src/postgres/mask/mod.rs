@@ -22,6 +22,7 @@ use postern_core::masking::MaskFunction;
 pub use self::copy::CopyMask;
 pub use self::row::{Field, RowPlan};
 pub use self::scrub::{Scrub, scrub_fields};
+use self::value::Keys;
 use super::catalog::Catalog;
 use crate::sql::{Facts, Relation, Statement, Unclassifiable};
 
@@ -29,10 +30,16 @@ use crate::sql::{Facts, Relation, Statement, Unclassifiable};
 #[derive(Clone, Default)]
 pub struct Masking {
     active: bool,
-    key: Arc<[u8]>,
+    keys: Keys,
+    /// None: no rule speaks of types.
+    types: Option<Types>,
     catalog: Arc<Catalog>,
     relations: BTreeMap<u32, RelationMask>,
 }
+
+/// Every type that the catalog knows, by its OID, with its mask.
+#[derive(Clone)]
+struct Types(BTreeMap<u32, Option<MaskFunction>>);
 
 /// The masks of one relation.
 #[derive(Clone, Debug, Default)]
@@ -187,6 +194,11 @@ impl Masking {
         relation.columns.get(&column).or(relation.all.as_ref()).cloned()
     }
 
+    /// The mask of values of a type, wherever they come from. Of one that the catalog does not know, all are masked.
+    fn typed(&self, type_oid: u32) -> Option<MaskFunction> {
+        self.types.as_ref()?.0.get(&type_oid).cloned().unwrap_or(Some(MaskFunction::Null))
+    }
+
     /// The mask of what is no column: `None` when no masked column flows into any expression of `facts`.
     fn expression(&self, facts: &Facts) -> Option<MaskFunction> {
         if !self.active {
@@ -260,7 +272,7 @@ impl Sight<'_> {
 fn blunt(mask: &MaskFunction) -> MaskFunction {
     match mask {
         MaskFunction::Redact(text) => MaskFunction::Redact(Arc::clone(text)),
-        MaskFunction::Null | MaskFunction::Partial { .. } | MaskFunction::Hash => MaskFunction::Null,
+        _ => MaskFunction::Null,
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, BytesMut};
 use postern_core::masking::MaskFunction;
 
-use super::value::{replace, takes_text};
+use super::value::{ColumnMask, Keys};
 use super::{MaskError, Masking};
 use crate::sql::Statement;
 
@@ -23,8 +23,8 @@ pub struct Field {
 /// How each column of a result is masked.
 #[derive(Clone, Debug, Default)]
 pub struct RowPlan {
-    masks: Vec<Option<MaskFunction>>,
-    key: std::sync::Arc<[u8]>,
+    masks: Vec<Option<ColumnMask>>,
+    keys: Keys,
     plain: bool,
 }
 
@@ -33,7 +33,7 @@ impl RowPlan {
     #[must_use]
     pub fn for_result(fields: &[Field], statement: &Statement, masking: &Masking) -> Self {
         if masking.is_empty() {
-            return Self { masks: Vec::new(), key: masking.key.clone(), plain: true };
+            return Self { masks: Vec::new(), keys: Keys::default(), plain: true };
         }
         let expression = masking.expression(&statement.facts);
         let everything = masking.everything(&statement.facts);
@@ -50,11 +50,12 @@ impl RowPlan {
             } else {
                 (!temporary).then_some(MaskFunction::Null)
             };
-            mask.map(|mask| if takes_text(field.type_oid, field.binary) { mask } else { MaskFunction::Null })
+            let mask = mask.or_else(|| masking.typed(field.type_oid));
+            mask.map(|mask| ColumnMask::new(mask, field.type_oid, field.binary))
         };
         let masks: Vec<_> = fields.iter().map(of).collect();
         let plain = masks.iter().all(Option::is_none);
-        Self { masks, key: masking.key.clone(), plain }
+        Self { masks, keys: masking.keys.clone(), plain }
     }
 
     /// Nothing is masked: frames pass as they are.
@@ -66,7 +67,7 @@ impl RowPlan {
     /// The mask of a column, for the recording.
     #[must_use]
     pub fn mask(&self, column: usize) -> Option<&MaskFunction> {
-        self.masks.get(column)?.as_ref()
+        self.masks.get(column)?.as_ref().map(ColumnMask::function)
     }
 
     /// Rewrites the body of a DataRow (Int16 count, then for each value Int32 length or -1 and the bytes) into `out`.
@@ -84,7 +85,7 @@ impl RowPlan {
         }
         out.put_i16(count);
         for mask in &self.masks {
-            mask_value(&mut body, mask.as_ref(), &self.key, out)?;
+            mask_value(&mut body, mask.as_ref(), &self.keys, out)?;
         }
         if body.is_empty() { Ok(()) } else { Err(MaskError::Malformed) }
     }
@@ -93,8 +94,8 @@ impl RowPlan {
 /// Moves one length-prefixed value from `body` to `out`, masked.
 pub(super) fn mask_value(
     body: &mut &[u8],
-    mask: Option<&MaskFunction>,
-    key: &[u8],
+    mask: Option<&ColumnMask>,
+    keys: &Keys,
     out: &mut BytesMut,
 ) -> Result<(), MaskError> {
     let length = body.try_get_i32().map_err(|_| MaskError::Malformed)?;
@@ -110,13 +111,17 @@ pub(super) fn mask_value(
             out.put_i32(length);
             out.put_slice(value);
         }
-        Some(mask) => match replace(mask, value, key) {
-            None => out.put_i32(-1),
-            Some(value) => {
-                out.put_i32(i32::try_from(value.len()).map_err(|_| MaskError::TooLarge)?);
-                out.put_slice(&value);
+        Some(mask) => {
+            let at = out.len();
+            // NULL, unless it becomes something: then its length.
+            out.put_i32(-1);
+            let start = out.len();
+            if mask.replace(value, keys, out) {
+                let length = i32::try_from(out.len().saturating_sub(start)).map_err(|_| MaskError::TooLarge)?;
+                let place = out.get_mut(at..start).ok_or(MaskError::Malformed)?;
+                place.copy_from_slice(&length.to_be_bytes());
             }
-        },
+        }
     }
     Ok(())
 }

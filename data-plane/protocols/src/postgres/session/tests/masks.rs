@@ -27,6 +27,7 @@ fn masked() -> Rig {
         columns: vec![Pattern::parse("public.customers.email").unwrap()],
         mask: MaskFunction::Redact("***".into()),
         exempt_groups: Vec::new(),
+        ..Default::default()
     };
     let name: Name = "emails".parse().unwrap();
     let principal = Principal {

@@ -1,0 +1,128 @@
+//! Rules that replace values before they leave (I4).
+
+mod columns;
+mod function;
+
+use std::collections::BTreeMap;
+
+pub use self::columns::{ColumnRegex, type_name};
+pub use self::function::{DateUnit, InvalidMask, MAX_KEPT, MAX_REDACTED, MaskFunction, REDACTED};
+
+use crate::name::Name;
+use crate::policy::Pattern;
+use crate::principal::Principal;
+use crate::target::TargetSelector;
+
+/// Replaces values before they leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MaskingRule {
+    /// Where it holds.
+    pub targets: TargetSelector,
+    /// Patterns over `database.schema.table.column`, or `schema.table.column` for any database.
+    pub columns: Vec<Pattern>,
+    /// Also the columns whose `schema.table.column` one of these is found in.
+    pub matching: Vec<ColumnRegex>,
+    /// Also the columns of these types, of arrays of them, and of types made of them.
+    pub types: Vec<String>,
+    /// What a value becomes.
+    pub mask: MaskFunction,
+    /// Members of any of these groups see the value.
+    pub exempt_groups: Vec<String>,
+}
+
+/// A column, as rules name it.
+pub struct NamedColumn<'a> {
+    /// Database, schema, table and column.
+    pub path: [&'a str; 4],
+    /// Whether it is of the type of this name, or made of it.
+    pub is_of: &'a dyn Fn(&str) -> bool,
+}
+
+/// The masking rules that hold for one principal on one target: what a session consults.
+#[derive(Clone, Debug, Default)]
+pub struct MaskSlice {
+    rules: Vec<(Name, MaskingRule)>,
+}
+
+impl MaskingRule {
+    /// Whether it masks anything for `principal` on the target.
+    #[must_use]
+    pub fn holds_for(&self, principal: &Principal, target: &Name, labels: &BTreeMap<String, String>) -> bool {
+        self.targets.matches(target, labels) && !principal.in_any(self.exempt_groups.iter())
+    }
+
+    /// Says nothing that members and gateways of feature level 4 do not know.
+    #[must_use]
+    pub const fn is_of_level_4(&self) -> bool {
+        self.matching.is_empty() && self.types.is_empty() && self.mask.is_of_level_4()
+    }
+
+    /// What a gateway of level 4 is told in its place: to mask every column of the targets. More is hidden there, and nothing shown.
+    #[must_use]
+    pub fn for_level_4(&self) -> Self {
+        Self {
+            targets: self.targets.clone(),
+            columns: Pattern::parse("*.*.*").into_iter().collect(),
+            exempt_groups: self.exempt_groups.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it names the column.
+    fn names(&self, column: &NamedColumn<'_>) -> bool {
+        let [_, schema, table, name] = column.path;
+        let dotted = || format!("{schema}.{table}.{name}");
+        self.columns.iter().any(|pattern| pattern.matches_tail(&column.path))
+            || self.types.iter().any(|name| (column.is_of)(name))
+            || (!self.matching.is_empty() && {
+                let dotted = dotted();
+                self.matching.iter().any(|regex| regex.is_match(&dotted))
+            })
+    }
+}
+
+impl MaskSlice {
+    /// Whether it has the same rules as `other`: then nothing is masked otherwise.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.rules == other.rules
+    }
+
+    /// Those of `rules` that hold for `principal` on the target.
+    pub fn new<'a>(
+        rules: impl IntoIterator<Item = (&'a Name, &'a MaskingRule)>,
+        principal: &Principal,
+        target: &Name,
+        labels: &BTreeMap<String, String>,
+    ) -> Self {
+        let rules = rules.into_iter().filter(|(_, rule)| rule.holds_for(principal, target, labels));
+        Self { rules: rules.map(|(name, rule)| (name.clone(), rule.clone())).collect() }
+    }
+
+    /// No rule holds: results need no inspection.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The mask of a column, of the first rule that names it.
+    #[must_use]
+    pub fn column(&self, column: &NamedColumn<'_>) -> Option<&MaskFunction> {
+        self.rules.iter().find(|(_, rule)| rule.names(column)).map(|(_, rule)| &rule.mask)
+    }
+
+    /// The types that rules speak of, each with its mask; the first of a type counts.
+    pub fn types(&self) -> impl Iterator<Item = (&str, &MaskFunction)> {
+        self.rules.iter().flat_map(|(_, rule)| rule.types.iter().map(|name| (name.as_str(), &rule.mask)))
+    }
+
+    /// Whether some rule may name a column of `database.schema.table`, whatever its columns are called.
+    #[must_use]
+    pub fn touches_relation(&self, path: [&str; 3]) -> bool {
+        self.rules.iter().any(|(_, rule)| {
+            !rule.matching.is_empty()
+                || !rule.types.is_empty()
+                || rule.columns.iter().any(|pattern| pattern.covers_parent_of(&path))
+        })
+    }
+}
