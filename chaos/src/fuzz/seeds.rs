@@ -12,7 +12,7 @@ use postern_core::background::{Background, Estimate, ValuePlace, ValueUse};
 use postern_core::cluster::{ControlNode, JoinToken, NodeCertificate};
 use postern_core::issuer::Issuer;
 use postern_core::job::Job;
-use postern_core::masking::{MaskFunction, MaskingRule};
+use postern_core::masking::{ColumnRegex, MaskFunction, MaskingRule};
 use postern_core::node::NodeRole;
 use postern_core::operation::Digest;
 use postern_core::policy::{Pattern, PrincipalSelector};
@@ -147,7 +147,10 @@ fn rule() -> Resource {
     let rule = MaskingRule {
         targets: TargetSelector { names: vec!["*".into()], ..Default::default() },
         columns: vec![Pattern::parse("public.people.email").expect("a pattern")],
-        mask: MaskFunction::Null,
+        matching: ColumnRegex::parse("(?i)phone$").into_iter().collect(),
+        types: vec!["inet".into()],
+        mask: MaskFunction::Digits { luhn: true },
+        opaque: true,
         exempt_groups: vec!["dba".into()],
         ..Default::default()
     };

@@ -26,6 +26,7 @@ mod limits;
 mod local_clients;
 mod login;
 mod mask;
+mod mask_rules;
 mod nested_agents;
 mod oauth;
 mod obligations;

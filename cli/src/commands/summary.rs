@@ -119,7 +119,8 @@ fn targets(selector: Option<&pb::TargetSelector>) -> String {
 fn masked(spec: &pb::MaskingRuleSpec) -> String {
     let matching = spec.columns_matching.iter().map(|regex| format!("/{regex}/"));
     let types = spec.types.iter().map(|name| format!("type {name}"));
-    join(&spec.columns.iter().cloned().chain(matching).chain(types).collect::<Vec<_>>())
+    let detect = spec.detect.iter().map(|kind| format!("any {kind}"));
+    join(&spec.columns.iter().cloned().chain(matching).chain(types).chain(detect).collect::<Vec<_>>())
 }
 
 fn mask(mask: Option<&pb::Mask>) -> &'static str {

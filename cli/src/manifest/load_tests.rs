@@ -111,6 +111,7 @@ spec:
   targets: {names: ['*']}
   columns: [public.customers.salary]
   mask: {bucket: {width: 1000}}
+  opaque: true
 ---
 apiVersion: postern/v1
 kind: MaskingRule
@@ -127,6 +128,14 @@ spec:
   targets: {names: ['*']}
   columns: [public.customers.phone]
   mask: digits
+---
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: m8}
+spec:
+  targets: {names: ['*']}
+  detect: [iban, jwt]
+  mask: hash
 ---
 apiVersion: postern/v1
 kind: Secret
@@ -212,7 +221,7 @@ fn what_is_shown_reads_back() {
     let (mut manifests, mut wrong) = (Vec::new(), Vec::new());
     parse("f.yaml", GOOD, Path::new("."), &mut manifests, &mut wrong);
     assert_eq!(wrong, vec![]);
-    assert_eq!(manifests.len(), 14);
+    assert_eq!(manifests.len(), 19);
     for manifest in &manifests {
         let text = crate::yaml::emit(&render(&manifest.resource));
         let (mut again, mut wrong) = (Vec::new(), Vec::new());

@@ -13,6 +13,8 @@ pub(super) fn rule(spec: &mut Object<'_>) -> pb::MaskingRuleSpec {
         exempt_groups: spec.strings("exemptGroups"),
         columns_matching: spec.strings("columnsMatching"),
         types: spec.strings("types"),
+        detect: spec.strings("detect"),
+        opaque: spec.bool("opaque").unwrap_or_default(),
     }
 }
 

@@ -401,6 +401,7 @@ fn masking_rule(spec: &pb::MaskingRuleSpec) -> Value {
     fields.list("columns", &spec.columns);
     fields.list("columnsMatching", &spec.columns_matching);
     fields.list("types", &spec.types);
+    fields.list("detect", &spec.detect);
     let mask = match spec.mask.as_ref().and_then(|mask| mask.function.as_ref()) {
         None => Value::Null,
         Some(Function::Null(_)) => json!("null"),
@@ -414,6 +415,9 @@ fn masking_rule(spec: &pb::MaskingRuleSpec) -> Value {
         Some(Function::Digits(_)) => json!("digits"),
     };
     fields.value("mask", mask);
+    if spec.opaque {
+        fields.value("opaque", json!(true));
+    }
     fields.list("exemptGroups", &spec.exempt_groups);
     fields.done()
 }

@@ -123,7 +123,7 @@ fn older_gateways_mask_more_not_less() {
     let mut now = snapshot();
     now.put(object("new", Spec::MaskingRule(new.clone()))).unwrap();
     let proto = wire::to_proto(&now);
-    assert_eq!(proto.masking.len(), 1);
+    assert_eq!(proto.newer.len(), 1);
     assert_eq!(wire::from_proto(proto.clone()).unwrap().masking.get(&name("new")), Some(&new));
     let seen = wire::from_proto(postern_proto::gateway::v1::Snapshot { masking: vec![], ..proto }).unwrap();
     let stand_in = seen.masking.get(&name("new")).unwrap();
@@ -134,7 +134,7 @@ fn older_gateways_mask_more_not_less() {
     let change =
         Delta { upserts: vec![object("new", Spec::MaskingRule(new)), object("b", rule("y"))], ..delta(10, 11) };
     let proto = wire::delta_to_proto(&change);
-    assert_eq!((proto.upserts.len(), proto.masking.len()), (2, 1));
+    assert_eq!((proto.upserts.len(), proto.newer.len()), (2, 1));
     let mut read = wire::delta_from_proto(proto.clone()).unwrap();
     read.upserts.sort_by_key(|object| object.metadata.name != name("new"));
     assert_eq!(read.upserts, change.upserts);

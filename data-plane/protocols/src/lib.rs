@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod detect;
 pub mod postgres;
 pub mod registry;
 pub mod sql;

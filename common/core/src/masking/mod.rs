@@ -1,11 +1,13 @@
 //! Rules that replace values before they leave (I4).
 
 mod columns;
+mod detector;
 mod function;
 
 use std::collections::BTreeMap;
 
 pub use self::columns::{ColumnRegex, type_name};
+pub use self::detector::{Detector, Detectors};
 pub use self::function::{DateUnit, InvalidMask, MAX_KEPT, MAX_REDACTED, MaskFunction, REDACTED};
 
 use crate::name::Name;
@@ -24,8 +26,12 @@ pub struct MaskingRule {
     pub matching: Vec<ColumnRegex>,
     /// Also the columns of these types, of arrays of them, and of types made of them.
     pub types: Vec<String>,
+    /// Instead of columns: what is replaced wherever a value holds it, in columns that no other rule masks.
+    pub detect: Detectors,
     /// What a value becomes.
     pub mask: MaskFunction,
+    /// Its columns may be shown, masked, and used for nothing else: not in filters, joins, order, grouping or expressions, by which values can be found.
+    pub opaque: bool,
     /// Members of any of these groups see the value.
     pub exempt_groups: Vec<String>,
 }
@@ -54,7 +60,11 @@ impl MaskingRule {
     /// Says nothing that members and gateways of feature level 4 do not know.
     #[must_use]
     pub const fn is_of_level_4(&self) -> bool {
-        self.matching.is_empty() && self.types.is_empty() && self.mask.is_of_level_4()
+        self.matching.is_empty()
+            && self.types.is_empty()
+            && self.detect.is_empty()
+            && !self.opaque
+            && self.mask.is_of_level_4()
     }
 
     /// What a gateway of level 4 is told in its place: to mask every column of the targets. More is hidden there, and nothing shown.
@@ -108,12 +118,39 @@ impl MaskSlice {
     /// The mask of a column, of the first rule that names it.
     #[must_use]
     pub fn column(&self, column: &NamedColumn<'_>) -> Option<&MaskFunction> {
-        self.rules.iter().find(|(_, rule)| rule.names(column)).map(|(_, rule)| &rule.mask)
+        self.rule(column).map(|rule| &rule.mask)
+    }
+
+    /// Whether that rule is opaque.
+    #[must_use]
+    pub fn is_opaque(&self, column: &NamedColumn<'_>) -> bool {
+        self.rule(column).is_some_and(|rule| rule.opaque)
+    }
+
+    /// Some rule is opaque.
+    #[must_use]
+    pub fn has_opaque(&self) -> bool {
+        self.rules.iter().any(|(_, rule)| rule.opaque)
+    }
+
+    fn rule(&self, column: &NamedColumn<'_>) -> Option<&MaskingRule> {
+        self.rules.iter().find(|(_, rule)| rule.names(column)).map(|(_, rule)| rule)
     }
 
     /// The types that rules speak of, each with its mask; the first of a type counts.
     pub fn types(&self) -> impl Iterator<Item = (&str, &MaskFunction)> {
         self.rules.iter().flat_map(|(_, rule)| rule.types.iter().map(|name| (name.as_str(), &rule.mask)))
+    }
+
+    /// Whether no rule names columns or types.
+    #[must_use]
+    pub fn names_nothing(&self) -> bool {
+        self.rules.iter().all(|(_, rule)| !rule.detect.is_empty())
+    }
+
+    /// What rules look for in values, each with its mask; the first that finds a part counts.
+    pub fn detections(&self) -> impl Iterator<Item = (Detectors, &MaskFunction)> {
+        self.rules.iter().filter(|(_, rule)| !rule.detect.is_empty()).map(|(_, rule)| (rule.detect, &rule.mask))
     }
 
     /// Whether some rule may name a column of `database.schema.table`, whatever its columns are called.

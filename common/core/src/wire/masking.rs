@@ -4,11 +4,18 @@ use postern_proto::resource::v1 as pb;
 
 use super::faults::Faults;
 use super::selector;
-use crate::masking::{ColumnRegex, MaskingRule, type_name};
+use crate::masking::{ColumnRegex, Detector, MaskingRule, type_name};
 
 pub(super) fn rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRule {
-    if spec.columns.is_empty() && spec.columns_matching.is_empty() && spec.types.is_empty() {
-        faults.add("spec.columns", "must name at least one column, or else columnsMatching or types must name some");
+    let names_nothing = spec.columns.is_empty() && spec.columns_matching.is_empty() && spec.types.is_empty();
+    if names_nothing && spec.detect.is_empty() {
+        faults.add(
+            "spec.columns",
+            "must name at least one column, or else columnsMatching, types or detect must say what is masked",
+        );
+    }
+    if !names_nothing && !spec.detect.is_empty() {
+        faults.add("spec.detect", "stands instead of columns: what it tells is masked in all of them");
     }
     faults.bound_all("spec.columns", &spec.columns);
     let columns = selector::patterns("spec.columns", &spec.columns, faults);
@@ -18,12 +25,21 @@ pub(super) fn rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRul
         }
     }
     faults.bound_all("spec.exemptGroups", &spec.exempt_groups);
+    if spec.opaque && !spec.detect.is_empty() {
+        faults.add("spec.opaque", "is for columns, not for what stands in texts");
+    }
+    let mask = selector::mask(spec.mask, faults);
+    if !spec.detect.is_empty() && !mask.is_for_text() {
+        faults.add("spec.mask", "is for dates and numbers, not for what stands in texts");
+    }
     MaskingRule {
         targets: selector::targets(spec.targets, faults),
+        detect: each("spec.detect", &spec.detect, Detector::parse, faults).into_iter().collect(),
         columns,
         matching: each("spec.columnsMatching", &spec.columns_matching, ColumnRegex::parse, faults),
         types: each("spec.types", &spec.types, type_name, faults),
-        mask: selector::mask(spec.mask, faults),
+        mask,
+        opaque: spec.opaque,
         exempt_groups: spec.exempt_groups,
     }
 }
@@ -55,5 +71,7 @@ pub(super) fn to_proto(rule: &MaskingRule) -> pb::MaskingRuleSpec {
         exempt_groups: rule.exempt_groups.clone(),
         columns_matching: rule.matching.iter().map(|regex| regex.as_str().to_owned()).collect(),
         types: rule.types.clone(),
+        opaque: rule.opaque,
+        detect: rule.detect.iter().map(|detector| detector.as_str().to_owned()).collect(),
     }
 }

@@ -378,6 +378,7 @@ fn masking_rule(function: pb::mask::Function) -> pb::resource::Spec {
         mask: Some(pb::Mask { function: Some(function) }),
         columns_matching: vec!["(?i)email$".into()],
         types: vec!["inet".into()],
+        opaque: true,
         ..Default::default()
     })
 }
@@ -390,9 +391,21 @@ fn masking_rules_are_checked() {
     spec.columns_matching.push("(".into());
     spec.types.push("varchar(20)".into());
     let paths: Vec<String> = from_proto(proto.clone()).unwrap_err().into_iter().map(|fault| fault.path).collect();
-    assert_eq!(paths, ["spec.columnsMatching[1]", "spec.types[1]", "spec.mask"]);
+    assert_eq!(paths, ["spec.mask", "spec.columnsMatching[1]", "spec.types[1]"]);
     let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };
     *spec = pb::MaskingRuleSpec { targets: spec.targets.clone(), mask: spec.mask.clone(), ..Default::default() };
     let faults = from_proto(proto).unwrap_err();
     assert!(faults.iter().any(|fault| fault.path == "spec.columns"), "{faults:?}");
+    let mut proto = resource(masking_rule(pb::mask::Function::Hash(pb::HashMask {})));
+    let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };
+    (spec.columns_matching, spec.types, spec.opaque) = (vec![], vec![], false);
+    spec.detect = vec!["credit-card".into(), "cloud-key".into()];
+    assert_eq!(to_proto(&from_proto(proto.clone()).unwrap()), proto);
+    let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };
+    spec.detect.push("passport".into());
+    spec.types.push("text".into());
+    spec.opaque = true;
+    spec.mask = Some(pb::Mask { function: Some(pb::mask::Function::Bucket(pb::BucketMask { width: 10 })) });
+    let paths: Vec<String> = from_proto(proto).unwrap_err().into_iter().map(|fault| fault.path).collect();
+    assert_eq!(paths, ["spec.detect", "spec.opaque", "spec.mask", "spec.detect[2]"]);
 }

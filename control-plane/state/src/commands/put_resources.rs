@@ -49,7 +49,7 @@ impl PutResources {
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
     /// Level 4: issuers that say which claims are kept, that people log in at or how long tokens live, policies that ask how or permit on request, targets of which
     /// sessions are kept ready, service accounts.
-    /// Level 5: webhooks, policies with obligations; masking rules that name columns by expression or type, or that truncate, bucket or permute.
+    /// Level 5: webhooks, policies with obligations; masking rules that are more than names of columns and the first four functions.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }

@@ -36,6 +36,10 @@ pub struct Facts {
     pub any_computed: bool,
     /// Has a condition over several columns.
     pub compares: bool,
+    /// Names of columns that are put to any use but to stand alone in a list of values: conditions, joins, order, grouping, expressions.
+    pub used: BTreeSet<String>,
+    /// Likewise, of any column.
+    pub any_used: bool,
     /// A `*` in a list whose values may be shown.
     pub star_shown: bool,
     /// A `*` in a list whose values may be written.
@@ -80,6 +84,8 @@ impl Facts {
         self.computed.extend(other.computed.iter().cloned());
         self.any_computed |= other.any_computed;
         self.compares |= other.compares;
+        self.used.extend(other.used.iter().cloned());
+        self.any_used |= other.any_used;
         self.star_shown |= other.star_shown;
         self.star_written |= other.star_written;
         self.any_shown |= other.any_shown;

@@ -16,6 +16,7 @@ mod names;
 mod objects;
 mod query;
 mod settings;
+mod uses;
 mod utility;
 mod values;
 mod walk;

@@ -31,7 +31,8 @@ impl Analyzer<'_> {
     fn select_parts(&mut self, select: &pb::SelectStmt, stars: Stars) -> Seen {
         let first_read = self.read_log.len();
         if select.larg.is_some() || select.rarg.is_some() {
-            // Both sides' columns meet by position.
+            // Both sides' columns meet by position, also where EXISTS looks at none.
+            self.out.facts.any_used |= stars == Stars::Ignore;
             let stars = if stars == Stars::Expand { Stars::Opaque } else { stars };
             let flow = if self.flow == Flow::Plain { Flow::Shown } else { self.flow };
             for side in [&select.larg, &select.rarg].into_iter().flatten() {
@@ -40,6 +41,7 @@ impl Analyzer<'_> {
         }
         self.from(&select.from_clause)?;
         self.targets(&select.target_list, stars)?;
+        super::uses::of_targets(select, &mut self.out.facts)?;
         let flow = if self.flow == Flow::Plain { Flow::Shown } else { self.flow };
         self.flowing(flow, |this| this.all(&select.values_lists))?;
         self.conditions(&select.distinct_clause)?;
@@ -69,7 +71,12 @@ impl Analyzer<'_> {
             };
             match bare {
                 Some(column) if is_star(column) => self.star(stars),
-                Some(_) => self.maybe(target.val.as_deref())?,
+                Some(column) => {
+                    // Under another name, what is done with it later is not seen.
+                    self.bare =
+                        stars == Stars::Expand && (self.flow == Flow::Plain || super::uses::keeps_name(target, column));
+                    self.maybe(target.val.as_deref())?;
+                }
                 None => {
                     let flow = if self.flow == Flow::Plain { Flow::Shown } else { self.flow };
                     self.flowing(flow, |this| this.maybe(target.val.as_deref()))?;
@@ -98,8 +105,12 @@ impl Analyzer<'_> {
         self.columns = self.columns.saturating_add(1);
         let facts = &mut self.out.facts;
         match (stars, self.flow) {
-            (Stars::Ignore, _) | (_, Flow::Condition) => {}
-            (Stars::Opaque, _) => self.any_column(),
+            (Stars::Ignore, _) => {}
+            (_, Flow::Condition) => facts.any_used = true,
+            (Stars::Opaque, _) => {
+                facts.any_used = true;
+                self.any_column();
+            }
             (Stars::Expand, Flow::Plain | Flow::Shown) => facts.star_shown = true,
             (Stars::Expand, Flow::Written) => facts.star_written = true,
             (Stars::Expand, Flow::Both) => {
@@ -237,6 +248,11 @@ impl Analyzer<'_> {
         self.range_item(names::missing(join.larg.as_deref())?)?;
         self.range_item(names::missing(join.rarg.as_deref())?)?;
         self.condition(join.quals.as_deref())?;
+        // What is named only once is set against each other all the same.
+        self.out.facts.any_used |= join.is_natural;
+        for column in &join.using_clause {
+            self.out.facts.used.insert(names::text(column)?.to_owned());
+        }
         // Of a full join, the merged columns are expressions over both sides.
         if join.jointype == pb::JoinType::JoinFull as i32 && self.flow != Flow::Condition {
             if join.is_natural {
@@ -249,6 +265,7 @@ impl Analyzer<'_> {
         if let Some(alias) = &join.alias {
             self.ranges.insert(alias.aliasname.clone());
             if !alias.colnames.is_empty() {
+                self.out.facts.any_used = true;
                 self.any_column();
             }
         }
@@ -271,6 +288,7 @@ impl Analyzer<'_> {
         if let Some(alias) = &range.alias {
             self.ranges.insert(alias.aliasname.clone());
             if !alias.colnames.is_empty() {
+                self.out.facts.any_used = true;
                 self.any_column();
             }
         }

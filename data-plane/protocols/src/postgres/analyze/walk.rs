@@ -60,6 +60,8 @@ pub(super) struct Analyzer<'a> {
     pub(super) columns: usize,
     /// Relations read so far with the name they are read under, in order.
     pub(super) read_log: Vec<(String, Relation)>,
+    /// The column reference at hand stands alone in a list of values.
+    pub(super) bare: bool,
     /// ON CONFLICT DO UPDATE: names of this range are what the client itself sent.
     pub(super) excluded: bool,
 }
@@ -78,6 +80,7 @@ impl<'a> Analyzer<'a> {
             atom: Vec::new(),
             columns: 0,
             read_log: Vec::new(),
+            bare: false,
             excluded: false,
         }
     }
@@ -89,6 +92,7 @@ impl<'a> Analyzer<'a> {
             self.out.facts.any_written |= self.out.facts.star_written;
         }
         self.out.facts.any_computed |= self.out.facts.computed.iter().any(|name| self.ranges.contains(name));
+        self.out.facts.any_used |= self.renames || self.out.facts.used.iter().any(|name| self.ranges.contains(name));
         for (name, qualified, flow) in std::mem::take(&mut self.refs) {
             if self.ranges.contains(&name) {
                 self.flowing(flow, Self::any_column);
@@ -246,11 +250,13 @@ impl<'a> Analyzer<'a> {
     /// Notes a column reference; a `*` inside an expression is a row as one value.
     pub(super) fn column(&mut self, column: &pb::ColumnRef) -> Seen {
         self.columns = self.columns.saturating_add(1);
+        let bare = std::mem::take(&mut self.bare);
         let Some((last, before)) = column.fields.split_last() else {
             return Err(Unclassifiable::doubt("a column has no name"));
         };
         if matches!(last.node, Some(NodeEnum::AStar(_))) {
             self.out.facts.any_computed |= self.flow == Flow::Condition;
+            self.out.facts.any_used = true;
             self.any_column();
             return SEEN;
         }
@@ -263,12 +269,16 @@ impl<'a> Analyzer<'a> {
             if calls {
                 self.called(name);
             }
+            self.out.facts.used.insert(name.to_owned());
             self.atom.push(name.to_owned());
             return SEEN;
         }
         if self.excluded && matches!(before, [range] if names::text(range)? == "excluded") {
             self.columns = self.columns.saturating_sub(1);
             return SEEN;
+        }
+        if !bare {
+            self.out.facts.used.insert(name.to_owned());
         }
         self.refs.insert((name.to_owned(), !before.is_empty(), self.flow));
         self.mention(name);
@@ -304,12 +314,16 @@ impl<'a> Analyzer<'a> {
             match &step.node {
                 Some(NodeEnum::String(field)) => {
                     self.mention(&field.sval);
+                    self.out.facts.used.insert(field.sval.clone());
                     let called = self.context.catalog.as_ref().is_some_and(|catalog| catalog.is_function(&field.sval));
                     if called && !functions::is_harmless(&field.sval) {
                         self.called(&field.sval);
                     }
                 }
-                Some(NodeEnum::AStar(_)) => self.any_column(),
+                Some(NodeEnum::AStar(_)) => {
+                    self.out.facts.any_used = true;
+                    self.any_column();
+                }
                 Some(NodeEnum::AIndices(_)) => self.expr(step)?,
                 _ => return Err(Unclassifiable::doubt("an indirection is not of a form that Postern knows")),
             }

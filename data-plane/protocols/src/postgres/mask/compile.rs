@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use postern_core::masking::{MaskFunction, MaskSlice, NamedColumn};
 
-use super::value::Keys;
+use super::value::{Keys, Scanner};
 use super::{Masking, RelationMask, Types, blunt};
 use crate::postgres::catalog::{Catalog, CatalogRelation};
 
@@ -22,7 +22,19 @@ impl Masking {
         inherit(&catalog, &mut relations);
         generate(&catalog, &mut relations);
         derive(&catalog, &mut relations);
-        Self { active: true, keys: Keys::new(key), types, catalog, relations }
+        close(&catalog, &mut relations);
+        let scanner = Scanner::new(masks.detections());
+        let named = !masks.names_nothing();
+        Self {
+            active: true,
+            named,
+            opaque: masks.has_opaque(),
+            scanner,
+            keys: Keys::new(key),
+            types,
+            catalog,
+            relations,
+        }
     }
 }
 
@@ -46,9 +58,13 @@ fn named(masks: &MaskSlice, catalog: &Catalog, database: &str) -> BTreeMap<u32, 
         for (number, column) in &relation.columns {
             let path = [database, &*relation.schema, &*relation.name, &*column.name];
             let is_of = |name: &str| catalog.may_be_of_type(column.type_oid, name);
-            if let Some(function) = masks.column(&NamedColumn { path, is_of: &is_of }) {
+            let named = NamedColumn { path, is_of: &is_of };
+            if let Some(function) = masks.column(&named) {
                 mask.columns.insert(*number, function.clone());
                 mask.names.insert(Arc::clone(&column.name));
+                if masks.is_opaque(&named) {
+                    mask.opaque.insert(Arc::clone(&column.name));
+                }
             }
         }
         if !mask.columns.is_empty() {
@@ -66,7 +82,11 @@ fn generate(catalog: &Catalog, relations: &mut BTreeMap<u32, RelationMask>) {
         for (number, source) in pairs {
             let Some(function) = mask.columns.get(source).map(blunt) else { continue };
             mask.columns.entry(*number).or_insert(function);
-            mask.names.extend(relation.columns.get(number).map(|column| Arc::clone(&column.name)));
+            let name = relation.columns.get(number).map(|column| Arc::clone(&column.name));
+            if relation.columns.get(source).is_some_and(|column| mask.opaque.contains(&column.name)) {
+                mask.opaque.extend(name.clone());
+            }
+            mask.names.extend(name);
         }
     }
 }
@@ -81,11 +101,15 @@ fn inherit(catalog: &Catalog, relations: &mut BTreeMap<u32, RelationMask>) {
         }));
     }
     while let Some((oid, name, function)) = open.pop() {
+        let opaque = relations.get(&oid).is_some_and(|mask| mask.opaque.contains(&name));
         for relative in catalog.parents_of(oid).iter().chain(catalog.children_of(oid)) {
             let Some(number) = catalog.by_oid(*relative).and_then(|relation| number_of(relation, &name)) else {
                 continue;
             };
             let mask = relations.entry(*relative).or_default();
+            if opaque {
+                mask.opaque.insert(Arc::clone(&name));
+            }
             if mask.names.insert(Arc::clone(&name)) {
                 mask.columns.insert(number, function.clone());
                 open.push((*relative, Arc::clone(&name), function.clone()));
@@ -96,6 +120,34 @@ fn inherit(catalog: &Catalog, relations: &mut BTreeMap<u32, RelationMask>) {
 
 fn number_of(relation: &CatalogRelation, name: &str) -> Option<i16> {
     relation.columns.iter().find(|(_, column)| &*column.name == name).map(|(number, _)| *number)
+}
+
+/// A view that reads an opaque column is opaque in all its columns: which of them show it, only its rule tells.
+fn close(catalog: &Catalog, relations: &mut BTreeMap<u32, RelationMask>) {
+    loop {
+        let mut more: Vec<u32> = Vec::new();
+        for (view, reads) in catalog.view_reads() {
+            let open = relations.get(&view).is_some_and(|mask| mask.opaque.len() < mask.names.len());
+            let shows = reads.iter().any(|read| {
+                let known = catalog.by_oid(read.relation).and_then(|relation| relation.columns.get(&read.column));
+                relations.get(&read.relation).is_some_and(|mask| {
+                    let named = known.is_some_and(|column| mask.opaque.contains(&column.name));
+                    named || (read.whole_row && !mask.opaque.is_empty())
+                })
+            });
+            if open && shows {
+                more.push(view);
+            }
+        }
+        if more.is_empty() {
+            return;
+        }
+        for view in more {
+            if let Some(mask) = relations.get_mut(&view) {
+                mask.opaque = mask.names.clone();
+            }
+        }
+    }
 }
 
 /// A view that reads a masked column is masked whole: which of its columns show it, only its rule tells.

@@ -35,6 +35,8 @@ pub(super) struct Masks {
 enum Columns {
     /// Every column, however many, becomes NULL.
     All,
+    /// Every column, however many, is searched.
+    Scan(ColumnMask),
     /// In the order of the rows.
     Each(Vec<Option<ColumnMask>>),
 }
@@ -50,6 +52,7 @@ impl Masks {
     pub(super) fn of(&self, column: usize) -> Result<Option<&ColumnMask>, MaskError> {
         match &self.columns {
             Columns::All => Ok(Some(&self.null)),
+            Columns::Scan(mask) => Ok(Some(mask)),
             Columns::Each(masks) => masks.get(column).map(Option::as_ref).ok_or(MaskError::Malformed),
         }
     }
@@ -57,7 +60,7 @@ impl Masks {
     /// Whether a row may have `count` columns.
     pub(super) fn fits(&self, count: usize) -> bool {
         match &self.columns {
-            Columns::All => true,
+            Columns::All | Columns::Scan(_) => true,
             Columns::Each(masks) => masks.len() == count,
         }
     }
@@ -76,7 +79,8 @@ impl CopyMask {
         let binary = copy.format == CopyFormat::Binary;
         let columns = match &copy.source {
             CopySource::Relation(relation, names) => masking.copy_columns(relation, names, binary)?,
-            CopySource::Query => masking.copies_masked(statement).then_some(Columns::All),
+            CopySource::Query if masking.named && masking.copies_masked(statement) => Some(Columns::All),
+            CopySource::Query => masking.scan_rows(binary),
         };
         let Some(columns) = columns else { return Ok(None) };
         let masks = Masks { columns, keys: masking.keys.clone(), null: ColumnMask::null() };
@@ -127,16 +131,18 @@ impl Masking {
         binary: bool,
     ) -> Result<Option<Columns>, Unclassifiable> {
         if relation.schema == "pg_catalog" || relation.schema == "information_schema" || relation.schema == "pg_temp" {
-            return Ok(None);
+            return Ok(self.scan_rows(binary));
         }
         let Some((oid, known)) = self.catalog.relation(&relation.schema, &relation.name) else {
             return Err(Unclassifiable::doubt("COPY of a relation that the target's catalog does not hold"));
         };
-        if !self.relations.contains_key(&oid) {
+        if !self.relations.contains_key(&oid) && self.scanner.is_none() {
             return Ok(None);
         }
-        let mask =
-            |number: i16, type_oid: u32| self.column(oid, number).map(|mask| ColumnMask::new(mask, type_oid, binary));
+        let mask = |number: i16, type_oid: u32| match self.column(oid, number) {
+            Some(mask) => Some(ColumnMask::new(&mask, type_oid, binary)),
+            None => self.scan(type_oid, binary),
+        };
         let masks: Vec<Option<ColumnMask>> = if names.is_empty() {
             let stored = known.columns.iter().filter(|(_, column)| !column.generated);
             stored.map(|(number, column)| mask(*number, column.type_oid)).collect()
@@ -152,6 +158,12 @@ impl Masking {
                 .ok_or_else(|| Unclassifiable::doubt("COPY of a column that the target's catalog does not hold"))?
         };
         Ok(masks.iter().any(Option::is_some).then_some(Columns::Each(masks)))
+    }
+
+    /// For rows whose columns are not known: each is searched, or none.
+    fn scan_rows(&self, binary: bool) -> Option<Columns> {
+        let mask = |scanner| Columns::Scan(ColumnMask::scan_unknown(scanner, binary));
+        self.scanner.as_ref().map(mask)
     }
 
     /// Whether a masked column may be among the rows of a COPY of a query.

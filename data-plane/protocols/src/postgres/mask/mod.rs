@@ -12,6 +12,8 @@ mod scrub;
 mod value;
 
 #[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +24,7 @@ use postern_core::masking::MaskFunction;
 pub use self::copy::CopyMask;
 pub use self::row::{Field, RowPlan};
 pub use self::scrub::{Scrub, scrub_fields};
-use self::value::Keys;
+use self::value::{ColumnMask, Keys, Scanner};
 use super::catalog::Catalog;
 use crate::sql::{Facts, Relation, Statement, Unclassifiable};
 
@@ -30,6 +32,12 @@ use crate::sql::{Facts, Relation, Statement, Unclassifiable};
 #[derive(Clone, Default)]
 pub struct Masking {
     active: bool,
+    /// Some rule names columns or types, so that values have to be followed.
+    named: bool,
+    /// Some rule is opaque.
+    opaque: bool,
+    /// What is looked for in values that no such rule masks.
+    scanner: Option<Scanner>,
     keys: Keys,
     /// None: no rule speaks of types.
     types: Option<Types>,
@@ -49,6 +57,8 @@ struct RelationMask {
     columns: BTreeMap<i16, MaskFunction>,
     /// Names of the masked columns.
     names: BTreeSet<Arc<str>>,
+    /// Names of those that may only be shown.
+    opaque: BTreeSet<Arc<str>>,
 }
 
 /// Rows are not as described.
@@ -103,7 +113,7 @@ impl Masking {
     /// # Errors
     /// When it would carry a masked value to where no mask covers it, or reads what holds values of any column.
     pub fn admit(&self, statement: &Statement) -> Result<(), Unclassifiable> {
-        if !self.active {
+        if !self.named {
             return Ok(());
         }
         let facts = &statement.facts;
@@ -119,6 +129,9 @@ impl Masking {
             return Err(Unclassifiable::doubt(
                 "what the statement executes cannot be seen, and may reach masked columns",
             ));
+        }
+        if self.opaque {
+            self.admit_uses(facts)?;
         }
         if facts.copies || facts.passes {
             if facts.copies && facts.opaque_call {
@@ -137,10 +150,32 @@ impl Masking {
         Ok(())
     }
 
+    /// Opaque columns may be shown, and no more.
+    fn admit_uses(&self, facts: &Facts) -> Result<(), Unclassifiable> {
+        for relation in facts.reads.iter().chain(&facts.writes).filter(|relation| !is_systems(relation)) {
+            let Some(mask) = self.mask_of(relation) else {
+                if self.is_unknown(relation) && (facts.any_used || !facts.used.is_empty()) {
+                    return Err(Unclassifiable::doubt(format!(
+                        "{relation} is not in the target's catalog yet, and may have columns that may only be shown"
+                    )));
+                }
+                continue;
+            };
+            if let Some(column) = mask.opaque.iter().find(|name| facts.any_used || facts.used.contains(&***name)) {
+                let how = if facts.used.contains(&**column) { "is" } else { "may be" };
+                return Err(Unclassifiable::doubt(format!(
+                    "{relation}.{column} {how} used for more than to be shown, which its masking rule (opaque) does not allow: \
+                     no filters, joins, order, grouping, DISTINCT or expressions"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Relations that `statement` reads and the catalog does not know; none where nothing is masked.
     #[must_use]
     pub fn strangers(&self, statement: &Statement) -> Vec<Relation> {
-        if !self.active {
+        if !self.named {
             return Vec::new();
         }
         let strange = |relation: &&Relation| !is_systems(relation) && self.is_unknown(relation);
@@ -158,6 +193,9 @@ impl Masking {
         };
         if statement.facts.opaque_call {
             Scrub::Everything
+        } else if self.scanner.is_some() && (statement.facts.unseen || !statement.facts.reads.is_empty()) {
+            // Any row may hold what is looked for.
+            if statement.facts.unseen { Scrub::Everything } else { Scrub::Values }
         } else if !statement.facts.writes.is_empty() || statement.facts.relations().any(touches) {
             // A write fires triggers, which may say anything.
             Scrub::Values
@@ -192,6 +230,11 @@ impl Masking {
         }
         let relation = self.relations.get(&table)?;
         relation.columns.get(&column).or(relation.all.as_ref()).cloned()
+    }
+
+    /// What is done to values of a type that no rule masks.
+    fn scan(&self, type_oid: u32, binary: bool) -> Option<ColumnMask> {
+        ColumnMask::scan(self.scanner.as_ref()?, type_oid, binary)
     }
 
     /// The mask of values of a type, wherever they come from. Of one that the catalog does not know, all are masked.

@@ -39,7 +39,9 @@ impl RowPlan {
         let everything = masking.everything(&statement.facts);
         let temporary = masking.unknown_is_temporary(&statement.facts);
         let of = |field: &Field| {
-            let mask = if everything.is_some() {
+            let mask = if !masking.named {
+                None
+            } else if everything.is_some() {
                 everything.clone()
             } else if field.table == 0 {
                 expression.clone()
@@ -51,7 +53,10 @@ impl RowPlan {
                 (!temporary).then_some(MaskFunction::Null)
             };
             let mask = mask.or_else(|| masking.typed(field.type_oid));
-            mask.map(|mask| ColumnMask::new(mask, field.type_oid, field.binary))
+            match mask {
+                Some(mask) => Some(ColumnMask::new(&mask, field.type_oid, field.binary)),
+                None => masking.scan(field.type_oid, field.binary),
+            }
         };
         let masks: Vec<_> = fields.iter().map(of).collect();
         let plain = masks.iter().all(Option::is_none);
@@ -64,10 +69,10 @@ impl RowPlan {
         self.plain
     }
 
-    /// The mask of a column, for the recording.
+    /// What masks a column, in a word, for the recording.
     #[must_use]
-    pub fn mask(&self, column: usize) -> Option<&MaskFunction> {
-        self.masks.get(column)?.as_ref().map(ColumnMask::function)
+    pub fn mask(&self, column: usize) -> Option<&'static str> {
+        self.masks.get(column)?.as_ref().map(ColumnMask::name)
     }
 
     /// Rewrites the body of a DataRow (Int16 count, then for each value Int32 length or -1 and the bytes) into `out`.

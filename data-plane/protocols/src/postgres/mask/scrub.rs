@@ -25,7 +25,9 @@ const NAMELY: [&[u8]; 10] = [b"08", b"23", b"25", b"26", b"34", b"40", b"42", b"
 #[must_use]
 pub fn scrub_fields(mut fields: Vec<(u8, Vec<u8>)>, scrub: Scrub) -> Vec<(u8, Vec<u8>)> {
     let state = fields.iter().find(|(code, _)| *code == b'C').map(|(_, value)| value.as_slice()).unwrap_or_default();
-    let namely = state.get(..2).is_some_and(|class| NAMELY.contains(&class));
+    // What code of the database's own raises (a trigger's, a default's) may say anything, under any SQLSTATE; the server then tells where.
+    let raised = fields.iter().any(|(code, place)| *code == b'W' && !place.starts_with(b"COPY "));
+    let namely = !raised && state.get(..2).is_some_and(|class| NAMELY.contains(&class));
     let withhold = match scrub {
         Scrub::Nothing => return fields,
         Scrub::Details => false,

@@ -184,7 +184,7 @@ impl ResultSet {
     pub(super) fn told(&self) -> ResultEvent {
         let columns = self.columns.iter().enumerate().map(|(index, column)| ColumnInfo {
             name: readable(&column.name),
-            mask: self.plan.as_ref().and_then(|plan| plan.mask(index)).map(|mask| mask.as_str().into()),
+            mask: self.plan.as_ref().and_then(|plan| plan.mask(index)).map(Into::into),
         });
         ResultEvent::Columns { operation: self.operation, columns: columns.collect() }
     }

@@ -121,7 +121,7 @@ pub(in super::super) fn check_digit(digits: &[u8]) -> u8 {
     let mut sum = 0_u32;
     for (place, digit) in digits.iter().rev().enumerate() {
         let digit = u32::from(digit.saturating_sub(b'0'));
-        let doubled = if place % 2 == 0 { digit.saturating_mul(2) } else { digit };
+        let doubled = if place.is_multiple_of(2) { digit.saturating_mul(2) } else { digit };
         sum = sum.saturating_add(if doubled > 9 { doubled.saturating_sub(9) } else { doubled });
     }
     let rest = 10_u32.saturating_sub(sum % 10) % 10;

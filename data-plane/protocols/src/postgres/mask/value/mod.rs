@@ -4,6 +4,7 @@ mod dates;
 mod digits;
 mod numbers;
 mod permute;
+mod scan;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use postern_core::masking::{DateUnit, MaskFunction};
 use self::dates::Moment;
 use self::numbers::Number;
 use self::permute::Permutation;
+use self::scan::Container;
+pub(super) use self::scan::Scanner;
 use crate::postgres::catalog::FIRST_NORMAL_OID;
 
 /// OIDs of PostgreSQL's pg_type.dat whose values are text in both formats: name, text, unknown, bpchar, varchar.
@@ -35,7 +38,7 @@ struct Derived {
 /// The mask of one column of a result, with what it does to values of the column's type in the result's format.
 #[derive(Clone, Debug)]
 pub(super) struct ColumnMask {
-    function: MaskFunction,
+    name: &'static str,
     work: Work,
 }
 
@@ -53,6 +56,7 @@ enum Work {
     Bucket(u64, Number, Format),
     DigitsText(bool),
     DigitsInt(bool, u8, Format),
+    Scan(Scanner, Container),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,19 +93,29 @@ fn takes_text(type_oid: u32, binary: bool) -> bool {
 
 impl ColumnMask {
     /// For a column of this type.
-    pub(super) fn new(function: MaskFunction, type_oid: u32, binary: bool) -> Self {
-        let work = Work::of(&function, type_oid, binary).unwrap_or(Work::Null);
-        Self { function, work }
+    pub(super) fn new(function: &MaskFunction, type_oid: u32, binary: bool) -> Self {
+        Work::of(function, type_oid, binary).map_or(Self::null(), |work| Self { name: function.as_str(), work })
+    }
+
+    /// For a column that is masked where a value holds what `scanner` looks for; `None` when values of the type are no text.
+    pub(super) fn scan(scanner: &Scanner, type_oid: u32, binary: bool) -> Option<Self> {
+        let container = Container::of(type_oid, binary)?;
+        Some(Self { name: "detect", work: Work::Scan(scanner.clone(), container) })
+    }
+
+    /// As [`ColumnMask::scan`], of columns whose types are not known.
+    pub(super) fn scan_unknown(scanner: &Scanner, binary: bool) -> Self {
+        Self { name: "detect", work: Work::Scan(scanner.clone(), Container::unknown(binary)) }
     }
 
     /// For a column whose type is not known.
     pub(super) const fn null() -> Self {
-        Self { function: MaskFunction::Null, work: Work::Null }
+        Self { name: MaskFunction::Null.as_str(), work: Work::Null }
     }
 
     /// For the recording: `null` where the column's type cannot hold what the rule says.
-    pub(super) fn function(&self) -> &MaskFunction {
-        if matches!(self.work, Work::Null) { &MaskFunction::Null } else { &self.function }
+    pub(super) const fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Writes what stands for a value that is not NULL; false for NULL, with `out` as it was.
@@ -144,8 +158,10 @@ impl Work {
 
     /// `None` for NULL.
     fn run(&self, value: &[u8], keys: &Keys, out: &mut BytesMut) -> Option<()> {
+        let all = keys;
         let keys = || keys.0.as_deref();
         match self {
+            Self::Scan(scanner, container) => scanner.run(*container, value, all, out),
             Self::Null => None,
             Self::Fixed(text) => {
                 out.put_slice(text.as_bytes());
@@ -271,7 +287,7 @@ mod tests {
 
     fn made(function: MaskFunction, type_oid: u32, binary: bool, value: &[u8]) -> Option<Vec<u8>> {
         let mut out = BytesMut::new();
-        let mask = ColumnMask::new(function, type_oid, binary);
+        let mask = ColumnMask::new(&function, type_oid, binary);
         mask.replace(value, &Keys::new(&[7; 32]), &mut out).then(|| out.to_vec())
     }
 
@@ -301,7 +317,7 @@ mod tests {
         for function in [MaskFunction::Hash, MaskFunction::Digits { luhn: false }] {
             for (type_oid, value) in [(25, "4111111111111111"), (23, "1234567"), (UUID, "0011223344556677")] {
                 let mut out = BytesMut::new();
-                let mask = ColumnMask::new(function.clone(), type_oid, false);
+                let mask = ColumnMask::new(&function, type_oid, false);
                 assert!(!mask.replace(value.as_bytes(), &Keys::new(&[]), &mut out));
             }
         }

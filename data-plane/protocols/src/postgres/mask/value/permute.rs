@@ -82,7 +82,7 @@ impl Permutation {
             self.cipher(&mut block)?;
             let y = u128::from_be_bytes(block)
                 .checked_shr(u32::try_from(BLOCK.checked_sub(wide)?.checked_mul(8)?).ok()?)?;
-            let modulus = if round % 2 == 0 { mod_left } else { mod_right };
+            let modulus = if round.is_multiple_of(2) { mod_left } else { mod_right };
             let c = a.checked_add(y.checked_rem(modulus)?)?.checked_rem(modulus)?;
             (a, b) = (b, c);
         }
