@@ -243,8 +243,8 @@ fn values_are_found_wherever_they_stand() {
     let connection = postern.as_member("dora", &["dba"]).unwrap();
     for sql in [
         "SELECT * FROM letters",
-        "SELECT body || '!' , upper(note), doc->>'a', doc->'n', tags[1], row_to_json(l)::text FROM letters l",
-        "SELECT l FROM letters l",
+        "SELECT body || '!', left(note, 90), doc->>'a', doc->'n', tags[1], to_jsonb(note)::text FROM letters",
+        "SELECT ROW(id, body, doc, tags) FROM letters",
         "SELECT b FROM seen UNION SELECT note FROM letters",
         "SELECT array_agg(body), json_agg(doc), string_agg(note, ',') FROM letters",
         "COPY letters TO STDOUT",

@@ -90,11 +90,11 @@ impl Analyzer<'_> {
     /// A value that a condition is set against; EXISTS looks at none.
     fn condition_target(&mut self, target: &pb::ResTarget, stars: Stars) -> Seen {
         let before = std::mem::take(&mut self.atom);
-        let known = self.out.facts.any_computed;
+        let known = (self.out.facts.any_computed, self.out.facts.any_used);
         let seen = self.maybe(target.val.as_deref());
         let names = std::mem::replace(&mut self.atom, before);
         if stars == Stars::Ignore {
-            self.out.facts.any_computed = known;
+            (self.out.facts.any_computed, self.out.facts.any_used) = known;
         } else {
             self.out.facts.computed.extend(names);
         }

@@ -27,7 +27,9 @@ pub fn scrub_fields(mut fields: Vec<(u8, Vec<u8>)>, scrub: Scrub) -> Vec<(u8, Ve
     let state = fields.iter().find(|(code, _)| *code == b'C').map(|(_, value)| value.as_slice()).unwrap_or_default();
     // What code of the database's own raises (a trigger's, a default's) may say anything, under any SQLSTATE; the server then tells where.
     let raised = fields.iter().any(|(code, place)| *code == b'W' && !place.starts_with(b"COPY "));
-    let namely = !raised && state.get(..2).is_some_and(|class| NAMELY.contains(&class));
+    // Names that a statement spells out are found missing at a place in it; those that a value spells out (`email::regclass`, `nextval(email)`) are not.
+    let in_text = !state.starts_with(b"42") || state == b"42501" || fields.iter().any(|(code, _)| *code == b'P');
+    let namely = !raised && in_text && state.get(..2).is_some_and(|class| NAMELY.contains(&class));
     let withhold = match scrub {
         Scrub::Nothing => return fields,
         Scrub::Details => false,

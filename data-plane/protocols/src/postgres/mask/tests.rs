@@ -340,10 +340,10 @@ fn messages() {
         (kept, scrubbed[2].1 == b"message")
     };
     let codes = |sql: &str, state: &str| codes_at(sql, state, "COPY orders, line 1");
-    let raised = codes_at("INSERT INTO orders (id) VALUES (1)", "23505", "PL/pgSQL function f() line 1 at RAISE");
-    assert_eq!(raised, ("SCM".into(), false));
+    assert_eq!(codes_at("INSERT INTO orders VALUES (1)", "23505", "PL/pgSQL"), ("SCM".into(), false));
+    assert_eq!(codes("SELECT email::regclass FROM customers", "42P01"), ("SCM".into(), false));
     assert_eq!(codes("SELECT email::int FROM customers", "22P02"), ("SCM".into(), false));
-    assert_eq!(codes("SELECT emial FROM customers", "42703"), ("SCMH".into(), true));
+    assert_eq!(codes("SELECT emial FROM customers", "42501"), ("SCMH".into(), true));
     assert_eq!(codes("SELECT app.price(1)", "42703"), ("SCM".into(), false));
     assert_eq!(codes("INSERT INTO customers (id) VALUES (1)", "23505"), ("SCMH".into(), true));
     assert_eq!(codes("INSERT INTO orders (id) VALUES (1)", "P0001"), ("SCM".into(), false));

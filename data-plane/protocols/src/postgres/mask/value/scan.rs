@@ -43,6 +43,8 @@ pub(super) enum Container {
     Array(Element),
     /// Bytes that cannot be replaced in part: with a find, the whole becomes NULL.
     Opaque,
+    /// Cannot be looked into: it becomes NULL.
+    Blind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +80,8 @@ impl Container {
             (3_807, true) => Self::Array(Element::JsonbBinary),
             (143, true) => Self::Array(Element::Guarded),
             (1_001, true) => Self::Array(Element::Bytes),
-            (199 | 1_001 | 3_807, false) => Self::Opaque,
+            (199 | 3_807, false) => Self::Opaque,
+            (1_001, false) => Self::Blind,
             // The same as text, anyarray, record, tsvector, tsquery, jsonpath.
             (1_003 | 1_009 | 1_014 | 1_015 | 143 | 2_277 | 2_249 | 2_287 | 3_614 | 3_615 | 4_072, false) => {
                 Self::Guarded
@@ -114,7 +117,12 @@ impl Scanner {
     /// Writes the value with the parts that match replaced; `None` for NULL.
     pub(super) fn run(&self, container: Container, value: &[u8], keys: &Keys, out: &mut BytesMut) -> Option<()> {
         match container {
-            Container::Text => self.plain(value, false, keys, out),
+            // Bytes that were cast to text.
+            Container::Text => match value.strip_prefix(b"\\x").and_then(from_hex) {
+                Some(bytes) => self.hex(&bytes, value, keys, out),
+                None => self.plain(value, false, keys, out),
+            },
+            Container::Blind => None,
             Container::Guarded => self.plain(value, true, keys, out),
             Container::Bytes => self.plain(value, false, keys, out),
             Container::Json => self.json(value, keys, out),
