@@ -20,6 +20,9 @@ const WITHHELD: &[u8] = b"the server's message is withheld by Postern: it may sh
 /// values stand in DETAIL), transaction state, statement and cursor names, rollback, syntax and access, resources, object state, intervention. ("Appendix A. PostgreSQL Error Codes")
 const NAMELY: [&[u8]; 10] = [b"08", b"23", b"25", b"26", b"34", b"40", b"42", b"53", b"55", b"57"];
 
+/// Of class 42, what no value can spell out: privileges, and columns, functions, schemas and relations that are there already.
+const NAMES: [&[u8]; 5] = [b"42501", b"42701", b"42723", b"42P06", b"42P07"];
+
 /// Rewrites the fields of an ErrorResponse or NoticeResponse: code and value of each, as in the body without its final zero.
 /// ("Error and Notice Message Fields")
 #[must_use]
@@ -28,7 +31,7 @@ pub fn scrub_fields(mut fields: Vec<(u8, Vec<u8>)>, scrub: Scrub) -> Vec<(u8, Ve
     // What code of the database's own raises (a trigger's, a default's) may say anything, under any SQLSTATE; the server then tells where.
     let raised = fields.iter().any(|(code, place)| *code == b'W' && !place.starts_with(b"COPY "));
     // Names that a statement spells out are found missing at a place in it; those that a value spells out (`email::regclass`, `nextval(email)`) are not.
-    let in_text = !state.starts_with(b"42") || state == b"42501" || fields.iter().any(|(code, _)| *code == b'P');
+    let in_text = !state.starts_with(b"42") || NAMES.contains(&state) || fields.iter().any(|(code, _)| *code == b'P');
     let namely = !raised && in_text && state.get(..2).is_some_and(|class| NAMELY.contains(&class));
     let withhold = match scrub {
         Scrub::Nothing => return fields,
