@@ -18,6 +18,7 @@ mod signing;
 mod snapshots;
 mod stand_still;
 mod tokens;
+mod webhooks;
 
 use std::time::Duration;
 
