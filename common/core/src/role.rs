@@ -31,7 +31,7 @@ pub struct RoleBinding {
 }
 
 /// What grants may name as objects.
-pub const OBJECTS: [&str; 17] = [
+pub const OBJECTS: [&str; 18] = [
     "approvals",
     "audit",
     "certificates",
@@ -49,6 +49,7 @@ pub const OBJECTS: [&str; 17] = [
     "tokens",
     "backups",
     "service-accounts",
+    "webhooks",
 ];
 
 /// What grants may name as verbs.

@@ -261,6 +261,8 @@ fn level_of(spec: &Spec) -> u32 {
         Spec::Issuer(issuer) if issuer.max_token_ttl.is_some() || issuer.token_ttl.is_some() => 4,
         Spec::ServiceAccount(_) => 4,
         Spec::Webhook(_) => 5,
+        // A member that does not know the word would refuse the whole.
+        Spec::Role(role) if role.grants.iter().any(|grant| grant.objects.iter().any(|word| word == "webhooks")) => 5,
         Spec::Issuer(issuer) if issuer.oidc().is_some_and(|oidc| oidc.login.is_some()) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
         Spec::Policy(policy) if !policy.obligations.is_empty() => 5,
