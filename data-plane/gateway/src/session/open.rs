@@ -401,7 +401,8 @@ async fn begin(
     let seat = seat.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no policy"))?;
     let Connection { stream, received, .. } = slot.take().ok_or(Refused::Silently)?;
     let beginning = Beginning {
-        search_path: startup.beyond.search_path().map(str::to_owned),
+        // Of those that come later, ALTER ROLE ... SET may change it; not of this one.
+        search_path: startup.beyond.search_path().or_else(|| catalog.catalog.declared_path()).map(str::to_owned),
         keeps_names: startup.beyond.keeps_names(),
         max_statement: usize::try_from(shared.limits.max_statement_bytes.0).unwrap_or(usize::MAX),
     };

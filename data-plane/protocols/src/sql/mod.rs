@@ -128,8 +128,10 @@ pub enum SessionEffect {
     Prepared {
         /// Its name.
         name: String,
-        /// What EXECUTE of it does.
+        /// What EXECUTE of it does, as long as its names mean what they do now.
         statement: Arc<Statement>,
+        /// The statement's text, PREPARE and all.
+        text: Arc<str>,
     },
     /// DEALLOCATE; of all when `None`.
     Deallocated(Option<String>),
@@ -151,6 +153,12 @@ pub enum SessionEffect {
         /// By a plain SET: once it has completed outside a transaction, no other path can hold.
         certain: bool,
     },
+    /// SET ROLE, SET SESSION AUTHORIZATION: `"$user"` may mean this role's schema, and other schemas may be out of reach.
+    Role(String),
+    /// A schema of this name was made.
+    CreatedSchema(String),
+    /// Schemas were dropped, renamed or granted: until the catalog is read anew, any name may mean several.
+    TouchedSchemas,
     /// CREATE TEMPORARY of a relation with this name.
     CreatedTemporary(String),
     /// A relation of this name was made, dropped or renamed: until the catalog is read anew, the name may mean several.

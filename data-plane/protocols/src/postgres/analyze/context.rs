@@ -31,10 +31,25 @@ pub struct AnalyzeContext {
 pub struct SessionNames {
     /// Search paths that may hold; empty: the default one.
     paths: Vec<Option<Vec<Arc<str>>>>,
-    prepared: BTreeMap<String, Vec<Arc<Statement>>>,
+    prepared: BTreeMap<String, Vec<Known>>,
+    /// Roles that may have been taken on.
+    roles: BTreeSet<String>,
+    /// Schemas that the catalog may not know yet.
+    schemas: BTreeSet<String>,
+    /// The catalog may be out of date about every name.
+    touched_schemas: bool,
     cursors: BTreeMap<String, Cursor>,
     temporary: BTreeSet<String>,
     touched: BTreeSet<String>,
+}
+
+/// What a prepared statement may be.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// When it was prepared.
+    pub(crate) statement: Arc<Statement>,
+    /// Its text, of which the server may look up the names again at each EXECUTE.
+    pub(crate) text: Arc<str>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,8 +60,10 @@ struct Cursor {
 
 /// Names of each kind that a session may hold (I11).
 const MAX_NAMES: usize = 4_096;
-/// Search paths that may hold at once.
+/// Search paths, roles and statements of one name that may hold at once.
 const MAX_PATHS: usize = 8;
+/// Bytes of the texts of prepared statements.
+const MAX_TEXTS: usize = 16 << 20;
 
 impl AnalyzeContext {
     /// For a database whose catalog has been read.
@@ -56,10 +73,19 @@ impl AnalyzeContext {
             database: database.into(),
             user: catalog.user().into(),
             search_path: catalog.search_path().to_vec(),
-            texts: catalog.known().by(catalog.search_path()),
-            catalog: Some(catalog),
+            catalog: None,
+            texts: Arc::default(),
             max_statement,
         }
+        .set_out(catalog)
+    }
+
+    /// With the path as it was set: a schema that it names may yet be made, and `"$user"` may yet be another.
+    fn set_out(self, catalog: Arc<Catalog>) -> Self {
+        let declared = catalog.declared_path().and_then(|path| self.clone().beginning_with(path));
+        let this = declared.unwrap_or(self);
+        let texts = catalog.classified().by(&this.search_path);
+        Self { catalog: Some(catalog), texts, ..this }
     }
 }
 
@@ -69,7 +95,7 @@ impl AnalyzeContext {
     pub fn beginning_with(mut self, search_path: &str) -> Option<Self> {
         let path = super::settings::split_path(search_path).ok()?;
         self.search_path = path.into_iter().filter(|schema| !schema.is_empty()).map(Arc::from).collect();
-        self.texts = self.catalog.as_ref().map(|catalog| catalog.known().by(&self.search_path)).unwrap_or_default();
+        self.texts = self.catalog.as_ref().map(|catalog| catalog.classified().by(&self.search_path)).unwrap_or_default();
         Some(self)
     }
 }
@@ -82,7 +108,18 @@ impl SessionNames {
     pub fn begin(&mut self, effects: &[SessionEffect]) -> Result<(), Unclassifiable> {
         for effect in effects {
             match effect {
-                SessionEffect::Prepared { name, statement } => self.prepare(name, statement)?,
+                SessionEffect::Prepared { name, statement, text } => self.prepare(name, statement, text)?,
+                SessionEffect::Role(role) => {
+                    if !self.roles.contains(role) {
+                        bounded(self.roles.len(), MAX_PATHS)?;
+                        self.roles.insert(role.clone());
+                    }
+                }
+                SessionEffect::CreatedSchema(name) => {
+                    bounded(self.schemas.len(), MAX_NAMES)?;
+                    self.schemas.insert(name.clone());
+                }
+                SessionEffect::TouchedSchemas => self.touched_schemas = true,
                 SessionEffect::CursorDeclared { name, facts, hold } => {
                     bounded(self.cursors.len(), MAX_NAMES)?;
                     let cursor = self
@@ -135,13 +172,20 @@ impl SessionNames {
                 },
                 SessionEffect::SearchPath { path, certain: true } if !in_transaction => self.paths = vec![path.clone()],
                 SessionEffect::Discarded if !in_transaction => *self = Self::default(),
-                SessionEffect::Prepared { name, statement } => {
+                SessionEffect::CursorDeclared { name, facts, hold } => {
+                    // It succeeded, so no other cursor has the name.
+                    self.cursors.insert(name.clone(), Cursor { facts: Facts::clone(facts), hold: *hold });
+                }
+                SessionEffect::Prepared { name, statement, text } => {
                     // It succeeded, so no other statement has the name.
-                    self.prepared.insert(name.clone(), vec![Arc::clone(statement)]);
+                    let known = Known { statement: Arc::clone(statement), text: Arc::clone(text) };
+                    self.prepared.insert(name.clone(), vec![known]);
                 }
                 SessionEffect::SearchPath { .. }
+                | SessionEffect::Role(_)
+                | SessionEffect::CreatedSchema(_)
+                | SessionEffect::TouchedSchemas
                 | SessionEffect::Discarded
-                | SessionEffect::CursorDeclared { .. }
                 | SessionEffect::CreatedTemporary(_)
                 | SessionEffect::Touched(_)
                 | SessionEffect::Unknown => {}
@@ -157,18 +201,22 @@ impl SessionNames {
     /// The catalog was read anew, outside any transaction of this session.
     pub fn catalog_renewed(&mut self) {
         self.touched.clear();
+        self.schemas.clear();
+        self.touched_schemas = false;
     }
 
     /// Names a statement that was parsed by the extended protocol: it shares its names with PREPARE.
     ///
     /// # Errors
     /// When the session holds too many names.
-    pub fn prepare(&mut self, name: &str, statement: &Arc<Statement>) -> Result<(), Unclassifiable> {
+    pub fn prepare(&mut self, name: &str, statement: &Arc<Statement>, text: &Arc<str>) -> Result<(), Unclassifiable> {
         bounded(self.prepared.len(), MAX_NAMES)?;
+        let held = self.prepared.values().flatten().map(|known| known.text.len());
+        bounded(held.fold(text.len(), usize::saturating_add), MAX_TEXTS)?;
         let known = self.prepared.entry(name.to_owned()).or_default();
-        if !known.contains(statement) {
+        if !known.iter().any(|known| known.statement == *statement && known.text == *text) {
             bounded(known.len(), MAX_PATHS)?;
-            known.push(Arc::clone(statement));
+            known.push(Known { statement: Arc::clone(statement), text: Arc::clone(text) });
         }
         Ok(())
     }
@@ -180,7 +228,7 @@ impl SessionNames {
 
     /// What the prepared statement of this name may be.
     #[must_use]
-    pub fn prepared(&self, name: &str) -> &[Arc<Statement>] {
+    pub(crate) fn prepared(&self, name: &str) -> &[Known] {
         self.prepared.get(name).map_or(&[], Vec::as_slice)
     }
 
@@ -192,7 +240,9 @@ impl SessionNames {
 
     /// Whether every name but a prepared statement's or a cursor's means what it did when the session began.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.paths.is_empty() && self.temporary.is_empty() && self.touched.is_empty()
+        let Self { paths, prepared: _, roles, schemas, touched_schemas, cursors: _, temporary, touched } = self;
+        let none = [roles, schemas, temporary, touched].iter().all(|names| names.is_empty());
+        none && paths.is_empty() && !touched_schemas
     }
 
     /// Whether any cursor may be open.
@@ -210,7 +260,17 @@ impl SessionNames {
     /// Whether the catalog may be out of date about this name.
     #[must_use]
     pub fn is_touched(&self, name: &str) -> bool {
-        self.touched.contains(name)
+        self.touched_schemas || self.touched.contains(name)
+    }
+
+    /// Roles that may have been taken on beside the one of the login.
+    pub(crate) const fn roles(&self) -> &BTreeSet<String> {
+        &self.roles
+    }
+
+    /// Whether the session has made a schema of this name, which the catalog may not know.
+    pub(crate) fn has_made_schema(&self, name: &str) -> bool {
+        self.schemas.contains(name)
     }
 
     /// The search path that holds, when it can be but one; `default` is the one after login.

@@ -223,6 +223,7 @@ impl Analyzer<'_> {
         let name =
             if schema.schemaname.is_empty() { self.role(schema.authrole.as_ref()) } else { schema.schemaname.clone() };
         self.out.act_on(Verb::SqlCreate, ObjectKind::Schema, [&*database, &*name]);
+        self.out.effects.push(crate::sql::SessionEffect::CreatedSchema(name));
         if schema.authrole.is_some() {
             self.grants_role(schema.authrole.as_ref());
         }
@@ -325,6 +326,9 @@ impl Analyzer<'_> {
                 for relation in schemas {
                     let made = crate::sql::Relation::new(relation.schema, &rename.newname);
                     self.out.act(Verb::SqlCreate, self.object(&made));
+                    if made.schema == names::TEMPORARY {
+                        self.out.effects.push(crate::sql::SessionEffect::CreatedTemporary(made.name));
+                    }
                 }
                 self.out.effects.push(crate::sql::SessionEffect::Touched(rename.newname.clone()));
             }
@@ -335,6 +339,8 @@ impl Analyzer<'_> {
                 self.out.facts.reshapes.insert(crate::sql::Relation::new(&*rename.subname, "*"));
                 self.out.act_on(Verb::SqlAlter, ObjectKind::Schema, [&*database, &*rename.subname]);
                 self.out.act_on(Verb::SqlCreate, ObjectKind::Schema, [&*database, &*rename.newname]);
+                self.out.effects.push(crate::sql::SessionEffect::CreatedSchema(rename.newname.clone()));
+                self.out.effects.push(crate::sql::SessionEffect::TouchedSchemas);
             }
             pb::ObjectType::ObjectDatabase => {
                 self.out.act_on(Verb::SqlAlter, ObjectKind::Database, [&*rename.subname]);
@@ -368,6 +374,9 @@ impl Analyzer<'_> {
             self.act_on_named(Verb::SqlDrop, kind, object)?;
         }
         self.cascade(Verb::SqlDrop, dropped.behavior);
+        if kind == pb::ObjectType::ObjectSchema {
+            self.out.effects.push(crate::sql::SessionEffect::TouchedSchemas);
+        }
         self.out.changes_catalog = true;
         SEEN
     }

@@ -30,7 +30,7 @@ pub(super) fn is_harmless(name: &str) -> bool {
 
 /// Whether the symbol is an operator of the system.
 pub(super) fn is_operator(symbol: &str) -> bool {
-    OPERATOR_SET.contains(symbol)
+    OPERATOR_SET.contains(symbol) || matches!(symbol, "NOT BETWEEN" | "BETWEEN SYMMETRIC" | "NOT BETWEEN SYMMETRIC")
 }
 
 /// What is known of a function that is not harmless.
@@ -114,7 +114,7 @@ static OPERATOR_SET: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| OPERATO
 const OPERATORS: &str = "
     ! !! !~ !~* !~~ !~~* # ## #- #> #>> #>= #< #<= #= #<> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|- / < <-> << <<= <<|
     <= <> = > >= >> >>= ? ?# ?& ?- ?-| ?| ?|| @ @- @> @>> @? @@ @@@ ^ ^@ | |&> |/ |>> || ||/ ~ ~* ~<=~ ~<~ ~= ~>=~ ~>~ ~~ ~~* != <% %>
-    <<% %>> <<-> <->> <<<-> <->>> BETWEEN SYMMETRIC NOT";
+    <<% %>> <<-> <->> <<<-> <->>> BETWEEN";
 
 const AGGREGATES: &str = "
     any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or count every json_agg json_agg_strict json_arrayagg json_object_agg

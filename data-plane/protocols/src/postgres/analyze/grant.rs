@@ -79,6 +79,11 @@ impl Analyzer<'_> {
         let Ok(kind) = pb::ObjectType::try_from(grant.objtype) else {
             return Err(Unclassifiable::doubt("an object of a kind that Postern does not know"));
         };
+        if kind == pb::ObjectType::ObjectSchema {
+            // Who may look into a schema finds other names.
+            self.out.effects.push(crate::sql::SessionEffect::TouchedSchemas);
+            self.out.changes_catalog = true;
+        }
         let whole_schemas = grant.targtype == pb::GrantTargetType::AclTargetAllInSchema as i32;
         for object in &grant.objects {
             match (&object.node, whole_schemas) {

@@ -20,7 +20,7 @@ const HALF_BYTES: usize = 256 << 10;
 
 /// Classified texts of one catalog, by search path.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct Classified {
     paths: Mutex<BTreeMap<Vec<Arc<str>>, Arc<Texts>>>,
 }
 
@@ -43,7 +43,7 @@ struct Half {
     bytes: usize,
 }
 
-impl Known {
+impl Classified {
     /// The texts that are read by this search path.
     pub(super) fn by(&self, path: &[Arc<str>]) -> Arc<Texts> {
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,22 +120,22 @@ pub(crate) fn is_lasting(statement: &Statement) -> bool {
 }
 
 /// A copy of a catalog begins with nothing known.
-impl Clone for Known {
+impl Clone for Classified {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
 /// What was asked of a catalog says nothing of what it is.
-impl PartialEq for Known {
+impl PartialEq for Classified {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl std::fmt::Debug for Known {
+impl std::fmt::Debug for Classified {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Known").finish_non_exhaustive()
+        f.debug_struct("Classified").finish_non_exhaustive()
     }
 }
 
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn search_paths_share_nothing() {
-        let known = Known::default();
+        let known = Classified::default();
         let path = |name: &str| vec![Arc::<str>::from(name)];
         known.by(&path("public")).put(b"SELECT 1", &statement());
         assert!(known.by(&path("public")).get(b"SELECT 1").is_some());

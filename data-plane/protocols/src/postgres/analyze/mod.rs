@@ -30,8 +30,9 @@ pub(crate) mod tests;
 use std::borrow::Cow;
 
 pub use context::{AnalyzeContext, SessionNames};
-pub(crate) use known::{Known, Texts, is_lasting};
+pub(crate) use known::{Classified, Texts, is_lasting};
 pub use values::{Values, blanked, values};
+pub(crate) use settings::split_path;
 
 use self::walk::Analyzer;
 pub use crate::sql::{
@@ -61,6 +62,7 @@ pub fn analyze(text: &[u8], context: &AnalyzeContext, names: &SessionNames) -> R
             return Err(Unclassifiable::doubt("a statement is empty where none may be"));
         };
         let known = analyzer.out.effects.len();
+        analyzer.text = slice(text, statement);
         analyzer.statement(node)?;
         if analyzer.out.is_too_large() {
             return Err(Unclassifiable::too_large(
@@ -74,6 +76,16 @@ pub fn analyze(text: &[u8], context: &AnalyzeContext, names: &SessionNames) -> R
         }
     }
     Ok(analyzer.out)
+}
+
+/// The text of one statement; a length of 0 is that of all that is left.
+fn slice<'a>(text: &'a str, statement: &pg_query::protobuf::RawStmt) -> &'a str {
+    let begin = usize::try_from(statement.stmt_location).unwrap_or(usize::MAX);
+    let rest = text.get(begin..).unwrap_or_default();
+    match usize::try_from(statement.stmt_len) {
+        Ok(length) if length > 0 => rest.get(..length).unwrap_or(rest),
+        _ => rest,
+    }
 }
 
 /// Parses by PostgreSQL's own grammar. The parser is C behind a binding that may panic on what it does not expect: that is doubt, too.

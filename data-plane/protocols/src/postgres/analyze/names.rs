@@ -51,7 +51,8 @@ impl Analyzer<'_> {
                 found.push(relation);
             }
         };
-        let touched = self.names.is_touched(name);
+        // Another role may not look into the schemas that this one may.
+        let touched = self.names.is_touched(name) || !self.names.roles().is_empty();
         if self.names.is_temporary(name) {
             add(TEMPORARY);
         }
@@ -60,17 +61,20 @@ impl Analyzer<'_> {
             add(SYSTEM);
         }
         if let Some(catalog) = &self.context.catalog {
+            if catalog.relation(SYSTEM, name).is_some() {
+                add(SYSTEM);
+            }
             for path in self.names.paths(&self.context.search_path) {
-                for schema in path.iter().map(|schema| self.schema_of(schema)) {
-                    if catalog.relation(schema, name).is_some() {
+                for schema in self.schemas_of(path) {
+                    if catalog.relation(schema, name).is_some() && self.is_usable(schema) {
                         add(schema);
                         if !touched {
                             break;
                         }
                     }
                 }
-                if touched && let Some(first) = self.first_schema(path) {
-                    add(first);
+                if touched {
+                    self.first_schemas(path).for_each(&mut add);
                 }
             }
         }
@@ -95,21 +99,49 @@ impl Analyzer<'_> {
     pub(super) fn schemas_of_new(&self) -> Vec<String> {
         let mut schemas = Vec::new();
         for path in self.names.paths(&self.context.search_path) {
-            let schema = self.first_schema(path).unwrap_or(UNRESOLVED).to_owned();
-            if !schemas.contains(&schema) {
-                schemas.push(schema);
+            let before = schemas.len();
+            for schema in self.first_schemas(path) {
+                if !schemas.iter().any(|known| known == schema) {
+                    schemas.push(schema.to_owned());
+                }
+            }
+            if schemas.len() == before && self.first_schemas(path).next().is_none() {
+                schemas.push(UNRESOLVED.to_owned());
             }
         }
         schemas
     }
 
-    fn first_schema<'b>(&'b self, path: &'b [Arc<str>]) -> Option<&'b str> {
-        let exists = |schema: &&str| self.context.catalog.as_ref().is_some_and(|catalog| catalog.has_schema(schema));
-        path.iter().map(|schema| self.schema_of(schema)).find(exists)
+    /// The first schema of the path, in which objects are made: several where it is open which of them exist, or may be looked into.
+    fn first_schemas<'b>(&'b self, path: &'b [Arc<str>]) -> impl Iterator<Item = &'b str> {
+        let open = !self.names.roles().is_empty() || self.names.is_touched("");
+        let mut found = false;
+        self.schemas_of(path).filter(|schema| self.is_usable(schema)).take_while(move |schema| {
+            let wanted = !found;
+            // What the session has just made may yet be undone, or not be there at all.
+            found |= !open && !self.names.has_made_schema(schema);
+            wanted
+        })
     }
 
-    fn schema_of<'b>(&'b self, schema: &'b str) -> &'b str {
-        if schema == "$user" { &self.context.user } else { schema }
+    /// Whether names are looked up in it.
+    fn is_usable(&self, schema: &str) -> bool {
+        let Some(catalog) = &self.context.catalog else { return false };
+        schema == TEMPORARY
+            || catalog.is_usable(schema)
+            || (!self.names.roles().is_empty() && catalog.has_schema(schema))
+            || self.names.has_made_schema(schema)
+    }
+
+    /// The schemas that a search path names.
+    fn schemas_of<'b>(&'b self, path: &'b [Arc<str>]) -> impl Iterator<Item = &'b str> {
+        path.iter().flat_map(|schema| {
+            let users = &**schema == "$user";
+            let plain = (!users).then_some(&**schema);
+            let roles = users
+                .then(|| std::iter::once(&*self.context.user).chain(self.names.roles().iter().map(String::as_str)));
+            plain.into_iter().chain(roles.into_iter().flatten())
+        })
     }
 
     /// The schemas that an unqualified function's name may be found in, outside the system's. Empty: in none that is known.
@@ -117,7 +149,7 @@ impl Analyzer<'_> {
         let Some(catalog) = &self.context.catalog else { return Vec::new() };
         let mut found: Vec<String> = Vec::new();
         for path in self.names.paths(&self.context.search_path) {
-            for schema in path.iter().map(|schema| self.schema_of(schema)) {
+            for schema in self.schemas_of(path) {
                 if catalog.has_function(schema, name) && !found.iter().any(|known| known == schema) {
                     found.push(schema.to_owned());
                 }

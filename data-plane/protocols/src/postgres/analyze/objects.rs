@@ -139,17 +139,19 @@ impl Analyzer<'_> {
     /// A new relation.
     pub(super) fn create_relation(&mut self, range: Option<&pb::RangeVar>) -> Seen {
         let range = names::missing(range)?;
-        let temporary = range.relpersistence == "t" || range.schemaname == names::TEMPORARY;
-        for relation in self.place_of_new(range)? {
+        let places = self.place_of_new(range)?;
+        // `pg_temp` may stand in a search path, too.
+        let temporary = |relation: &&Relation| relation.schema == names::TEMPORARY;
+        if places.iter().any(|relation| temporary(&relation)) {
+            self.out.effects.push(SessionEffect::CreatedTemporary(range.relname.clone()));
+        }
+        if !places.iter().all(|relation| temporary(&relation)) {
+            self.out.effects.push(SessionEffect::Touched(range.relname.clone()));
+        }
+        for relation in places {
             self.out.act(Verb::SqlCreate, self.object(&relation));
             self.out.facts.writes.insert(relation);
         }
-        let name = range.relname.clone();
-        self.out.effects.push(if temporary {
-            SessionEffect::CreatedTemporary(name)
-        } else {
-            SessionEffect::Touched(name)
-        });
         self.out.changes_catalog = true;
         SEEN
     }
@@ -185,6 +187,7 @@ impl Analyzer<'_> {
         if behavior == pb::DropBehavior::DropCascade as i32 {
             let database = self.context.database.to_string();
             self.out.act_on(verb, ObjectKind::Relation, [&*database, UNRESOLVED, UNRESOLVED]);
+            self.out.effects.push(SessionEffect::TouchedSchemas);
         }
     }
 

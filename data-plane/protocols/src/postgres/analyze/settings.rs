@@ -6,7 +6,7 @@ use pg_query::protobuf as pb;
 use postern_core::action::{ObjectKind, Verb};
 
 use super::calls::literal;
-use super::names::{SEEN, UNRESOLVED};
+use super::names::SEEN;
 use super::walk::{Analyzer, Seen};
 use crate::sql::{SessionEffect, Unclassifiable};
 
@@ -147,12 +147,18 @@ impl Analyzer<'_> {
                 self.out.effects.push(SessionEffect::SearchPath { path: Some(path), certain: certain && !joined });
             }
             "role" | "session_authorization" => {
-                let role = match first {
-                    Some("none" | "default") => self.context.user.to_string(),
-                    Some(role) => role.to_owned(),
-                    None => UNRESOLVED.to_owned(),
+                let Some(role) = first else {
+                    return Err(Unclassifiable::doubt(
+                        "a role that is not named by a literal: later names are read by it",
+                    ));
                 };
-                self.out.act_on(Verb::SqlSetRole, ObjectKind::Role, [role]);
+                if matches!(role, "none" | "default") {
+                    let own = self.context.user.to_string();
+                    self.out.act_on(Verb::SqlSetRole, ObjectKind::Role, [own]);
+                } else {
+                    self.out.act_on(Verb::SqlSetRole, ObjectKind::Role, [role]);
+                    self.out.effects.push(SessionEffect::Role(role.to_owned()));
+                }
             }
             "standard_conforming_strings" => match first.map(str::to_ascii_lowercase).as_deref() {
                 Some("on" | "true" | "yes" | "1") => {}
@@ -177,7 +183,8 @@ impl Analyzer<'_> {
 }
 
 fn is_harmless(name: &str) -> bool {
-    HARMLESS.contains(&name) || name.starts_with("enable_")
+    // A name with a dot is an extension's, or nobody's.
+    HARMLESS.contains(&name) || (name.starts_with("enable_") && !name.contains('.'))
 }
 
 fn lexing() -> Seen {
@@ -187,7 +194,7 @@ fn lexing() -> Seen {
 }
 
 /// Splits `a, "B"` as the server does; unquoted names fold to lower case.
-pub(super) fn split_path(text: &str) -> Result<Vec<String>, Unclassifiable> {
+pub(crate) fn split_path(text: &str) -> Result<Vec<String>, Unclassifiable> {
     let fault = || Unclassifiable::doubt("a search_path that Postern cannot read");
     let mut schemas = Vec::new();
     if text.trim().is_empty() {

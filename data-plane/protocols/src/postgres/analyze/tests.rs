@@ -210,8 +210,169 @@ fn prepared_statements_and_cursors_keep_what_they_are() {
 fn names_of_a_session_are_bounded() {
     let mut names = SessionNames::default();
     let statement = Arc::new(Statement::default());
-    let full = (0..10_000).find(|i| names.prepare(&format!("p{i}"), &statement).is_err());
+    let full = (0..10_000).find(|i| names.prepare(&format!("p{i}"), &statement, &Arc::from("SELECT 1")).is_err());
     assert!(full.is_some());
+    let long: Arc<str> = Arc::from("x".repeat(1 << 20));
+    let mut names = SessionNames::default();
+    assert!((0..100).any(|i| names.prepare(&format!("p{i}"), &statement, &long).is_err()));
+}
+
+/// The server looks up the names of a prepared statement again when the search path is another.
+#[test]
+fn execute_does_what_the_names_mean_now() {
+    let mut names = SessionNames::default();
+    let take = |names: &mut SessionNames, sql: &str| {
+        let statement = analyze(sql.as_bytes(), &context(), names).unwrap();
+        names.begin(&statement.effects).unwrap();
+        names.complete(&statement.effects, false);
+    };
+    take(&mut names, "SELECT 1; PREPARE p AS SELECT 1 FROM customers; SELECT 2");
+    let by_protocol = Arc::new(read("DELETE FROM customers").unwrap());
+    names.prepare("q", &by_protocol, &Arc::from("DELETE FROM customers")).unwrap();
+    assert_eq!(actions("EXECUTE p", &names), ["sql:select on shop.public.customers"]);
+    take(&mut names, "SET search_path = app");
+    assert_eq!(actions("EXECUTE p", &names), ["sql:select on shop.app.customers"]);
+    assert_eq!(actions("EXPLAIN ANALYZE EXECUTE q", &names), ["sql:delete on shop.app.customers (all rows)"]);
+    let one_text = "PREPARE r AS TABLE customers; SET search_path = public; EXECUTE r";
+    assert!(actions(one_text, &names).contains(&"sql:select on shop.public.customers".to_owned()));
+    names.prepare("x", &by_protocol, &Arc::from("EXECUTE q")).unwrap();
+    assert!(analyze(b"EXECUTE x", &context(), &names).is_err());
+}
+
+/// `"$user"` is the schema of whoever one has become, who may also not look into the same schemas.
+#[test]
+fn another_role_leaves_names_open() {
+    let mut context = context();
+    context = context.beginning_with("\"$user\", public, other").unwrap();
+    let mut names = SessionNames::default();
+    let found = |names: &SessionNames| -> Vec<String> {
+        let found = analyze(b"SELECT 1 FROM customers", &context, names).unwrap();
+        found.actions.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(found(&names), ["sql:select on shop.public.customers"]);
+    let set = analyze(b"SET ROLE app", &context, &names).unwrap();
+    names.begin(&set.effects).unwrap();
+    names.complete(&set.effects, false);
+    assert_eq!(found(&names), ["sql:select on shop.app.customers", "sql:select on shop.public.customers"]);
+    assert!(analyze(b"SELECT set_config('role', current_user, false)", &context, &names).is_err());
+}
+
+/// A schema that comes into being in front, goes, or is renamed, before the catalog can tell.
+#[test]
+fn schemas_of_the_session_itself_leave_names_open() {
+    let mut context = context();
+    context = context.beginning_with("late, app, public").unwrap();
+    let found = |sql: &str| -> Vec<String> {
+        let found = analyze(sql.as_bytes(), &context, &SessionNames::default()).unwrap();
+        found.actions.iter().map(ToString::to_string).collect()
+    };
+    let made = found("CREATE SCHEMA late; CREATE VIEW orders AS SELECT 1; SELECT 1 FROM orders");
+    assert!(made.contains(&"sql:select on shop.late.orders".to_owned()), "{made:?}");
+    assert!(made.contains(&"sql:create on shop.late.orders".to_owned()), "{made:?}");
+    let gone = found("DROP SCHEMA app CASCADE; SELECT 1 FROM customers");
+    assert!(gone.contains(&"sql:select on shop.public.customers".to_owned()), "{gone:?}");
+    let moved = found("ALTER SCHEMA app RENAME TO late; SELECT 1 FROM jobs");
+    assert!(moved.contains(&"sql:select on shop.late.jobs".to_owned()), "{moved:?}");
+    let temporary = found("SET search_path = pg_temp, public; CREATE VIEW orders AS SELECT 1; SELECT 1 FROM orders");
+    assert!(temporary.contains(&"sql:select on shop.pg_temp.orders".to_owned()), "{temporary:?}");
+    let renamed = found("CREATE TEMP TABLE a (id int); ALTER TABLE a RENAME TO orders; DELETE FROM orders");
+    assert!(renamed.contains(&"sql:delete on shop.pg_temp.orders (all rows)".to_owned()), "{renamed:?}");
+}
+
+#[test]
+fn a_cursor_may_be_declared_anew_in_one_text() {
+    let mut names = SessionNames::default();
+    let text = b"DECLARE c CURSOR FOR SELECT upper(name) FROM customers; CLOSE c; DECLARE c CURSOR FOR SELECT upper(email) FROM customers";
+    let statement = analyze(text, &context(), &names).unwrap();
+    names.begin(&statement.effects).unwrap();
+    names.complete(&statement.effects, true);
+    let fetch = analyze(b"FETCH ALL FROM c", &context(), &names).unwrap();
+    assert!(fetch.facts.shown.contains("email"));
+}
+
+/// By the form of the condition: whether it tells some rows from others.
+#[test]
+fn conditions_that_every_row_meets_bound_nothing() {
+    let bounded = |condition: &str| {
+        let sql = format!("DELETE FROM orders o WHERE {condition}");
+        read(&sql).unwrap().actions.first().and_then(|action| action.bounded)
+    };
+    for open in [
+        "true",
+        "1 = 1",
+        "NOT false",
+        "id = id",
+        "o.id = id",
+        "o.id >= o.id",
+        "id IS NOT DISTINCT FROM id",
+        "NOT (id <> id)",
+        "id + 1 = id + 1",
+        "lower(note) = lower(note)",
+        "(id, note) = (id, note)",
+        "id::text = id",
+        "id IS NOT NULL",
+        "NOT (id IS NULL)",
+        "id IS NULL OR id IS NOT NULL",
+        "(id = 1) IS NOT NULL",
+        "(id = 1) IS NOT UNKNOWN",
+        "id = 1 OR true",
+        "id > 5 OR id <= 5",
+        "5 < id OR id < 6",
+        "id = 5 OR id <> 5",
+        "note LIKE '%'",
+        "note ILIKE '%%'",
+        "note ~ ''",
+        "note ~* '^.*$'",
+        "CASE WHEN id = 1 THEN true ELSE true END",
+        "coalesce(id = 1, true)",
+        "id IN (id, 1)",
+        "id = ANY (ARRAY[1, id])",
+        "id IN (SELECT id FROM orders)",
+        "EXISTS (SELECT 1 FROM orders x WHERE x.id = o.id)",
+        "EXISTS (SELECT 1 FROM customers)",
+        "tableoid = 'orders'::regclass",
+        "(id = id)::bool",
+        "(id = id) IS TRUE",
+        "NOT (id = 1 AND false) OR id = id",
+        "$1",
+    ] {
+        assert_eq!(bounded(open), Some(false), "{open}");
+    }
+    for shut in [
+        "id = 1",
+        "1 = id",
+        "id IN (1, 2)",
+        "id = $1",
+        "id > 5 AND id <= 9",
+        "id = 1 OR id = 2",
+        "note IS NULL",
+        "note = ''",
+        "note LIKE 'a%'",
+        "id = 1 AND true",
+        "NOT (id = 1)",
+        "id BETWEEN 1 AND 2",
+        "id = customer_id",
+        "id IN (SELECT id FROM customers)",
+        "EXISTS (SELECT 1 FROM customers c WHERE c.id = o.customer_id)",
+        "id IN (SELECT id FROM orders ORDER BY id LIMIT 5)",
+        "id IN (SELECT id FROM orders WHERE note = 'x')",
+        "(id = 1) IS TRUE",
+        "(id = 1) IS NOT TRUE",
+        "CASE WHEN id = 1 THEN true ELSE false END",
+        "coalesce(id = 1, false)",
+        "id < 5 OR customer_id > 5",
+        "note ~ 'x'",
+        "id = any ($1)",
+    ] {
+        assert_eq!(bounded(shut), Some(true), "{shut}");
+    }
+    let of = |sql: &str| read(sql).unwrap().actions.first().and_then(|action| action.bounded);
+    assert_eq!(of("DELETE FROM orders USING orders x WHERE orders.id = x.id"), Some(false));
+    assert_eq!(of("DELETE FROM orders USING customers c WHERE orders.customer_id = c.id"), Some(true));
+    assert_eq!(
+        of("UPDATE orders o SET note = 'x' FROM customers c JOIN orders p ON p.id = c.id WHERE o.id = p.id"),
+        Some(false)
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pg_query::{NodeEnum, protobuf as pb};
 use postern_core::action::{ObjectKind, Verb};
 
+use super::context::Known;
 use super::json::kind;
 use super::names::{self, SEEN, UNRESOLVED};
 use super::walk::{Analyzer, Flow, Seen};
@@ -193,8 +194,8 @@ impl Analyzer<'_> {
         }
         let statement = self.inner(prepare.query.as_deref())?;
         self.out.absorb(&statement);
-        let statement = Arc::new(statement);
-        self.out.effects.push(SessionEffect::Prepared { name: prepare.name.clone(), statement });
+        let (name, statement, text) = (prepare.name.clone(), Arc::new(statement), Arc::from(self.text));
+        self.out.effects.push(SessionEffect::Prepared { name, statement, text });
         SEEN
     }
 
@@ -205,7 +206,8 @@ impl Analyzer<'_> {
         if known.is_empty() {
             return Err(Unclassifiable::doubt("EXECUTE of a statement that was not prepared in this session"));
         }
-        for statement in known {
+        for known in known {
+            let statement = self.again(&known)?;
             if statement.copy.is_some() {
                 return Err(Unclassifiable::unsupported("EXECUTE of a COPY"));
             }
@@ -213,6 +215,30 @@ impl Analyzer<'_> {
             self.out.effects.extend(statement.effects.iter().cloned());
         }
         SEEN
+    }
+
+    /// A prepared statement by what its names mean now: when the search path is another, or what it reads was changed, the server reads its text anew.
+    fn again(&self, known: &Known) -> Result<Statement, Unclassifiable> {
+        if known.text.is_empty() {
+            return Ok(Statement::clone(&known.statement));
+        }
+        let parsed = super::parse(&known.text)?;
+        let node = match parsed.stmts.as_slice() {
+            [statement] => names::missing(statement.stmt.as_ref().and_then(|node| node.node.as_ref()))?,
+            _ => return Err(Unclassifiable::doubt("EXECUTE of what is not one statement")),
+        };
+        let mut inner = Analyzer::new(self.context, Cow::Borrowed(self.names.as_ref()));
+        match node {
+            NodeEnum::PrepareStmt(prepare) => {
+                inner.rows(names::missing(prepare.query.as_ref().and_then(|query| query.node.as_ref()))?)?;
+                inner.settle();
+            }
+            NodeEnum::ExecuteStmt(_) | NodeEnum::ExplainStmt(_) | NodeEnum::CreateTableAsStmt(_) => {
+                return Err(Unclassifiable::doubt("EXECUTE of a statement that may itself be an EXECUTE"));
+            }
+            node => inner.statement(node)?,
+        }
+        Ok(inner.out)
     }
 
     fn declare(&mut self, declare: &pb::DeclareCursorStmt) -> Seen {

@@ -43,6 +43,8 @@ pub(super) enum Stars {
 /// The state of a walk.
 pub(super) struct Analyzer<'a> {
     pub(super) context: &'a AnalyzeContext,
+    /// The text of the statement at hand.
+    pub(super) text: &'a str,
     pub(super) names: Cow<'a, SessionNames>,
     pub(super) out: Statement,
     pub(super) flow: Flow,
@@ -70,6 +72,7 @@ impl<'a> Analyzer<'a> {
     pub(super) fn new(context: &'a AnalyzeContext, names: Cow<'a, SessionNames>) -> Self {
         Self {
             context,
+            text: "",
             names,
             out: Statement::default(),
             flow: Flow::Plain,
@@ -332,7 +335,17 @@ impl<'a> Analyzer<'a> {
     }
 
     pub(super) fn type_name(&mut self, name: Option<&pb::TypeName>) -> Seen {
-        name.map_or(SEEN, |name| self.flowing(Flow::Condition, |this| this.all(&name.typmods)))
+        let Some(name) = name else { return SEEN };
+        if let (Some(catalog), Some(last)) = (&self.context.catalog, name.names.last()) {
+            let called: Vec<_> = catalog
+                .cast_functions(names::text(last)?)
+                .map(|(schema, name)| [schema.to_owned(), name.to_owned()])
+                .collect();
+            for [schema, name] in &called {
+                self.routine(&[schema, name]);
+            }
+        }
+        self.flowing(Flow::Condition, |this| this.all(&name.typmods))
     }
 
     pub(super) fn window(&mut self, window: &pb::WindowDef) -> Seen {
@@ -367,7 +380,22 @@ impl<'a> Analyzer<'a> {
     pub(super) fn operator(&mut self, name: &[pb::Node]) -> Result<bool, Unclassifiable> {
         match names::parts(name)?.as_slice() {
             [] => return Ok(true),
-            [symbol] | ["pg_catalog", symbol] if functions::is_operator(symbol) => return Ok(true),
+            ["pg_catalog", symbol] if functions::is_operator(symbol) => return Ok(true),
+            // One of the same symbol elsewhere in the path may fit the arguments better.
+            [symbol] if functions::is_operator(symbol) && self.schemas_of_function(symbol).is_empty() => {
+                match *symbol {
+                    "BETWEEN" | "NOT BETWEEN" | "BETWEEN SYMMETRIC" | "NOT BETWEEN SYMMETRIC" => {
+                        let own = ["<", "<=", ">", ">="]
+                            .into_iter()
+                            .find(|symbol| !self.schemas_of_function(symbol).is_empty());
+                        match own {
+                            None => return Ok(true),
+                            Some(symbol) => self.routine(&["", symbol]),
+                        }
+                    }
+                    _ => return Ok(true),
+                }
+            }
             [symbol] => self.routine(&["", symbol]),
             [schema, symbol] => self.routine(&[schema, symbol]),
             _ => return Err(Unclassifiable::doubt("an operator's name has too many parts")),

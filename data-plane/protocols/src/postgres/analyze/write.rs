@@ -3,7 +3,7 @@
 use pg_query::{NodeEnum, protobuf as pb};
 use postern_core::action::Verb;
 
-use super::bounds::bounds;
+use super::bounds::Bounded;
 use super::json::kind;
 use super::names::{self, SEEN};
 use super::walk::{Analyzer, Flow, Seen, Stars};
@@ -56,7 +56,8 @@ impl Analyzer<'_> {
     pub(super) fn update(&mut self, update: &pb::UpdateStmt, outermost: bool) -> Seen {
         let targets = self.target(update.relation.as_ref())?;
         self.with(update.with_clause.as_ref(), |this| {
-            this.writes(Verb::SqlUpdate, &targets, Some(bounds(update.where_clause.as_deref())));
+            let bounded = Bounded::new(update.relation.as_ref(), &update.from_clause);
+            this.writes(Verb::SqlUpdate, &targets, Some(bounded.by(update.where_clause.as_deref())));
             this.out.facts.copies = true;
             let before = this.columns;
             this.from(&update.from_clause)?;
@@ -71,7 +72,8 @@ impl Analyzer<'_> {
     pub(super) fn delete(&mut self, delete: &pb::DeleteStmt, outermost: bool) -> Seen {
         let targets = self.target(delete.relation.as_ref())?;
         self.with(delete.with_clause.as_ref(), |this| {
-            this.writes(Verb::SqlDelete, &targets, Some(bounds(delete.where_clause.as_deref())));
+            let bounded = Bounded::new(delete.relation.as_ref(), &delete.using_clause);
+            this.writes(Verb::SqlDelete, &targets, Some(bounded.by(delete.where_clause.as_deref())));
             let before = this.columns;
             this.from(&delete.using_clause)?;
             this.condition(delete.where_clause.as_deref())?;
@@ -101,7 +103,9 @@ impl Analyzer<'_> {
     fn merge_clause(&mut self, clause: &pb::MergeWhenClause, merge: &pb::MergeStmt, targets: &[Relation]) -> Seen {
         let condition = clause.condition.as_deref();
         let unmatched = clause.match_kind == pb::MergeMatchKind::MergeWhenNotMatchedBySource as i32;
-        let bounded = bounds(condition) || (!unmatched && bounds(merge.join_condition.as_deref()));
+        let bounded =
+            Bounded::new(merge.relation.as_ref(), merge.source_relation.as_deref().map_or(&[], std::slice::from_ref));
+        let bounded = bounded.by(condition) || (!unmatched && bounded.by(merge.join_condition.as_deref()));
         match pb::CmdType::try_from(clause.command_type) {
             Ok(pb::CmdType::CmdInsert) => self.writes(Verb::SqlInsert, targets, None),
             Ok(pb::CmdType::CmdUpdate) => self.writes(Verb::SqlUpdate, targets, Some(bounded)),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::postgres::analyze::split_path;
+
 use super::{Catalog, CatalogColumn, CatalogRelation, ViewRead};
 
 /// Columns that a catalog may hold (I11). Past it, Postern cannot tell what is masked.
@@ -26,10 +28,12 @@ pub enum CatalogPart {
     Views,
     /// Inheritance and partitions.
     Inheritance,
-    /// Functions.
+    /// Functions, and operators.
     Functions,
     /// Types, each beside a type that it is made of.
     Types,
+    /// What casts call.
+    Casts,
 }
 
 /// The catalog cannot be used; sessions with masks must be refused.
@@ -50,11 +54,14 @@ pub fn queries() -> [(CatalogPart, &'static str); 9] {
     [
         (
             CatalogPart::Session,
-            "SELECT current_user::text, s.n, s.name::text \
-             FROM (SELECT 0 AS n, NULL::name AS name UNION ALL SELECT p.ord::int, p.name \
+            "SELECT current_user::text, s.n, s.name \
+             FROM (SELECT 0 AS n, pg_catalog.current_setting('search_path') AS name UNION ALL SELECT p.ord::int, p.name::text \
                    FROM unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p(name, ord)) s ORDER BY s.n",
         ),
-        (CatalogPart::Schemas, "SELECT nspname FROM pg_catalog.pg_namespace"),
+        (
+            CatalogPart::Schemas,
+            "SELECT nspname, pg_catalog.has_schema_privilege(oid, 'USAGE')::int FROM pg_catalog.pg_namespace",
+        ),
         (
             CatalogPart::Relations,
             "SELECT c.oid, n.nspname, c.relname, c.relkind::text FROM pg_catalog.pg_class c \
@@ -96,7 +103,24 @@ pub fn queries() -> [(CatalogPart, &'static str); 9] {
                     coalesce(max((p.pronargs - p.pronargdefaults <= 1 AND p.pronargs >= 1 AND (t.typtype::text IN ('c','p') \
                          OR p.provariadic <> 0))::int), 0) \
              FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
-             LEFT JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0] GROUP BY 1, 2",
+             LEFT JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0] GROUP BY 1, 2 \
+             UNION ALL SELECT DISTINCT o.oprname, n.nspname, 0 FROM pg_catalog.pg_operator o \
+             JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode::pg_catalog.oid \
+             JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+             WHERE o.oid >= 16384 AND l.lanname::text NOT IN ('internal', 'c')",
+        ),
+        (
+            CatalogPart::Casts,
+            // Functions in C are made by superusers: those of extensions compute, as the system's do.
+            "SELECT t.typname, n.nspname, p.proname FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type t ON t.oid = c.casttarget \
+             JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+             JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+             WHERE c.oid >= 16384 AND l.lanname::text NOT IN ('internal', 'c') \
+             UNION SELECT t.typname, n.nspname, p.proname FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_type t ON t.oid = k.contypid \
+             JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid = k.oid \
+             JOIN pg_catalog.pg_proc p ON d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = d.refobjid \
+             JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+             WHERE k.contypid <> 0 AND p.oid >= 16384 AND l.lanname::text NOT IN ('internal', 'c')",
         ),
         (
             CatalogPart::Types,
@@ -146,11 +170,26 @@ impl CatalogBuilder {
     fn take(&mut self, part: CatalogPart, values: &[Option<&str>]) -> Option<()> {
         let catalog = &mut self.catalog;
         match (part, values) {
-            (CatalogPart::Session, [Some(user), Some(_), schema]) => {
+            (CatalogPart::Session, [Some(user), Some(place), schema]) => {
                 catalog.user = Arc::from(*user);
-                catalog.search_path.extend(schema.map(Arc::from));
+                match *place {
+                    // One that cannot be read here is gone by as far as its schemas exist.
+                    "0" => catalog.declared_path = schema.filter(|path| split_path(path).is_ok()).map(Arc::from),
+                    _ => catalog.search_path.extend(schema.map(Arc::from)),
+                }
             }
             (CatalogPart::Schemas, [Some(schema)]) => drop(catalog.schemas.insert(Arc::from(*schema))),
+            (CatalogPart::Schemas, [Some(schema), Some(usable)]) => {
+                let schema: Arc<str> = Arc::from(*schema);
+                if *usable != "1" {
+                    catalog.closed.insert(Arc::clone(&schema));
+                }
+                catalog.schemas.insert(schema);
+            }
+            (CatalogPart::Casts, [Some(to), Some(schema), Some(name)]) => {
+                let called = (Arc::from(*schema), Arc::from(*name));
+                catalog.cast_functions.entry(Arc::from(*to)).or_default().insert(called);
+            }
             (CatalogPart::Relations, [Some(oid), Some(schema), Some(name), Some(kind)]) => {
                 let oid = oid.parse().ok()?;
                 // Shared with the set of schemas: relations are many, schemas few.

@@ -8,7 +8,7 @@ mod load;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::analyze::Known;
+use super::analyze::Classified;
 
 pub use load::{CatalogBuilder, CatalogError, CatalogPart, queries};
 
@@ -20,7 +20,11 @@ pub const FIRST_NORMAL_OID: u32 = 16_384;
 pub struct Catalog {
     user: Arc<str>,
     search_path: Vec<Arc<str>>,
+    /// The search path as it was set.
+    declared_path: Option<Arc<str>>,
     schemas: BTreeSet<Arc<str>>,
+    /// Schemas that the role may not look into: names are not found there.
+    closed: BTreeSet<Arc<str>>,
     relations: BTreeMap<u32, CatalogRelation>,
     by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u32>>,
     /// Relation to its generated columns, each beside a column that it is computed from.
@@ -33,10 +37,12 @@ pub struct Catalog {
     children: BTreeMap<u32, Vec<u32>>,
     /// Function name to the schemas that have one.
     functions: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// What is called by a cast to a type of this name.
+    cast_functions: BTreeMap<Arc<str>, BTreeSet<(Arc<str>, Arc<str>)>>,
     /// Functions that take a row as their only argument, and so can be written as a column.
     row_functions: BTreeSet<Arc<str>>,
     /// What texts were classified by it.
-    known: Known,
+    classified: Classified,
     /// Types by their OIDs: the name, and the types that it is made of.
     types: BTreeMap<u32, (Arc<str>, Vec<u32>)>,
 }
@@ -86,14 +92,20 @@ impl Catalog {
 
     /// What was classified by it.
     #[must_use]
-    pub(crate) const fn known(&self) -> &Known {
-        &self.known
+    pub(crate) const fn classified(&self) -> &Classified {
+        &self.classified
     }
 
     /// The search path after login, as far as its schemas exist.
     #[must_use]
     pub fn search_path(&self) -> &[Arc<str>] {
         &self.search_path
+    }
+
+    /// The search path as it was set: with `"$user"`, and schemas that do not exist.
+    #[must_use]
+    pub fn declared_path(&self) -> Option<&str> {
+        self.declared_path.as_deref()
     }
 
     /// The relation of this name.
@@ -120,7 +132,19 @@ impl Catalog {
         self.schemas.contains(name)
     }
 
-    /// Whether `schema` has a function of this name.
+    /// Whether unqualified names are looked up in the schema, where a search path names it.
+    #[must_use]
+    pub fn is_usable(&self, name: &str) -> bool {
+        self.schemas.contains(name) && !self.closed.contains(name)
+    }
+
+    /// Functions, by schema and name, that a cast to a type of this name may call; those of the system and its extensions are left out.
+    pub(crate) fn cast_functions(&self, type_name: &str) -> impl Iterator<Item = (&str, &str)> {
+        let found = self.cast_functions.get(type_name).into_iter().flatten();
+        found.map(|(schema, name)| (&**schema, &**name))
+    }
+
+    /// Whether `schema` has a function, or an operator of its own, of this name.
     #[must_use]
     pub fn has_function(&self, schema: &str, name: &str) -> bool {
         self.functions.get(name).is_some_and(|schemas| schemas.contains(schema))

@@ -43,7 +43,7 @@ pub enum Named {
     Portal(Bytes),
 }
 
-/// A message after the handshake. Names and texts are without their final zero.
+/// A message after the handshake. Names and texts are without their final zero, names as long as the server knows them.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Message {
     /// A text of any number of statements.
@@ -146,7 +146,7 @@ impl Message {
             BIND => Self::Bind(bind(&mut body)?),
             DESCRIBE => Self::Describe(named(&mut body)?),
             CLOSE => Self::Close(named(&mut body)?),
-            EXECUTE => Self::Execute(Execute { portal: body.text()?, max_rows: body.int32()? }),
+            EXECUTE => Self::Execute(Execute { portal: body.name()?, max_rows: body.int32()? }),
             SYNC => Self::Sync,
             FLUSH => Self::Flush,
             COPY_DONE => Self::CopyDone,
@@ -166,14 +166,14 @@ impl Message {
 
 fn named(body: &mut Reader) -> Result<Named, CodecError> {
     match body.byte()? {
-        b'S' => Ok(Named::Statement(body.text()?)),
-        b'P' => Ok(Named::Portal(body.text()?)),
+        b'S' => Ok(Named::Statement(body.name()?)),
+        b'P' => Ok(Named::Portal(body.name()?)),
         _ => Err(body.fault("it names neither a statement nor a portal")),
     }
 }
 
 fn parse(body: &mut Reader) -> Result<Parse, CodecError> {
-    let (name, text) = (body.text()?, body.text()?);
+    let (name, text) = (body.name()?, body.text()?);
     let types = body.count(4)?;
     let types = body.bytes(types.saturating_mul(4))?;
     Ok(Parse { name, text, types })
@@ -189,7 +189,7 @@ fn function_call(body: &mut Reader) -> Result<FunctionCall, CodecError> {
 }
 
 fn bind(body: &mut Reader) -> Result<Bind, CodecError> {
-    let (portal, statement) = (body.text()?, body.text()?);
+    let (portal, statement) = (body.name()?, body.name()?);
     let parameters = values(body)?;
     let formats = ResultFormats(formats(body)?);
     Ok(Bind { portal, statement, parameters, formats })

@@ -49,6 +49,15 @@ impl Reader {
         Ok(text)
     }
 
+    /// The name of a prepared statement or portal: of a longer one, the server looks at the first 63 bytes alone (NAMEDATALEN, and the keys of
+    /// prepare.c and portalmem.c), so that two names may be one.
+    pub(crate) fn name(&mut self) -> Result<Bytes, CodecError> {
+        const KEPT: usize = 63;
+        let mut name = self.text()?;
+        name.truncate(KEPT);
+        Ok(name)
+    }
+
     pub(crate) fn bytes(&mut self, length: usize) -> Result<Bytes, CodecError> {
         if length > self.rest.len() {
             return Err(self.fault("a value is longer than the message"));

@@ -85,13 +85,7 @@ impl Session {
                 let Some(prepared) = prepared else {
                     return self.deny(&ErrorFields::of(Code::Internal));
                 };
-                if let Ok(name) = std::str::from_utf8(&name)
-                    && !name.is_empty()
-                    && self.names.prepare(name, &statement).is_err()
-                {
-                    // One possibility too many: EXECUTE of the name is in doubt from now on.
-                    self.names.deallocate(name);
-                }
+                self.note_prepared(&name, &text, &statement);
                 self.expect(Expected::Parse { name, prepared });
                 raw
             }

@@ -197,16 +197,21 @@ impl Session {
     }
 
     fn parsed(&mut self, name: Bytes, prepared: Prepared) {
-        if let Ok(text) = std::str::from_utf8(&name)
-            && !text.is_empty()
-        {
-            // It exists now, and nothing else does under the name.
-            self.names.deallocate(text);
-            if self.names.prepare(text, &prepared.statement).is_err() {
-                self.names.deallocate(text);
-            }
+        // It exists now, and nothing else does under the name.
+        if let Ok(name) = std::str::from_utf8(&name) {
+            self.names.deallocate(name);
         }
+        self.note_prepared(&name, &prepared.text, &prepared.statement);
         self.statements.insert(name, prepared);
+    }
+
+    /// EXECUTE of the name may run `text`; where that cannot be kept, it is in doubt.
+    pub(super) fn note_prepared(&mut self, name: &[u8], text: &[u8], statement: &Arc<Statement>) {
+        let Ok(name) = std::str::from_utf8(name) else { return };
+        let text = std::str::from_utf8(text).map(Arc::from);
+        if !name.is_empty() && text.is_ok_and(|text| self.names.prepare(name, statement, &text).is_err()) {
+            self.names.deallocate(name);
+        }
     }
 
     /// Takes the columns of a statement or portal; whether the client is not to see the message.
@@ -274,7 +279,7 @@ impl Session {
         self.names_changed();
         for effect in &statement.effects {
             match effect {
-                SessionEffect::Prepared { name, statement } => {
+                SessionEffect::Prepared { name, statement, .. } => {
                     let prepared = Prepared {
                         id: self.statements.next_id(),
                         text: text.clone(),
