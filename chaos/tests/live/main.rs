@@ -6,6 +6,8 @@ mod access;
 mod admin;
 mod bad_input;
 mod bad_tokens;
+mod bypass;
+mod bypass_corpus;
 mod cedar;
 mod clients;
 mod cluster;
