@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::masking::MaskSlice;
+use crate::masking::{MaskSlice, NamedColumn};
 use crate::time::Timestamp;
 
 /// Operations of the session so far that reviewers are shown.
@@ -98,6 +98,10 @@ const VEIL: &str = "****";
 impl ValueUse {
     /// Whether a reviewer under `masks` may see it.
     fn is_hidden(&self, relations: &[[Arc<str>; 3]], masks: &MaskSlice) -> bool {
+        // What is looked for in values may be in any of them.
+        if masks.detections().next().is_some() {
+            return true;
+        }
         // Of relations that were too many to be told, it may be of any.
         if relations.is_empty() {
             return !self.columns.is_empty();
@@ -105,7 +109,10 @@ impl ValueUse {
         relations.iter().any(|[database, schema, name]| {
             self.columns.iter().any(|column| match &**column {
                 "*" => masks.touches_relation([database, schema, name]),
-                column => masks.column([database, schema, name, column]).is_some(),
+                // Of a type that is not known here: it may be of each.
+                column => {
+                    masks.column(&NamedColumn { path: [database, schema, name, column], is_of: &|_| true }).is_some()
+                }
             })
         })
     }
@@ -180,7 +187,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::masking::{MaskFunction, MaskingRule};
+    use crate::masking::{Detector, Detectors, MaskingRule};
     use crate::principal::{Principal, PrincipalId};
     use crate::target::TargetSelector;
 
@@ -188,9 +195,12 @@ mod tests {
         let rule = MaskingRule {
             targets: TargetSelector { names: vec!["db".to_owned()], ..TargetSelector::default() },
             columns: vec![crate::policy::Pattern::parse(columns).unwrap()],
-            mask: MaskFunction::Null,
-            exempt_groups: Vec::new(),
+            ..MaskingRule::default()
         };
+        masks_of(&rule)
+    }
+
+    fn masks_of(rule: &MaskingRule) -> MaskSlice {
         let who = Principal {
             id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "rita".into() },
             groups: Default::default(),
@@ -200,7 +210,7 @@ mod tests {
             claims: crate::KeptClaims::default(),
         };
         let name = "r".parse().unwrap();
-        MaskSlice::new([(&name, &rule)], &who, &"db".parse().unwrap(), &BTreeMap::new())
+        MaskSlice::new([(&name, rule)], &who, &"db".parse().unwrap(), &BTreeMap::new())
     }
 
     fn background(values: &[(ValuePlace, &str)]) -> Background {
@@ -225,6 +235,21 @@ mod tests {
         assert_eq!(out, ["****"]);
         assert_eq!(veiled(text, &parameters, &background(&values), &masks("public.orders.*")), None);
         assert_eq!(veiled(text, &parameters, &background(&values), &MaskSlice::default()), None);
+    }
+
+    #[test]
+    fn rules_by_type_and_by_value_hide_what_they_may_mean() {
+        let values = [(ValuePlace::Parameter(1), "note")];
+        let all_hidden = |rule: MaskingRule| {
+            let rule = MaskingRule {
+                targets: TargetSelector { names: vec!["db".to_owned()], ..TargetSelector::default() },
+                ..rule
+            };
+            let (_, shown) = veiled("", &["4111".to_owned()], &background(&values), &masks_of(&rule)).unwrap();
+            assert_eq!(shown, ["****"]);
+        };
+        all_hidden(MaskingRule { types: vec!["text".to_owned()], ..MaskingRule::default() });
+        all_hidden(MaskingRule { detect: Detectors::from_iter([Detector::CreditCard]), ..MaskingRule::default() });
     }
 
     #[test]

@@ -125,7 +125,7 @@ fn older_gateways_mask_more_not_less() {
     let proto = wire::to_proto(&now);
     assert_eq!(proto.newer.len(), 1);
     assert_eq!(wire::from_proto(proto.clone()).unwrap().masking.get(&name("new")), Some(&new));
-    let seen = wire::from_proto(postern_proto::gateway::v1::Snapshot { masking: vec![], ..proto }).unwrap();
+    let seen = wire::from_proto(postern_proto::gateway::v1::Snapshot { newer: vec![], ..proto }).unwrap();
     let stand_in = seen.masking.get(&name("new")).unwrap();
     assert_eq!((stand_in.columns[0].as_str(), &stand_in.mask), ("*.*.*", &crate::masking::MaskFunction::Null));
     assert_eq!((&stand_in.targets, &stand_in.exempt_groups), (&new.targets, &new.exempt_groups));
@@ -138,6 +138,6 @@ fn older_gateways_mask_more_not_less() {
     let mut read = wire::delta_from_proto(proto.clone()).unwrap();
     read.upserts.sort_by_key(|object| object.metadata.name != name("new"));
     assert_eq!(read.upserts, change.upserts);
-    let seen = wire::delta_from_proto(postern_proto::gateway::v1::Delta { masking: vec![], ..proto }).unwrap();
+    let seen = wire::delta_from_proto(postern_proto::gateway::v1::Delta { newer: vec![], ..proto }).unwrap();
     assert!(seen.upserts.iter().any(|object| object.spec == Spec::MaskingRule(stand_in.clone())));
 }

@@ -27,7 +27,7 @@ pub(super) fn told(spec: &Spec) -> Option<Cow<'_, Spec>> {
 
 /// In the place of a policy with obligations: one that denies what it speaks of. Who does not know obligations would permit without them, by this policy or
 /// by another that it binds. None for one on request: nobody is worse bound for not being granted it.
-fn instead_of(policy: &Policy) -> Option<Policy> {
+pub(super) fn instead_of(policy: &Policy) -> Option<Policy> {
     const REASON: &str = "the gateway is too old for the obligations of this policy: upgrade it";
     if policy.on_request.is_some() {
         return None;

@@ -72,7 +72,7 @@ impl Relay {
 
     /// The time is over. Some when the target was asked before, and did not stop.
     pub(super) fn over_time(&mut self) -> Option<End> {
-        let Some(operation) = self.clock.operation else { return None };
+        let operation = self.clock.operation?;
         if self.clock.asked {
             let message = "policy has ended the statement, and the target does not stop it";
             return Some(End::fatal(Code::Cancelled, message));

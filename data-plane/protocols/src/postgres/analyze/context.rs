@@ -95,7 +95,8 @@ impl AnalyzeContext {
     pub fn beginning_with(mut self, search_path: &str) -> Option<Self> {
         let path = super::settings::split_path(search_path).ok()?;
         self.search_path = path.into_iter().filter(|schema| !schema.is_empty()).map(Arc::from).collect();
-        self.texts = self.catalog.as_ref().map(|catalog| catalog.classified().by(&self.search_path)).unwrap_or_default();
+        self.texts =
+            self.catalog.as_ref().map(|catalog| catalog.classified().by(&self.search_path)).unwrap_or_default();
         Some(self)
     }
 }

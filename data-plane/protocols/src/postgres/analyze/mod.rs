@@ -31,8 +31,8 @@ use std::borrow::Cow;
 
 pub use context::{AnalyzeContext, SessionNames};
 pub(crate) use known::{Classified, Texts, is_lasting};
-pub use values::{Values, blanked, values};
 pub(crate) use settings::split_path;
+pub use values::{Values, blanked, values};
 
 use self::walk::Analyzer;
 pub use crate::sql::{

@@ -50,7 +50,7 @@ pub enum CatalogError {
 /// The queries, in the order in which the builder takes their rows. Each is one statement; all values come as text. Run them in one
 /// read-only transaction (`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`) so that they tell of one moment.
 #[must_use]
-pub fn queries() -> [(CatalogPart, &'static str); 9] {
+pub fn queries() -> [(CatalogPart, &'static str); 10] {
     [
         (
             CatalogPart::Session,

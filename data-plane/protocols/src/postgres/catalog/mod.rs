@@ -38,7 +38,7 @@ pub struct Catalog {
     /// Function name to the schemas that have one.
     functions: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// What is called by a cast to a type of this name.
-    cast_functions: BTreeMap<Arc<str>, BTreeSet<(Arc<str>, Arc<str>)>>,
+    cast_functions: BTreeMap<Arc<str>, BTreeSet<Qualified>>,
     /// Functions that take a row as their only argument, and so can be written as a column.
     row_functions: BTreeSet<Arc<str>>,
     /// What texts were classified by it.
@@ -46,6 +46,9 @@ pub struct Catalog {
     /// Types by their OIDs: the name, and the types that it is made of.
     types: BTreeMap<u32, (Arc<str>, Vec<u32>)>,
 }
+
+/// A schema, and a name in it.
+type Qualified = (Arc<str>, Arc<str>);
 
 /// One relation.
 #[derive(Clone, Debug, PartialEq, Eq)]
