@@ -28,6 +28,7 @@ any '/usr/include/*/sys/types.h' || any /usr/include/sys/types.h || lack libc6-d
 # libclang-cpp, which other packages bring, is another library.
 any '/usr/lib/llvm-*/lib/libclang[.-][!c]*' || any '/usr/lib/*/libclang[.-][!c]*' || lack libclang-dev "bindings of PostgreSQL's parser (bindgen)"
 have protoc || lack protobuf-compiler "generates raft's messages"
+any '/usr/include/google/protobuf/timestamp.proto' || any '/usr/local/include/google/protobuf/timestamp.proto' || lack libprotobuf-dev "what protocol files import"
 
 case $purpose in
 demo | test | bench)

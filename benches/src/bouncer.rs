@@ -72,9 +72,7 @@ impl Bouncer {
         for entry in fs::read_dir(folder)? {
             fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o644))?;
         }
-        for path in [Some(folder), folder.parent()].into_iter().flatten() {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-        }
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
         let program = Path::new("/usr/sbin/pgbouncer");
         ensure!(program.exists(), "pgbouncer is not installed: run `scripts/bootstrap.sh bench`");
         let arguments = ["-q".to_owned(), config.display().to_string()];

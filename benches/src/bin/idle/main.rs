@@ -3,6 +3,8 @@
 //! before one PostgreSQL): five thousand PostgreSQL processes would measure the machine.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -39,6 +41,8 @@ fn main() -> Result<()> {
     let count: u16 =
         std::env::var("SESSIONS").map_or(Ok(5_000), |text| text.parse()).context("SESSIONS is a number")?;
     let folder = tempfile::Builder::new().prefix("postern-idle-").tempdir()?;
+    // pgbouncer's user has to get through.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let certificate = ListenerCertificate::make(folder.path())?;
     let postgres = Postgres::start(PostgresOptions::default())?;
 

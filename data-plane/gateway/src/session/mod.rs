@@ -19,6 +19,7 @@ mod past;
 mod policy;
 mod record;
 mod relay;
+mod wait;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -24,10 +23,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::alarm::Alarm;
-use super::buffers::{poll_write, read, release, write};
-use super::clock::{Cancelling, Clock, reached};
+use super::clock::{Cancelling, Clock};
 use super::decide::Asked;
-use super::delayed::{Delayed, over};
+use super::delayed::Delayed;
 use super::drain::Drain;
 use super::hold::{Next, Waiting};
 use super::names::{Beginning, Gate, Refresh, masking};
@@ -35,6 +33,7 @@ use super::outbox::Outbox;
 use super::past::History;
 use super::policy::in_flight;
 use super::record::Rows;
+use super::wait::{Flow, Woken};
 use super::{End, Shared};
 use crate::cancel::CancelKey;
 use crate::catalogs::Dated;
@@ -44,8 +43,6 @@ use crate::policy_feed::{Feed, Seat, Standing};
 use crate::recorder::SessionRecorder;
 use crate::upstream::{BoxStream, Destination, Upstream};
 
-/// After so long what was recorded goes to the disk without waiting for the next operation's permit.
-const QUIET: Duration = Duration::from_millis(20);
 pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a relay is made of.
@@ -108,7 +105,7 @@ pub(super) struct Relay {
     pub(super) outbox: Outbox,
     pub(super) to_client: BytesMut,
     pub(super) from_client: BytesMut,
-    from_server: BytesMut,
+    pub(super) from_server: BytesMut,
     pub(super) events: Vec<ResultEvent>,
     rows: Rows,
     /// What may wait for a side, in bytes, before the other is read no further.
@@ -119,51 +116,18 @@ pub(super) struct Relay {
     /// Keeps the lease up of the account that the target knows.
     _holding: Option<Arc<Holding>>,
     /// When the token ends.
-    expires: Instant,
+    pub(super) expires: Instant,
     /// When something that permits may have become too old.
     pub(super) stale: Instant,
-    drain: Drain,
-    flow: Flow,
+    pub(super) drain: Drain,
+    pub(super) flow: Flow,
     /// For when the token ends, or something becomes too old.
-    ends: Alarm,
+    pub(super) ends: Alarm,
     /// For what was recorded and not written.
-    quiet: Alarm,
+    pub(super) quiet: Alarm,
     /// When what runs has run for long enough.
     pub(super) clock: Clock,
     pub(super) cancelling: Option<Cancelling>,
-}
-
-/// What each side waits for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Flow {
-    /// The session wants more of the client's bytes.
-    wants_client: bool,
-    /// The session wants more of the server's bytes.
-    wants_server: bool,
-    /// Written and not flushed.
-    client_unflushed: bool,
-    server_unflushed: bool,
-    /// The client has sent its last byte.
-    terminated: bool,
-}
-
-/// What woke the loop.
-enum Woken {
-    Moved,
-    Terminated,
-    ClientEnded(std::io::Result<()>),
-    ServerEnded(std::io::Result<()>),
-    Cancel(std::net::SocketAddr),
-    Hold(Next),
-    Delayed,
-    Policy,
-    Stale,
-    OverTime,
-    TargetTold,
-    Catalog(Option<Dated>),
-    Quiet,
-    Expired,
-    Drained(&'static str),
 }
 
 impl From<ProtocolError> for End {
@@ -378,27 +342,6 @@ impl Relay {
         Ok(moved)
     }
 
-    /// Writes what waits for either side, as far as each takes it at once: mostly all of it, and then nothing but the sides' own words is waited for.
-    /// Some when that makes room for more work, or a side is gone.
-    async fn write_now(&mut self) -> Option<Woken> {
-        let was_full = self.outbox.len() >= self.high || self.to_client.len() >= self.high;
-        let Self { sides, flow, outbox, to_client, .. } = self;
-        let (client, server) = std::future::poll_fn(|cx| {
-            let client = poll_write(cx, &mut sides.client_write, to_client, &mut flow.client_unflushed);
-            let server = poll_write(cx, &mut sides.server_write, outbox.pending(), &mut flow.server_unflushed);
-            Poll::Ready((client, server))
-        })
-        .await;
-        match (client, server) {
-            (Poll::Ready(Err(error)), _) => Some(Woken::ClientEnded(Err(error))),
-            (_, Poll::Ready(Err(error))) => Some(Woken::ServerEnded(Err(error))),
-            _ => {
-                let is_full = self.outbox.len() >= self.high || self.to_client.len() >= self.high;
-                (was_full && !is_full).then_some(Woken::Moved)
-            }
-        }
-    }
-
     async fn wake(&mut self, woken: Woken) -> Result<(), End> {
         match woken {
             Woken::Moved => Ok(()),
@@ -447,102 +390,5 @@ impl Relay {
             Woken::Expired => Err(End::fatal(Code::TokenExpired, "the token has expired")),
             Woken::Drained(why) => Err(End::fatal(Code::ShuttingDown, why)),
         }
-    }
-
-    /// Waits until something can be moved, or something happens.
-    async fn wait(&mut self) -> Woken {
-        let idle = self.session.is_idle()
-            && self.waiting.is_none()
-            && self.delayed.is_none()
-            && self.from_client.is_empty()
-            && self.to_client.is_empty()
-            && self.outbox.is_empty();
-        // What the target still works at ends before it takes the Terminate, and closes then.
-        if self.flow.terminated
-            && self.outbox.is_empty()
-            && !self.flow.server_unflushed
-            && self.session.current_operation().is_none()
-        {
-            return Woken::Terminated;
-        }
-        self.ends.set(self.expires.min(self.stale));
-        if self.recorder.has_waiting() {
-            self.quiet.set_if_off(QUIET);
-        }
-        let Self {
-            sides,
-            flow,
-            outbox,
-            to_client,
-            from_client,
-            from_server,
-            waiting,
-            delayed,
-            refresh,
-            seat,
-            key,
-            drain,
-            high,
-            ends,
-            quiet,
-            expires,
-            stale,
-            clock,
-            cancelling,
-            ..
-        } = self;
-        let Sides { client_read, client_write, server_read, server_write } = sides;
-        release(from_client);
-        release(from_server);
-        // While an operation is held, or the target works, the client is read only as far as its going away must be noticed.
-        let read_client = flow.wants_client || (from_client.len() < *high && !flow.terminated);
-        let read_server = flow.wants_server && to_client.len() < *high;
-        let write_client = !to_client.is_empty() || flow.client_unflushed;
-        let write_server = !outbox.is_empty() || flow.server_unflushed;
-        tokio::select! {
-            biased;
-            () = ends.rings() => if *expires <= *stale { Woken::Expired } else { Woken::Stale },
-            () = tokio::time::sleep_until(clock.at), if clock.runs() => Woken::OverTime,
-            () = reached(cancelling), if cancelling.is_some() => Woken::TargetTold,
-            why = drain.over(idle) => Woken::Drained(why),
-            Some(from) = key.requests.recv() => Woken::Cancel(from),
-            update = next_update(waiting), if waiting.is_some() => Woken::Hold(update),
-            () = over(delayed.as_ref()), if delayed.is_some() => Woken::Delayed,
-            () = seat.changed() => Woken::Policy,
-            dated = next_catalog(refresh), if refresh.is_some() => Woken::Catalog(dated),
-            written = write(client_write, to_client, &mut flow.client_unflushed), if write_client => match written {
-                Ok(()) => Woken::Moved,
-                Err(error) => Woken::ClientEnded(Err(error)),
-            },
-            written = write(server_write, outbox.pending(), &mut flow.server_unflushed), if write_server => match written {
-                Ok(()) => Woken::Moved,
-                Err(error) => Woken::ServerEnded(Err(error)),
-            },
-            read = read(server_read, from_server), if read_server => match read {
-                Ok(0) => Woken::ServerEnded(Ok(())),
-                Ok(_) => Woken::Moved,
-                Err(error) => Woken::ServerEnded(Err(error)),
-            },
-            read = read(client_read, from_client), if read_client => match read {
-                Ok(0) => Woken::ClientEnded(Ok(())),
-                Ok(_) => Woken::Moved,
-                Err(error) => Woken::ClientEnded(Err(error)),
-            },
-            () = quiet.rings() => Woken::Quiet,
-        }
-    }
-}
-
-async fn next_update(waiting: &mut Option<Waiting>) -> Next {
-    match waiting {
-        Some(waiting) => waiting.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn next_catalog(refresh: &mut Option<Refresh>) -> Option<Dated> {
-    match refresh {
-        Some(refresh) => refresh.done().await,
-        None => std::future::pending().await,
     }
 }
