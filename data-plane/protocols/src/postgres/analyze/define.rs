@@ -184,9 +184,17 @@ impl Analyzer<'_> {
         }
         self.out.facts.copies = true;
         match names::missing(view.query.as_ref().and_then(|query| query.node.as_ref()))? {
-            NodeEnum::SelectStmt(select) => self.flowing(Flow::Written, |this| this.select(select, Stars::Expand)),
-            other => Err(Unclassifiable::doubt(format!("Postern does not know {} in a view", kind(other)))),
+            NodeEnum::SelectStmt(select) => self.flowing(Flow::Written, |this| this.select(select, Stars::Expand))?,
+            other => return Err(Unclassifiable::doubt(format!("Postern does not know {} in a view", kind(other)))),
         }
+        let made = names::missing(view.view.as_ref())?;
+        if self.out.facts.reads.iter().any(|relation| relation.schema == names::TEMPORARY) {
+            // A view over what is temporary is temporary itself.
+            let here = crate::sql::Relation::new(names::TEMPORARY, &made.relname);
+            self.out.act(Verb::SqlCreate, self.object(&here));
+            self.out.effects.push(crate::sql::SessionEffect::CreatedTemporary(here.name));
+        }
+        SEEN
     }
 
     fn create_index(&mut self, index: &pb::IndexStmt) -> Seen {
@@ -195,6 +203,9 @@ impl Analyzer<'_> {
             let mut made = relation.clone();
             if !index.idxname.is_empty() {
                 made.name.clone_from(&index.idxname);
+                if made.schema == names::TEMPORARY {
+                    self.out.effects.push(crate::sql::SessionEffect::CreatedTemporary(made.name.clone()));
+                }
             }
             self.out.act(Verb::SqlCreate, self.object(&made));
             self.out.act(Verb::SqlAlter, self.object(&relation));

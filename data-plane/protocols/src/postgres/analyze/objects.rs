@@ -103,6 +103,8 @@ impl Analyzer<'_> {
 
     /// `verb` on what belongs to the server itself, which is administration whatever the verb.
     pub(super) fn act_on_server(&mut self, verb: Verb, class: &str, name: &str) {
+        // Extensions and casts bring functions.
+        self.out.changes_catalog = true;
         self.out.act_on(verb, ObjectKind::Server, [class, name]);
         self.out.act_on(Verb::SqlAdmin, ObjectKind::Server, [class, name]);
     }

@@ -275,6 +275,8 @@ fn schemas_of_the_session_itself_leave_names_open() {
     assert!(moved.contains(&"sql:select on shop.late.jobs".to_owned()), "{moved:?}");
     let temporary = found("SET search_path = pg_temp, public; CREATE VIEW orders AS SELECT 1; SELECT 1 FROM orders");
     assert!(temporary.contains(&"sql:select on shop.pg_temp.orders".to_owned()), "{temporary:?}");
+    let over = found("CREATE TEMP TABLE a (id int); CREATE VIEW orders AS SELECT id FROM a; DELETE FROM orders");
+    assert!(over.contains(&"sql:delete on shop.pg_temp.orders (all rows)".to_owned()), "{over:?}");
     let renamed = found("CREATE TEMP TABLE a (id int); ALTER TABLE a RENAME TO orders; DELETE FROM orders");
     assert!(renamed.contains(&"sql:delete on shop.pg_temp.orders (all rows)".to_owned()), "{renamed:?}");
 }
@@ -288,6 +290,16 @@ fn a_cursor_may_be_declared_anew_in_one_text() {
     names.complete(&statement.effects, true);
     let fetch = analyze(b"FETCH ALL FROM c", &context(), &names).unwrap();
     assert!(fetch.facts.shown.contains("email"));
+}
+
+/// The server asks for SELECT on what ON CONFLICT looks at: it tells whether a key is there.
+#[test]
+fn a_conflict_that_is_inferred_is_read() {
+    let acted = |sql: &str| actions(sql, &SessionNames::default());
+    let both = ["sql:insert on shop.public.orders", "sql:select on shop.public.orders"];
+    assert_eq!(acted("INSERT INTO orders (id) VALUES (1) ON CONFLICT (id) DO NOTHING"), both);
+    assert_eq!(acted("INSERT INTO orders (id) VALUES (1) ON CONFLICT ON CONSTRAINT k DO NOTHING"), both);
+    assert_eq!(acted("INSERT INTO orders (id) VALUES (1) ON CONFLICT DO NOTHING"), both[..1]);
 }
 
 /// By the form of the condition: whether it tells some rows from others.

@@ -356,7 +356,13 @@ impl<'a> Analyzer<'a> {
     }
 
     fn sublink(&mut self, link: &pb::SubLink) -> Seen {
-        if self.operator(&link.oper_name)? {
+        // IN has no symbol of its own.
+        let equality = link.oper_name.is_empty() && link.testexpr.is_some();
+        let own = equality && !self.schemas_of_function("=").is_empty();
+        if own {
+            self.routine(&["", "="]);
+        }
+        if self.operator(&link.oper_name)? && !own {
             self.sublink_parts(link)
         } else {
             self.passing(|this| this.sublink_parts(link))

@@ -28,7 +28,9 @@ impl Analyzer<'_> {
                 this.on_conflict(conflict, &targets)?;
             }
             this.returning(insert.returning_clause.as_ref(), outermost)?;
-            this.selects_if(this.columns > before || insert.returning_clause.is_some(), &targets);
+            // Whether a key is there is read, as the server has it.
+            let infers = insert.on_conflict_clause.as_ref().is_some_and(|conflict| conflict.infer.is_some());
+            this.selects_if(this.columns > before || insert.returning_clause.is_some() || infers, &targets);
             SEEN
         })
     }
