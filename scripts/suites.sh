@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Suites that PostgreSQL and its drivers are tested by, run direct and through Postern, and compared. Everything is granted: there must be no difference.
-# SUITE=regress|asyncpg|psycopg|node runs one. Sources come from the package managers, by the versions that are installed. Minutes, not for CI: a part of
+# SUITE=regress|classification|asyncpg|psycopg|node runs one. Sources come from the package managers, by the versions that are installed. Minutes, not for CI: a part of
 # it is (chaos/tests/live/everything.rs).
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -25,8 +25,7 @@ judge() { # kind, direct, through
     python3 "$suites/compare.py" "$@" || failed=1
 }
 
-if wanted regress; then
-    echo "== PostgreSQL's own regression suite, by psql"
+sources() { # of PostgreSQL, into $source
     version=$(dpkg-query -W -f '${source:Version}' "$(dpkg -S "$(readlink -f "$(command -v /usr/lib/postgresql/*/bin/postgres | tail -1)")" | cut -d: -f1)")
     major=${version%%.*}
     source=("$work"/src/postgresql-"$major".*/src/test/regress)
@@ -41,6 +40,11 @@ if wanted regress; then
         (cd "$work/src" && apt-get download -qq "postgresql-server-dev-$major=$version" "libpq-dev=$version" && for deb in *.deb; do dpkg -x "$deb" headers; done)
         source=("$work"/src/postgresql-"$major".*/src/test/regress)
     fi
+}
+
+if wanted regress; then
+    echo "== PostgreSQL's own regression suite, by psql"
+    sources
     export PG_SERVER_HEADERS=$work/src/headers/usr/include/postgresql/$major/server
     for way in direct through; do
         python3 "$suites/regress.py" $way "${source[0]}" "$work/regress/$way"
@@ -48,6 +52,11 @@ if wanted regress; then
     judge regress "$work/regress/direct/results" "$work/regress/through/results"
 fi
 
+if wanted classification; then
+    echo "== classification, against what PostgreSQL itself says of its own suite's statements"
+    sources
+    cargo run --locked -q -p postern-chaos --bin classification -- "${source[0]}" docs/classification-score.md || failed=1
+fi
 if wanted asyncpg || wanted psycopg; then
     python=$work/python/bin/python
     [ -x "$python" ] || { python3 -m venv "$work/python" && "$work/python/bin/pip" install -q 'psycopg[binary]==3.3.9' asyncpg==0.32.0 pytest pytest-timeout distro; }

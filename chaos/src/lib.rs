@@ -2,4 +2,5 @@
 
 pub mod fuzz;
 pub mod live;
+pub mod score;
 pub mod sim;

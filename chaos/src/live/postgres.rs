@@ -42,6 +42,8 @@ pub struct PostgresOptions {
     pub tls: bool,
     /// Refuses connections without TLS.
     pub tls_only: bool,
+    /// Takes everybody as whom they say they are: for a scratch database of one's own.
+    pub trust: bool,
     /// Sessions at a time, when not 60.
     pub connections: Option<u16>,
 }
@@ -243,8 +245,9 @@ impl Postgres {
         write_owned(&config, &(before + &settings))?;
 
         let any = if options.tls_only { "hostssl" } else { "host" };
+        let trust = if options.trust { "host all all samenet trust\n" } else { "" };
         let hba = format!(
-            "host all postgres samenet scram-sha-256\n{any} all app_md5 samenet md5\n\
+            "{trust}host all postgres samenet scram-sha-256\n{any} all app_md5 samenet md5\n\
              hostssl all app_clear samenet password\nhostnossl all app_clear samenet reject\n{any} all all samenet scram-sha-256\n"
         );
         write_owned(&self.data().join("pg_hba.conf"), &hba)

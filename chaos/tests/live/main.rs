@@ -9,6 +9,7 @@ mod bad_tokens;
 mod bypass;
 mod bypass_corpus;
 mod cedar;
+mod classify;
 mod clients;
 mod cluster;
 mod crowd;
