@@ -60,10 +60,10 @@ impl Tree {
         let field = |name: &str| node.fields.get(name).copied().unwrap_or_default();
         match node.label {
             // Of PostgreSQL 16 on, permissions stand in nodes of their own.
-            "RTE" | "RANGETBLENTRY" | "RTEPERMISSIONINFO" | "PERMISSIONINFO" => {
-                if field("rtekind") == 0 && field("relid") != 0 {
-                    *self.relations.entry(field("relid")).or_default() |= field("requiredPerms");
-                }
+            "RTE" | "RANGETBLENTRY" | "RTEPERMISSIONINFO" | "PERMISSIONINFO"
+                if field("rtekind") == 0 && field("relid") != 0 =>
+            {
+                *self.relations.entry(field("relid")).or_default() |= field("requiredPerms");
             }
             "FUNCEXPR" if matches!(field("funcformat"), 1 | 2) => drop(self.casts.insert(field("funcid"))),
             "FUNCEXPR" => drop(self.functions.insert(field("funcid"))),
