@@ -121,7 +121,7 @@ impl Cli {
     /// # Errors
     /// When the list cannot be had.
     pub fn sessions(&self) -> Result<Vec<serde_json::Value>> {
-        let listed = self.json(["sessions", "list", "-o", "json"])?;
+        let listed = self.json(["sessions", "list", "--limit", "1000", "-o", "json"])?;
         listed.as_array().cloned().context("a list of sessions")
     }
 
