@@ -324,7 +324,8 @@ async fn what_waits_for_its_turn_does_not_hold_up_the_end() {
     for answer in answers {
         // Within much less than the turns would take.
         let answer = tokio::time::timeout(Duration::from_secs(15), answer).await.expect("it waits on").unwrap();
-        ended += usize::from(answer.is_err_and(|error| db(&error).0 == "57P01"));
+        // A client that was still sending when its session ended may see no more than that.
+        ended += usize::from(answer.is_err_and(|error| error.code().is_some_and(|code| code.code() == "57P01")));
     }
     assert!(ended >= 15, "{ended}");
 }
