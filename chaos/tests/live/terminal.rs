@@ -66,6 +66,8 @@ impl Terminal {
         // The shell makes way: one that stays (dash) is interrupted with its command, and tells that.
         let command = format!("exec {command}");
         script.env("SHELL", "/bin/sh").args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"]);
+        // In a terminal, psql asks for the encoding of its locale.
+        script.env("LC_ALL", "C.UTF-8");
         script.env("PAGER", "cat").env("TERM", "dumb").env("PSQLRC", "/dev/null").env("PSQL_HISTORY", "/dev/null");
         let output = File::create(&shown).unwrap();
         let errors = output.try_clone().unwrap();
