@@ -1,12 +1,8 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::allowance::Allowance;
 use crate::approval::ApprovalRequirement;
-use crate::kept::KeptClaims;
+use crate::policy::testing::slice;
 use crate::policy::{Authentication, Pattern, PrincipalSelector, Staleness};
-use crate::principal::{Principal, PrincipalId};
-use crate::snapshot::Table;
 use crate::target::TargetSelector;
 use crate::time::Ttl;
 
@@ -30,18 +26,7 @@ fn everything() -> Policy {
 }
 
 fn grants(policies: Vec<Policy>) -> bool {
-    let who = Principal {
-        id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
-        groups: [].into(),
-        token_id: None,
-        expires_at: None,
-        chain: Vec::new(),
-        claims: KeptClaims::default(),
-    };
-    let named = policies.into_iter().enumerate();
-    let policies: Table<Policy> = named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
-    let slice = PolicySlice::new(7, policies.shared(), &who, &"shop".parse().unwrap(), &BTreeMap::new());
-    slice.grants_everything(Freshness::CONFIRMED)
+    slice(policies).grants_everything(Freshness::CONFIRMED)
 }
 
 #[test]

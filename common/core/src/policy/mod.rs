@@ -15,6 +15,8 @@ mod granted;
 mod obligations;
 mod pattern;
 mod permit;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

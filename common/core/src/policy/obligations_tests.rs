@@ -1,16 +1,12 @@
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use super::*;
 use crate::action::{Object, ObjectKind};
 use crate::approval::ApprovalRequirement;
 use crate::id::{DecisionId, OperationId, SessionId};
-use crate::kept::KeptClaims;
 use crate::operation::Operation;
+use crate::policy::testing::slice;
 use crate::policy::{ActionPattern, Circumstances, Freshness, Pattern, PrincipalSelector, Verdict};
-use crate::principal::{Principal, PrincipalId};
-use crate::snapshot::Table;
 use crate::target::TargetSelector;
 use crate::time::Timestamp;
 
@@ -41,20 +37,6 @@ fn reads() -> Obligations {
 
 fn act(verb: Verb, of: &str) -> Action {
     Action { verb, object: Object::new(ObjectKind::Relation, ["shop", "public", of]), bounded: None }
-}
-
-fn slice(policies: Vec<Policy>) -> PolicySlice {
-    let who = Principal {
-        id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
-        groups: [].into(),
-        token_id: None,
-        expires_at: None,
-        chain: Vec::new(),
-        claims: KeptClaims::default(),
-    };
-    let named = policies.into_iter().enumerate();
-    let policies: Table<Policy> = named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
-    PolicySlice::new(7, policies.shared(), &who, &"shop".parse().unwrap(), &BTreeMap::new())
 }
 
 fn verdict(policies: Vec<Policy>, actions: Vec<Action>) -> Verdict {
