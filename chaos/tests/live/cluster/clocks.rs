@@ -6,8 +6,14 @@ use postern_chaos::live::wait_until;
 use super::{SOON, agree, load, writes};
 use crate::assert_has;
 
+/// A cluster whose members know each other's clocks: before that nobody can tell which is wrong.
 fn clocked() -> LiveCluster {
-    LiveCluster::start(ClusterOptions { clocks: true, ..Default::default() }).unwrap()
+    let mut cluster = LiveCluster::start(ClusterOptions { clocks: true, ..Default::default() }).unwrap();
+    for number in 0..3 {
+        let member = cluster.member(number).unwrap();
+        wait_until(SOON, "the others' clocks", || Ok(member.log().contains("clocks are known"))).unwrap();
+    }
+    cluster
 }
 
 /// What `cluster status` finds wrong, by a member that is not `number`.

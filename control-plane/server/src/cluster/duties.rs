@@ -128,7 +128,7 @@ fn is_same(known: &ControlNode, own: &ControlNode) -> bool {
 
 /// Compares this node's clock with the others', tells of what it finds, and lets go of leadership when most of them disagree.
 pub(crate) async fn watch_clock(members: Members, stop: CancellationToken) {
-    let mut told = false;
+    let (mut told, mut vouched) = (false, false);
     let mut links = members.peers.links();
     loop {
         let ahead: Vec<i64> = {
@@ -136,7 +136,11 @@ pub(crate) async fn watch_clock(members: Members, stop: CancellationToken) {
             // What was known of one that is gone may be of another time.
             links.values().filter(|link| link.connected).filter_map(|link| link.clock_ahead_millis).collect()
         };
-        members.raft.stamps().judge(verdict(&ahead));
+        let borne_out = members.raft.stamps().judge(verdict(&ahead));
+        if borne_out && !vouched {
+            info!("the other members' clocks are known: this node's counts only as far as they bear it out");
+        }
+        vouched = borne_out;
         if let Some(off) = off_by(&ahead) {
             #[allow(clippy::cast_precision_loss)] // milliseconds
             metrics::gauge!("postern_control_clock_offset_seconds").set(off as f64 / 1_000.0);
@@ -154,7 +158,9 @@ pub(crate) async fn watch_clock(members: Members, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(IDLE) => {}
+            // Until the others are heard, a jump of this clock would go unseen.
+            () = tokio::time::sleep(if vouched || ahead.is_empty() { IDLE } else { BUSY }) => {}
+            changed = links.changed(), if ahead.is_empty() => if changed.is_err() { return },
         }
     }
 }

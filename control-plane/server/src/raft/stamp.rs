@@ -60,9 +60,12 @@ impl StampClock {
         self.lock().read(clock::now(), Instant::now())
     }
 
-    /// Takes in what the others' clocks say. To be called every few seconds.
-    pub(crate) fn judge(&self, verdict: Verdict) {
-        self.lock().judge(verdict, clock::now(), Instant::now());
+    /// Takes in what the others' clocks say, and tells whether they have vouched for the time that is given. To be called every few
+    /// seconds.
+    pub(crate) fn judge(&self, verdict: Verdict) -> bool {
+        let mut inner = self.lock();
+        inner.judge(verdict, clock::now(), Instant::now());
+        inner.vouched
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
