@@ -100,12 +100,12 @@ impl Chain {
             event: &'a Event,
         }
         let seq = self.next_seq;
-        let body = serde_json::to_vec(&EntryRef { seq, at, event })?;
-        if body.len() > MAX_BODY {
-            return Err(EncodeError::TooLarge(body.len()));
-        }
-        let head = self.after(&body);
-        format::write(&body, &head.0, out);
+        let head = format::write(out, |body| {
+            let begin = body.len();
+            serde_json::to_writer(&mut *body, &EntryRef { seq, at, event })?;
+            let written = body.get(begin..).unwrap_or_default();
+            if written.len() > MAX_BODY { Err(EncodeError::TooLarge(written.len())) } else { Ok(self.after(written)) }
+        })?;
         self.advance(head);
         Ok(seq)
     }

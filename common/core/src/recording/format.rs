@@ -3,6 +3,8 @@
 //! A file is [`MAGIC`] and then frames. A frame is the body's length as a big-endian 32-bit number, the body (one JSON object, an
 //! [`super::Entry`]), and the chain's 32-byte hash after this body.
 
+use crate::operation::Digest;
+
 /// The first bytes of a recording's file; the last of them is the format's version.
 pub const MAGIC: &[u8; 8] = b"PSTNREC\x01";
 /// The largest body, in bytes.
@@ -91,10 +93,24 @@ fn read(bytes: &[u8], offset: usize) -> Result<RawFrame<'_>, FrameFault> {
     Ok(RawFrame { body, hash, bytes: whole })
 }
 
-/// Appends a frame. The caller has bounded `body` by [`MAX_BODY`].
-pub(super) fn write(body: &[u8], hash: &[u8; 32], out: &mut Vec<u8>) {
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(body);
-    out.extend_from_slice(hash);
+/// Appends a frame to `out`: `body` appends what it holds, bounded by [`MAX_BODY`], and says the chain's hash after it. After an error `out`
+/// is as it was.
+pub(super) fn write<E>(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> Result<Digest, E>) -> Result<Digest, E> {
+    let begin = out.len();
+    out.extend_from_slice(&[0; LENGTH]);
+    match body(out) {
+        Ok(hash) => {
+            let size = out.len().saturating_sub(begin.saturating_add(LENGTH));
+            let length = u32::try_from(size).unwrap_or(u32::MAX);
+            if let Some(place) = out.get_mut(begin..begin.saturating_add(LENGTH)) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+            out.extend_from_slice(&hash.0);
+            Ok(hash)
+        }
+        Err(error) => {
+            out.truncate(begin);
+            Err(error)
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -111,6 +112,14 @@ impl Drop for Guard {
     }
 }
 
+static EXPORTS: AtomicBool = AtomicBool::new(false);
+
+/// Whether spans are exported. A span for each operation costs as much as deciding it, and without that nobody sees it.
+#[must_use]
+pub fn exports_spans() -> bool {
+    EXPORTS.load(Ordering::Relaxed)
+}
+
 /// Starts logs and traces for `role`. A second call in one process (several roles, or tests) changes nothing.
 ///
 /// # Errors
@@ -143,6 +152,7 @@ pub fn init(role: &str, config: &TelemetryConfig) -> Result<Guard, TelemetryErro
     };
     if tracing_subscriber::registry().with(lines).with(spans).try_init().is_ok() {
         log_panics();
+        EXPORTS.store(provider.is_some(), Ordering::Relaxed);
         Ok(Guard { provider })
     } else {
         if let Some(provider) = provider {
