@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postern_chaos::live::wait_until;
 use postern_chaos::live::wire::Wire;
+use postern_chaos::live::{Postgres, PostgresOptions, RoleOptions, ThreeProcesses, wait_until};
 
 use crate::{assert_has, shop};
 
@@ -60,5 +60,39 @@ fn what_the_target_saw_is_in_the_recording() {
             assert_has(&replay, &[&format!("'{body}'")]);
         }
         postern.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
+    }
+}
+
+/// With operations that do not wait for the disk, a kill of the gateway loses no more.
+#[test]
+fn what_the_target_saw_is_in_the_recording_of_a_gateway_that_buffers() {
+    let postgres = Postgres::start(PostgresOptions::default()).unwrap();
+    let gateway = "durability = \"buffered\"\n".to_owned();
+    let mut three = ThreeProcesses::start(&postgres, RoleOptions { gateway, ..RoleOptions::default() }).unwrap();
+    for round in 0..3_u64 {
+        let token = three.issuer().token("dora", &["dba"]).unwrap();
+        let address = three.postgres_address();
+        let writer = std::thread::spawn(move || {
+            let mut wire = Wire::connect(&address).unwrap();
+            wire.login("shop-direct", "shop", &token).unwrap();
+            // Until the connection breaks.
+            (0..100_000).find(|n| wire.query(&format!("INSERT INTO notes (body) VALUES ('r{round} n{n}')")).is_err())
+        });
+        wait_until(Duration::from_secs(20), "some statements", || {
+            Ok(postgres.log().matches(&format!("r{round} n")).count() > 200 + usize::try_from(round * 17)?)
+        })
+        .unwrap();
+        assert!(three.gateway_counter("postern_gateway_recorder_buffered_writes_total", "").unwrap() > 100.0);
+        three.gateway().unwrap().kill9().unwrap();
+        writer.join().unwrap().unwrap();
+        three.start_gateway().unwrap();
+        let session = three.last_ended_session().unwrap();
+        let replay = three.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
+        let seen = postgres.sql("shop", &format!("SELECT body FROM notes WHERE body LIKE 'r{round} %'")).unwrap();
+        assert!(seen.lines().count() > 200);
+        for body in seen.lines() {
+            assert_has(&replay, &[&format!("'{body}'")]);
+        }
+        assert_has(&three.cli(["sessions", "verify", &session]).unwrap().ok().unwrap(), &["interrupted"]);
     }
 }

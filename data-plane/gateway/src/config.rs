@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::credentials::config::CredentialsConfig;
 use crate::fleet::FleetConfig;
+use crate::recorder::Durability;
 use crate::tunnels::TunnelsConfig;
 
 /// What a gateway is told. Who it is stands in its certificate; targets and policy come from the control plane.
@@ -40,6 +41,9 @@ pub struct GatewayConfig {
     /// Bytes that may wait there. New sessions are refused from nine tenths of it on.
     #[serde(default = "spool_max")]
     pub spool_max: ByteSize,
+    /// What a recorded operation must have survived before it is forwarded: the loss of the machine, or of the process.
+    #[serde(default)]
+    pub durability: Durability,
     /// The certificate that clients see.
     #[serde(default)]
     pub listener: ListenerConfig,

@@ -56,7 +56,7 @@ pub use config::{Addresses, GatewayConfig, KeptPolicyConfig, Limits, ListenerCon
 pub use control::ControlError;
 pub use credentials::config::CredentialsConfig;
 pub use fleet::{AdvertiseError, FleetConfig};
-pub use recorder::SpoolError;
+pub use recorder::{Durability, SpoolError};
 pub use tunnels::{TunnelsConfig, TunnelsError};
 
 /// For a test of this release beside the next, of agents as of gateways.
@@ -233,7 +233,8 @@ pub async fn run(
     let metrics = telemetry::install_metrics();
     let ended = supervisor.sessions_ended_token();
 
-    let recorder_config = RecorderConfig { dir: config.spool_dir.clone(), max_bytes: config.spool_max.0 };
+    let recorder_config =
+        RecorderConfig { dir: config.spool_dir.clone(), max_bytes: config.spool_max.0, durability: config.durability };
     let (signer, credential) = (credential.signer()?, RotatingCredential::new(credential)?);
     let (recorder, uploader) = recorder::start(&recorder_config, signer.clone(), &supervisor)?;
     let (to_revoked, revoked) = watch::channel(Arc::default());

@@ -116,6 +116,10 @@ pub(crate) fn recorder_flushed(took: Duration, batch: usize) {
     histogram!("postern_gateway_recorder_batch_appends").record(f64::from(u32::try_from(batch).unwrap_or(u32::MAX)));
 }
 
+pub(crate) fn recorder_buffered() {
+    counter!("postern_gateway_recorder_buffered_writes_total").increment(1);
+}
+
 pub(crate) fn recorder_failed() {
     counter!("postern_gateway_recorder_failures_total").increment(1);
 }

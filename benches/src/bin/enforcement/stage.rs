@@ -38,8 +38,8 @@ impl Peer {
 /// Everything that runs while it is measured.
 pub(crate) struct Stage {
     bouncer: Bouncer,
-    three: ThreeProcesses,
-    gateway: u32,
+    /// With each class of durability: its name, itself, and its gateway's process.
+    houses: Vec<(&'static str, ThreeProcesses, u32)>,
     postgres: Postgres,
     folder: TempDir,
 }
@@ -53,25 +53,12 @@ impl Stage {
         for table in ["people", "guarded"] {
             postgres.sql("shop", &people(table, rows))?;
         }
-        let gateway = "limits = { principal = { sessions = 1000 } }\n".to_owned();
-        let mut three = ThreeProcesses::start(&postgres, RoleOptions { gateway, ..RoleOptions::default() })?;
-        three.apply(&objects())?;
-        let gateway = three.gateway()?.id();
         let folder = tempfile::Builder::new().prefix("postern-bench-").tempdir()?;
         let bouncer = Bouncer::start(&postgres, folder.path(), Pool::Session, 200, None)?;
-        let this = Self { bouncer, three, gateway, postgres, folder };
-        let guarded = this.guarded()?;
-        // Policies, rules and the catalogue are there once a masked value is.
-        wait_until(Duration::from_secs(60), "the policies", || {
-            Ok(guarded
-                .run("SELECT email FROM guarded WHERE id = 1; SELECT abalance FROM pgbench_accounts WHERE aid = 1")
-                .is_ok_and(|out| out.stdout == "****\n0\n"))
-        })?;
-        Ok(this)
-    }
-
-    fn guarded(&self) -> Result<Connection> {
-        Ok(Connection { sslmode: "disable", ..self.three.connection("shop-direct", "bench", &[GROUP])? })
+        let houses = [("Postern", "spooled"), ("Postern, buffered", "buffered")];
+        let houses = houses
+            .map(|(name, durability)| house(&postgres, durability).map(|(three, gateway)| (name, three, gateway)));
+        Ok(Self { bouncer, houses: houses.into_iter().collect::<Result<_>>()?, postgres, folder })
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -82,12 +69,35 @@ impl Stage {
     pub(crate) fn peers(&self) -> Result<Vec<Peer>> {
         let direct = self.postgres.connection(Role::Scram);
         let bouncer = Connection { port: self.bouncer.port(), ..direct.clone() };
-        Ok(vec![
+        let mut peers = vec![
             Peer { name: "direct", connection: direct, process: None, masks: false },
             Peer { name: "pgbouncer", connection: bouncer, process: Some(self.bouncer.process()), masks: false },
-            Peer { name: "Postern", connection: self.guarded()?, process: Some(self.gateway), masks: true },
-        ])
+        ];
+        for (name, three, gateway) in &self.houses {
+            peers.push(Peer { name, connection: guarded(three)?, process: Some(*gateway), masks: true });
+        }
+        Ok(peers)
     }
+}
+
+/// A gateway with all that it is to enforce, and its control plane.
+fn house(postgres: &Postgres, durability: &str) -> Result<(ThreeProcesses, u32)> {
+    let gateway = format!("limits = {{ principal = {{ sessions = 1000 }} }}\ndurability = \"{durability}\"\n");
+    let mut three = ThreeProcesses::start(postgres, RoleOptions { gateway, ..RoleOptions::default() })?;
+    three.apply(&objects())?;
+    let gateway = three.gateway()?.id();
+    let guarded = guarded(&three)?;
+    // Policies, rules and the catalogue are there once a masked value is.
+    wait_until(Duration::from_secs(60), "the policies", || {
+        Ok(guarded
+            .run("SELECT email FROM guarded WHERE id = 1; SELECT abalance FROM pgbench_accounts WHERE aid = 1")
+            .is_ok_and(|out| out.stdout == "****\n0\n"))
+    })?;
+    Ok((three, gateway))
+}
+
+fn guarded(three: &ThreeProcesses) -> Result<Connection> {
+    Ok(Connection { sslmode: "disable", ..three.connection("shop-direct", "bench", &[GROUP])? })
 }
 
 /// A hundred policies, and masks of which two columns of one table are.

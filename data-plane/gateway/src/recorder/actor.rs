@@ -1,4 +1,4 @@
-//! The recorder's thread. It owns the spool; everything that wants to be durable passes through its mailbox.
+//! The recorder's thread. Everything that waits for the disk passes through its mailbox, and it alone deletes and seals.
 //!
 //! Group commit: all appends that wait are written together and share one flush; then each is answered. After a failed write the
 //! sessions in it are broken: they get errors until they end, and are sealed by this thread as soon as writing works again.
@@ -14,7 +14,9 @@ use postern_runtime::clock;
 use postern_runtime::pki::SealSigner;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::spool::{Append, SessionState, Spool, SpoolError};
+use super::log::{Inner, Log, append_of};
+use super::segment::{SessionState, SpoolError};
+use super::spool::{Append, Spool};
 use super::{Frames, RecordError, RecorderConfig, seal};
 use crate::metrics;
 
@@ -35,6 +37,8 @@ pub(super) enum Msg {
     Acknowledged { session: SessionId, next_seq: u64 },
     /// Another member of the control plane has of these only what comes before the number: the rest is sent again.
     Rewind { sessions: Vec<(SessionId, u64)>, done: oneshot::Sender<()> },
+    /// To be made durable: what is written, and answered where somebody waits for it.
+    Flush { reply: Option<Reply> },
     /// Time passes: try again what failed.
     Tick,
     /// Everything that records has ended.
@@ -65,20 +69,25 @@ pub(super) struct View {
 }
 
 pub(super) struct Actor {
-    spool: Spool,
+    log: Arc<Log>,
     signer: Arc<SealSigner>,
-    max_bytes: u64,
     mailbox: mpsc::Receiver<Msg>,
     view: watch::Sender<View>,
-    /// Sessions that could not be written, or whose task is gone; to be sealed.
-    broken: BTreeMap<SessionId, Code>,
-    failed: bool,
 }
 
 struct Waiting {
     frames: Frames,
     seals: bool,
     reply: Option<Reply>,
+}
+
+/// What is done with one flush.
+#[derive(Default)]
+struct Batch {
+    appends: Vec<Waiting>,
+    /// Those who wait for what they wrote themselves.
+    waiters: Vec<Reply>,
+    flush: bool,
 }
 
 impl Actor {
@@ -90,9 +99,8 @@ impl Actor {
         let segment_size = (config.max_bytes / 16).clamp(64 << 10, 8 << 20);
         let spool = Spool::open(&config.dir, segment_size)?.keeping(config.max_bytes / 8);
         let (view, watcher) = watch::channel(View::default());
-        let mut actor =
-            Self { spool, signer, max_bytes: config.max_bytes, mailbox, view, broken: BTreeMap::new(), failed: false };
-        let left: Vec<SessionId> = actor.spool.open_sessions().map(|(session, _)| session).collect();
+        let left: Vec<SessionId> = spool.open_sessions().map(|(session, _)| session).collect();
+        let actor = Self { log: Arc::new(Log::new(spool, config.max_bytes)), signer, mailbox, view };
         if !left.is_empty() {
             tracing::warn!(sessions = left.len(), "sessions were left open by a crash: closing their recordings");
         }
@@ -104,27 +112,32 @@ impl Actor {
         Ok((actor, watcher))
     }
 
+    /// What the sessions write to by themselves.
+    pub(super) fn log(&self) -> Arc<Log> {
+        Arc::clone(&self.log)
+    }
+
     /// Runs until it is told to stop, or every handle is gone.
     pub(super) fn run(mut self) {
         let mut stopping = false;
         while let Some(first) = if stopping { self.mailbox.try_recv().ok() } else { self.mailbox.blocking_recv() } {
-            let mut appends = Vec::new();
+            let mut batch = Batch::default();
             let mut size = 0_usize;
             let mut next = Some(first);
             while let Some(msg) = next {
                 stopping |= matches!(msg, Msg::Stop);
-                if let Some(waiting) = self.admit(msg) {
+                if let Some(waiting) = self.admit(msg, &mut batch) {
                     size = size.saturating_add(waiting.frames.bytes.len());
-                    appends.push(waiting);
+                    batch.appends.push(waiting);
                 }
                 next = if size < BATCH { self.mailbox.try_recv().ok() } else { None };
             }
-            if !appends.is_empty() {
-                self.commit(appends);
+            if !batch.appends.is_empty() || batch.flush {
+                self.commit(batch);
             }
             self.seal_broken();
             self.publish();
-            if self.spool.is_poisoned() {
+            if self.log.lock().spool.is_poisoned() {
                 tracing::error!("the recording spool's files are in an unknown state: stopping");
                 return;
             }
@@ -132,11 +145,14 @@ impl Actor {
     }
 
     /// What `msg` wants written, unless it is answered at once.
-    fn admit(&mut self, msg: Msg) -> Option<Waiting> {
+    fn admit(&self, msg: Msg, batch: &mut Batch) -> Option<Waiting> {
         match msg {
             Msg::Open { frames, reply } => {
-                let full = self.spool.bytes() >= self.max_bytes / 10 * 9;
-                if full || (self.failed && !self.recover()) {
+                let (full, failed) = {
+                    let inner = self.log.lock();
+                    (inner.is_nearly_full(), inner.failed)
+                };
+                if full || (failed && !self.recover()) {
                     let error = if full { RecordError::Full } else { RecordError::Unavailable };
                     drop(reply.send(Err(error)));
                     return None;
@@ -144,19 +160,19 @@ impl Actor {
                 Some(Waiting { frames, seals: false, reply: Some(reply) })
             }
             Msg::Append { frames, seals, reply } => {
-                let size = u64::try_from(frames.bytes.len()).unwrap_or(u64::MAX);
-                // A seal is small and ends the session: always let in.
-                let full = !seals && self.spool.bytes().saturating_add(size) > self.max_bytes;
-                if full || self.failed || self.broken.contains_key(&frames.session) {
-                    self.broken.entry(frames.session).or_insert(Code::RecordingUnavailable);
-                    let error = if full { RecordError::Full } else { RecordError::Unavailable };
+                if let Err(error) = self.log.lock().admit(&frames, seals) {
                     refuse(reply, error);
                     return None;
                 }
                 Some(Waiting { frames, seals, reply })
             }
+            Msg::Flush { reply } => {
+                batch.flush = true;
+                batch.waiters.extend(reply);
+                None
+            }
             Msg::Abandoned { session } => {
-                self.broken.entry(session).or_insert(Code::Internal);
+                self.log.lock().broken.entry(session).or_insert(Code::Internal);
                 None
             }
             Msg::Acknowledged { session, next_seq } => {
@@ -164,13 +180,14 @@ impl Actor {
                     view.sessions.entry(session).or_default().acked = next_seq;
                     false
                 });
-                if let Err(error) = self.spool.acknowledged(session, next_seq) {
-                    self.fail(&error);
+                let mut inner = self.log.lock();
+                if let Err(error) = inner.spool.acknowledged(session, next_seq) {
+                    inner.fail(&error);
                 }
                 None
             }
             Msg::Rewind { sessions, done } => {
-                self.spool.rewind(&sessions);
+                self.log.lock().spool.rewind(&sessions);
                 self.view.send_if_modified(|view| {
                     for (session, next_seq) in sessions {
                         let held = view.sessions.entry(session).or_default();
@@ -183,10 +200,14 @@ impl Actor {
                 None
             }
             Msg::Tick => {
-                if self.failed {
+                let failed = self.log.lock().failed;
+                if failed {
                     self.recover();
-                } else if let Err(error) = self.spool.delete_unneeded() {
-                    self.fail(&error);
+                } else {
+                    let mut inner = self.log.lock();
+                    if let Err(error) = inner.spool.delete_unneeded() {
+                        inner.fail(&error);
+                    }
                 }
                 None
             }
@@ -194,121 +215,96 @@ impl Actor {
         }
     }
 
-    fn commit(&mut self, waiting: Vec<Waiting>) {
+    /// Writes what waits, flushes all that is written, and answers.
+    fn commit(&self, batch: Batch) {
         let began = Instant::now();
-        let (accepted, refused) = self.in_order(waiting);
-        self.refuse_all(refused);
-        let appends: Vec<Append<'_>> = accepted
-            .iter()
-            .map(|Waiting { frames, seals, .. }| Append {
-                session: frames.session,
-                first_seq: frames.first_seq,
-                count: frames.count,
-                seals: *seals,
-                frames: &frames.bytes,
-            })
-            .collect();
-        if appends.is_empty() {
-            return;
-        }
-        match self.spool.commit(&appends) {
+        let Batch { appends, waiters, .. } = batch;
+        let (accepted, written) = {
+            let mut inner = self.log.lock();
+            let (accepted, refused) = in_order(&inner, appends);
+            refuse_all(&mut inner, refused);
+            let appends: Vec<Append<'_>> =
+                accepted.iter().map(|Waiting { frames, seals, .. }| append_of(frames, *seals)).collect();
+            let written = if appends.is_empty() { Ok(()) } else { inner.spool.append(&appends) };
+            if let Err(error) = &written {
+                inner.fail(error);
+            }
+            (accepted, written)
+        };
+        match written.and_then(|()| self.log.flush()) {
             Ok(()) => {
-                metrics::recorder_flushed(began.elapsed(), appends.len());
-                for reply in accepted.into_iter().filter_map(|w| w.reply) {
+                if !accepted.is_empty() {
+                    metrics::recorder_flushed(began.elapsed(), accepted.len());
+                }
+                for reply in accepted.into_iter().filter_map(|w| w.reply).chain(waiters) {
                     drop(reply.send(Ok(())));
                 }
             }
-            Err(error) => {
-                self.fail(&error);
-                self.refuse_all(accepted);
+            Err(_) => {
+                refuse_all(&mut self.log.lock(), accepted);
+                for reply in waiters {
+                    refuse(Some(reply), RecordError::Unavailable);
+                }
             }
         }
     }
 
-    /// Parts what continues its session's durable chain from what does not: after a failure a session must leave no hole, and after
-    /// its seal nothing.
-    fn in_order(&self, waiting: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
-        let mut expected: BTreeMap<SessionId, Option<u64>> = BTreeMap::new();
-        waiting.into_iter().partition(|Waiting { frames, seals, .. }| {
-            let next = expected.entry(frames.session).or_insert_with(|| match self.spool.session(frames.session) {
-                None => Some(0),
-                Some(state) if state.sealed => None,
-                Some(state) => Some(state.next_seq),
-            });
-            let continues = !self.failed && *next == Some(frames.first_seq);
-            let after = frames.first_seq.saturating_add(u64::from(frames.count));
-            *next = (continues && !seals).then_some(after);
-            continues
-        })
-    }
-
-    fn refuse_all(&mut self, waiting: Vec<Waiting>) {
-        for Waiting { frames, reply, .. } in waiting {
-            if self.spool.session(frames.session).is_some() {
-                self.broken.entry(frames.session).or_insert(Code::RecordingUnavailable);
+    fn recover(&self) -> bool {
+        let recovered = {
+            let mut inner = self.log.lock();
+            let probed = inner.spool.probe();
+            match &probed {
+                Ok(()) => inner.failed = false,
+                Err(error) => inner.fail(error),
             }
-            refuse(reply, RecordError::Unavailable);
+            probed.is_ok()
+        };
+        if recovered {
+            tracing::info!("the recording spool can be written again");
+            self.publish();
         }
-    }
-
-    fn fail(&mut self, error: &std::io::Error) {
-        if !self.failed {
-            tracing::error!(%error, "the recording spool cannot be written: sessions that need it end");
-            metrics::recorder_failed();
-        }
-        self.failed = true;
-    }
-
-    fn recover(&mut self) -> bool {
-        match self.spool.probe() {
-            Ok(()) => {
-                tracing::info!("the recording spool can be written again");
-                self.failed = false;
-                self.publish();
-                true
-            }
-            Err(_) => false,
-        }
+        recovered
     }
 
     /// Closes the recordings of sessions that could not go on, where writing works.
-    fn seal_broken(&mut self) {
-        while let Some((session, code)) = self.broken.first_key_value().map(|(s, c)| (*s, *c)) {
-            if self.failed {
-                return;
-            }
+    fn seal_broken(&self) {
+        loop {
+            let (session, code) = {
+                let inner = self.log.lock();
+                match inner.broken.first_key_value() {
+                    Some((session, code)) if !inner.failed => (*session, *code),
+                    _ => return,
+                }
+            };
             let reason = match code {
                 Code::RecordingUnavailable => "the recording could not be written",
                 _ => "the session ended unexpectedly",
             };
-            if let Err(error) = self.close(session, Some(code), reason, false) {
-                self.fail(&error);
+            let closed = self.close(session, Some(code), reason, false);
+            let mut inner = self.log.lock();
+            if let Err(error) = closed {
+                inner.fail(&error);
                 return;
             }
-            self.broken.remove(&session);
+            inner.broken.remove(&session);
         }
     }
 
-    fn close(
-        &mut self,
-        session: SessionId,
-        code: Option<Code>,
-        reason: &str,
-        interrupted: bool,
-    ) -> std::io::Result<()> {
-        let Some(state) = self.spool.session(session).filter(|state| !state.sealed) else { return Ok(()) };
+    fn close(&self, session: SessionId, code: Option<Code>, reason: &str, interrupted: bool) -> std::io::Result<()> {
+        let mut inner = self.log.lock();
+        let Some(state) = inner.spool.session(session).filter(|state| !state.sealed) else { return Ok(()) };
         let mut chain = Chain::resume(session, state.next_seq, Digest(state.head));
         let mut frames = Vec::new();
         let count = seal::close(&mut chain, clock::now(), code, reason, interrupted, &self.signer, &mut frames)
             .map_err(std::io::Error::other)?;
-        self.spool.commit(&[Append { session, first_seq: state.next_seq, count, seals: true, frames: &frames }])
+        inner.spool.commit(&[Append { session, first_seq: state.next_seq, count, seals: true, frames: &frames }])
     }
 
-    fn publish(&mut self) {
-        let bytes = self.spool.bytes();
-        metrics::recorder_spool(bytes);
-        let ready = !self.failed && bytes < self.max_bytes / 10 * 9;
-        let spool = &self.spool;
+    fn publish(&self) {
+        let inner = self.log.lock();
+        metrics::recorder_spool(inner.spool.bytes());
+        let ready = !inner.failed && !inner.is_nearly_full();
+        let spool = &inner.spool;
         self.view.send_if_modified(|view| {
             let (active, len) = spool.active();
             let mut changed = view.segments.insert(active, len) != Some(len);
@@ -324,6 +320,26 @@ impl Actor {
             (view.ready, view.settled) = (ready, spool.is_settled());
             changed
         });
+    }
+}
+
+/// Parts what continues its session's recording from what does not: after a failure a session must leave no hole, and after its seal
+/// nothing.
+fn in_order(inner: &Inner, waiting: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
+    let mut expected: BTreeMap<SessionId, Option<u64>> = BTreeMap::new();
+    waiting.into_iter().partition(|Waiting { frames, seals, .. }| {
+        let next = expected.entry(frames.session).or_insert_with(|| inner.next_seq(frames.session));
+        let continues = !inner.failed && *next == Some(frames.first_seq);
+        let after = frames.first_seq.saturating_add(u64::from(frames.count));
+        *next = (continues && !seals).then_some(after);
+        continues
+    })
+}
+
+fn refuse_all(inner: &mut Inner, waiting: Vec<Waiting>) {
+    for Waiting { frames, reply, .. } in waiting {
+        inner.give_up(frames.session);
+        refuse(reply, RecordError::Unavailable);
     }
 }
 

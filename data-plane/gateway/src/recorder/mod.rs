@@ -1,7 +1,8 @@
 //! The recorder: has events durable before what they tell of takes effect (I2), and brings them to the control plane.
 //!
-//! One thread ([`actor`]) owns the spool's files and is the only writer; sessions hand it encoded frames and wait for the flush that
-//! they share with all others that wait. The [`uploader`] reads the files behind it and deletes nothing itself.
+//! One thread ([`actor`]) flushes, seals and deletes; sessions hand it encoded frames and wait for the flush that they share with all
+//! others that wait, or, by [`Durability::Buffered`], write them by themselves ([`log`]). The [`uploader`] reads behind it what was flushed
+//! and deletes nothing itself.
 //!
 //! ```text
 //! session task -- frames --> recorder thread --> segment files --> uploader --> control plane
@@ -9,26 +10,30 @@
 //! ```
 
 mod actor;
+mod log;
 mod record;
 mod seal;
+mod segment;
 mod session;
 mod spool;
 mod uploader;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use postern_core::recording::{EncodeError, Event, Started};
 use postern_core::{Code, SessionId};
 use postern_runtime::pki::SealSigner;
 use postern_runtime::supervisor::{OnEnd, Supervisor};
-use tokio::sync::{mpsc, oneshot, watch};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+pub use segment::SpoolError;
 pub(crate) use session::{Cleared, SessionRecorder};
-pub use spool::SpoolError;
 pub(crate) use uploader::{UploadClient, Uploader};
 
 use actor::{Msg, View};
+use log::Log;
 
 /// Waiting appends. Full: sessions wait their turn, each with at most one append, so this bounds memory and loses nothing.
 const MAILBOX: usize = 256;
@@ -68,6 +73,17 @@ impl From<EncodeError> for RecordError {
     }
 }
 
+/// What an operation's event must have survived before the operation is forwarded (I2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// The loss of the machine: it is flushed to the disk, with the events of all others that wait.
+    #[default]
+    Spooled,
+    /// The loss of the process. It is flushed within milliseconds: these are lost with the machine.
+    Buffered,
+}
+
 /// Where the spool is, and how much it may hold.
 #[derive(Clone, Debug)]
 pub(crate) struct RecorderConfig {
@@ -75,14 +91,24 @@ pub(crate) struct RecorderConfig {
     pub dir: PathBuf,
     /// Bytes that the spool may hold. New sessions are refused from nine tenths of it on.
     pub max_bytes: u64,
+    /// What operations wait for.
+    pub durability: Durability,
 }
 
 /// Starts recordings. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct RecorderHandle {
-    to: mpsc::Sender<Msg>,
+    way: Way,
     view: watch::Receiver<View>,
     signer: Arc<SealSigner>,
+}
+
+/// How sessions reach the spool.
+#[derive(Clone, Debug)]
+struct Way {
+    to: mpsc::Sender<Msg>,
+    /// Where those write that do not wait for the disk; the thread's.
+    log: Option<Weak<Log>>,
 }
 
 /// Opens the spool, closes what a crash left open, and starts the recorder's thread. Blocks on the disk.
@@ -97,7 +123,12 @@ pub(crate) fn start(
     let signer = Arc::new(signer);
     let (to, mailbox) = mpsc::channel(MAILBOX);
     let (actor, view) = actor::Actor::open(config, Arc::clone(&signer), mailbox)?;
-    let handle = RecorderHandle { to: to.clone(), view: view.clone(), signer };
+    let log = (config.durability == Durability::Buffered).then(|| actor.log());
+    let way = Way { to: to.clone(), log: log.as_ref().map(Arc::downgrade) };
+    if let Some(log) = log {
+        supervisor.spawn("recorder-flush", OnEnd::EndPart, flush_soon(log.written(), to.clone()));
+    }
+    let handle = RecorderHandle { way, view: view.clone(), signer };
     let uploader = Uploader::new(config.dir.clone(), view, to);
     supervisor.spawn_blocking_thread("recorder", OnEnd::StopNode, move || actor.run());
     Ok((handle, uploader))
@@ -110,7 +141,7 @@ impl RecorderHandle {
     /// When it cannot be recorded: the session must not begin.
     pub(crate) async fn open(&self, started: Started) -> Result<SessionRecorder, RecordError> {
         let session = started.session;
-        let mut recorder = SessionRecorder::new(session, self.to.clone(), Arc::clone(&self.signer));
+        let mut recorder = SessionRecorder::new(session, self.way.clone(), Arc::clone(&self.signer));
         recorder.begin(&Event::Started(Box::new(started))).await?;
         Ok(recorder)
     }
@@ -119,6 +150,20 @@ impl RecorderHandle {
     #[must_use]
     pub(crate) fn is_ready(&self) -> bool {
         self.view.borrow().ready
+    }
+}
+
+/// Has the recorder's thread flush what sessions have written without waiting.
+async fn flush_soon(written: Arc<Notify>, to: mpsc::Sender<Msg>) {
+    loop {
+        tokio::select! {
+            () = to.closed() => return,
+            () = written.notified() => {}
+        }
+        tokio::time::sleep(log::FLUSH_AFTER).await;
+        if to.send(Msg::Flush { reply: None }).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
+use super::actor::Msg;
+use super::log::Written;
+use super::{Frames, RecordError, Way, ask, seal};
 use postern_core::policy::{Obliged, Permit};
 use postern_core::recording::{Chain, Event};
 use postern_core::{Code, OperationId, SessionId};
 use postern_runtime::clock;
 use postern_runtime::pki::SealSigner;
-use tokio::sync::mpsc;
-
-use super::actor::Msg;
-use super::{Frames, RecordError, ask, seal};
 
 /// Frames that may wait for the next flush, in bytes. Past it, the session waits for the disk.
 const WAITING: usize = 256 << 10;
+/// Room for them that a session keeps.
+const KEPT: usize = 4 << 10;
 
-/// Proof that an operation is permitted and durably recorded. Only the recorder makes one, from a [`Permit`]; only with one does
+/// Proof that an operation is permitted and recorded, as durably as the gateway is to record. Only the recorder makes one, from a [`Permit`]; only with one does
 /// anything of an operation go to a target (I1, I2).
 #[derive(Debug)]
 #[must_use = "the operation was recorded as forwarded"]
@@ -45,24 +46,24 @@ pub(crate) struct SessionRecorder {
     chain: Chain,
     waiting: Vec<u8>,
     first_seq: u64,
-    to: mpsc::Sender<Msg>,
+    way: Way,
     signer: Arc<SealSigner>,
     sealed: bool,
 }
 
 impl SessionRecorder {
-    pub(super) fn new(session: SessionId, to: mpsc::Sender<Msg>, signer: Arc<SealSigner>) -> Self {
+    pub(super) fn new(session: SessionId, way: Way, signer: Arc<SealSigner>) -> Self {
         let chain = Chain::start(session);
-        Self { session, chain, waiting: Vec::new(), first_seq: 0, to, signer, sealed: false }
+        Self { session, chain, waiting: Vec::new(), first_seq: 0, way, signer, sealed: false }
     }
 
     pub(super) async fn begin(&mut self, started: &Event) -> Result<(), RecordError> {
         self.chain.append(clock::now(), started, &mut self.waiting)?;
         let frames = self.take();
-        ask(&self.to, |reply| Msg::Open { frames, reply }).await
+        ask(&self.way.to, |reply| Msg::Open { frames, reply }).await
     }
 
-    /// Records the event of a permitted operation; durable on return. The answer is what lets it be forwarded.
+    /// Records the event of a permitted operation; as durable on return as operations are to be. The answer is what lets it be forwarded.
     ///
     /// # Errors
     /// When it cannot be recorded: the operation must not run.
@@ -71,7 +72,7 @@ impl SessionRecorder {
         Ok(Cleared { operation: permit.operation(), obliged: permit.into_obliged() })
     }
 
-    /// Records `event`; durable on return, with all before it.
+    /// Records `event`; as durable on return as operations are to be, with all before it.
     ///
     /// # Errors
     /// When it cannot be recorded.
@@ -102,8 +103,11 @@ impl SessionRecorder {
         if self.waiting.is_empty() {
             return Ok(());
         }
+        if self.way.log.is_some() {
+            return self.flush().await;
+        }
         let msg = Msg::Append { frames: self.take(), seals: false, reply: None };
-        self.to.send(msg).await.map_err(|_| RecordError::Unavailable)
+        self.way.to.send(msg).await.map_err(|_| RecordError::Unavailable)
     }
 
     /// Ends the recording and signs it; durable on return.
@@ -113,7 +117,7 @@ impl SessionRecorder {
     pub(crate) async fn seal(mut self, code: Option<Code>, reason: &str) -> Result<(), RecordError> {
         seal::close(&mut self.chain, clock::now(), code, reason, false, &self.signer, &mut self.waiting)?;
         let frames = self.take();
-        ask(&self.to, |reply| Msg::Append { frames, seals: true, reply: Some(reply) }).await?;
+        ask(&self.way.to, |reply| Msg::Append { frames, seals: true, reply: Some(reply) }).await?;
         self.sealed = true;
         Ok(())
     }
@@ -123,7 +127,18 @@ impl SessionRecorder {
             return Ok(());
         }
         let frames = self.take();
-        ask(&self.to, |reply| Msg::Append { frames, seals: false, reply: Some(reply) }).await
+        let Some(log) = &self.way.log else {
+            return ask(&self.way.to, |reply| Msg::Append { frames, seals: false, reply: Some(reply) }).await;
+        };
+        let written = log.upgrade().ok_or(RecordError::Unavailable)?.write(&frames)?;
+        // The room is used again.
+        self.waiting = frames.bytes;
+        self.waiting.clear();
+        self.waiting.shrink_to(KEPT);
+        match written {
+            Written::Soon => Ok(()),
+            Written::Late => ask(&self.way.to, |reply| Msg::Flush { reply: Some(reply) }).await,
+        }
     }
 
     fn take(&mut self) -> Frames {
@@ -140,7 +155,7 @@ impl Drop for SessionRecorder {
     fn drop(&mut self) {
         if !self.sealed {
             // A full mailbox loses this; the next start of the gateway then closes the session as interrupted.
-            drop(self.to.try_send(Msg::Abandoned { session: self.session }));
+            drop(self.way.to.try_send(Msg::Abandoned { session: self.session }));
         }
     }
 }

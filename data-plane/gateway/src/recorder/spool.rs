@@ -1,56 +1,22 @@
 //! The spool's files: what is written and flushed, what a restart finds, what may be deleted.
 //!
-//! Owned by the recorder's thread alone; every method blocks. Each start begins a new segment, so only the segment that was last can
-//! have a torn end, and a torn end was never acknowledged.
+//! What is written survives the process, what is flushed survives the machine. Every method but the shortest blocks; a flush alone can be
+//! made with nobody waiting ([`Spool::begin_sync`]). Each start begins a new segment, so only the segment that was last can have a torn
+//! end, and a torn end was never acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use postern_core::SessionId;
 
-use super::record::{MAGIC, Next, Record, next};
+use super::record::{MAGIC, Record};
+use super::segment::{Segment, SessionState, SpoolError, at, create_segment, read_segment, restrict, segment_path};
 
-/// The spool cannot be used as it is.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// Reading or writing failed.
-    #[error("spool {path}: {source}")]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// What.
-        source: io::Error,
-    },
-    /// Damage that is no torn end: recorded events would silently be lost.
-    #[error("spool segment {path} is damaged at offset {offset}: move the file away to start without what it holds")]
-    Damaged {
-        /// The segment.
-        path: PathBuf,
-        /// Where in it.
-        offset: usize,
-    },
-    /// Another process uses the directory.
-    #[error("spool {0} is in use by another process")]
-    InUse(PathBuf),
-}
-
-/// What is known of a session that has something in the spool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SessionState {
-    /// The place of its next event; all before it are durable.
-    pub(super) next_seq: u64,
-    /// What its chain ends in.
-    pub(super) head: [u8; 32],
-    /// The segment of its last record.
-    segment: u64,
-    pub(super) sealed: bool,
-    /// The control plane has all before this.
-    pub(super) acked: u64,
-    /// The spool has all from this on.
-    pub(super) from: u64,
-}
+/// Room for records that is kept from one write to the next.
+const KEPT_BUFFER: usize = 256 << 10;
 
 /// Frames to write.
 pub(super) struct Append<'a> {
@@ -61,10 +27,26 @@ pub(super) struct Append<'a> {
     pub(super) frames: &'a [u8],
 }
 
-struct Segment {
-    len: u64,
-    /// What must be acknowledged before the segment may go, by session.
-    needs: BTreeMap<SessionId, u64>,
+/// What an append that is not durable has changed.
+struct Undo {
+    session: SessionId,
+    state: Option<SessionState>,
+    needs: Option<u64>,
+}
+
+/// A flush under way: of what had been written when it began.
+pub(super) struct Sync {
+    file: Arc<File>,
+    written: u64,
+    appends: usize,
+    generation: u64,
+}
+
+impl Sync {
+    /// Blocks until it is durable.
+    pub(super) fn run(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
 }
 
 /// The spool's directory, open for writing.
@@ -76,7 +58,17 @@ pub(super) struct Spool {
     /// Bytes up to which acknowledged events of sessions that go on are kept.
     keep: u64,
     active: u64,
-    file: File,
+    file: Arc<File>,
+    /// Bytes of the active segment, durable or not.
+    written: u64,
+    /// Appends that are not durable, in order.
+    unsynced: Vec<Undo>,
+    /// Changes whenever a flush that is under way no longer says what is durable.
+    generation: u64,
+    /// Sessions of which something was written that is not there any more.
+    lost: Vec<SessionId>,
+    /// Records on their way to the file.
+    buffer: Vec<u8>,
     segments: BTreeMap<u64, Segment>,
     sessions: BTreeMap<SessionId, SessionState>,
     /// Sessions that are open, or not wholly acknowledged.
@@ -85,15 +77,6 @@ pub(super) struct Spool {
     /// Segments that were deleted.
     deleted: u64,
     poisoned: bool,
-}
-
-pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:016x}.spool"))
-}
-
-fn at(path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
-    let path = path.to_owned();
-    move |source| SpoolError::Io { path, source }
 }
 
 impl Spool {
@@ -135,7 +118,12 @@ impl Spool {
             segment_size,
             keep: 0,
             active,
-            file,
+            file: Arc::new(file),
+            written: 0,
+            unsynced: Vec::new(),
+            generation: 0,
+            lost: Vec::new(),
+            buffer: Vec::new(),
             segments,
             sessions,
             unsettled,
@@ -155,27 +143,134 @@ impl Spool {
         self
     }
 
-    /// Writes `appends` and makes them durable with one flush. All or none: after an error nothing of them is there.
+    /// Writes `appends` and makes them, and all before them, durable. All or none: after an error nothing of them is there.
     pub(super) fn commit(&mut self, appends: &[Append<'_>]) -> io::Result<()> {
-        let mut buffer = Vec::new();
+        self.append(appends)?;
+        self.sync_now()
+    }
+
+    /// Writes `appends`; durable with the next flush. All or none: after an error nothing of them is there.
+    pub(super) fn append(&mut self, appends: &[Append<'_>]) -> io::Result<()> {
+        if self.written >= self.segment_size {
+            self.roll()?;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
         for append in appends {
             let Append { session, first_seq, count, seals, frames } = *append;
             Record::Frames { session, first_seq, count, seals, frames }.encode(&mut buffer);
         }
-        self.write(&buffer)?;
+        let outcome = self.write(&buffer);
+        // One large event must not cost its room for ever.
+        if buffer.capacity() <= KEPT_BUFFER {
+            self.buffer = buffer;
+        }
+        outcome?;
         for append in appends {
             let next_seq = append.first_seq.saturating_add(u64::from(append.count));
             let head = append.frames.last_chunk::<32>().copied().unwrap_or_default();
             let (acked, from) =
                 self.sessions.get(&append.session).map_or((0, append.first_seq), |state| (state.acked, state.from));
             let state = SessionState { next_seq, head, segment: self.active, sealed: append.seals, acked, from };
-            self.sessions.insert(append.session, state);
+            let state = self.sessions.insert(append.session, state);
             self.unsettled.insert(append.session);
-            if let Some(segment) = self.segments.get_mut(&self.active) {
-                segment.needs.insert(append.session, next_seq);
-            }
+            let needs =
+                self.segments.get_mut(&self.active).and_then(|segment| segment.needs.insert(append.session, next_seq));
+            self.unsynced.push(Undo { session: append.session, state, needs });
         }
         Ok(())
+    }
+
+    /// A flush of all that is written, to be run with nobody waiting for the spool, and then to be told of by [`Self::end_sync`].
+    pub(super) fn begin_sync(&self) -> Sync {
+        Sync {
+            file: Arc::clone(&self.file),
+            written: self.written,
+            appends: self.unsynced.len(),
+            generation: self.generation,
+        }
+    }
+
+    /// Takes in what came of a flush. After an error nothing is there any more that was not durable.
+    pub(super) fn end_sync(&mut self, sync: &Sync, outcome: io::Result<()>) -> io::Result<()> {
+        let settled = sync.generation != self.generation;
+        match &outcome {
+            // Another flush has settled it meanwhile.
+            Ok(()) if settled => {}
+            Ok(()) => {
+                self.unsynced.drain(..sync.appends.min(self.unsynced.len()));
+                self.set_durable(sync.written);
+            }
+            Err(_) => {
+                // Of two flushes of one file, one alone is told of an error.
+                self.poisoned |= settled;
+                self.undo_unsynced();
+            }
+        }
+        outcome
+    }
+
+    /// Sessions of which something was written, and is not there any more after an error.
+    pub(super) fn take_lost(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Makes all durable that is written.
+    fn sync_now(&mut self) -> io::Result<()> {
+        if self.unsynced.is_empty() && self.written == self.active_len() {
+            return Ok(());
+        }
+        let outcome = self.file.sync_data();
+        self.generation = self.generation.wrapping_add(1);
+        if outcome.is_ok() {
+            self.unsynced.clear();
+            self.set_durable(self.written);
+        } else {
+            self.undo_unsynced();
+        }
+        outcome
+    }
+
+    fn set_durable(&mut self, len: u64) {
+        if let Some(segment) = self.segments.get_mut(&self.active) {
+            segment.len = len;
+        }
+    }
+
+    /// What was refused must not be found by a restart.
+    fn undo_unsynced(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        for Undo { session, state, needs } in std::mem::take(&mut self.unsynced).into_iter().rev() {
+            self.lost.push(session);
+            if let Some(segment) = self.segments.get_mut(&self.active) {
+                match needs {
+                    Some(needs) => segment.needs.insert(session, needs),
+                    None => segment.needs.remove(&session),
+                };
+            }
+            match state {
+                Some(state) => {
+                    // What was acknowledged meanwhile was durable.
+                    let acked = self.sessions.get(&session).map_or(0, |now| now.acked);
+                    self.sessions.insert(session, SessionState { acked: state.acked.max(acked), ..state });
+                    self.unsettled.insert(session);
+                }
+                None => {
+                    self.sessions.remove(&session);
+                    self.unsettled.remove(&session);
+                }
+            }
+        }
+        self.cut(self.active_len());
+    }
+
+    /// Cuts what is written off at `len`.
+    fn cut(&mut self, len: u64) {
+        let file = self.file.as_ref();
+        let undone = file.set_len(len).and_then(|()| io::Seek::seek(&mut &*file, io::SeekFrom::Start(len)).map(drop));
+        self.poisoned |= undone.is_err();
+        self.bytes = self.bytes.saturating_sub(self.written.saturating_sub(len));
+        self.written = len;
     }
 
     /// The control plane has all of `session` before `next_seq`, or wants none of it. Deletes what nobody needs any more.
@@ -266,27 +361,17 @@ impl Spool {
         self.segments.len()
     }
 
+    /// All or nothing.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.active_len() >= self.segment_size {
-            self.roll()?;
-        }
-        let before = self.active_len();
-        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
-        if let Err(error) = written {
-            // What was refused must not be found by a restart.
-            let undone = self
-                .file
-                .set_len(before)
-                .and_then(|()| io::Seek::seek(&mut self.file, io::SeekFrom::Start(before)).map(drop));
-            self.poisoned = undone.is_err();
-            return Err(error);
-        }
+        let before = self.written;
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if let Some(segment) = self.segments.get_mut(&self.active) {
-            segment.len = segment.len.saturating_add(size);
-        }
+        let written = self.file.as_ref().write_all(bytes);
+        self.written = before.saturating_add(size);
         self.bytes = self.bytes.saturating_add(size);
-        Ok(())
+        if written.is_err() {
+            self.cut(before);
+        }
+        written
     }
 
     fn active_len(&self) -> u64 {
@@ -294,8 +379,9 @@ impl Spool {
     }
 
     fn roll(&mut self) -> io::Result<()> {
+        self.sync_now()?;
         let number = self.active.saturating_add(1);
-        self.file = create_segment(&self.dir, &self.dir_handle, number)?;
+        self.file = Arc::new(create_segment(&self.dir, &self.dir_handle, number)?);
         self.begun(number);
         self.delete_unneeded()
     }
@@ -303,6 +389,8 @@ impl Spool {
     fn begun(&mut self, number: u64) {
         let len = u64::try_from(MAGIC.len()).unwrap_or(0);
         self.active = number;
+        self.written = len;
+        self.generation = self.generation.wrapping_add(1);
         self.bytes = self.bytes.saturating_add(len);
         self.segments.insert(number, Segment { len, needs: BTreeMap::new() });
     }
@@ -318,6 +406,8 @@ impl Spool {
             if !segment.needs.iter().all(acked) || (goes_on && self.bytes <= self.keep) {
                 return Ok(());
             }
+            // What is undone later must not lead back to what is deleted now.
+            self.sync_now()?;
             // An open session must stay known: a restart after a crash has to close it.
             let carried: Vec<SessionId> = self
                 .sessions
@@ -332,7 +422,8 @@ impl Spool {
                 }
             }
             if !buffer.is_empty() {
-                self.write_in_active(&buffer)?;
+                self.write(&buffer)?;
+                self.sync_now()?;
             }
             for session in carried {
                 if let Some(state) = self.sessions.get_mut(&session) {
@@ -354,97 +445,6 @@ impl Spool {
         }
         Ok(())
     }
-
-    /// As [`Self::write`], without rolling: rolling deletes, and deleting writes.
-    fn write_in_active(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let size = std::mem::replace(&mut self.segment_size, u64::MAX);
-        let written = self.write(bytes);
-        self.segment_size = size;
-        written
-    }
-}
-
-#[cfg(unix)]
-fn restrict(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
-}
-
-#[cfg(not(unix))]
-fn restrict(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-fn create_segment(dir: &Path, dir_handle: &File, number: u64) -> io::Result<File> {
-    let path = segment_path(dir, number);
-    let made = OpenOptions::new().write(true).create(true).truncate(true).open(&path).and_then(|mut file| {
-        file.write_all(MAGIC)?;
-        file.sync_all()?;
-        dir_handle.sync_all()?;
-        Ok(file)
-    });
-    if made.is_err() {
-        // An unfinished one would be taken for a damaged one.
-        drop(fs::remove_file(&path));
-    }
-    made
-}
-
-fn read_segment(
-    dir: &Path,
-    number: u64,
-    last: bool,
-    sessions: &mut BTreeMap<SessionId, SessionState>,
-) -> Result<Segment, SpoolError> {
-    let path = segment_path(dir, number);
-    let bytes = fs::read(&path).map_err(at(&path))?;
-    let mut needs = BTreeMap::new();
-    let mut offset = if bytes.starts_with(MAGIC) { MAGIC.len() } else { 0 };
-    let mut torn = offset == 0;
-    while !torn {
-        match next(bytes.get(offset..).unwrap_or_default()) {
-            Next::End => break,
-            Next::Torn => torn = true,
-            Next::Record { record, size } => {
-                note(record, number, sessions, &mut needs);
-                offset = offset.saturating_add(size);
-            }
-        }
-    }
-    if torn && !last {
-        return Err(SpoolError::Damaged { path, offset });
-    }
-    if torn {
-        let lost = bytes.len().saturating_sub(offset);
-        tracing::warn!(segment = %path.display(), lost, "the spool's last segment had a torn end, as after a crash: cut off");
-        let file = OpenOptions::new().write(true).open(&path).map_err(at(&path))?;
-        if offset == 0 {
-            (&file).write_all(MAGIC).map_err(at(&path))?;
-            offset = MAGIC.len();
-        }
-        let len = u64::try_from(offset).unwrap_or(u64::MAX);
-        file.set_len(len).and_then(|()| file.sync_all()).map_err(at(&path))?;
-    }
-    Ok(Segment { len: u64::try_from(offset).unwrap_or(u64::MAX), needs })
-}
-
-fn note(
-    record: Record<'_>,
-    number: u64,
-    sessions: &mut BTreeMap<SessionId, SessionState>,
-    needs: &mut BTreeMap<SessionId, u64>,
-) {
-    let (session, next_seq, head, sealed, had, first) = match record {
-        Record::Frames { session, first_seq, count, seals, frames } => {
-            let next_seq = first_seq.saturating_add(u64::from(count));
-            needs.insert(session, next_seq);
-            (session, next_seq, frames.last_chunk::<32>().copied().unwrap_or_default(), seals, 0, first_seq)
-        }
-        // Written only when all before it had been acknowledged.
-        Record::Head { session, next_seq, head } => (session, next_seq, head, false, next_seq, next_seq),
-    };
-    let (acked, from) = sessions.get(&session).map_or((0, first), |state| (state.acked, state.from));
-    sessions.insert(session, SessionState { next_seq, head, segment: number, sealed, acked: acked.max(had), from });
 }
 
 #[cfg(test)]

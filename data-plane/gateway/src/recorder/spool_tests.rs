@@ -174,3 +174,53 @@ fn a_session_that_is_over_holds_nothing() {
     spool.acknowledged(session(1), 40).unwrap();
     assert_eq!(spool.segment_count(), 1);
 }
+
+fn next_seq(spool: &Spool, of: u128) -> Option<u64> {
+    spool.session(session(of)).map(|state| state.next_seq)
+}
+
+/// A disk that lost what it was to keep: whatever was not durable is gone, of whomever, and what was stays.
+#[test]
+fn a_failed_flush_undoes_all_that_was_not_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+    spool.commit(&[append(session(1), 0, &frame(1))]).unwrap();
+    let durable = spool.active();
+    spool.append(&[append(session(1), 1, &frame(2)), append(session(2), 0, &frame(3))]).unwrap();
+    assert_eq!(spool.active(), durable, "written is not durable");
+    let sync = spool.begin_sync();
+    spool.append(&[append(session(1), 2, &frame(4))]).unwrap();
+    let outcome = spool.end_sync(&sync, Err(io::Error::other("no")));
+    assert!(outcome.is_err() && !spool.is_poisoned());
+    assert_eq!(spool.take_lost().into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([session(1), session(2)]));
+    assert_eq!((next_seq(&spool, 1), next_seq(&spool, 2)), (Some(1), None));
+    assert_eq!(fs::metadata(segment_path(dir.path(), durable.0)).unwrap().len(), durable.1);
+    spool.commit(&[append(session(1), 1, &frame(5))]).unwrap();
+    drop(spool);
+    let spool = Spool::open(dir.path(), 1 << 20).unwrap();
+    assert_eq!((next_seq(&spool, 1), next_seq(&spool, 2)), (Some(2), None));
+    assert_eq!(spool.session(session(1)).unwrap().head, [5; 32]);
+}
+
+/// What was written while a flush ran is not durable by it, and a flush that another has overtaken says nothing.
+#[test]
+fn a_flush_counts_for_what_was_written_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 1 << 20).unwrap();
+    spool.append(&[append(session(1), 0, &frame(1))]).unwrap();
+    let (sync, outdated) = (spool.begin_sync(), spool.begin_sync());
+    spool.append(&[append(session(1), 1, &frame(2))]).unwrap();
+    let outcome = sync.run();
+    spool.end_sync(&sync, outcome).unwrap();
+    let (first, half) = spool.active();
+    let both = fs::metadata(segment_path(dir.path(), first)).unwrap().len();
+    assert!(half < both, "{half} of {both}");
+    spool.commit(&[append(session(1), 2, &frame(3))]).unwrap();
+    let whole = spool.active();
+    spool.end_sync(&outdated, Ok(())).unwrap();
+    assert_eq!(spool.active(), whole);
+    // That an error was told to an outdated one alone leaves nobody to say what the disk has.
+    spool.append(&[append(session(1), 3, &frame(4))]).unwrap();
+    spool.end_sync(&outdated, Err(io::Error::other("no"))).unwrap_err();
+    assert!(spool.is_poisoned());
+}

@@ -16,9 +16,15 @@ use super::*;
 struct House {
     dir: tempfile::TempDir,
     credential: NodeCredential,
+    durability: Durability,
 }
 
 impl House {
+    /// One for each class of durability.
+    fn both() -> [Self; 2] {
+        [Durability::Spooled, Durability::Buffered].map(|durability| Self { durability, ..Self::new() })
+    }
+
     fn new() -> Self {
         let authority = Authority::create("test").unwrap();
         let identity = NodeIdentity { role: NodeRole::Gateway, name: "gw".parse().unwrap(), pool: None };
@@ -27,17 +33,21 @@ impl House {
             authority.issue(&identity, &request.csr_der, &[], clock::now(), Duration::from_secs(3600)).unwrap();
         let credential =
             NodeCredential { certificate_pem, key_pem: request.key_pem, ca_pem: authority.ca_pem().to_owned() };
-        Self { dir: tempfile::tempdir().unwrap(), credential }
+        Self { dir: tempfile::tempdir().unwrap(), credential, durability: Durability::default() }
+    }
+
+    fn config(&self, max_bytes: u64) -> RecorderConfig {
+        RecorderConfig { dir: self.dir.path().to_owned(), max_bytes, durability: self.durability }
     }
 
     fn start(&self, max_bytes: u64) -> (RecorderHandle, Uploader) {
-        let config = RecorderConfig { dir: self.dir.path().to_owned(), max_bytes };
+        let config = self.config(max_bytes);
         start(&config, self.credential.signer().unwrap(), &Supervisor::new()).unwrap()
     }
 
     /// Waits for the thread of a stopped recorder to leave the directory.
     async fn restart(&self, max_bytes: u64) -> (RecorderHandle, Uploader) {
-        let config = RecorderConfig { dir: self.dir.path().to_owned(), max_bytes };
+        let config = self.config(max_bytes);
         loop {
             match start(&config, self.credential.signer().unwrap(), &Supervisor::new()) {
                 Err(SpoolError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -144,76 +154,80 @@ fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
 
 #[tokio::test]
 async fn a_session_is_recorded_and_verifies() {
-    let house = House::new();
-    let (handle, _uploader) = house.start(1 << 24);
-    assert!(handle.is_ready());
-    let session = clock::session_id();
-    let mut recorder = handle.open(started(session)).await.unwrap();
-    recorder.enqueue(&cancel_event()).await.unwrap();
-    let id = clock::operation_id();
-    let cleared = recorder.operation(permit(session, id), &cancel_event()).await.unwrap();
-    assert_eq!(cleared.operation(), id);
-    // Durable on return: the file has it now.
-    assert_eq!(house.verify(session).events, 3);
-    recorder.enqueue(&cancel_event()).await.unwrap();
-    recorder.push().await.unwrap();
-    recorder.seal(None, "the client left").await.unwrap();
-    let report = house.verify(session);
-    assert!(report.is_good() && report.events == 6, "{report}");
+    for house in House::both() {
+        let (handle, _uploader) = house.start(1 << 24);
+        assert!(handle.is_ready());
+        let session = clock::session_id();
+        let mut recorder = handle.open(started(session)).await.unwrap();
+        recorder.enqueue(&cancel_event()).await.unwrap();
+        let id = clock::operation_id();
+        let cleared = recorder.operation(permit(session, id), &cancel_event()).await.unwrap();
+        assert_eq!(cleared.operation(), id);
+        // Durable on return: the file has it now.
+        assert_eq!(house.verify(session).events, 3);
+        recorder.enqueue(&cancel_event()).await.unwrap();
+        recorder.push().await.unwrap();
+        recorder.seal(None, "the client left").await.unwrap();
+        let report = house.verify(session);
+        assert!(report.is_good() && report.events == 6, "{report}");
+    }
 }
 
 #[tokio::test]
 async fn waiting_sessions_share_a_flush_and_keep_their_order() {
-    let house = House::new();
-    let (handle, _uploader) = house.start(1 << 26);
-    let mut sessions = Vec::new();
-    for _ in 0..32 {
-        let handle = handle.clone();
-        sessions.push(async move {
-            let session = clock::session_id();
-            let mut recorder = handle.open(started(session)).await.unwrap();
-            for _ in 0..20 {
-                recorder.append(&cancel_event()).await.unwrap();
-            }
-            recorder.seal(None, "done").await.unwrap();
-            session
-        });
-    }
-    for session in futures::future::join_all(sessions).await {
-        let report = house.verify(session);
-        assert!(report.is_good() && report.events == 23, "{report}");
+    for house in House::both() {
+        let (handle, _uploader) = house.start(1 << 26);
+        let mut sessions = Vec::new();
+        for _ in 0..32 {
+            let handle = handle.clone();
+            sessions.push(async move {
+                let session = clock::session_id();
+                let mut recorder = handle.open(started(session)).await.unwrap();
+                for _ in 0..20 {
+                    recorder.append(&cancel_event()).await.unwrap();
+                }
+                recorder.seal(None, "done").await.unwrap();
+                session
+            });
+        }
+        for session in futures::future::join_all(sessions).await {
+            let report = house.verify(session);
+            assert!(report.is_good() && report.events == 23, "{report}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_crash_leaves_a_session_that_the_next_start_closes() {
-    let house = House::new();
-    let (handle, uploader) = house.start(1 << 24);
-    let session = clock::session_id();
-    let mut recorder = handle.open(started(session)).await.unwrap();
-    recorder.append(&cancel_event()).await.unwrap();
-    // As SIGKILL: neither sealed nor told of the end.
-    std::mem::forget(recorder);
-    handle.to.send(Msg::Stop).await.unwrap();
-    drop((handle, uploader));
+    for house in House::both() {
+        let (handle, uploader) = house.start(1 << 24);
+        let session = clock::session_id();
+        let mut recorder = handle.open(started(session)).await.unwrap();
+        recorder.append(&cancel_event()).await.unwrap();
+        // As SIGKILL: neither sealed nor told of the end.
+        std::mem::forget(recorder);
+        handle.way.to.send(Msg::Stop).await.unwrap();
+        drop((handle, uploader));
 
-    let (_handle, _uploader) = house.restart(1 << 24).await;
-    let report = house.verify(session);
-    assert!(report.is_good() && report.interrupted && report.events == 4, "{report}");
+        let (_handle, _uploader) = house.restart(1 << 24).await;
+        let report = house.verify(session);
+        assert!(report.is_good() && report.interrupted && report.events == 4, "{report}");
+    }
 }
 
 #[tokio::test]
 async fn a_lost_session_task_is_sealed_by_the_thread() {
-    let house = House::new();
-    let (handle, _uploader) = house.start(1 << 24);
-    let session = clock::session_id();
-    drop(handle.open(started(session)).await.unwrap());
-    // The first of these may share a flush with what comes before the seal; the second is answered after it.
-    for _ in 0..2 {
-        drop(handle.open(started(clock::session_id())).await.unwrap());
+    for house in House::both() {
+        let (handle, _uploader) = house.start(1 << 24);
+        let session = clock::session_id();
+        drop(handle.open(started(session)).await.unwrap());
+        // The first of these may share a flush with what comes before the seal; the second is answered after it.
+        for _ in 0..2 {
+            drop(handle.open(started(clock::session_id())).await.unwrap());
+        }
+        let report = house.verify(session);
+        assert!(report.is_good() && !report.interrupted, "{report}");
     }
-    let report = house.verify(session);
-    assert!(report.is_good() && !report.interrupted, "{report}");
 }
 
 /// Its client went away, or shutdown hurried, while the disk was at it.
@@ -236,36 +250,68 @@ async fn a_recording_that_is_given_up_while_it_begins_is_closed() {
 
 #[tokio::test]
 async fn a_full_spool_refuses_new_sessions_and_ends_old_ones() {
-    let house = House::new();
-    let (handle, _uploader) = house.start(256 << 10);
-    let session = clock::session_id();
-    let mut recorder = handle.open(started(session)).await.unwrap();
-    let big = Event::CancelRequested { client_address: "x".repeat(8 << 10) };
-    let error = loop {
-        if let Err(error) = recorder.append(&big).await {
-            break error;
-        }
-    };
-    assert_eq!(error, RecordError::Full);
-    assert_eq!(error.code(), Code::RecordingUnavailable);
-    assert!(recorder.append(&cancel_event()).await.is_err(), "a hole must not be written over");
-    assert!(recorder.seal(None, "ended").await.is_err(), "it is sealed already");
-    let other = handle.open(started(clock::session_id())).await;
-    assert_eq!(other.unwrap_err(), RecordError::Full);
-    assert!(!handle.is_ready());
-    // It is sealed after those who wait were told.
-    house.soon_good(session).await;
+    for house in House::both() {
+        let (handle, _uploader) = house.start(256 << 10);
+        let session = clock::session_id();
+        let mut recorder = handle.open(started(session)).await.unwrap();
+        let big = Event::CancelRequested { client_address: "x".repeat(8 << 10) };
+        let error = loop {
+            if let Err(error) = recorder.append(&big).await {
+                break error;
+            }
+        };
+        assert_eq!(error, RecordError::Full);
+        assert_eq!(error.code(), Code::RecordingUnavailable);
+        assert!(recorder.append(&cancel_event()).await.is_err(), "a hole must not be written over");
+        assert!(recorder.seal(None, "ended").await.is_err(), "it is sealed already");
+        let other = handle.open(started(clock::session_id())).await;
+        assert_eq!(other.unwrap_err(), RecordError::Full);
+        assert!(!handle.is_ready());
+        // It is sealed after those who wait were told.
+        house.soon_good(session).await;
+    }
 }
 
 #[tokio::test]
 async fn an_event_that_is_too_large_harms_nothing_else() {
-    let house = House::new();
-    let (handle, _uploader) = house.start(1 << 26);
+    for house in House::both() {
+        let (handle, _uploader) = house.start(1 << 26);
+        let session = clock::session_id();
+        let mut recorder = handle.open(started(session)).await.unwrap();
+        let huge = Event::CancelRequested { client_address: "x".repeat(17 << 20) };
+        assert!(matches!(recorder.append(&huge).await, Err(RecordError::TooLarge(_))));
+        recorder.append(&cancel_event()).await.unwrap();
+        recorder.seal(None, "done").await.unwrap();
+        assert!(house.verify(session).is_good());
+    }
+}
+
+/// What does not wait for the disk is in the file when it is forwarded, in order with what does, and soon durable.
+#[tokio::test]
+async fn what_is_buffered_survives_the_process_at_once_and_is_flushed_soon() {
+    let house = House { durability: Durability::Buffered, ..House::new() };
+    let (handle, _uploader) = house.start(1 << 24);
     let session = clock::session_id();
     let mut recorder = handle.open(started(session)).await.unwrap();
-    let huge = Event::CancelRequested { client_address: "x".repeat(17 << 20) };
-    assert!(matches!(recorder.append(&huge).await, Err(RecordError::TooLarge(_))));
-    recorder.append(&cancel_event()).await.unwrap();
+    let flushed = handle.view.borrow().segments.clone();
+    for _ in 0..20 {
+        let id = clock::operation_id();
+        assert_eq!(recorder.operation(permit(session, id), &cancel_event()).await.unwrap().operation(), id);
+    }
+    assert_eq!(house.verify(session).events, 21, "all is there, whatever is flushed");
+    let mut view = handle.view.clone();
+    tokio::time::timeout(Duration::from_secs(5), view.wait_for(|view| view.segments != flushed))
+        .await
+        .unwrap()
+        .unwrap();
+    let wanted: u64 = std::fs::read_dir(house.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "spool"))
+        .map(|entry| entry.metadata().unwrap().len())
+        .sum();
+    let all = |view: &View| view.segments.values().sum::<u64>() == wanted;
+    tokio::time::timeout(Duration::from_secs(5), view.wait_for(all)).await.unwrap().unwrap();
     recorder.seal(None, "done").await.unwrap();
     assert!(house.verify(session).is_good());
 }

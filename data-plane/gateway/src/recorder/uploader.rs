@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::actor::{Held, Msg, View};
 use super::record::{HEADER, MAGIC, MAX_PAYLOAD, Next, Record, next};
-use super::spool::segment_path;
+use super::segment::segment_path;
 use crate::control::Failover;
 use crate::metrics;
 

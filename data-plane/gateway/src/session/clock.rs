@@ -37,6 +37,11 @@ impl Clock {
     pub(super) const fn runs(&self) -> bool {
         self.operation.is_some() || self.asked
     }
+
+    /// Ends at that time. Asked only while it runs: a timer is not made for each wait. Cancel-safe.
+    pub(super) async fn over(&self) {
+        tokio::time::sleep_until(self.at).await;
+    }
 }
 
 /// It has reached the target, or cannot. Cancel-safe.

@@ -9,7 +9,7 @@ use postern_core::recording::{Completed, Event, OperationEvent, OperationOutcome
 use postern_core::{Code, OperationId};
 use postern_protocols::postgres::errors::ErrorFields;
 use postern_protocols::postgres::session::Pending;
-use postern_runtime::clock;
+use postern_runtime::{clock, telemetry};
 use tracing::Instrument as _;
 
 use super::End;
@@ -67,6 +67,9 @@ impl Relay {
 
     /// Decides it as its names are known.
     pub(super) async fn decide_named(&mut self, question: Question) -> Result<(), End> {
+        if !telemetry::exports_spans() {
+            return self.decide_now(question).await;
+        }
         let span = tracing::info_span!(
             "operation",
             session_id = %self.to.session,
@@ -83,7 +86,9 @@ impl Relay {
         let began = Instant::now();
         let circumstances = self.circumstances_of(&pending);
         let fresh = circumstances.fresh;
-        tracing::Span::current().record("policy_age_ms", u64::try_from(fresh.age.as_millis()).unwrap_or(u64::MAX));
+        if telemetry::exports_spans() {
+            tracing::Span::current().record("policy_age_ms", u64::try_from(fresh.age.as_millis()).unwrap_or(u64::MAX));
+        }
         let followed = match pending.unfollowed() {
             Some(refusal) if !self.slice.grants_everything(fresh) => Err(refusal),
             _ => pending.operation(operation_id, self.to.session),
@@ -172,7 +177,7 @@ impl Relay {
         let cleared = match self.recorder.operation(permit, event).await {
             Ok(cleared) => cleared,
             Err(RecordError::TooLarge(size)) => {
-                tracing::info!(size, "refused: too large to be recorded");
+                tracing::info!(operation_id = %operation, size, "refused: too large to be recorded");
                 let fields =
                     ErrorFields::error(Code::TooLarge, "the statement with its parameters is too large to be recorded");
                 self.refuse(pending, &fields);
@@ -187,6 +192,8 @@ impl Relay {
 
     async fn deny(&mut self, pending: Box<Pending>, operation: OperationId, denial: Denial) -> Result<(), End> {
         tracing::info!(
+            operation_id = %operation,
+            decision_id = %denial.decision.id,
             code = %denial.code,
             reason = denial.decision.reason,
             "denied"

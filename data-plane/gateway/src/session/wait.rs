@@ -122,7 +122,7 @@ impl Relay {
         tokio::select! {
             biased;
             () = ends.rings() => if *expires <= *stale { Woken::Expired } else { Woken::Stale },
-            () = tokio::time::sleep_until(clock.at), if clock.runs() => Woken::OverTime,
+            () = clock.over(), if clock.runs() => Woken::OverTime,
             () = reached(cancelling), if cancelling.is_some() => Woken::TargetTold,
             why = drain.over(idle) => Woken::Drained(why),
             Some(from) = key.requests.recv() => Woken::Cancel(from),

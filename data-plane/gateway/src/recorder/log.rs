@@ -1,0 +1,179 @@
+//! The spool as the recorder's thread and the sessions share it: what may be written, and what failed.
+//!
+//! Sessions of class `spooled` hand their frames to the thread, which writes and flushes for all that wait. Those of class `buffered`
+//! write here themselves: a call of a few microseconds, as the system keeps what is written in memory; the thread flushes it soon.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use postern_core::{Code, SessionId};
+use tokio::sync::Notify;
+
+use super::spool::{Append, Spool, Sync};
+use super::{Frames, RecordError};
+use crate::metrics;
+
+/// What is written by sessions of class `buffered` is flushed after so long: what the loss of the machine, not of the process, can cost.
+pub(super) const FLUSH_AFTER: Duration = Duration::from_millis(5);
+/// When the disk takes longer than this, sessions wait for it: the loss stays bounded.
+const LATE: Duration = Duration::from_millis(50);
+
+/// Shared between the recorder's thread and the sessions.
+pub(super) struct Log {
+    inner: Mutex<Inner>,
+    /// Something was written that nobody will flush by itself.
+    written: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
+}
+
+/// What is known under the lock.
+pub(super) struct Inner {
+    pub(super) spool: Spool,
+    max_bytes: u64,
+    /// Sessions that could not be written, or whose task is gone; to be sealed.
+    pub(super) broken: BTreeMap<SessionId, Code>,
+    pub(super) failed: bool,
+    /// When the oldest write was made that nobody has flushed, by a session that did not wait.
+    since: Option<Instant>,
+}
+
+/// What became of a write that does not wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It will be flushed soon.
+    Soon,
+    /// The disk is behind: to be waited for.
+    Late,
+}
+
+impl Log {
+    pub(super) fn new(spool: Spool, max_bytes: u64) -> Self {
+        let inner = Inner { spool, max_bytes, broken: BTreeMap::new(), failed: false, since: None };
+        Self { inner: Mutex::new(inner), written: Arc::default() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes `frames`; they survive the process on return, and the machine a little later.
+    pub(super) fn write(&self, frames: &Frames) -> Result<Written, RecordError> {
+        let written = self.try_write(frames);
+        if written.is_err() {
+            // The thread seals whom it hit.
+            self.written.notify_one();
+        }
+        written
+    }
+
+    fn try_write(&self, frames: &Frames) -> Result<Written, RecordError> {
+        let mut inner = self.lock();
+        inner.admit(frames, false)?;
+        if !inner.continues(frames) {
+            inner.give_up(frames.session);
+            return Err(RecordError::Unavailable);
+        }
+        if let Err(error) = inner.spool.append(&[append_of(frames, false)]) {
+            inner.fail(&error);
+            inner.give_up(frames.session);
+            return Err(RecordError::Unavailable);
+        }
+        metrics::recorder_buffered();
+        let first = inner.since.is_none();
+        let since = *inner.since.get_or_insert_with(Instant::now);
+        drop(inner);
+        if first {
+            self.written.notify_one();
+            return Ok(Written::Soon);
+        }
+        Ok(if since.elapsed() > LATE { Written::Late } else { Written::Soon })
+    }
+
+    /// Told when something was written that nobody waits for.
+    pub(super) fn written(&self) -> Arc<Notify> {
+        Arc::clone(&self.written)
+    }
+
+    /// Flushes all that is written, with nobody waiting for the lock meanwhile.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let sync = {
+            let mut inner = self.lock();
+            inner.since = None;
+            inner.spool.begin_sync()
+        };
+        let outcome = sync.run();
+        self.lock().end_sync(&sync, outcome)
+    }
+}
+
+impl Inner {
+    /// Whether `frames` may be written at all.
+    pub(super) fn admit(&mut self, frames: &Frames, seals: bool) -> Result<(), RecordError> {
+        let size = u64::try_from(frames.bytes.len()).unwrap_or(u64::MAX);
+        // A seal is small and ends the session: always let in.
+        let full = !seals && self.spool.bytes().saturating_add(size) > self.max_bytes;
+        if full || self.failed || self.broken.contains_key(&frames.session) {
+            self.broken.entry(frames.session).or_insert(Code::RecordingUnavailable);
+            return Err(if full { RecordError::Full } else { RecordError::Unavailable });
+        }
+        Ok(())
+    }
+
+    /// Whether new sessions have to be refused.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.spool.bytes() >= self.max_bytes / 10 * 9
+    }
+
+    /// Whether `frames` go on where their session's recording ends: after a failure there must be no hole, and after its seal nothing.
+    fn continues(&self, frames: &Frames) -> bool {
+        self.next_seq(frames.session) == Some(frames.first_seq)
+    }
+
+    /// The place of a session's next event; none after its seal.
+    pub(super) fn next_seq(&self, session: SessionId) -> Option<u64> {
+        match self.spool.session(session) {
+            None => Some(0),
+            Some(state) if state.sealed => None,
+            Some(state) => Some(state.next_seq),
+        }
+    }
+
+    /// The session gets errors until it ends, and is sealed once writing works.
+    pub(super) fn give_up(&mut self, session: SessionId) {
+        if self.spool.session(session).is_some() {
+            self.broken.entry(session).or_insert(Code::RecordingUnavailable);
+        }
+    }
+
+    pub(super) fn end_sync(&mut self, sync: &Sync, outcome: io::Result<()>) -> io::Result<()> {
+        let ended = self.spool.end_sync(sync, outcome);
+        if let Err(error) = &ended {
+            self.fail(error);
+        }
+        ended
+    }
+
+    /// Notes that writing does not work, and whom that hit.
+    pub(super) fn fail(&mut self, error: &io::Error) {
+        if !self.failed {
+            tracing::error!(%error, "the recording spool cannot be written: sessions that need it end");
+            metrics::recorder_failed();
+        }
+        self.failed = true;
+        for session in self.spool.take_lost() {
+            self.give_up(session);
+        }
+    }
+}
+
+/// `frames`, as the spool takes them.
+pub(super) fn append_of(frames: &Frames, seals: bool) -> Append<'_> {
+    Append { session: frames.session, first_seq: frames.first_seq, count: frames.count, seals, frames: &frames.bytes }
+}
