@@ -18,13 +18,34 @@ pub struct InvalidId {
     prefix: &'static str,
 }
 
-fn encode(value: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    for place in (0..DIGITS).rev() {
-        let digit = (value >> (place.saturating_mul(5))) & 31;
-        let byte = usize::try_from(digit).ok().and_then(|d| ALPHABET.get(d)).copied().unwrap_or(b'0');
-        fmt::Write::write_char(f, char::from(byte))?;
+/// The longest prefix, with what parts it from the digits.
+const PREFIX: usize = 4;
+
+/// An id's text, in one piece: every operation's are written several times.
+struct Text {
+    bytes: [u8; PREFIX + DIGITS],
+    length: usize,
+}
+
+impl Text {
+    /// `prefix` ends with what parts it from the digits.
+    fn new(prefix: &str, value: u128) -> Self {
+        let mut bytes = [b'0'; PREFIX + DIGITS];
+        let mut length = 0;
+        let digits = (0..DIGITS).rev().map(|place| {
+            let digit = (value >> (place.saturating_mul(5))) & 31;
+            usize::try_from(digit).ok().and_then(|d| ALPHABET.get(d)).copied().unwrap_or(b'0')
+        });
+        for (place, byte) in bytes.iter_mut().zip(prefix.bytes().chain(digits)) {
+            *place = byte;
+            length += 1;
+        }
+        Self { bytes, length }
     }
-    Ok(())
+
+    fn as_str(&self) -> &str {
+        self.bytes.get(..self.length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
 }
 
 fn decode(text: &str) -> Option<u128> {
@@ -78,8 +99,7 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(concat!($prefix, "_"))?;
-                encode(self.0, f)
+                f.write_str(Text::new(concat!($prefix, "_"), self.0).as_str())
             }
         }
 
@@ -102,7 +122,7 @@ macro_rules! ids {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_str(self)
+                to.serialize_str(Text::new(concat!($prefix, "_"), self.0).as_str())
             }
         }
 
