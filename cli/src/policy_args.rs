@@ -53,7 +53,13 @@ pub(crate) struct ExplainArgs {
     /// When, as 2026-11-22T08:30:00Z; otherwise now.
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
-    /// Tables and views that there are, SCHEMA.NAME; may be said several times. Otherwise any name is taken for one of the search path's first schema.
+    /// A policy that permits on request, and was granted them; may be said several times.
+    #[arg(long = "granted", value_name = "POLICY")]
+    pub(crate) granted: Vec<String>,
+    /// Why it was asked for.
+    #[arg(long, requires = "granted", value_name = "TEXT")]
+    pub(crate) justification: Option<String>,
+    /// Tables and views that there are, SCHEMA.NAME or 'SCHEMA.NAME(COLUMN, COLUMN)'; may be said several times. Otherwise any name is taken for one of the search path's first schema.
     #[arg(long = "relation", value_name = "SCHEMA.NAME")]
     pub(crate) relations: Vec<String>,
     /// A schema in which names are looked up, in this order.

@@ -79,7 +79,7 @@ fn in_cedar(count: usize) -> Table<Policy> {
 fn operation() -> Operation {
     let at = Timestamp::from_millis(1);
     let orders = || Object::new(ObjectKind::Relation, ["shop", "public", "orders"]);
-    let action = |verb, bounded| Action { verb, object: orders(), bounded };
+    let action = |verb, bounded| Action::new(verb, orders()).bounded(bounded);
     let actions = vec![action(Verb::SqlSelect, None), action(Verb::SqlUpdate, Some(true))];
     let text = Bytes::from_static(b"UPDATE orders SET status = 'paid' WHERE id = 7");
     Operation::new(OperationId::new(at, 1), SessionId::new(at, 1), text, Vec::new(), actions)

@@ -372,6 +372,7 @@ fn grant(n: u8) -> AccessGrant {
         policy: name("p"),
         ends_at: Timestamp::from_millis(9_000),
     }
+        reason: "INC-7".into(),
 }
 
 fn policies() -> Vec<Vec<u8>> {

@@ -123,3 +123,91 @@ fn a_policy_that_means_nothing_is_refused() {
     let refused = postern.try_apply(yaml).unwrap().fails().unwrap();
     assert_has(&refused, &["spec.cedar", "impossible", "spec.actions"]);
 }
+
+const FACTS: &str = r#"
+@id("support-sees")
+permit (principal in Group::"helpdesk", action == Action::"sql:select", resource == Table::"shop/shop.public.customers")
+when { context has columns && ["id", "name"].containsAll(context.columns) };
+
+@id("support-samples")
+permit (principal in Group::"helpdesk", action == Action::"sql:select", resource == Table::"shop/shop.public.orders")
+when { context has limit && context.limit <= 5 };
+
+@id("support-notes")
+permit (principal in Group::"helpdesk", action == Action::"sql:update", resource == Table::"shop/shop.public.orders")
+when { context has columns && ["status"].containsAll(context.columns) };
+"#;
+
+const ON_CALL: &str = r#"
+apiVersion: postern/v1
+kind: Policy
+metadata: {name: fixers}
+spec:
+  onRequest: {review: [{groups: [leads]}]}
+  cedar: |
+    permit (principal in Group::"helpdesk", action in [Action::"sql:select", Action::"sql:delete"], resource == Table::"shop/shop.public.payroll")
+    when { context.granted.contains("fixers") && context has justification && context.justification like "INC-*" };
+"#;
+
+#[test]
+fn policies_ask_for_columns_limits_and_why() {
+    let (_postgres, postern) = shop();
+    let file = tempfile::Builder::new().suffix(".cedar").tempfile().unwrap();
+    std::fs::write(file.path(), FACTS).unwrap();
+    postern.cli(["apply", "-f", file.path().to_str().unwrap()]).unwrap().ok().unwrap();
+    postern.apply(ON_CALL).unwrap();
+    let token = postern.token("carl", &["helpdesk"]).unwrap();
+    let connection = postern.connection("shop", &token).unwrap();
+    wait_until(LIMIT, "the policies", || Ok(connection.run("SELECT 1")?.status.success())).unwrap();
+    let permitted = |sql: &str| {
+        let said = connection.run(sql).unwrap().stderr;
+        if said.contains("ERROR") {
+            assert_denied(&said);
+        }
+        !said.contains("ERROR")
+    };
+    for (sql, expected) in [
+        ("SELECT id, name FROM customers", true),
+        ("SELECT count(*) FROM customers", true),
+        ("SELECT id FROM customers WHERE email = 'x'", false),
+        ("SELECT id FROM customers ORDER BY email", false),
+        ("SELECT * FROM customers", false),
+        ("SELECT c FROM customers c", false),
+        ("WITH w AS (SELECT id, email FROM customers) SELECT id FROM w", false),
+        ("COPY customers (id, name) TO STDOUT", true),
+        ("COPY customers TO STDOUT", false),
+        ("PREPARE p AS SELECT name FROM customers; EXECUTE p", true),
+        ("BEGIN; DECLARE k CURSOR FOR SELECT name FROM customers; FETCH ALL FROM k; COMMIT", true),
+        ("SELECT id FROM orders LIMIT 5", true),
+        ("SELECT id FROM orders LIMIT 6", false),
+        ("SELECT id FROM orders", false),
+        ("SELECT id FROM orders LIMIT 1; SELECT id FROM orders", false),
+        ("UPDATE orders SET status = 'x'", true),
+        ("UPDATE orders SET status = 'x', amount = 1", false),
+        ("DELETE FROM orders WHERE false", false),
+    ] {
+        assert_eq!(permitted(sql), expected, "{sql}");
+    }
+    // Drivers that prepare are told the same.
+    let mut wire = Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+    wire.login("shop", "shop", &token).unwrap();
+    use postern_chaos::live::wire::{bind, parse, sync};
+    let mut ask = |sql: &str| {
+        let execute = postern_chaos::live::wire::message('E', b"\0\0\0\0\0").unwrap();
+        let all = [parse("", sql).unwrap(), bind("", &[], 0).unwrap(), execute, sync().unwrap()].concat();
+        wire.send(&all).unwrap();
+        wire.until_ready().unwrap().iter().filter(|message| message.kind == 'D').count()
+    };
+    assert_eq!((ask("SELECT name FROM customers"), ask("SELECT email FROM customers")), (3, 0));
+    // Why it was asked for decides what is granted.
+    let lead = postern.token("dora", &["leads"]).unwrap();
+    let ask_for = |reason: &str| {
+        let ask = ["access", "request", "--target", "shop", "--policy", "fixers", "--reason", reason];
+        let id = postern.cli_as(&token, ask).unwrap().ok().unwrap().trim().to_owned();
+        postern.cli_as(&lead, ["access", "approve", &id]).unwrap().ok().unwrap();
+    };
+    ask_for("because I want to");
+    assert!(!permitted("DELETE FROM payroll WHERE id = 1"));
+    ask_for("INC-7: payroll twice");
+    wait_until(LIMIT, "the grant", || Ok(permitted("DELETE FROM payroll WHERE id = 1"))).unwrap();
+}

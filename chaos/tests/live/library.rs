@@ -127,3 +127,33 @@ fn the_glass_is_broken_by_people_with_a_second_factor() {
     })
     .unwrap();
 }
+
+#[test]
+fn an_agent_of_an_agent_sees_orders_only() {
+    let house = House::start();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let keep = |name: &str, token: String| std::fs::write(at(&format!("{name}.token")), token).unwrap();
+    let token = |name: &str| std::fs::read_to_string(at(&format!("{name}.token"))).unwrap().trim().to_owned();
+    let login = house.corp.token("planner", &["agents"]).unwrap();
+    let key = at("planner.key");
+    let planner = ["token", "--as", "planner", "--target", "shop", "--delegate", &key];
+    keep("planner", house.postern.cli_as(&login, planner).unwrap().ok().unwrap());
+    for (parent, name) in [("planner", "executor"), ("executor", "tool")] {
+        let (from, with, own) = (at(&format!("{parent}.token")), at(&format!("{parent}.key")), at(&format!("{name}.key")));
+        let child = ["token", "child", "--token-file", &from, "--key", &with, "--as", name];
+        keep(&format!("{name}-shown"), house.postern.cli(child).unwrap().ok().unwrap());
+        let hands_on = child.into_iter().chain(["--delegate", &own, "--depth", "1"]);
+        keep(name, house.postern.cli(hands_on).unwrap().ok().unwrap());
+    }
+    let mut executor = house.wire(&token("executor-shown"));
+    assert_eq!(said(&mut executor, "SELECT count(*) FROM orders"), "");
+    assert_eq!(said(&mut executor, "SELECT count(*) FROM customers"), "");
+    assert_has(&said(&mut executor, "DELETE FROM orders WHERE id = 1"), &["42501", "no policy permits sql:delete"]);
+    let mut tool = house.wire(&token("tool-shown"));
+    assert_eq!(said(&mut tool, "SELECT count(*) FROM orders"), "");
+    for beyond in ["SELECT count(*) FROM customers", "SELECT 1 FROM orders JOIN customers USING (id)"] {
+        let told = said(&mut tool, beyond);
+        assert_has(&told, &["42501", "deep-agents-see-orders-only", "an agent of an agent sees orders only"]);
+    }
+}

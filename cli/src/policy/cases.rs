@@ -41,6 +41,8 @@ pub(crate) struct Case {
     pub(crate) at: Circumstances,
     /// Policies that permit on request, and were asked for.
     pub(crate) granted: Vec<Name>,
+    /// Why they were asked for.
+    pub(crate) justification: String,
     pub(crate) expect: Outcome,
     /// By which policies it must be decided; empty: by any.
     pub(crate) by: Vec<Name>,
@@ -114,6 +116,7 @@ fn read_case(mut from: Object<'_>, line: usize, (relations, path): (&[String], &
         .map(|source| source.parse::<IpAddr>().map_err(|error| from.fault("source", error.to_string())).ok());
     let in_transaction = from.bool("inTransaction");
     let granted = names(&mut from, "granted");
+    let justification = from.string("justification").unwrap_or_default();
     let by = names(&mut from, "by");
     let outcomes = [("permit", Outcome::Permit), ("deny", Outcome::Deny), ("hold", Outcome::Hold)];
     let expect = from.choice("expect", &outcomes);
@@ -144,6 +147,7 @@ fn read_case(mut from: Object<'_>, line: usize, (relations, path): (&[String], &
         statement,
         at: circumstances,
         granted,
+        justification,
         expect: expect?,
         by,
         obligations,

@@ -105,7 +105,7 @@ impl Replayed<'_> {
                 // What was granted on request held when it was used: that is not decided anew.
                 let slice = self.world.slice(&started.principal, &started.target, None);
                 let on_request: Vec<Name> = slice.on_request().cloned().collect();
-                let slice = world::granted(slice, &on_request, &started.principal, &started.target);
+                let slice = world::granted(slice, (&on_request, ""), &started.principal, &started.target);
                 self.begun = Some((*started, slice));
             }
             Event::Operation(operation) => self.operation(&operation),

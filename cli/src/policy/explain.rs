@@ -31,7 +31,12 @@ pub(super) async fn run(args: &ExplainArgs, connection: &ConnectionArgs) -> Resu
         search_path: args.search_path.clone(),
         relations: args.relations.clone(),
     };
-    let mut slice = world.slice(&principal, &target, None);
+    let granted = args.granted.iter().map(|name| name.parse::<Name>());
+    let granted =
+        granted.collect::<Result<Vec<_>, _>>().map_err(|error| Failure::usage(format!("--granted: {error}")))?;
+    let justification = args.justification.as_deref().unwrap_or_default();
+    let slice = world.slice(&principal, &target, None);
+    let mut slice = world::granted(slice, (&granted, justification), &principal, &target);
     let read = world::operation(&args.statement, &database, now);
     let (decided, operation) = match &read {
         Ok(operation) => (world::decide(&mut slice, operation, &at), Some(operation)),
@@ -76,6 +81,12 @@ fn unknown(args: &ExplainArgs, world: &World, target: &Name) -> Vec<String> {
         let path = args.search_path.join(", ");
         unknown
             .push(format!("the database's tables: names without a schema are taken for those of {path} (--relation)"));
+    }
+    if !args.relations.iter().any(|relation| relation.contains('(')) {
+        unknown.push("the columns of tables (--relation 'SCHEMA.NAME(COLUMN, COLUMN)')".to_owned());
+    }
+    if args.granted.is_empty() {
+        unknown.push("what was granted on request (--granted)".to_owned());
     }
     if args.source.is_none() {
         unknown.push("where the client comes from (--source)".to_owned());

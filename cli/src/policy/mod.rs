@@ -68,7 +68,7 @@ fn decided_otherwise(world: &world::World, case: &cases::Case) -> Option<String>
         return Some(format!("there is no policy {unknown}"));
     }
     let slice = world.slice(&case.principal, &case.target, case.labels.as_ref());
-    let mut slice = world::granted(slice, &case.granted, &case.principal, &case.target);
+    let mut slice = world::granted(slice, (&case.granted, &case.justification), &case.principal, &case.target);
     let decided = match world::operation(&case.statement, &case.database, case.at.now) {
         Ok(operation) => world::decide(&mut slice, &operation, &case.at),
         Err(unclear) => unclear,

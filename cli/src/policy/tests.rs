@@ -47,6 +47,40 @@ fn cases_are_decided_as_a_gateway_would() {
 }
 
 #[test]
+fn cases_know_columns_limits_and_grants() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = r#"
+@id("no-mail") permit (principal, action == Action::"sql:select", resource)
+when { context has columns && !context.columns.contains("email") && context has limit && context.limit <= 10 };
+"#;
+    std::fs::write(dir.path().join("all.cedar"), policies).unwrap();
+    let head = "apiVersion: postern/v1\nkind: PolicyTest\npolicies: [all.cedar, on-call.yaml]\nrelations: [\"public.customers(id, email)\", public.orders]\ncases:\n";
+    let all: String = [
+        case("select id from customers limit 10", "permit, by: [no-mail]"),
+        case("select id from customers limit 11", "deny"),
+        case("select id from customers where email = 'x' limit 1", "deny"),
+        case("select * from customers limit 1", "deny"),
+        // Its columns are not known.
+        case("select id from orders limit 1", "deny"),
+        case("delete from orders where id = 1", "permit, granted: [on-call], justification: INC-7"),
+        case("delete from orders where id = 1", "deny, granted: [on-call], justification: because"),
+        case("delete from orders where id = 1", "deny, granted: [on-call]"),
+        case("delete from orders where id = 1", "deny, justification: INC-7"),
+    ]
+    .concat();
+    let file = dir.path().join("cases.yaml");
+    std::fs::write(&file, format!("{head}{all}")).unwrap();
+    // One that permits on request stands in a manifest.
+    let on_request = "apiVersion: postern/v1\nkind: Policy\nmetadata: {name: on-call}\nspec:\n  onRequest: {review: [{groups: [leads]}]}\n  cedar: |\n    permit (principal, action in [Action::\"sql:delete\", Action::\"sql:select\"], resource)\n    when { context.granted.contains(\"on-call\") && context has justification && context.justification like \"INC-*\" };\n";
+    std::fs::write(dir.path().join("on-call.yaml"), on_request).unwrap();
+    test(&[file]).unwrap();
+    let wrong = "apiVersion: postern/v1\nkind: PolicyTest\npolicies: [all.cedar]\nrelations: [\"public.customers(id\"]\ncases:\n";
+    let file = dir.path().join("wrong.yaml");
+    std::fs::write(&file, format!("{wrong}{}", case("select id from customers", "permit"))).unwrap();
+    assert!(test(&[file]).unwrap_err().to_string().contains("is not SCHEMA.NAME or SCHEMA.NAME(COLUMN, COLUMN)"));
+}
+
+#[test]
 fn cases_expect_obligations() {
     let dir = tempfile::tempdir().unwrap();
     let policies = r#"@id("few") @rowLimit("10") @readOnly permit (principal, action in Action::"sql:read", resource);

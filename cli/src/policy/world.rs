@@ -46,7 +46,7 @@ pub(crate) struct Decided {
 pub(crate) struct Database {
     pub(crate) name: String,
     pub(crate) search_path: Vec<String>,
-    /// `SCHEMA.NAME`.
+    /// `SCHEMA.NAME`, or `SCHEMA.NAME(COLUMN, COLUMN)` where its columns are known, too.
     pub(crate) relations: Vec<String>,
 }
 
@@ -143,8 +143,13 @@ pub(crate) fn decide(slice: &mut PolicySlice, operation: &Operation, at: &Circum
     Decided { outcome: record.outcome, policies: record.policies, reason: record.reason, obliged: record.obliged }
 }
 
-/// As if every policy that permits on request had been granted.
-pub(crate) fn granted(slice: PolicySlice, policies: &[Name], principal: &Principal, target: &Name) -> PolicySlice {
+/// As if `policies`, which permit on request, had been granted for that reason.
+pub(crate) fn granted(
+    slice: PolicySlice,
+    (policies, justification): (&[Name], &str),
+    principal: &Principal,
+    target: &Name,
+) -> PolicySlice {
     let grant = |policy: &Name| Grant {
         id: AccessId::new(Timestamp::from_millis(0), 0),
         principal: principal.id.clone(),
@@ -152,6 +157,7 @@ pub(crate) fn granted(slice: PolicySlice, policies: &[Name], principal: &Princip
         target: target.clone(),
         policy: policy.clone(),
         ends_at: Timestamp::from_millis(u64::MAX),
+        reason: justification.into(),
     };
     let grants: Vec<Grant> = policies.iter().map(grant).collect();
     slice.with(Granted::of(&grants, principal, target))
@@ -189,17 +195,36 @@ fn context(database: &Database) -> Result<AnalyzeContext, String> {
     for (place, schema) in (1_u32..).zip(&database.search_path) {
         row(CatalogPart::Session, &[Some("postern"), Some(&place.to_string()), Some(schema)])?;
     }
-    let split = |name: &String| name.split_once('.').map(|(schema, name)| (schema.to_owned(), name.to_owned()));
-    let named = database.relations.iter().map(|name| split(name).ok_or_else(|| format!("{name:?} is not SCHEMA.NAME")));
-    let named = named.collect::<Result<Vec<_>, _>>()?;
-    let schemas =
-        named.iter().map(|(schema, _)| schema.as_str()).chain(database.search_path.iter().map(String::as_str));
+    let named = database.relations.iter().map(|text| relation(text)).collect::<Result<Vec<_>, _>>()?;
+    let schemas = named.iter().map(|(schema, ..)| *schema).chain(database.search_path.iter().map(String::as_str));
     let schemas: std::collections::BTreeSet<&str> = schemas.chain(["pg_catalog", "information_schema"]).collect();
     for schema in schemas {
         row(CatalogPart::Schemas, &[Some(schema)])?;
     }
-    for (oid, (schema, name)) in (20_000_u32..).zip(&named) {
-        row(CatalogPart::Relations, &[Some(&oid.to_string()), Some(schema), Some(name), Some("r")])?;
+    for (oid, (schema, name, columns)) in (20_000_u32..).zip(&named) {
+        let oid = oid.to_string();
+        row(CatalogPart::Relations, &[Some(&oid), Some(schema), Some(name), Some("r")])?;
+        for (number, column) in (1_i16..).zip(columns) {
+            // Of which type does not matter: nothing is masked here.
+            row(CatalogPart::Columns, &[Some(&oid), Some(&number.to_string()), Some(column), Some("25"), Some("0")])?;
+        }
     }
     Ok(AnalyzeContext::new(&database.name, Arc::new(builder.build()), MAX_STATEMENT))
+}
+
+/// `SCHEMA.NAME` or `SCHEMA.NAME(COLUMN, COLUMN)`.
+fn relation(text: &str) -> Result<(&str, &str, Vec<&str>), String> {
+    let fault = || format!("{text:?} is not SCHEMA.NAME or SCHEMA.NAME(COLUMN, COLUMN)");
+    let (name, columns) = match text.split_once('(') {
+        None => (text, Vec::new()),
+        Some((name, columns)) => {
+            let columns = columns.strip_suffix(')').ok_or_else(fault)?;
+            (name, columns.split(',').map(str::trim).collect())
+        }
+    };
+    let (schema, name) = name.trim().split_once('.').ok_or_else(fault)?;
+    if columns.iter().any(|column| column.is_empty()) || columns.len() > 1_600 {
+        return Err(fault());
+    }
+    Ok((schema, name, columns))
 }

@@ -35,7 +35,7 @@ fn asked(number: u128, sql: &str, verb: Verb, outcome: Outcome, policy: &str, re
         operation: operation(number),
         text: Value::Text(sql.into()),
         parameters: vec![],
-        actions: vec![Action { verb, object, bounded: None }],
+        actions: vec![Action::new(verb, object)],
         digest: Digest([7; 32]),
         decision: DecisionRecord {
             id: DecisionId::new(at(0), number),

@@ -107,7 +107,16 @@ pub struct Action {
     /// For UPDATE and DELETE: whether a WHERE clause bounds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounded: Option<bool>,
+    /// Of a relation that is read, or whose rows are set: at least those of its columns that are, by name. None: not known, any may be meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+    /// Of what is read: the rows that the statement itself asks for at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
 }
+
+/// Names of columns, each once, in order. Shared: a statement is classified once and runs often.
+pub type Columns = Arc<[Arc<str>]>;
 
 /// The text names no verb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,6 +151,20 @@ impl ObjectKind {
             Self::Channel => "channel",
             Self::Server => "server",
         }
+    }
+}
+
+impl Action {
+    /// `verb` on `object`; nothing more is known of it.
+    #[must_use]
+    pub const fn new(verb: Verb, object: Object) -> Self {
+        Self { verb, object, bounded: None, columns: None, limit: None }
+    }
+
+    /// The same, and whether a WHERE clause bounds it.
+    #[must_use]
+    pub fn bounded(self, bounded: Option<bool>) -> Self {
+        Self { bounded, ..self }
     }
 }
 

@@ -119,6 +119,8 @@ pub struct Grant {
     pub policy: Name,
     /// Until then.
     pub ends_at: Timestamp,
+    /// Why it was asked for, in the requester's words; empty where who told of it did not know.
+    pub reason: Arc<str>,
 }
 
 impl AccessState {
@@ -155,6 +157,7 @@ impl AccessRequest {
             target: self.target.clone(),
             policy: self.policy.clone(),
             ends_at,
+            reason: self.reason.as_str().into(),
         })
     }
 
@@ -229,6 +232,7 @@ mod tests {
             target: "shop".parse().unwrap(),
             policy: "p".parse().unwrap(),
             ends_at: Timestamp::from_millis(9),
+            reason: "".into(),
         }
     }
 

@@ -65,7 +65,7 @@ fn slice(policies: Vec<Policy>, claims: KeptClaims) -> PolicySlice {
 
 fn select() -> Action {
     let object = Object::new(ObjectKind::Relation, ["shop", "public", "orders"]);
-    Action { verb: Verb::SqlSelect, object, bounded: None }
+    Action::new(Verb::SqlSelect, object)
 }
 
 /// 0: denied; 1: held, by whom and by how many; 2: permitted.

@@ -40,7 +40,7 @@ pub struct PolicySlice {
     pub(super) claims: KeptClaims,
     /// Those in Cedar.
     rules: Option<InCedar>,
-    remembered: Cache,
+    pub(super) remembered: Cache,
 }
 
 /// The policies in Cedar of a slice. Shared: as the policies are.
@@ -179,7 +179,7 @@ impl PolicySlice {
     #[must_use]
     pub fn forbids_session(&self, at: &Circumstances) -> Option<(Option<&Name>, String)> {
         let answer = match self.rules.as_ref()? {
-            Ok(rules) => rules.on_session(at),
+            Ok(rules) => rules.on_session(at, &self.granted),
             Err(Broken) => Answer::BROKEN,
         };
         if let Some(failed) = answer.fault() {
@@ -262,7 +262,7 @@ impl PolicySlice {
     pub(super) fn answers(&self, remembered: &mut Cache, actions: &[Action], at: &Circumstances) -> Vec<Arc<Answer>> {
         match &self.rules {
             None => Vec::new(),
-            Some(Ok(rules)) => remembered.answers(rules, actions, at),
+            Some(Ok(rules)) => remembered.answers(rules, actions, at, &self.granted),
             Some(Err(Broken)) => actions.iter().map(|_| Arc::new(Answer::BROKEN)).collect(),
         }
     }

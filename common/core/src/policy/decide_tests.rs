@@ -63,7 +63,7 @@ fn slice(policies: Vec<Policy>) -> PolicySlice {
 
 fn action(verb: Verb, table: &str) -> Action {
     let bounded = (verb == Verb::SqlDelete).then_some(true);
-    Action { verb, object: Object::new(ObjectKind::Relation, ["shop", "public", table]), bounded }
+    Action::new(verb, Object::new(ObjectKind::Relation, ["shop", "public", table])).bounded(bounded)
 }
 
 fn operation(actions: Vec<Action>) -> Operation {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cedar::Cache;
 use super::{Effect, Policy, PolicySlice};
 use crate::access::Grant;
 use crate::id::AccessId;
@@ -12,33 +13,52 @@ use crate::time::Timestamp;
 
 /// By policy, the grant that lasts longest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Granted(Option<Arc<BTreeMap<Name, (AccessId, Timestamp)>>>);
+pub struct Granted(Option<Arc<BTreeMap<Name, One>>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct One {
+    id: AccessId,
+    ends_at: Timestamp,
+    reason: Arc<str>,
+}
 
 impl Granted {
     /// Those of `grants` that hold for `principal` on `target`.
     #[must_use]
     pub fn of<'a>(grants: impl IntoIterator<Item = &'a Grant>, principal: &Principal, target: &Name) -> Self {
-        let mut longest: BTreeMap<Name, (AccessId, Timestamp)> = BTreeMap::new();
+        let mut longest: BTreeMap<Name, One> = BTreeMap::new();
         for grant in grants.into_iter().filter(|grant| grant.target == *target && grant.holds_for(principal)) {
-            let known = longest.entry(grant.policy.clone()).or_insert((grant.id, grant.ends_at));
-            if (grant.ends_at, grant.id) > (known.1, known.0) {
-                *known = (grant.id, grant.ends_at);
+            let one = One { id: grant.id, ends_at: grant.ends_at, reason: Arc::clone(&grant.reason) };
+            let known = longest.entry(grant.policy.clone()).or_insert_with(|| one.clone());
+            if (one.ends_at, one.id) > (known.ends_at, known.id) {
+                *known = one;
             }
         }
         Self((!longest.is_empty()).then(|| Arc::new(longest)))
     }
 
     fn get(&self, policy: &Name) -> Option<AccessId> {
-        self.0.as_ref()?.get(policy).map(|(id, _)| *id)
+        self.0.as_ref()?.get(policy).map(|one| one.id)
+    }
+
+    /// The policies of which something was granted.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Name> {
+        self.0.iter().flat_map(|all| all.keys())
+    }
+
+    /// What was said when the newest of them was asked for.
+    pub(super) fn justification(&self) -> Option<&str> {
+        let newest = self.0.as_ref()?.values().max_by_key(|one| one.id)?;
+        Some(&*newest.reason).filter(|reason| !reason.is_empty())
     }
 
     fn first_end(&self) -> Option<Timestamp> {
-        self.0.as_ref()?.values().map(|(_, end)| *end).min()
+        self.0.as_ref()?.values().map(|one| one.ends_at).min()
     }
 
     fn after(&self, now: Timestamp) -> Self {
-        let left = self.0.iter().flat_map(|all| all.iter()).filter(|(_, (_, end))| *end > now);
-        let left: BTreeMap<_, _> = left.map(|(name, grant)| (name.clone(), *grant)).collect();
+        let left = self.0.iter().flat_map(|all| all.iter()).filter(|(_, one)| one.ends_at > now);
+        let left: BTreeMap<_, _> = left.map(|(name, one)| (name.clone(), one.clone())).collect();
         Self((!left.is_empty()).then(|| Arc::new(left)))
     }
 }
@@ -48,6 +68,8 @@ impl PolicySlice {
     #[must_use]
     pub fn with(mut self, granted: Granted) -> Self {
         self.granted = granted;
+        // Policies may ask what was granted.
+        self.remembered = Cache::default();
         self
     }
 

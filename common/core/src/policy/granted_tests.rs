@@ -71,12 +71,13 @@ fn grant(of: &str, n: u128, ends_at: u64) -> Grant {
         target: name("shop"),
         policy: name(of),
         ends_at: Timestamp::from_millis(ends_at),
+        reason: "INC-7".into(),
     }
 }
 
 fn action(verb: Verb) -> Action {
     let object = Object::new(ObjectKind::Relation, ["app", "public", "orders"]);
-    Action { verb, object, bounded: None }
+    Action::new(verb, object)
 }
 
 fn decided(slice: &PolicySlice, verb: Verb, now: u64) -> Result<DecisionRecord, Box<Denial>> {

@@ -196,6 +196,21 @@ impl Policy {
         self.principals.matches(principal) && self.targets.matches(target, labels)
     }
 
+    /// Says nothing that members and gateways of feature level 4 do not know.
+    #[must_use]
+    pub fn is_of_level_4(&self) -> bool {
+        self.obligations.is_empty() && self.cedar.as_ref().is_none_or(|rule| rule.is_of_level_4())
+    }
+
+    /// Whether it permits, and without it nothing is done that is not done with it.
+    #[must_use]
+    pub fn only_permits(&self) -> bool {
+        self.effect == Effect::Permit
+            && self.approval.is_none()
+            && self.limits == Allowance::default()
+            && self.obligations.is_empty()
+    }
+
     /// Whether it denies everything of which it speaks.
     #[must_use]
     pub fn denies_all(&self) -> bool {

@@ -147,6 +147,7 @@ pub fn grant_to_proto(grant: &Grant) -> pb::AccessGrant {
         target: grant.target.to_string(),
         policy: grant.policy.to_string(),
         ends_at: Some(timestamp_to_proto(grant.ends_at)),
+        reason: grant.reason.to_string(),
     }
 }
 
@@ -162,6 +163,7 @@ pub fn grant_from_proto(grant: pb::AccessGrant) -> Result<Grant, WireError> {
         target: parse("grant.target", &grant.target)?,
         policy: parse("grant.policy", &grant.policy)?,
         ends_at: timestamp_or_zero(grant.ends_at.as_ref()),
+        reason: grant.reason.into(),
     })
 }
 

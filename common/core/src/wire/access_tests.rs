@@ -56,6 +56,7 @@ fn grant() -> Grant {
         target: name("shop"),
         policy: name("p"),
         ends_at: Timestamp::from_millis(9_000),
+        reason: "INC-7: orders stand still".into(),
     }
 }
 

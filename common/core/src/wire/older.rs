@@ -10,7 +10,7 @@ use crate::target::TargetSelector;
 /// Whether gateways before feature level 5 do not understand it.
 pub(super) fn is_newer(spec: &Spec) -> bool {
     match spec {
-        Spec::Policy(policy) => !policy.obligations.is_empty(),
+        Spec::Policy(policy) => !policy.is_of_level_4(),
         Spec::MaskingRule(rule) => !rule.is_of_level_4(),
         _ => false,
     }
@@ -25,11 +25,12 @@ pub(super) fn told(spec: &Spec) -> Option<Cow<'_, Spec>> {
     })
 }
 
-/// In the place of a policy with obligations: one that denies what it speaks of. Who does not know obligations would permit without them, by this policy or
-/// by another that it binds. None for one on request: nobody is worse bound for not being granted it.
+/// In the place of a policy with obligations, or with conditions that are not known: one that denies what it speaks of. Who does not know obligations would
+/// permit without them, by this policy or by another that it binds; and who cannot read what forbids, or asks for review, must not go without. None for one
+/// on request, nobody is worse bound for not being granted it; nor for one that permits and does no more: it is missed, and nothing else.
 pub(super) fn instead_of(policy: &Policy) -> Option<Policy> {
-    const REASON: &str = "the gateway is too old for the obligations of this policy: upgrade it";
-    if policy.on_request.is_some() {
+    const REASON: &str = "the gateway is too old for this policy: upgrade it";
+    if policy.on_request.is_some() || policy.only_permits() {
         return None;
     }
     let denies = Policy {

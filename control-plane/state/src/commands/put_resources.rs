@@ -49,7 +49,7 @@ impl PutResources {
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
     /// Level 4: issuers that say which claims are kept, that people log in at or how long tokens live, policies that ask how or permit on request, targets of which
     /// sessions are kept ready, service accounts.
-    /// Level 5: webhooks, policies with obligations; masking rules that are more than names of columns and the first four functions.
+    /// Level 5: webhooks, policies with obligations, policies in Cedar that ask for columns, LIMIT or what was granted; masking rules that are more than names of columns and the first four functions.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
@@ -265,7 +265,7 @@ fn level_of(spec: &Spec) -> u32 {
         Spec::Role(role) if role.grants.iter().any(|grant| grant.objects.iter().any(|word| word == "webhooks")) => 5,
         Spec::Issuer(issuer) if issuer.oidc().is_some_and(|oidc| oidc.login.is_some()) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
-        Spec::Policy(policy) if !policy.obligations.is_empty() => 5,
+        Spec::Policy(policy) if !policy.is_of_level_4() => 5,
         Spec::Target(target) if target.spare_sessions > 0 => 4,
         Spec::Policy(policy) if policy.when.authentication.is_some() => 4,
         Spec::Target(target) if target.limits != Allowance::default() => 2,
@@ -333,8 +333,23 @@ mod tests {
             fixture.run(RaiseFeatureLevel { level }).unwrap();
         }
         assert!(matches!(fixture.run(policy()), Err(Refusal::FeatureLevel { needed: 5, .. })));
+        let asks = |of: &str, condition: &str| {
+            let text =
+                format!("permit (principal, action == Action::\"sql:select\", resource) when {{ {condition} }};");
+            let rule = postern_core::policy::cedar::Rule::parse(&text).unwrap();
+            let mut resource = on_request(of, reviewed_by(&["dba"]), 0);
+            resource.spec = Spec::Policy(postern_core::policy::Policy {
+                cedar: Some(std::sync::Arc::new(rule)),
+                ..postern_core::policy::Policy::new(postern_core::policy::Effect::Permit)
+            });
+            PutResources { resources: vec![resource] }
+        };
+        let newer = asks("newer", "context has columns && context.columns.contains(\"id\")");
+        assert!(matches!(fixture.run(newer.clone()), Err(Refusal::FeatureLevel { needed: 5, .. })));
+        fixture.run(asks("older", "context.readOnly")).unwrap();
         fixture.run(RaiseFeatureLevel { level: 5 }).unwrap();
         fixture.run(policy()).unwrap();
+        fixture.run(newer).unwrap();
         fixture.state = State::restore(&fixture.state.snapshot()).unwrap();
         let kept = fixture.state.resource(Kind::Policy, &name("p")).unwrap();
         assert!(matches!(&kept.spec, Spec::Policy(policy) if policy.obligations.read_only));

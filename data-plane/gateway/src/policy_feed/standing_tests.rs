@@ -246,6 +246,7 @@ fn a_grant_wakes_whom_it_is_of_and_its_end_ends_what_stood_on_it() {
         target: name("db"),
         policy: name("readers"),
         ends_at: Timestamp::from_secs(ends),
+        reason: "".into(),
     };
     let mut rig = Rig::new();
     rig.change(|snapshot| {

@@ -40,6 +40,12 @@ pub struct Facts {
     pub used: BTreeSet<String>,
     /// Likewise, of any column.
     pub any_used: bool,
+    /// Names of columns that it sets: of whatever relations it writes.
+    pub assigned: BTreeSet<String>,
+    /// Likewise, of all columns of those relations.
+    pub any_assigned: bool,
+    /// Names of columns whose uniqueness it asks for (ON CONFLICT).
+    pub keys: BTreeSet<String>,
     /// A `*` in a list whose values may be shown.
     pub star_shown: bool,
     /// A `*` in a list whose values may be written.
@@ -86,6 +92,9 @@ impl Facts {
         self.compares |= other.compares;
         self.used.extend(other.used.iter().cloned());
         self.any_used |= other.any_used;
+        self.assigned.extend(other.assigned.iter().cloned());
+        self.any_assigned |= other.any_assigned;
+        self.keys.extend(other.keys.iter().cloned());
         self.star_shown |= other.star_shown;
         self.star_written |= other.star_written;
         self.any_shown |= other.any_shown;

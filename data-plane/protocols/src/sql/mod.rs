@@ -219,6 +219,7 @@ impl Statement {
             || facts.plain.len() > MAX_COLUMNS
             || facts.written.len() > MAX_COLUMNS
             || facts.computed.len() > MAX_COLUMNS
+            || facts.assigned.len() > MAX_COLUMNS
     }
 
     /// Adds an action, once.
@@ -228,7 +229,7 @@ impl Statement {
 
     /// Adds an action that a WHERE clause may bound, once.
     pub(crate) fn act_bounded(&mut self, verb: Verb, object: Object, bounded: Option<bool>) {
-        let action = Action { verb, object, bounded };
+        let action = Action::new(verb, object).bounded(bounded);
         if self.actions.len() <= MAX_ACTIONS && !self.actions.contains(&action) {
             self.actions.push(action);
         }

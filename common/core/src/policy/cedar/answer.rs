@@ -9,7 +9,7 @@ use cedar_policy::{AuthorizationError, PolicyId, Response};
 use super::entities::read_only;
 use super::rules::Rules;
 use crate::action::Action;
-use crate::policy::Circumstances;
+use crate::policy::{Circumstances, Granted};
 
 /// Which policies of a slice apply: where one that forbids does, those that forbid; else those that permit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,8 +77,14 @@ impl Cache {
     /// Actions that are remembered (I11).
     const MOST: usize = 256;
 
-    /// What `rules` answer to each of `actions`, of one operation.
-    pub(crate) fn answers(&mut self, rules: &Rules, actions: &[Action], at: &Circumstances) -> Vec<Arc<Answer>> {
+    /// What `rules` answer to each of `actions`, of one operation of who was `granted` that.
+    pub(crate) fn answers(
+        &mut self,
+        rules: &Rules,
+        actions: &[Action],
+        at: &Circumstances,
+        granted: &Granted,
+    ) -> Vec<Arc<Answer>> {
         if self.source != at.source {
             self.answers.clear();
             self.source = at.source;
@@ -86,12 +92,14 @@ impl Cache {
         let read_only = read_only(actions);
         let second = if rules.is_timed() { at.now.secs() } else { 0 };
         let answer = |action: &Action| {
+            // What nobody asks for does not make another action of it.
+            let action = &*rules.as_asked(action);
             if let Some(known) = self.answers.get(action)
                 && (known.read_only, known.in_transaction, known.second) == (read_only, at.in_transaction, second)
             {
                 return Arc::clone(&known.answer);
             }
-            let answer = Arc::new(rules.on_action(action, read_only, at));
+            let answer = Arc::new(rules.on_action(action, read_only, at, granted));
             if self.answers.len() >= Self::MOST {
                 self.answers.clear();
             }

@@ -18,6 +18,7 @@ use cedar_policy::{
 pub use annotations::Annotated;
 pub(super) use answer::{Answer, Cache};
 use entities::Types;
+use rules::Asks;
 pub(super) use rules::{Broken, Rules};
 
 use super::Effect;
@@ -37,13 +38,20 @@ const MAX_DEPTH: usize = 64;
 static VALIDATOR: LazyLock<Option<Validator>> =
     LazyLock::new(|| Some(Validator::new(Schema::from_cedarschema_str(SCHEMA).ok()?.0)));
 
+/// By what members and gateways of feature level 4 know: without the lines that are marked as newer.
+static VALIDATOR_4: LazyLock<Option<Validator>> = LazyLock::new(|| {
+    let older: Vec<&str> = SCHEMA.lines().filter(|line| !line.ends_with("// level 5")).collect();
+    Some(Validator::new(Schema::from_cedarschema_str(&older.join("\n")).ok()?.0))
+});
+
 /// One policy in Cedar, that was checked against the [`SCHEMA`]. Equal to another with the same text.
 #[derive(Clone)]
 pub struct Rule {
     text: Arc<str>,
     policy: cedar_policy::Policy,
     annotated: Annotated,
-    timed: bool,
+    asks: Asks,
+    is_of_level_4: bool,
 }
 
 /// Whom, what and where a rule is about at most.
@@ -112,8 +120,9 @@ impl Rule {
             InvalidRule(format!("is not one policy in Cedar: {}", all.join("; ")))
         })?;
         let annotated = Annotated::read(&policy)?;
-        validate(&policy)?;
-        Ok(Self { text: text.into(), timed: mentions_time(text), policy, annotated })
+        validate(&policy, &VALIDATOR)?;
+        let is_of_level_4 = !mentions_newer(text) || validate(&policy, &VALIDATOR_4).is_ok();
+        Ok(Self { text: text.into(), asks: Asks::of(text), policy, annotated, is_of_level_4 })
     }
 
     /// Reads all policies of a file, each with the name that its `@id` gives it.
@@ -237,20 +246,30 @@ impl Rule {
         whole && self.policy.action_constraint() == ActionConstraint::Any && !self.policy.has_non_scope_constraint()
     }
 
-    /// The same, that forbids, and follows from nothing but `reason`: for who does not know what follows from it.
+    /// The same, that forbids, and follows from nothing but `reason`: for who does not know what follows from it. Without its conditions where they speak
+    /// of what such a reader does not know either.
     #[must_use]
     pub fn forbidding(&self, reason: &str) -> Option<Self> {
         let mut json = self.policy.to_json().ok()?;
         let fields = json.as_object_mut()?;
         fields.insert("effect".to_owned(), "forbid".into());
+        if !self.is_of_level_4 {
+            fields.insert("conditions".to_owned(), serde_json::json!([]));
+        }
         fields.insert("annotations".to_owned(), serde_json::json!({ "reason": reason }));
         let policy = cedar_policy::Policy::from_json(Some(PolicyId::new("policy")), json).ok()?;
         Self::parse(&policy.to_string()).ok()
     }
 
-    /// Whether what it says may be another at another time, by its word alone.
-    const fn is_timed(&self) -> bool {
-        self.timed
+    /// Speaks of nothing that members and gateways of feature level 4 do not know.
+    #[must_use]
+    pub const fn is_of_level_4(&self) -> bool {
+        self.is_of_level_4
+    }
+
+    /// Of which circumstances it may make use.
+    const fn asks(&self) -> Asks {
+        self.asks
     }
 
     fn with_id(&self, id: usize) -> cedar_policy::Policy {
@@ -259,8 +278,8 @@ impl Rule {
 }
 
 /// Against the schema, strictly. One that can never apply is a mistake too: somebody believes in it.
-fn validate(policy: &cedar_policy::Policy) -> Result<(), InvalidRule> {
-    let validator = VALIDATOR.as_ref().ok_or_else(|| InvalidRule::new("there is no schema to check it against"))?;
+fn validate(policy: &cedar_policy::Policy, by: &LazyLock<Option<Validator>>) -> Result<(), InvalidRule> {
+    let validator = by.as_ref().ok_or_else(|| InvalidRule::new("there is no schema to check it against"))?;
     let set = PolicySet::from_policies([policy.clone()]).map_err(InvalidRule::new)?;
     let found = validator.validate(&set, ValidationMode::Strict);
     let errors = found.validation_errors().map(ToString::to_string);
@@ -285,13 +304,10 @@ fn depth(text: &str) -> usize {
     deepest
 }
 
-/// Whether it may ask for the time. In doubt it does: that costs an evaluation a second, and nothing else.
-fn mentions_time(text: &str) -> bool {
-    let whole_context = text.match_indices("context").any(|(place, word)| {
-        let after = text.get(place.saturating_add(word.len())..).unwrap_or_default().trim_start();
-        !(after.starts_with('.') || after.starts_with("has "))
-    });
-    whole_context || ["now", "weekday", "hour", "minute"].iter().any(|part| text.contains(part)) || text.contains('\\')
+/// Whether it may speak of what came with feature level 5; a second look decides.
+fn mentions_newer(text: &str) -> bool {
+    let words = ["granted", "justification", "columns", "limit"];
+    words.iter().any(|word| text.contains(word)) || text.contains('\\')
 }
 
 fn start(text: &str) -> String {

@@ -1,5 +1,6 @@
 //! The policies in Cedar among those of a slice, ready to be asked about one principal on one target.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,8 +10,39 @@ use super::answer::Answer;
 use super::entities::{Types, groups_of};
 use crate::action::Action;
 use crate::name::Name;
-use crate::policy::{Circumstances, Policy};
+use crate::policy::{Circumstances, Granted, Policy};
 use crate::principal::Principal;
+
+/// Of which circumstances rules may make use: what they do not ask for need not be found out, nor told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asks {
+    pub(crate) time: bool,
+    pub(crate) columns: bool,
+    pub(crate) limit: bool,
+}
+
+impl Asks {
+    /// As far as the word of a rule's text tells. In doubt it asks: that costs an evaluation or a look at the target, and nothing else.
+    pub(super) fn of(text: &str) -> Self {
+        let whole_context = text.match_indices("context").any(|(place, word)| {
+            let after = text.get(place.saturating_add(word.len())..).unwrap_or_default().trim_start();
+            !(after.starts_with('.') || after.starts_with("has "))
+        });
+        // By an escape any word can be written.
+        let any = whole_context || text.contains('\\');
+        let asks = |word: &str| any || text.contains(word);
+        Self {
+            time: ["now", "weekday", "hour", "minute"].into_iter().any(asks),
+            columns: asks("columns"),
+            limit: asks("limit"),
+        }
+    }
+
+    /// Of either.
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self { time: self.time || other.time, columns: self.columns || other.columns, limit: self.limit || other.limit }
+    }
+}
 
 /// As they stand in a slice: what they answer names them by their place there.
 #[derive(Clone, Debug)]
@@ -19,7 +51,7 @@ pub(crate) struct Rules {
     principal: Entity,
     target: Entity,
     name: Name,
-    timed: bool,
+    asks: Asks,
 }
 
 impl Rules {
@@ -39,38 +71,48 @@ impl Rules {
             return Ok(None);
         }
         let types = Types::get().ok_or(Broken)?;
-        let timed = rules.iter().any(|(_, rule)| rule.is_timed());
+        let asks = rules.iter().fold(Asks::default(), |asks, (_, rule)| asks.and(rule.asks()));
         let set = PolicySet::from_policies(rules.into_iter().map(|(place, rule)| rule.with_id(place)));
         Ok(Some(Arc::new(Self {
             set: set.map_err(|_| Broken)?,
             principal: types.principal_entity(principal).ok_or(Broken)?,
             target: types.target_entity(target, labels).ok_or(Broken)?,
             name: target.clone(),
-            timed,
+            asks,
         })))
     }
 
     /// Whether the time may change what they answer.
     pub(super) const fn is_timed(&self) -> bool {
-        self.timed
+        self.asks.time
+    }
+
+    /// Without what no rule asks for: what differs in that alone is answered alike.
+    pub(super) fn as_asked<'a>(&self, action: &'a Action) -> Cow<'a, Action> {
+        let drops = (action.columns.is_some() && !self.asks.columns) || (action.limit.is_some() && !self.asks.limit);
+        if !drops {
+            return Cow::Borrowed(action);
+        }
+        let columns = action.columns.clone().filter(|_| self.asks.columns);
+        Cow::Owned(Action { columns, limit: action.limit.filter(|_| self.asks.limit), ..action.clone() })
     }
 
     /// Which apply to `action`, one of those of an operation that reads only or not.
-    pub(super) fn on_action(&self, action: &Action, read_only: bool, at: &Circumstances) -> Answer {
+    pub(super) fn on_action(&self, action: &Action, read_only: bool, at: &Circumstances, granted: &Granted) -> Answer {
         let ask = || {
             let types = Types::get()?;
             let resource = types.resource_entity(&self.name, &action.object)?;
             let own = types.action(action.verb.as_str());
             let groups = groups_of(action.verb).iter().map(|group| types.action(group)).collect();
             let what = Entity::new_no_attrs(own, groups);
-            self.ask(what, Some(resource), context_of_statement(read_only, action.bounded, at)?)
+            self.ask(what, Some(resource), context_of_statement(read_only, action, at, granted)?)
         };
         ask().unwrap_or(Answer::BROKEN)
     }
 
     /// Which apply to the session as a whole.
-    pub(crate) fn on_session(&self, at: &Circumstances) -> Answer {
-        let ask = || self.ask(Entity::with_uid(Types::get()?.action("session:open")), None, context(at, [])?);
+    pub(crate) fn on_session(&self, at: &Circumstances, granted: &Granted) -> Answer {
+        let ask = || self.ask(Entity::with_uid(Types::get()?.action("session:open")), None, context(at, granted, [])?);
         ask().unwrap_or(Answer::BROKEN)
     }
 
@@ -86,28 +128,49 @@ impl Rules {
 }
 
 /// What the schema calls a statement.
-pub(super) fn context_of_statement(read_only: bool, bounded: Option<bool>, at: &Circumstances) -> Option<Context> {
+pub(super) fn context_of_statement(
+    read_only: bool,
+    action: &Action,
+    at: &Circumstances,
+    granted: &Granted,
+) -> Option<Context> {
     let is = |key, value: Option<bool>| value.map(|value| (key, RestrictedExpression::new_bool(value)));
-    let more = [is("readOnly", Some(read_only)), is("inTransaction", at.in_transaction), is("bounded", bounded)];
-    context(at, more.into_iter().flatten())
+    let columns = action.columns.iter().map(|columns| ("columns", set(columns.iter().map(|column| &**column))));
+    let limit = action.limit.map(|limit| ("limit", long(limit)));
+    let more = [is("readOnly", Some(read_only)), is("inTransaction", at.in_transaction), is("bounded", action.bounded)];
+    context(at, granted, more.into_iter().flatten().chain(columns).chain(limit))
+}
+
+fn long(number: u64) -> RestrictedExpression {
+    RestrictedExpression::new_long(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn set<'a>(of: impl Iterator<Item = &'a str>) -> RestrictedExpression {
+    RestrictedExpression::new_set(of.map(|text| RestrictedExpression::new_string(text.to_owned())))
 }
 
 /// Principal or target cannot be told in Cedar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Broken;
 
-fn context<'a>(at: &Circumstances, more: impl IntoIterator<Item = (&'a str, RestrictedExpression)>) -> Option<Context> {
-    let long = |number: u64| RestrictedExpression::new_long(i64::try_from(number).unwrap_or(i64::MAX));
+fn context<'a>(
+    at: &Circumstances,
+    granted: &Granted,
+    more: impl IntoIterator<Item = (&'a str, RestrictedExpression)>,
+) -> Option<Context> {
     let minutes = at.now.secs() / 60;
     // The first day of the epoch was a Thursday.
     let weekday = (minutes / 1_440).saturating_add(3) % 7 + 1;
     let source = at.source.map(|source| ("source", RestrictedExpression::new_ip(source.to_canonical().to_string())));
+    let said = granted.justification();
+    let justification = said.map(|said| ("justification", RestrictedExpression::new_string(said.to_owned())));
     let pairs = [
         ("now", RestrictedExpression::new_datetime(at.now.to_string())),
         ("weekday", long(weekday)),
         ("hour", long(minutes / 60 % 24)),
         ("minute", long(minutes % 60)),
+        ("granted", set(granted.policies().map(Name::as_str))),
     ];
-    let all = pairs.into_iter().chain(source).chain(more).map(|(key, value)| (key.to_owned(), value));
-    Context::from_pairs(all).ok()
+    let all = pairs.into_iter().chain(source).chain(justification).chain(more);
+    Context::from_pairs(all.map(|(key, value)| (key.to_owned(), value))).ok()
 }

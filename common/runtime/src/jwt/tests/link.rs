@@ -238,7 +238,7 @@ fn asked() -> Vec<(Name, Action, IpAddr)> {
     for target in ["a", "b", "c", "d"] {
         for verb in [Verb::SqlSelect, Verb::SqlUpdate, Verb::SqlDelete, Verb::SqlDrop] {
             for from in ["10.1.2.3", "10.1.9.9", "10.9.9.9", "192.0.2.1", "::1"] {
-                all.push((name(target), Action { verb, object: object(), bounded: None }, from.parse().unwrap()));
+                all.push((name(target), Action::new(verb, object()), from.parse().unwrap()));
             }
         }
     }

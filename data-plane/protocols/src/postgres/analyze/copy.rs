@@ -48,6 +48,8 @@ impl Analyzer<'_> {
             if copy.is_from {
                 self.out.act(Verb::SqlInsert, self.object(relation));
                 self.out.facts.writes.insert(relation.clone());
+                self.out.facts.assigned.extend(columns.iter().cloned());
+                self.out.facts.any_assigned |= columns.is_empty();
             } else {
                 self.selects(relation.clone());
             }

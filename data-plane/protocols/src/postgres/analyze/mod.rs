@@ -5,6 +5,7 @@
 
 mod bounds;
 mod calls;
+mod columns;
 mod context;
 mod copy;
 mod define;
@@ -74,6 +75,10 @@ pub fn analyze(text: &[u8], context: &AnalyzeContext, names: &SessionNames) -> R
             // What follows is read by the names that this statement leaves.
             analyzer.names.to_mut().begin(made)?;
         }
+    }
+    analyzer.tell_columns();
+    if let [one] = parsed.stmts.as_slice() {
+        analyzer.tell_limit(one.stmt.as_ref().and_then(|node| node.node.as_ref()));
     }
     Ok(analyzer.out)
 }

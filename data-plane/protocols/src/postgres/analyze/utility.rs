@@ -185,6 +185,8 @@ impl Analyzer<'_> {
         let mut inner = Analyzer::new(self.context, Cow::Borrowed(self.names.as_ref()));
         inner.rows(node)?;
         inner.settle();
+        inner.tell_columns();
+        inner.tell_limit(Some(node));
         Ok(inner.out)
     }
 
@@ -230,14 +232,20 @@ impl Analyzer<'_> {
         let mut inner = Analyzer::new(self.context, Cow::Borrowed(self.names.as_ref()));
         match node {
             NodeEnum::PrepareStmt(prepare) => {
-                inner.rows(names::missing(prepare.query.as_ref().and_then(|query| query.node.as_ref()))?)?;
+                let node = names::missing(prepare.query.as_ref().and_then(|query| query.node.as_ref()))?;
+                inner.rows(node)?;
                 inner.settle();
+                inner.tell_limit(Some(node));
             }
             NodeEnum::ExecuteStmt(_) | NodeEnum::ExplainStmt(_) | NodeEnum::CreateTableAsStmt(_) => {
                 return Err(Unclassifiable::doubt("EXECUTE of a statement that may itself be an EXECUTE"));
             }
-            node => inner.statement(node)?,
+            node => {
+                inner.statement(node)?;
+                inner.tell_limit(Some(node));
+            }
         }
+        inner.tell_columns();
         Ok(inner.out)
     }
 

@@ -17,6 +17,7 @@ impl Analyzer<'_> {
             this.writes(Verb::SqlInsert, &targets, None);
             this.out.facts.copies = true;
             this.conditions(&insert.cols)?;
+            this.assigns(&insert.cols, true)?;
             if let Some(source) = &insert.select_stmt {
                 let Some(NodeEnum::SelectStmt(select)) = &source.node else {
                     return Err(Unclassifiable::doubt("INSERT is not of a form that Postern knows"));
@@ -38,10 +39,16 @@ impl Analyzer<'_> {
     fn on_conflict(&mut self, conflict: &pb::OnConflictClause, targets: &[Relation]) -> Seen {
         if let Some(infer) = &conflict.infer {
             self.conditions(&infer.index_elems)?;
+            for element in &infer.index_elems {
+                if let Some(NodeEnum::IndexElem(element)) = &element.node {
+                    self.out.facts.keys.insert(element.name.clone());
+                }
+            }
             self.condition(infer.where_clause.as_deref())?;
         }
         if conflict.action == pb::OnConflictAction::OnconflictUpdate as i32 {
             self.writes(Verb::SqlUpdate, targets, Some(true));
+            self.assigns(&conflict.target_list, false)?;
             // Unless a relation took the name, `excluded` is the row that the client proposed.
             let before = std::mem::replace(&mut self.excluded, !self.ranges.contains("excluded"));
             let walked = self.flowing(Flow::Written, |this| this.targets(&conflict.target_list, Stars::Opaque));
@@ -62,6 +69,7 @@ impl Analyzer<'_> {
             this.writes(Verb::SqlUpdate, &targets, Some(bounded.by(update.where_clause.as_deref())));
             this.out.facts.copies = true;
             let before = this.columns;
+            this.assigns(&update.target_list, false)?;
             this.from(&update.from_clause)?;
             this.flowing(Flow::Written, |this| this.targets(&update.target_list, Stars::Opaque))?;
             this.condition(update.where_clause.as_deref())?;
@@ -115,6 +123,8 @@ impl Analyzer<'_> {
             Ok(pb::CmdType::CmdNothing) => {}
             _ => return Err(Unclassifiable::doubt("MERGE is not of a form that Postern knows")),
         }
+        let inserts = clause.command_type == pb::CmdType::CmdInsert as i32;
+        self.assigns(&clause.target_list, inserts)?;
         self.condition(condition)?;
         self.flowing(Flow::Written, |this| {
             this.targets(&clause.target_list, Stars::Opaque)?;
