@@ -152,6 +152,7 @@ fn rule() -> Resource {
         mask: MaskFunction::Digits { luhn: true },
         opaque: true,
         exempt_groups: vec!["dba".into()],
+        only_by_policy: true,
         ..Default::default()
     };
     resource("mask", Spec::MaskingRule(rule))
@@ -371,8 +372,8 @@ fn grant(n: u8) -> AccessGrant {
         target: name("db"),
         policy: name("p"),
         ends_at: Timestamp::from_millis(9_000),
-    }
         reason: "INC-7".into(),
+    }
 }
 
 fn policies() -> Vec<Vec<u8>> {

@@ -36,6 +36,7 @@ mod obligations;
 mod oidc_provider;
 mod passthrough;
 mod pipeline;
+mod policy_masks;
 mod python_client;
 mod readme;
 mod record;

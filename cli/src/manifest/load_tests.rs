@@ -67,7 +67,7 @@ spec:
     autoApprove:
       - {name: office, groups: [sre], labels: {env: test}, hours: {from: '08:00', to: '18:00', days: [mon, fri]}, maxDuration: 10m, maxPerDay: 3}
   limits: {connectionsPerSecond: 2, inFlightBytes: 16384}
-  obligations: {rowLimit: 1000, statementTimeout: 30s, readOnly: true}
+  obligations: {rowLimit: 1000, statementTimeout: 30s, readOnly: true, masks: [m3, m5]}
   reason: a human looks first
 ---
 apiVersion: postern/v1
@@ -108,7 +108,7 @@ apiVersion: postern/v1
 kind: MaskingRule
 metadata: {name: m5}
 spec:
-  targets: {names: ['*']}
+  onlyByPolicy: true
   columns: [public.customers.salary]
   mask: {bucket: {width: 1000}}
   opaque: true

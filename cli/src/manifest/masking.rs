@@ -15,6 +15,7 @@ pub(super) fn rule(spec: &mut Object<'_>) -> pb::MaskingRuleSpec {
         types: spec.strings("types"),
         detect: spec.strings("detect"),
         opaque: spec.bool("opaque").unwrap_or_default(),
+        only_by_policy: spec.bool("onlyByPolicy").unwrap_or_default(),
     }
 }
 

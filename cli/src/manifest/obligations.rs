@@ -18,6 +18,7 @@ pub(super) fn read(spec: &mut Object<'_>) -> Option<pb::Obligations> {
         row_limit: row_limit.unwrap_or_default(),
         statement_timeout_seconds: timeout.unwrap_or_default(),
         read_only: asked.bool("readOnly").unwrap_or_default(),
+        masks: asked.strings("masks"),
     };
     asked.finish();
     Some(read)

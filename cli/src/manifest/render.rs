@@ -337,6 +337,7 @@ fn policy(spec: &pb::PolicySpec) -> Value {
         if asked.read_only {
             shown.value("readOnly", json!(true));
         }
+        shown.list("masks", &asked.masks);
         fields.value("obligations", shown.done());
     }
     if let Some(asked) = &spec.on_request {
@@ -419,6 +420,9 @@ fn masking_rule(spec: &pb::MaskingRuleSpec) -> Value {
         fields.value("opaque", json!(true));
     }
     fields.list("exemptGroups", &spec.exempt_groups);
+    if spec.only_by_policy {
+        fields.value("onlyByPolicy", json!(true));
+    }
     fields.done()
 }
 

@@ -160,6 +160,7 @@ fn obligations(mut from: Object<'_>) -> Obligations {
         row_limit: from.number::<NonZeroU64>("rowLimit"),
         statement_timeout: from.seconds("statementTimeout").map(Ttl),
         read_only: from.bool("readOnly").unwrap_or_default(),
+        masks: names(&mut from, "masks").into_iter().collect(),
     };
     from.finish();
     read

@@ -108,12 +108,21 @@ impl Snapshot {
         Granted::of(self.grants.of(&principal.id), principal, target)
     }
 
-    /// The masking rules that hold for `principal` on `target`.
+    /// The masking rules that hold for `principal` on `target`, and those that the policies there ask for ([`PolicySlice::masks`]).
     #[must_use]
-    pub fn mask_slice(&self, principal: &Principal, target: &Name) -> MaskSlice {
+    pub fn mask_slice(&self, principal: &Principal, target: &Name, asked: &BTreeSet<Name>) -> MaskSlice {
         let none = BTreeMap::new();
         let labels = self.targets.get(target).map_or(&none, |target| &target.labels);
-        MaskSlice::new(&self.masking, principal, target, labels)
+        MaskSlice::with(&self.masking, asked, principal, target, labels)
+    }
+
+    /// The masking rules that hold by policy alone, and all that some policy asks for, of whomever.
+    #[must_use]
+    pub fn masks_by_policy(&self) -> BTreeSet<Name> {
+        let rules = (&self.masking).into_iter().filter(|(_, rule)| rule.only_by_policy);
+        let asked =
+            (&self.policies).into_iter().flat_map(|(_, policy): (&Name, &Policy)| policy.obligations.masks.iter());
+        rules.map(|(name, _)| name).chain(asked).cloned().collect()
     }
 
     /// Whether any masking rule holds on `target`, for whomever.
@@ -121,7 +130,7 @@ impl Snapshot {
     pub fn masks_anybody(&self, target: &Name) -> bool {
         let none = BTreeMap::new();
         let labels = self.targets.get(target).map_or(&none, |target| &target.labels);
-        (&self.masking).into_iter().any(|(_, rule)| rule.targets.matches(target, labels))
+        (&self.masking).into_iter().any(|(_, rule)| rule.only_by_policy || rule.targets.matches(target, labels))
     }
 
     /// The policy at the delta's revision. What it does not speak of is shared, credentials stay.

@@ -85,6 +85,24 @@ impl DateUnit {
 }
 
 impl MaskFunction {
+    /// How much it hides, beside others: the greater the stricter. What makes all values alike hides most, then what only tells them apart, then what
+    /// shows a part; of those the one that shows less.
+    #[must_use]
+    pub fn strictness(&self) -> (u8, u64) {
+        match self {
+            Self::Null => (7, 0),
+            Self::Redact(_) => (6, 0),
+            Self::Hash => (5, 0),
+            Self::Digits { .. } => (4, 0),
+            Self::Truncate(unit) => (
+                3,
+                (0..).zip(DateUnit::ALL.iter().rev()).find(|(_, known)| *known == unit).map_or(0, |(place, _)| place),
+            ),
+            Self::Bucket(width) => (2, width.get()),
+            Self::Partial { keep_last } => (1, u64::from(u32::MAX - keep_last)),
+        }
+    }
+
     /// The forms that [`MaskFunction::parse`] takes, for messages.
     pub const FORMS: &str = "null, hash, redact, digits, {redact: {text: ...}}, {partial: {keepLast: N}}, \
                              {truncate: {to: year|quarter|month|day|hour}}, {bucket: {width: N}} or {digits: {luhn: true}}";

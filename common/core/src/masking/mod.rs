@@ -4,7 +4,7 @@ mod columns;
 mod detector;
 mod function;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::columns::{ColumnRegex, type_name};
 pub use self::detector::{Detector, Detectors};
@@ -34,6 +34,8 @@ pub struct MaskingRule {
     pub opaque: bool,
     /// Members of any of these groups see the value.
     pub exempt_groups: Vec<String>,
+    /// It holds for those only of whom a policy says so, wherever that does.
+    pub only_by_policy: bool,
 }
 
 /// A column, as rules name it.
@@ -48,13 +50,25 @@ pub struct NamedColumn<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct MaskSlice {
     rules: Vec<(Name, MaskingRule)>,
+    /// Policies ask for some of them: then the strictest that names a column counts, and they are in that order.
+    strictest: bool,
 }
 
 impl MaskingRule {
-    /// Whether it masks anything for `principal` on the target.
+    /// Whether it masks anything for `principal` on the target, if no policy says so.
     #[must_use]
     pub fn holds_for(&self, principal: &Principal, target: &Name, labels: &BTreeMap<String, String>) -> bool {
-        self.targets.matches(target, labels) && !principal.in_any(self.exempt_groups.iter())
+        !self.only_by_policy && self.targets.matches(target, labels) && !self.exempts(principal)
+    }
+
+    /// Whether `principal` sees the values all the same.
+    fn exempts(&self, principal: &Principal) -> bool {
+        principal.in_any(self.exempt_groups.iter())
+    }
+
+    /// What holds where a policy asks for a rule that there is not: every column is masked.
+    fn of_everything() -> Self {
+        Self { columns: Pattern::parse("*.*.*").into_iter().collect(), ..Self::default() }
     }
 
     /// Says nothing that members and gateways of feature level 4 do not know.
@@ -64,18 +78,14 @@ impl MaskingRule {
             && self.types.is_empty()
             && self.detect.is_empty()
             && !self.opaque
+            && !self.only_by_policy
             && self.mask.is_of_level_4()
     }
 
     /// What a gateway of level 4 is told in its place: to mask every column of the targets. More is hidden there, and nothing shown.
     #[must_use]
     pub fn for_level_4(&self) -> Self {
-        Self {
-            targets: self.targets.clone(),
-            columns: Pattern::parse("*.*.*").into_iter().collect(),
-            exempt_groups: self.exempt_groups.clone(),
-            ..Self::default()
-        }
+        Self { targets: self.targets.clone(), exempt_groups: self.exempt_groups.clone(), ..Self::of_everything() }
     }
 
     /// Whether it names the column.
@@ -95,7 +105,7 @@ impl MaskSlice {
     /// Whether it has the same rules as `other`: then nothing is masked otherwise.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
-        self.rules == other.rules
+        self.rules == other.rules && self.strictest == other.strictest
     }
 
     /// Those of `rules` that hold for `principal` on the target.
@@ -105,8 +115,31 @@ impl MaskSlice {
         target: &Name,
         labels: &BTreeMap<String, String>,
     ) -> Self {
-        let rules = rules.into_iter().filter(|(_, rule)| rule.holds_for(principal, target, labels));
-        Self { rules: rules.map(|(name, rule)| (name.clone(), rule.clone())).collect() }
+        Self::with(rules, &BTreeSet::new(), principal, target, labels)
+    }
+
+    /// Likewise, and those that policies ask for, by name: whatever their targets are. One that is not there stands for a mask over everything.
+    pub fn with<'a>(
+        rules: impl IntoIterator<Item = (&'a Name, &'a MaskingRule)>,
+        asked: &BTreeSet<Name>,
+        principal: &Principal,
+        target: &Name,
+        labels: &BTreeMap<String, String>,
+    ) -> Self {
+        let (mut missing, mut all) = (asked.clone(), Vec::new());
+        for (name, rule) in rules {
+            let is_asked = missing.remove(name) && !rule.exempts(principal);
+            if is_asked || rule.holds_for(principal, target, labels) {
+                all.push((name.clone(), rule.clone()));
+            }
+        }
+        all.extend(missing.into_iter().map(|name| (name, MaskingRule::of_everything())));
+        let strictest = !asked.is_empty();
+        if strictest {
+            // Those that are as strict stay in the order of their names.
+            all.sort_by_key(|(_, rule)| std::cmp::Reverse(rule.mask.strictness()));
+        }
+        Self { rules: all, strictest }
     }
 
     /// No rule holds: results need no inspection.
@@ -121,10 +154,13 @@ impl MaskSlice {
         self.rule(column).map(|rule| &rule.mask)
     }
 
-    /// Whether that rule is opaque.
+    /// Whether that rule is opaque; where the strictest counts, whether any is that names it.
     #[must_use]
     pub fn is_opaque(&self, column: &NamedColumn<'_>) -> bool {
-        self.rule(column).is_some_and(|rule| rule.opaque)
+        match self.strictest {
+            false => self.rule(column).is_some_and(|rule| rule.opaque),
+            true => self.rules.iter().any(|(_, rule)| rule.opaque && rule.names(column)),
+        }
     }
 
     /// Some rule is opaque.
@@ -163,3 +199,7 @@ impl MaskSlice {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "asked_tests.rs"]
+mod tests;

@@ -287,6 +287,8 @@ impl PolicySlice {
         }
         if actions.is_empty() {
             weighed.obliged = self.obliged_without_actions();
+        } else {
+            self.mask(&mut weighed.obliged);
         }
         let writes = actions.iter().find(|action| !only_reads(action));
         if let (Some(policy), Some(action)) = (&weighed.obliged.read_only, writes) {

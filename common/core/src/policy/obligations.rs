@@ -1,5 +1,6 @@
 //! What a policy asks of whatever it permits, and what that comes to for one operation.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub struct Obligations {
     pub statement_timeout: Option<Ttl>,
     /// It runs in a transaction that cannot write.
     pub read_only: bool,
+    /// Masking rules that hold for whomever the policy speaks of, wherever it speaks of them, whatever its conditions are: a session is masked as a whole,
+    /// or what a cursor or a prepared statement shows would hang on what was asked before.
+    pub masks: BTreeSet<Name>,
 }
 
 /// What binds one operation: of each obligation the strictest that any policy asks for that applies to it, and which policy that is.
@@ -35,6 +39,9 @@ pub struct Obliged {
     /// It may not write, by this policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<Name>,
+    /// Masking rules that hold, and which policy asks for each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub masks: BTreeMap<Name, Name>,
 }
 
 /// A bound, and the policy that sets it.
@@ -52,13 +59,21 @@ impl Obligations {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether it binds how an operation runs, and not only what is seen of it.
+    fn binds_runs(&self) -> bool {
+        self.row_limit.is_some() || self.statement_timeout.is_some() || self.read_only
+    }
 }
 
 impl Obliged {
     /// Nothing binds it.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.row_limit.is_none() && self.statement_timeout.is_none() && self.read_only.is_none()
+    pub fn is_empty(&self) -> bool {
+        self.row_limit.is_none()
+            && self.statement_timeout.is_none()
+            && self.read_only.is_none()
+            && self.masks.is_empty()
     }
 
     /// Whoever asks for it.
@@ -68,6 +83,7 @@ impl Obliged {
             row_limit: self.row_limit.as_ref().map(|by| by.limit),
             statement_timeout: self.statement_timeout.as_ref().map(|by| by.limit),
             read_only: self.read_only.is_some(),
+            masks: self.masks.keys().cloned().collect(),
         }
     }
 
@@ -82,12 +98,22 @@ impl Obliged {
         }
     }
 
+    /// Adds the masks that `policy` asks for.
+    fn mask(&mut self, policy: &Name, asked: &Obligations) {
+        for mask in &asked.masks {
+            self.masks.entry(mask.clone()).or_insert_with(|| policy.clone());
+        }
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         stricter(&mut self.row_limit, other.row_limit);
         stricter(&mut self.statement_timeout, other.statement_timeout);
         self.read_only = self.read_only.or(other.read_only);
+        for (mask, policy) in other.masks {
+            self.masks.entry(mask).or_insert(policy);
+        }
         self
     }
 }
@@ -98,7 +124,8 @@ impl std::fmt::Display for Obliged {
         let rows = self.row_limit.as_ref().map(|by| format!("at most {} rows ({})", by.limit, by.policy));
         let time = self.statement_timeout.as_ref().map(|by| format!("at most {} s ({})", by.limit.0, by.policy));
         let reads = self.read_only.as_ref().map(|policy| format!("read only ({policy})"));
-        let all: Vec<String> = [rows, time, reads].into_iter().flatten().collect();
+        let masks = self.masks.iter().map(|(mask, policy)| format!("masked by {mask} ({policy})"));
+        let all: Vec<String> = [rows, time, reads].into_iter().flatten().chain(masks).collect();
         f.write_str(&all.join(", "))
     }
 }
@@ -136,10 +163,26 @@ pub(super) fn only_reads(action: &Action) -> bool {
 }
 
 impl PolicySlice {
-    /// Whether anything that it permits may be bound by an obligation.
+    /// Whether anything that it permits may be bound in how it runs.
     #[must_use]
     pub fn may_oblige(&self) -> bool {
-        self.policies.iter().any(|(name, policy)| self.stands(name, policy) && !policy.obligations.is_empty())
+        self.policies.iter().any(|(name, policy)| self.stands(name, policy) && policy.obligations.binds_runs())
+    }
+
+    /// The masking rules that its policies ask for: they hold for all that a session does.
+    #[must_use]
+    pub fn masks(&self) -> BTreeSet<Name> {
+        let standing = self.policies.iter().filter(|(name, policy)| self.stands(name, policy));
+        standing.flat_map(|(_, policy)| policy.obligations.masks.iter().cloned()).collect()
+    }
+
+    /// Adds the masks that hold for whatever the session does.
+    pub(super) fn mask(&self, obliged: &mut Obliged) {
+        for (name, policy) in self.policies.iter().filter(|(_, policy)| !policy.obligations.masks.is_empty()) {
+            if self.stands(name, policy) {
+                obliged.mask(name, &policy.obligations);
+            }
+        }
     }
 
     /// What binds an operation that does nothing of which policy speaks: it can read and write nothing, and still take its time.

@@ -36,7 +36,7 @@ fn reads() -> Obligations {
 }
 
 fn act(verb: Verb, of: &str) -> Action {
-    Action { verb, object: Object::new(ObjectKind::Relation, ["shop", "public", of]), bounded: None }
+    Action::new(verb, Object::new(ObjectKind::Relation, ["shop", "public", of]))
 }
 
 fn verdict(policies: Vec<Policy>, actions: Vec<Action>) -> Verdict {
@@ -102,11 +102,7 @@ fn who_may_only_read_writes_nothing() {
     let copies = vec![act(Verb::SqlInsert, "notes"), act(Verb::SqlSelect, "orders")];
     assert_eq!(told(all(), copies), "policy p1 permits reading only, and sql:insert on shop.public.notes is more");
     let everything = vec![permits(&["*"], &[], reads())];
-    let routine = |schema: &str| Action {
-        verb: Verb::SqlCall,
-        object: Object::new(ObjectKind::Routine, ["shop", schema, "f"]),
-        bounded: None,
-    };
+    let routine = |schema: &str| Action::new(Verb::SqlCall, Object::new(ObjectKind::Routine, ["shop", schema, "f"]));
     assert_eq!(told(everything.clone(), vec![routine("public")]), "read only (p0)");
     for verb in Verb::ALL {
         let told = told(everything.clone(), vec![act(*verb, "x")]);
@@ -137,4 +133,25 @@ fn two_together_are_as_strict_as_each() {
     assert_eq!(serde_json::to_string(&Obliged::default()).unwrap(), "{}");
     let text = serde_json::to_string(&both).unwrap();
     assert_eq!(serde_json::from_str::<Obliged>(&text).unwrap(), both);
+}
+
+#[test]
+fn masks_are_those_of_all_policies_that_speak_of_somebody() {
+    let masks = |of: &[&str]| Obligations {
+        masks: of.iter().map(|mask| mask.parse().unwrap()).collect(),
+        ..Obligations::default()
+    };
+    let policies = vec![
+        permits(&["sql:select"], &["public.orders"], masks(&["a", "b"])),
+        permits(&["sql:insert"], &[], masks(&["b", "c"])),
+    ];
+    let asked = slice(policies.clone());
+    let names: Vec<String> = asked.masks().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    // They bind what is seen, not how it runs.
+    assert!(!asked.may_oblige() && !asked.grants_everything(Freshness::CONFIRMED));
+    assert_eq!(
+        told(policies, vec![act(Verb::SqlSelect, "orders")]),
+        "masked by a (p0), masked by b (p0), masked by c (p1)"
+    );
 }

@@ -5,6 +5,7 @@ use postern_proto::resource::v1 as pb;
 use super::faults::Faults;
 use super::selector;
 use crate::masking::{ColumnRegex, Detector, MaskingRule, type_name};
+use crate::target::TargetSelector;
 
 pub(super) fn rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRule {
     let names_nothing = spec.columns.is_empty() && spec.columns_matching.is_empty() && spec.types.is_empty();
@@ -33,7 +34,11 @@ pub(super) fn rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRul
         faults.add("spec.mask", "is for dates and numbers, not for what stands in texts");
     }
     MaskingRule {
-        targets: selector::targets(spec.targets, faults),
+        targets: match spec.targets {
+            // Whom and where it masks, policies say.
+            None if spec.only_by_policy => TargetSelector::default(),
+            targets => selector::targets(targets, faults),
+        },
         detect: each("spec.detect", &spec.detect, Detector::parse, faults).into_iter().collect(),
         columns,
         matching: each("spec.columnsMatching", &spec.columns_matching, ColumnRegex::parse, faults),
@@ -41,6 +46,7 @@ pub(super) fn rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRul
         mask,
         opaque: spec.opaque,
         exempt_groups: spec.exempt_groups,
+        only_by_policy: spec.only_by_policy,
     }
 }
 
@@ -65,13 +71,15 @@ const MAX_EACH: usize = 64;
 
 pub(super) fn to_proto(rule: &MaskingRule) -> pb::MaskingRuleSpec {
     pb::MaskingRuleSpec {
-        targets: Some(selector::targets_to_proto(&rule.targets)),
+        targets: (!rule.only_by_policy || rule.targets != TargetSelector::default())
+            .then(|| selector::targets_to_proto(&rule.targets)),
         columns: rule.columns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
         mask: Some(selector::mask_to_proto(&rule.mask)),
         exempt_groups: rule.exempt_groups.clone(),
         columns_matching: rule.matching.iter().map(|regex| regex.as_str().to_owned()).collect(),
         types: rule.types.clone(),
         opaque: rule.opaque,
+        only_by_policy: rule.only_by_policy,
         detect: rule.detect.iter().map(|detector| detector.as_str().to_owned()).collect(),
     }
 }

@@ -1,10 +1,12 @@
 //! What policies ask of what they permit.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
 use postern_proto::resource::v1 as pb;
 
 use super::faults::Faults;
+use crate::name::Name;
 use crate::policy::{Effect, MAX_STATEMENT_TIMEOUT, Obligations};
 use crate::time::Ttl;
 
@@ -21,6 +23,7 @@ pub(super) fn read(asked: Option<pb::Obligations>, effect: Effect, faults: &mut 
         row_limit: NonZeroU64::new(asked.row_limit),
         statement_timeout: Some(Ttl(asked.statement_timeout_seconds)).filter(|timeout| timeout.0 > 0),
         read_only: asked.read_only,
+        masks: masks(&asked.masks, faults),
     };
     if asked.is_empty() {
         faults.add("spec.obligations", "must name at least one obligation");
@@ -34,7 +37,20 @@ pub(super) fn to_proto(asked: &Obligations) -> Option<pb::Obligations> {
         row_limit: asked.row_limit.map_or(0, NonZeroU64::get),
         statement_timeout_seconds: asked.statement_timeout.map_or(0, |timeout| timeout.0),
         read_only: asked.read_only,
+        masks: asked.masks.iter().map(ToString::to_string).collect(),
     })
+}
+
+fn masks(names: &[String], faults: &mut Faults) -> BTreeSet<Name> {
+    faults.bound_all("spec.obligations.masks", names);
+    let mut masks = BTreeSet::new();
+    for (place, name) in names.iter().enumerate() {
+        match name.parse() {
+            Ok(name) => drop(masks.insert(name)),
+            Err(error) => faults.add(format!("spec.obligations.masks[{place}]"), format!("{error}")),
+        }
+    }
+    masks
 }
 
 #[cfg(test)]

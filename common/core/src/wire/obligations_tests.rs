@@ -15,7 +15,8 @@ fn name(text: &str) -> Name {
 }
 
 fn asked() -> Obligations {
-    Obligations { row_limit: NonZeroU64::new(10), statement_timeout: Some(Ttl(30)), read_only: true }
+    let masks = ["contact", "salary"].into_iter().map(name).collect();
+    Obligations { row_limit: NonZeroU64::new(10), statement_timeout: Some(Ttl(30)), read_only: true, masks }
 }
 
 fn selects(obligations: Obligations) -> Policy {
@@ -53,7 +54,7 @@ fn resource(of: &str, policy: Policy) -> Resource {
     Resource { metadata: metadata.unwrap().metadata, spec: Spec::Policy(policy) }
 }
 
-const CEDAR: &str = "@rowLimit(\"10\")@statementTimeout(\"30s\")@readOnly permit (principal in Group::\"analysts\", action in Action::\"sql:read\", resource) when { resource has name && resource.name != \"payroll\" };";
+const CEDAR: &str = "@rowLimit(\"10\")@statementTimeout(\"30s\")@readOnly@mask(\"salary, contact\") permit (principal in Group::\"analysts\", action in Action::\"sql:read\", resource) when { resource has name && resource.name != \"payroll\" };";
 
 #[test]
 fn obligations_come_back_as_they_went() {
@@ -90,6 +91,8 @@ fn what_means_nothing_is_refused() {
         ("@statementTimeout(\"30\")", "must be a duration"),
         ("@statementTimeout(\"25h\")", "1s to 24h"),
         ("@readOnly(\"no\")", "says all by its name"),
+        ("@mask(\"\")", "at least one MaskingRule"),
+        ("@mask(\"Not a name\")", "must name MaskingRules"),
         ("@readonly", "no annotation that Postern knows"),
     ] {
         let told = Rule::parse(&format!("{annotation} permit (principal, action, resource);")).unwrap_err().to_string();
@@ -170,4 +173,78 @@ fn what_is_permitted_on_request_is_gone_there() {
     assert!(older::instead_of(&policy).is_none());
     let older = snapshot::from_proto(as_level_4(snapshot::to_proto(&known))).unwrap();
     assert!(older.policies.is_empty());
+}
+
+#[test]
+fn what_asks_for_what_older_gateways_do_not_know_is_denied_there_or_missed() {
+    let asks = "when { context has columns && context.columns.contains(\"email\") }";
+    let rule =
+        |effect: &str| in_cedar(&format!("{effect} (principal, action == Action::\"sql:select\", resource) {asks};"));
+    let mut known = Snapshot { revision: 4, ..Snapshot::empty("c", "i") };
+    known.put(resource("forbids", rule("forbid"))).unwrap();
+    known.put(resource("holds", rule("@approval(\"dba\") permit"))).unwrap();
+    known.put(resource("limits", rule("@sessions(\"1\") permit"))).unwrap();
+    known.put(resource("permits", rule("permit"))).unwrap();
+    let proto = snapshot::to_proto(&known);
+    assert_eq!(snapshot::from_proto(proto.clone()).unwrap().policies, known.policies);
+    let older = snapshot::from_proto(as_level_4(proto)).unwrap();
+    for of in ["forbids", "holds", "limits"] {
+        let policy = older.policies.get(&name(of)).unwrap();
+        assert_eq!(policy.effect, Effect::Deny, "{of}");
+        assert!(policy.is_of_level_4() && !policy.cedar.as_ref().unwrap().text().contains("columns"), "{of}");
+    }
+    assert!(older.policies.get(&name("permits")).is_none());
+    // One that was known is gone, not kept as it was.
+    let plain = in_cedar("permit (principal, action, resource);");
+    let mut before = Snapshot { revision: 4, ..Snapshot::empty("c", "i") };
+    before.put(resource("permits", plain)).unwrap();
+    let delta = Delta {
+        incarnation: "i".into(),
+        from_revision: 4,
+        revision: 5,
+        upserts: vec![resource("permits", rule("permit"))],
+        ..Delta::default()
+    };
+    let mut proto = snapshot::delta_to_proto(&delta);
+    let now = before.apply(snapshot::delta_from_proto(proto.clone()).unwrap()).unwrap();
+    assert_eq!(now.policies.get(&name("permits")), Some(&rule("permit")));
+    proto.newer = Vec::new();
+    let older = before.apply(snapshot::delta_from_proto(proto).unwrap()).unwrap();
+    assert!(older.policies.get(&name("permits")).is_none());
+}
+
+#[test]
+fn a_rule_that_policies_ask_for_is_gone_where_they_are_not_known() {
+    use crate::masking::{MaskFunction, MaskingRule};
+    let rule = |only_by_policy| MaskingRule {
+        targets: if only_by_policy { TargetSelector::default() } else { selects(asked()).targets },
+        columns: Pattern::parse("public.customers.email").into_iter().collect(),
+        mask: MaskFunction::Hash,
+        only_by_policy,
+        ..MaskingRule::default()
+    };
+    let object = |rule: MaskingRule| {
+        let metadata = resource("contact", selects(Obligations::default())).metadata;
+        Resource { metadata, spec: Spec::MaskingRule(rule) }
+    };
+    assert_eq!(from_proto(to_proto(&object(rule(true)))), Ok(object(rule(true))));
+    let mut known = Snapshot { revision: 4, ..Snapshot::empty("c", "i") };
+    known.put(object(rule(true))).unwrap();
+    let proto = snapshot::to_proto(&known);
+    assert_eq!(snapshot::from_proto(proto.clone()).unwrap().masking, known.masking);
+    assert!(snapshot::from_proto(as_level_4(proto)).unwrap().masking.is_empty());
+    let mut before = Snapshot { revision: 4, ..Snapshot::empty("c", "i") };
+    before.put(object(rule(false))).unwrap();
+    let delta = Delta {
+        incarnation: "i".into(),
+        from_revision: 4,
+        revision: 5,
+        upserts: vec![object(rule(true))],
+        ..Delta::default()
+    };
+    let mut proto = snapshot::delta_to_proto(&delta);
+    let now = before.apply(snapshot::delta_from_proto(proto.clone()).unwrap()).unwrap();
+    assert_eq!(now.masking.get(&name("contact")), Some(&rule(true)));
+    proto.newer = Vec::new();
+    assert!(before.apply(snapshot::delta_from_proto(proto).unwrap()).unwrap().masking.is_empty());
 }

@@ -10,7 +10,7 @@ use super::access::{grant_from_proto, grant_to_proto};
 use super::{WireError, older, parse, resource};
 use crate::delta::Delta;
 use crate::name::Name;
-use crate::resource::{Kind, Metadata, Resource, Spec};
+use crate::resource::{Metadata, Resource, Spec};
 use crate::revocation::{self, Revocations};
 use crate::secret::SecretBytes;
 use crate::snapshot::{Credentials, Snapshot};
@@ -98,8 +98,9 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
     };
     let older: Vec<Resource> = delta.upserts.iter().filter_map(for_older).collect();
     let on_request = |object: &&Resource| is_on_request(&object.spec);
-    // To a gateway that does not know of such a policy it is gone: it must not go on with what it had of that name.
-    let unknown = delta.upserts.iter().filter(on_request).map(|object| (Kind::Policy, &object.metadata.name));
+    // To a gateway that does not know of such an object it is gone: it must not go on with what it had of that name.
+    let gone = |object: &&Resource| on_request(object) || older::told(&object.spec).is_none();
+    let unknown = delta.upserts.iter().filter(gone).map(|object| (object.spec.kind(), &object.metadata.name));
     let deletes = delta
         .deletes
         .iter()

@@ -63,7 +63,8 @@ fn masks(snapshot: &Snapshot, viewer: Option<&Principal>, target: &Name) -> Mask
     let nobody = viewer.is_none().then(nobody).flatten();
     let Some(viewer) = viewer.or(nobody.as_ref()) else { return MaskSlice::default() };
     if snapshot.targets.get(target).is_some() {
-        return snapshot.mask_slice(viewer, target);
+        // What policies say of the viewer is not what they say of who asks.
+        return snapshot.mask_slice(viewer, target, &snapshot.masks_by_policy());
     }
     // Its labels went with the target: any rule may have held.
     let rules: Vec<(&Name, MaskingRule)> = (&snapshot.masking)
@@ -75,7 +76,8 @@ fn masks(snapshot: &Snapshot, viewer: Option<&Principal>, target: &Name) -> Mask
             (name, rule)
         })
         .collect();
-    MaskSlice::new(rules.iter().map(|(name, rule)| (*name, rule)), viewer, target, &BTreeMap::new())
+    let (rules, asked) = (rules.iter().map(|(name, rule)| (*name, rule)), snapshot.masks_by_policy());
+    MaskSlice::with(rules, &asked, viewer, target, &BTreeMap::new())
 }
 
 /// A certificate of the cluster, say: no principal, and in no group.

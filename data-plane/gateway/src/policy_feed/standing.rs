@@ -215,7 +215,9 @@ impl Seat {
 /// The standing from the whole policy.
 fn whole(key: &Key, principal: &Principal, before: &Snapshot, now: &Snapshot) -> Standing {
     let slice = may_stay(before, now, principal, (&key.target, &key.database)).map_err(Gone::Policy);
-    of(key, slice, now.mask_slice(principal, &key.target), now)
+    let asked = slice.as_ref().map(PolicySlice::masks).unwrap_or_default();
+    let masks = now.mask_slice(principal, &key.target, &asked);
+    of(key, slice, masks, now)
 }
 
 fn of(key: &Key, slice: Result<PolicySlice, Gone>, masks: MaskSlice, now: &Snapshot) -> Standing {
@@ -288,7 +290,9 @@ impl<'a> Changes<'a> {
         let after = slice.after(self.now.revision, &self.policies, principal, target, labels);
         let holds =
             |rule: Option<&Arc<MaskingRule>>| rule.is_some_and(|rule| rule.holds_for(principal, target, labels));
-        let masks = self.masking.iter().any(|rule| holds(rule.was) || holds(rule.now));
+        let asked = after.as_ref().unwrap_or(slice).masks();
+        let masks = self.masking.iter().any(|rule| holds(rule.was) || holds(rule.now) || asked.contains(rule.name))
+            || after.as_ref().is_some_and(|_| asked != slice.masks());
         if after.is_none() && !masks && !self.mask_key && !self.credentials.contains(target) {
             return None;
         }
@@ -297,7 +301,7 @@ impl<'a> Changes<'a> {
             Some(after) if after.permits_anything() => Ok(after),
             Some(_) => Err(Gone::Policy(NOTHING)),
         };
-        let masks = if masks { self.now.mask_slice(principal, target) } else { was.masks.clone() };
+        let masks = if masks { self.now.mask_slice(principal, target, &asked) } else { was.masks.clone() };
         Some(of(key, slice, masks, self.now))
     }
 }

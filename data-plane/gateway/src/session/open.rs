@@ -427,7 +427,7 @@ async fn begin(
 /// Whether everything is granted, and nothing masked.
 fn is_open(principal: &Principal, name: &Name, slice: &PolicySlice, current: &Current, shared: &Shared) -> bool {
     let fresh = shared.feed.borrow().freshness(shared.config.staleness_limit.0);
-    slice.grants_everything(fresh) && current.snapshot.mask_slice(principal, name).is_empty()
+    slice.grants_everything(fresh) && current.snapshot.mask_slice(principal, name, &slice.masks()).is_empty()
 }
 
 /// What the target is told at the login. What goes beyond what anybody may ask for may change how every statement is read.

@@ -1,11 +1,13 @@
 //! What follows from a policy in Cedar, as its annotations say it.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::InvalidRule;
 use crate::allowance::{Allowance, MAX_IN_FLIGHT, MIN_IN_FLIGHT};
 use crate::approval::{ApprovalRequirement, DEFAULT_APPROVAL_EXPIRY, MAX_APPROVAL_EXPIRY};
+use crate::name::Name;
 use crate::policy::{Effect, MAX_STALENESS, MAX_STATEMENT_TIMEOUT, Obligations, OnStale, Staleness};
 use crate::time::Ttl;
 
@@ -23,7 +25,7 @@ pub struct Annotated {
     pub staleness: Option<Staleness>,
     /// `@sessions("5")`, `@connectionsPerSecond("5")`, `@operationsPerSecond("50")`, `@inFlightBytes("65536")`.
     pub limits: Option<Allowance>,
-    /// `@rowLimit("1000")`, `@statementTimeout("30s")`, `@readOnly`.
+    /// `@rowLimit("1000")`, `@statementTimeout("30s")`, `@readOnly`, `@mask("RULE, RULE")`.
     pub obligations: Option<Obligations>,
     /// `@reason("…")`: shown to whoever is denied or held by it.
     pub reason: Option<String>,
@@ -104,6 +106,15 @@ impl Annotated {
                     }
                     _ => return Err(fault("must be 1s to 24h")),
                 },
+                "mask" => {
+                    let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+                    let masks: Result<BTreeSet<Name>, _> = names.map(str::parse).collect();
+                    match masks {
+                        Ok(masks) if !masks.is_empty() => asks.get_or_insert_default().masks = masks,
+                        Ok(_) => return Err(fault("must name at least one MaskingRule")),
+                        Err(error) => return Err(fault(&format!("must name MaskingRules: {error}"))),
+                    }
+                }
                 "readOnly" if value.is_empty() || value == "true" => asks.get_or_insert_default().read_only = true,
                 "readOnly" => return Err(fault("says all by its name: @readOnly")),
                 _ => return Err(fault("is no annotation that Postern knows")),
