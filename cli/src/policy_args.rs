@@ -22,7 +22,7 @@ pub(crate) enum PolicyCommand {
         files: Vec<PathBuf>,
     },
     /// Says what is decided of a statement of somebody, by which policies, and what of it is not known here.
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Decides again what recorded sessions did, by the policies of files, and lists what would be decided otherwise.
     Diff(DiffArgs),
 }
@@ -59,6 +59,9 @@ pub(crate) struct ExplainArgs {
     /// Why it was asked for.
     #[arg(long, requires = "granted", value_name = "TEXT")]
     pub(crate) justification: Option<String>,
+    /// How many rows the target expects the statement to return or to write.
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) estimated_rows: Option<u64>,
     /// Tables and views that there are, SCHEMA.NAME or 'SCHEMA.NAME(COLUMN, COLUMN)'; may be said several times. Otherwise any name is taken for one of the search path's first schema.
     #[arg(long = "relation", value_name = "SCHEMA.NAME")]
     pub(crate) relations: Vec<String>,

@@ -140,7 +140,8 @@ fn an_agent_of_an_agent_sees_orders_only() {
     let planner = ["token", "--as", "planner", "--target", "shop", "--delegate", &key];
     keep("planner", house.postern.cli_as(&login, planner).unwrap().ok().unwrap());
     for (parent, name) in [("planner", "executor"), ("executor", "tool")] {
-        let (from, with, own) = (at(&format!("{parent}.token")), at(&format!("{parent}.key")), at(&format!("{name}.key")));
+        let (from, with, own) =
+            (at(&format!("{parent}.token")), at(&format!("{parent}.key")), at(&format!("{name}.key")));
         let child = ["token", "child", "--token-file", &from, "--key", &with, "--as", name];
         keep(&format!("{name}-shown"), house.postern.cli(child).unwrap().ok().unwrap());
         let hands_on = child.into_iter().chain(["--delegate", &own, "--depth", "1"]);

@@ -63,7 +63,7 @@ fn member(postern: &Postern, groups: &[&str]) -> (Connection, String) {
 
 /// The texts of the rows, and the error.
 fn shown(messages: &[Message]) -> String {
-    let text = |value: Option<Vec<u8>>| value.map_or("NULL".into(), |value| String::from_utf8_lossy(&value).into_owned());
+    let text = |value: Option<Vec<u8>>| value.map_or("NULL".into(), |value| String::from_utf8(value).unwrap());
     let part = |message: &Message| match message.kind {
         'D' => Some(message.values().unwrap().into_iter().map(text).collect::<Vec<_>>().join("|")),
         'E' => Some(format!("E({})", message.field('C').unwrap())),
@@ -153,7 +153,8 @@ fn they_follow_policy_while_a_session_is_open() {
     wire.login("shop", "shop", &token).unwrap();
     let prepared = wire::parse("s", "SELECT plate FROM vans WHERE id = 1").unwrap();
     let mut run = |prepared: &[u8]| {
-        let rest = [wire::bind("s", &[], 0).unwrap(), wire::message('E', b"\0\0\0\0\0").unwrap(), wire::sync().unwrap()];
+        let rest =
+            [wire::bind("s", &[], 0).unwrap(), wire::message('E', b"\0\0\0\0\0").unwrap(), wire::sync().unwrap()];
         wire.send(&[prepared, &rest.concat()].concat()).unwrap();
         shown(&wire.until_ready().unwrap())
     };

@@ -25,7 +25,7 @@ pub(super) fn cells(resource: &pb::Resource) -> Vec<String> {
         Some(pb::resource::Spec::Target(spec)) => target(spec),
         Some(pb::resource::Spec::Policy(spec)) => policy(spec),
         Some(pb::resource::Spec::MaskingRule(spec)) => vec![
-            targets(spec.targets.as_ref()),
+            if spec.only_by_policy { "by policy".to_owned() } else { targets(spec.targets.as_ref()) },
             masked(spec),
             mask(spec.mask.as_ref()).to_owned(),
             join(&spec.exempt_groups),

@@ -115,6 +115,7 @@ fn read_case(mut from: Object<'_>, line: usize, (relations, path): (&[String], &
         .string("source")
         .map(|source| source.parse::<IpAddr>().map_err(|error| from.fault("source", error.to_string())).ok());
     let in_transaction = from.bool("inTransaction");
+    let estimated = from.number::<u64>("estimatedRows");
     let granted = names(&mut from, "granted");
     let justification = from.string("justification").unwrap_or_default();
     let by = names(&mut from, "by");
@@ -125,7 +126,8 @@ fn read_case(mut from: Object<'_>, line: usize, (relations, path): (&[String], &
     }
     let obligations = from.object("obligations").map(obligations);
     from.finish();
-    let mut circumstances = Circumstances::new(now?, Freshness::CONFIRMED).in_transaction(in_transaction);
+    let mut circumstances =
+        Circumstances::new(now?, Freshness::CONFIRMED).in_transaction(in_transaction).estimated(estimated);
     circumstances.source = match source {
         Some(source) => Some(source?),
         None => None,

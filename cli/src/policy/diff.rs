@@ -126,7 +126,13 @@ impl Replayed<'_> {
         let operation = Operation::new(event.operation, started.session, Bytes::new(), Vec::new(), actions);
         // Whether a transaction was open is not recorded: what may be decided as it was is no difference.
         let open = [None, Some(true), Some(false)];
-        let mut all = open.into_iter().map(|open| world::decide(slice, &operation, &at.in_transaction(open)));
+        // Nor what the target expected, where nobody asked then.
+        let asks = slice.asks_for_estimate(&operation.actions) && event.decision.estimated_rows.is_none();
+        let rows: &[Option<u64>] =
+            if asks { &[None, Some(0), Some(u64::MAX)] } else { &[event.decision.estimated_rows] };
+        let states = open.into_iter().flat_map(|open| rows.iter().map(move |rows| (open, *rows)));
+        let mut all =
+            states.map(|(open, rows)| world::decide(slice, &operation, &at.in_transaction(open).estimated(rows)));
         let Some(decided) = all.next() else { return };
         let (outcome, bound) = (event.decision.outcome, event.decision.obliged.asked());
         let same = |decided: &world::Decided| decided.outcome == outcome && decided.obliged.asked() == bound;

@@ -26,6 +26,7 @@ pub(super) async fn run(args: &ExplainArgs, connection: &ConnectionArgs) -> Resu
     let now = args.at.as_deref().map(cases::time).transpose().map_err(Failure::usage)?.unwrap_or_else(clock::now);
     let mut at = Circumstances::new(now, Freshness::CONFIRMED);
     at.source = args.source;
+    at.estimated_rows = args.estimated_rows;
     let database = Database {
         name: args.database.clone().unwrap_or_else(|| target.to_string()),
         search_path: args.search_path.clone(),
@@ -40,7 +41,7 @@ pub(super) async fn run(args: &ExplainArgs, connection: &ConnectionArgs) -> Resu
     let read = world::operation(&args.statement, &database, now);
     let (decided, operation) = match &read {
         Ok(operation) => (world::decide(&mut slice, operation, &at), Some(operation)),
-        Err(unclear) => (unclear.clone(), None),
+        Err(unclear) => (Decided::denied(unclear.clone()), None),
     };
     let unknown = unknown(args, &world, &target);
     match args.output.format {
@@ -96,6 +97,9 @@ fn unknown(args: &ExplainArgs, world: &World, target: &Name) -> Vec<String> {
     }
     if args.claims.is_empty() {
         unknown.push("claims (--claim)".to_owned());
+    }
+    if args.estimated_rows.is_none() {
+        unknown.push("how many rows the target expects (--estimated-rows)".to_owned());
     }
     unknown.push("whether a transaction is open".to_owned());
     unknown

@@ -71,7 +71,7 @@ fn decided_otherwise(world: &world::World, case: &cases::Case) -> Option<String>
     let mut slice = world::granted(slice, (&case.granted, &case.justification), &case.principal, &case.target);
     let decided = match world::operation(&case.statement, &case.database, case.at.now) {
         Ok(operation) => world::decide(&mut slice, &operation, &case.at),
-        Err(unclear) => unclear,
+        Err(unclear) => world::Decided::denied(unclear),
     };
     if decided.outcome != case.expect {
         let why = if decided.reason.is_empty() { by(&decided.policies) } else { decided.reason };

@@ -52,6 +52,8 @@ fn cases_know_columns_limits_and_grants() {
     let policies = r#"
 @id("no-mail") permit (principal, action == Action::"sql:select", resource)
 when { context has columns && !context.columns.contains("email") && context has limit && context.limit <= 10 };
+@id("few") permit (principal, action in [Action::"sql:update", Action::"sql:select"], resource == Table::"shop/shop.public.orders")
+when { context has estimatedRows && context.estimatedRows <= 10 };
 "#;
     std::fs::write(dir.path().join("all.cedar"), policies).unwrap();
     let head = "apiVersion: postern/v1\nkind: PolicyTest\npolicies: [all.cedar, on-call.yaml]\nrelations: [\"public.customers(id, email)\", public.orders]\ncases:\n";
@@ -60,6 +62,9 @@ when { context has columns && !context.columns.contains("email") && context has 
         case("select id from customers limit 11", "deny"),
         case("select id from customers where email = 'x' limit 1", "deny"),
         case("select * from customers limit 1", "deny"),
+        case("update orders set note = 'x' where id = 1", "deny"),
+        case("update orders set note = 'x' where id = 1", "permit, estimatedRows: 10"),
+        case("update orders set note = 'x' where id = 1", "deny, estimatedRows: 11"),
         // Its columns are not known.
         case("select id from orders limit 1", "deny"),
         case("delete from orders where id = 1", "permit, granted: [on-call], justification: INC-7"),

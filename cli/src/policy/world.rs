@@ -51,7 +51,7 @@ pub(crate) struct Database {
 }
 
 impl Decided {
-    fn denied(reason: String) -> Self {
+    pub(crate) fn denied(reason: String) -> Self {
         Self { outcome: Outcome::Deny, policies: Vec::new(), reason, obliged: Obliged::default() }
     }
 }
@@ -167,11 +167,10 @@ pub(crate) fn granted(
 ///
 /// # Errors
 /// Why nobody can tell.
-pub(crate) fn operation(text: &str, database: &Database, at: Timestamp) -> Result<Operation, Decided> {
-    let denied = Decided::denied;
+pub(crate) fn operation(text: &str, database: &Database, at: Timestamp) -> Result<Operation, String> {
     let read = |database: &Database| {
-        let context = context(database).map_err(denied)?;
-        analyze(text.as_bytes(), &context, &SessionNames::default()).map_err(|error| denied(error.to_string()))
+        let context = context(database)?;
+        analyze(text.as_bytes(), &context, &SessionNames::default()).map_err(|error| error.to_string())
     };
     let mut statement = read(database)?;
     if let (true, Some(schema)) = (database.relations.is_empty(), database.search_path.first()) {

@@ -46,6 +46,7 @@ fn asked(number: u128, sql: &str, verb: Verb, outcome: Outcome, policy: &str, re
             at: at(0),
             policy_age_ms: None,
             grants: Vec::new(),
+            estimated_rows: None,
             obliged: postern_core::policy::Obliged::default(),
         },
     }))

@@ -61,6 +61,17 @@ pub(crate) struct Looked {
     pub(crate) limits: Option<IdleLimits>,
 }
 
+impl Looked {
+    /// How many rows it expects to be returned, or written where that is more.
+    pub(crate) const fn rows(&self) -> Option<u64> {
+        match self.estimate {
+            Estimate::Planned { returned, written, .. } if written > returned => Some(written),
+            Estimate::Planned { returned, .. } => Some(returned),
+            Estimate::Unknown { .. } => None,
+        }
+    }
+}
+
 /// A statement to be planned.
 pub(crate) struct Question {
     pub(crate) of: Destination,
@@ -98,6 +109,11 @@ enum EstimateError {
 impl Estimator {
     pub(crate) fn new(dialer: Dialer, limit: Duration) -> Self {
         Self { dialer, places: Arc::new(Semaphore::new(AT_ONCE)), limit }
+    }
+
+    /// How long a look takes at most.
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// Looks at the target; done within the limit.

@@ -156,6 +156,12 @@ impl PolicySlice {
         self.scopes.are_open()
     }
 
+    /// Whether policy asks how many rows the target expects of `actions`: then that is to be found out before they are decided.
+    #[must_use]
+    pub fn asks_for_estimate(&self, actions: &[Action]) -> bool {
+        matches!(&self.rules, Some(Ok(rules)) if rules.ask_for_estimate(actions))
+    }
+
     /// Whether it may hold anything for review.
     #[must_use]
     pub fn may_hold(&self) -> bool {
@@ -202,6 +208,7 @@ impl PolicySlice {
         let mut remembered = std::mem::take(&mut self.remembered);
         let answers = self.answers(&mut remembered, &operation.actions, at);
         self.remembered = remembered;
+        let estimated_rows = at.estimated_rows.filter(|_| self.asks_for_estimate(&operation.actions));
         let record = |outcome, policies: Vec<Name>, reason, obliged| DecisionRecord {
             id,
             outcome,
@@ -211,6 +218,7 @@ impl PolicySlice {
             reason,
             at: now,
             policy_age_ms: Some(millis(fresh)),
+            estimated_rows,
             obliged,
         };
         match self.weigh(&operation.actions, &answers, fresh) {
@@ -253,6 +261,7 @@ impl PolicySlice {
             at: now,
             policy_age_ms: Some(millis(fresh)),
             grants: Vec::new(),
+            estimated_rows: None,
             obliged: Obliged::default(),
         };
         Denial { code, decision }

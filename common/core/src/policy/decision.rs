@@ -39,6 +39,9 @@ pub struct DecisionRecord {
     /// The access on request by which those policies permit: who approved it stands there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<AccessId>,
+    /// How many rows the target expected, where policy asked and it told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_rows: Option<u64>,
     /// How it may run only, where it is permitted or held.
     #[serde(default, skip_serializing_if = "Obliged::is_empty")]
     pub obliged: Obliged,

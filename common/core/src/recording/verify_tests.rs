@@ -89,6 +89,7 @@ fn body() -> Vec<Event> {
                 at: NOW,
                 policy_age_ms: Some(5),
                 grants: Vec::new(),
+                estimated_rows: None,
                 obliged: crate::policy::Obliged::default(),
             },
         })),

@@ -65,8 +65,19 @@ impl Relay {
         }
     }
 
-    /// Decides it as its names are known.
+    /// Decides it as its names are known, once the target has told what it expects of it, where policy asks for that.
     pub(super) async fn decide_named(&mut self, question: Question) -> Result<(), End> {
+        let asks = self.slice.asks_for_estimate(question.pending.actions().unwrap_or_default());
+        // What cannot be planned is not known, and the target is not bothered.
+        if asks && question.asked == Asked::Run && self.session.plannable(&question.pending).is_ok() {
+            self.wait_for_estimate(question);
+            return Ok(());
+        }
+        self.decide_looked(question).await
+    }
+
+    /// Decides it by what is known.
+    pub(super) async fn decide_looked(&mut self, question: Question) -> Result<(), End> {
         if !telemetry::exports_spans() {
             return self.decide_now(question).await;
         }
@@ -81,10 +92,10 @@ impl Relay {
     }
 
     async fn decide_now(&mut self, question: Question) -> Result<(), End> {
-        let Question { pending, asked, decision: id, operation: operation_id } = question;
         self.take_policy().await?;
         let began = Instant::now();
-        let circumstances = self.circumstances_of(&pending);
+        let circumstances = self.circumstances_of(&question.pending).estimated(question.estimated_rows());
+        let Question { pending, asked, decision: id, operation: operation_id, looked } = question;
         let fresh = circumstances.fresh;
         if telemetry::exports_spans() {
             tracing::Span::current().record("policy_age_ms", u64::try_from(fresh.age.as_millis()).unwrap_or(u64::MAX));
@@ -102,7 +113,15 @@ impl Relay {
                 return self.deny(pending, operation_id, denial).await;
             }
         };
-        let verdict = self.slice.decide(&operation, id, &circumstances);
+        let mut verdict = self.slice.decide(&operation, id, &circumstances);
+        if asked == Asked::Prepare && self.slice.asks_for_estimate(&operation.actions) {
+            // Nobody has said by which values it will run: it may be prepared if by any it could.
+            for rows in [0, u64::MAX] {
+                if matches!(verdict, Verdict::Deny(_)) {
+                    verdict = self.slice.decide(&operation, id, &circumstances.estimated(Some(rows)));
+                }
+            }
+        }
         metrics::decided(outcome(&verdict), began.elapsed());
         let obliged = match &verdict {
             Verdict::Permit(permit, _) => Some(permit.obliged()),
@@ -130,7 +149,7 @@ impl Relay {
             (Verdict::Hold(held), Asked::Run) => {
                 let event = event(operation_id, &pending, held.decision.clone(), operation.digest);
                 self.recorder.append(&event).await?;
-                self.hold(pending, held).await
+                self.hold(pending, held, looked).await
             }
         }
     }

@@ -1,14 +1,20 @@
-//! An operation that cannot be decided yet: its turn has not come (I12), or a name in it is newer than the catalog (I3). The session goes on
+//! An operation that cannot be decided yet: its turn has not come (I12), a name in it is newer than the catalog (I3), or policy asks what the target expects of it. The session goes on
 //! meanwhile: a cancel, the token's and the drain's end, and the client's going away are seen as ever.
 
 use postern_core::{Code, DecisionId, OperationId};
 use postern_protocols::postgres::session::Pending;
 use postern_runtime::clock;
+use postern_runtime::supervisor::OnEnd;
+use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
 use super::End;
 use super::decide::Asked;
 use super::relay::Relay;
+use crate::estimate::Looked;
+
+/// An estimate is done within its own limit; so long its answer may take to come here.
+const MARGIN: Duration = Duration::from_millis(100);
 
 /// In PostgreSQL's words.
 const CANCELLED: &str = "canceling statement due to user request";
@@ -19,6 +25,8 @@ pub(super) struct Question {
     pub(super) asked: Asked,
     pub(super) decision: DecisionId,
     pub(super) operation: OperationId,
+    /// What the target expects of it; none: it was not asked.
+    pub(super) looked: Option<Looked>,
 }
 
 /// One that waits.
@@ -27,6 +35,8 @@ pub(super) struct Delayed {
     until: Until,
     /// When it goes on at the latest.
     at: Instant,
+    /// What may come before.
+    estimate: Option<oneshot::Receiver<Looked>>,
 }
 
 /// What it waits for.
@@ -38,32 +48,61 @@ enum Until {
     Doubt,
     /// The catalog that is being read.
     Catalog,
+    /// What the target expects of it.
+    Estimate,
 }
 
 impl Question {
     pub(super) fn new(pending: Box<Pending>, asked: Asked) -> Self {
-        Self { pending, asked, decision: clock::decision_id(), operation: clock::operation_id() }
+        Self { pending, asked, decision: clock::decision_id(), operation: clock::operation_id(), looked: None }
+    }
+
+    /// How many rows the target expects.
+    pub(super) fn estimated_rows(&self) -> Option<u64> {
+        self.looked.as_ref().and_then(Looked::rows)
     }
 }
 
 /// When the operation that waits, if one does, goes on. Cancel-safe.
-pub(super) async fn over(delayed: Option<&Delayed>) {
-    match delayed {
-        Some(delayed) => tokio::time::sleep_until(delayed.at).await,
-        None => std::future::pending().await,
+pub(super) async fn over(delayed: Option<&mut Delayed>) {
+    let Some(Delayed { question, at, estimate, .. }) = delayed else { return std::future::pending().await };
+    let Some(answer) = estimate else { return tokio::time::sleep_until(*at).await };
+    tokio::select! {
+        biased;
+        answer = answer => {
+            // Where its task is gone, nothing is known.
+            question.looked = answer.ok();
+            *estimate = None;
+            *at = Instant::now();
+        }
+        () = tokio::time::sleep_until(*at) => {}
     }
 }
 
 impl Relay {
     /// Has the operation wait for its turn.
     pub(super) fn wait_for_turn(&mut self, question: Question, wait: Duration) {
-        self.delayed = Some(Delayed { question, until: Until::Turn, at: Instant::now() + wait });
+        self.delayed = Some(Delayed { question, until: Until::Turn, at: Instant::now() + wait, estimate: None });
     }
 
     /// Has the operation wait for names, after so long.
     pub(super) fn wait_for_names(&mut self, question: Question, wait: Duration) {
         let until = Until::Doubt;
-        self.delayed = Some(Delayed { question, until, at: Instant::now() + wait });
+        self.delayed = Some(Delayed { question, until, at: Instant::now() + wait, estimate: None });
+    }
+
+    /// Has the target asked what it expects of the operation. It goes on when that is known, or when it has taken too long.
+    pub(super) fn wait_for_estimate(&mut self, question: Question) {
+        let (to, answer) = oneshot::channel();
+        let asked = self.planned(&question.pending);
+        let estimator = self.shared.estimator.clone();
+        let at = Instant::now() + estimator.limit() + MARGIN;
+        self.shared.supervisor.spawn("estimate", OnEnd::EndSession, async move {
+            let looked = estimator.look(asked).await;
+            // The operation may have been given up meanwhile.
+            let _ = to.send(looked);
+        });
+        self.delayed = Some(Delayed { question, until: Until::Estimate, at, estimate: Some(answer) });
     }
 
     /// The time of what waits is over.
@@ -73,11 +112,12 @@ impl Relay {
             Until::Turn => self.decide_in_turn(question).await,
             Until::Doubt => {
                 let at = Instant::now() + self.read_names();
-                self.delayed = Some(Delayed { question, until: Until::Catalog, at });
+                self.delayed = Some(Delayed { question, until: Until::Catalog, at, estimate: None });
                 Ok(())
             }
             // It could not be read in time: names stay in doubt.
             Until::Catalog => self.decide_named(question).await,
+            Until::Estimate => self.decide_looked(question).await,
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Waiting {
     beat: Option<Instant>,
     /// What the target ended the session by.
     lost: Option<String>,
+    /// How many rows the target expects, where policy asked.
+    estimated_rows: Option<u64>,
 }
 
 /// What happens to the operation that waits.
@@ -70,7 +72,7 @@ impl Waiting {
 
 impl Relay {
     /// Asks for a review of `pending`, whose decision is recorded.
-    pub(super) async fn hold(&mut self, pending: Box<Pending>, held: Held) -> Result<(), End> {
+    pub(super) async fn hold(&mut self, pending: Box<Pending>, held: Held, looked: Option<Looked>) -> Result<(), End> {
         let now = clock::now();
         let approval = Approval {
             id: clock::approval_id(),
@@ -94,17 +96,23 @@ impl Relay {
             withdrawn_because: String::new(),
             background: None,
         };
-        let look = self.look(&pending, held.operation());
+        let estimated_rows = looked.as_ref().and_then(Looked::rows);
+        let look = self.look(&pending, held.operation(), looked);
         tracing::info!(approval_id = %approval.id, "held for approval");
         let requirement = Some(held.requirement.clone());
         self.note_approval((held.operation(), approval.id), ApprovalState::Pending, requirement, Vec::new()).await?;
         let hold = self.shared.approvals.request(approval, held.waits, look);
-        self.waiting = Some(Waiting { pending, held, hold, beat: self.next_beat(), lost: None });
+        self.waiting = Some(Waiting { pending, held, hold, beat: self.next_beat(), lost: None, estimated_rows });
         Ok(())
     }
 
     /// What reviewers are told beside the operation: what is known at once, and what the target says within a moment.
-    fn look(&self, pending: &Pending, operation: OperationId) -> impl Future<Output = Background> + Send + 'static {
+    fn look(
+        &self,
+        pending: &Pending,
+        operation: OperationId,
+        looked: Option<Looked>,
+    ) -> impl Future<Output = Background> + Send + 'static {
         let masked = match self.feed.borrow().fresh(self.shared.config.staleness_limit.0) {
             Some((current, _)) => current.snapshot.masks_anybody(&self.to.name),
             None => true,
@@ -115,14 +123,13 @@ impl Relay {
         let idle_since = self.session.target_is_idle().then(|| self.history.idle_since());
         let own_limits = self.history.sets_limits();
         let estimator = self.shared.estimator.clone();
-        let question = Question {
-            of: self.to.clone(),
-            text: pending.text().clone(),
-            parameters: pending.parameters().to_vec(),
-            plannable: self.session.plannable(pending),
-        };
+        let question = self.planned(pending);
         async move {
-            let Looked { estimate, limits } = estimator.look(question).await;
+            let looked = match looked {
+                Some(looked) => looked,
+                None => estimator.look(question).await,
+            };
+            let Looked { estimate, limits } = looked;
             let ends = limits.filter(|_| !own_limits).and_then(|limits| ending(limits, idle_since, transaction_since));
             let mut told =
                 Background { estimate: Some(estimate), transaction_since, ends, past, earlier, relations, values };
@@ -135,6 +142,16 @@ impl Relay {
                 }
             }
             told
+        }
+    }
+
+    /// What the target is asked of `pending`.
+    pub(super) fn planned(&self, pending: &Pending) -> Question {
+        Question {
+            of: self.to.clone(),
+            text: pending.text().clone(),
+            parameters: pending.parameters().to_vec(),
+            plannable: self.session.plannable(pending),
         }
     }
 
@@ -265,7 +282,7 @@ impl Relay {
         let denied = match waiting.pending.operation(waiting.held.operation(), self.to.session) {
             Err(_) => None,
             Ok(operation) => {
-                let circumstances = self.circumstances_of(&waiting.pending);
+                let circumstances = self.circumstances_of(&waiting.pending).estimated(waiting.estimated_rows);
                 match self.slice.decide(&operation, clock::decision_id(), &circumstances) {
                     Verdict::Deny(denial) => Some(denial),
                     Verdict::Permit(permit, _) => {

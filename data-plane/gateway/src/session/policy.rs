@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postern_core::Code;
+use postern_core::action::Action;
 use postern_core::allowance::{MAX_IN_FLIGHT, MIN_IN_FLIGHT, smaller};
 use postern_core::policy::{Circumstances, Freshness, PolicySlice};
 use postern_runtime::clock;
@@ -125,7 +126,13 @@ impl Relay {
     fn denies_what_is_under_way(&self) -> bool {
         // How old the policy is does not matter for what it permitted already.
         let at = Circumstances { fresh: Freshness::CONFIRMED, ..self.circumstances() };
-        self.session.under_way().any(|actions| self.slice.denies(actions, &at))
+        // Nor what the target expected of it.
+        let denies = |actions: &[Action]| {
+            let asks = self.slice.asks_for_estimate(actions);
+            self.slice.denies(actions, &at)
+                && !(asks && [0, u64::MAX].iter().any(|rows| !self.slice.denies(actions, &at.estimated(Some(*rows)))))
+        };
+        self.session.under_way().any(denies)
     }
 
     /// Whether everything is granted; what passed by that alone must not go on when it no longer is.

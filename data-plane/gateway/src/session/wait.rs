@@ -127,7 +127,7 @@ impl Relay {
             why = drain.over(idle) => Woken::Drained(why),
             Some(from) = key.requests.recv() => Woken::Cancel(from),
             update = next_update(waiting), if waiting.is_some() => Woken::Hold(update),
-            () = over(delayed.as_ref()), if delayed.is_some() => Woken::Delayed,
+            () = over(delayed.as_mut()), if delayed.is_some() => Woken::Delayed,
             () = seat.changed() => Woken::Policy,
             dated = next_catalog(refresh), if refresh.is_some() => Woken::Catalog(dated),
             written = write(client_write, to_client, &mut flow.client_unflushed), if write_client => match written {

@@ -68,6 +68,7 @@ pub(crate) struct Cache {
 struct Remembered {
     read_only: bool,
     in_transaction: Option<bool>,
+    estimated_rows: Option<u64>,
     /// Of which second, where the time matters.
     second: u64,
     answer: Arc<Answer>,
@@ -91,11 +92,13 @@ impl Cache {
         }
         let read_only = read_only(actions);
         let second = if rules.is_timed() { at.now.secs() } else { 0 };
+        let estimated_rows = at.estimated_rows.filter(|_| rules.asks().estimate);
+        let told = (read_only, at.in_transaction, estimated_rows, second);
         let answer = |action: &Action| {
             // What nobody asks for does not make another action of it.
             let action = &*rules.as_asked(action);
             if let Some(known) = self.answers.get(action)
-                && (known.read_only, known.in_transaction, known.second) == (read_only, at.in_transaction, second)
+                && (known.read_only, known.in_transaction, known.estimated_rows, known.second) == told
             {
                 return Arc::clone(&known.answer);
             }
@@ -103,8 +106,13 @@ impl Cache {
             if self.answers.len() >= Self::MOST {
                 self.answers.clear();
             }
-            let known =
-                Remembered { read_only, in_transaction: at.in_transaction, second, answer: Arc::clone(&answer) };
+            let known = Remembered {
+                read_only,
+                in_transaction: at.in_transaction,
+                estimated_rows,
+                second,
+                answer: Arc::clone(&answer),
+            };
             self.answers.insert(action.clone(), known);
             answer
         };

@@ -6,7 +6,7 @@ mod answer;
 mod entities;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -38,10 +38,11 @@ const MAX_DEPTH: usize = 64;
 static VALIDATOR: LazyLock<Option<Validator>> =
     LazyLock::new(|| Some(Validator::new(Schema::from_cedarschema_str(SCHEMA).ok()?.0)));
 
-/// By what members and gateways of feature level 4 know: without the lines that are marked as newer.
-static VALIDATOR_4: LazyLock<Option<Validator>> = LazyLock::new(|| {
-    let older: Vec<&str> = SCHEMA.lines().filter(|line| !line.ends_with("// level 5")).collect();
-    Some(Validator::new(Schema::from_cedarschema_str(&older.join("\n")).ok()?.0))
+/// The attributes that members and gateways of feature level 4 do not know: those of the schema's lines that are marked so. No other attribute has such a
+/// name.
+static NEWER: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
+    let marked = SCHEMA.lines().filter(|line| line.ends_with("// level 5"));
+    marked.filter_map(|line| line.split('"').nth(1)).collect()
 });
 
 /// One policy in Cedar, that was checked against the [`SCHEMA`]. Equal to another with the same text.
@@ -120,8 +121,8 @@ impl Rule {
             InvalidRule(format!("is not one policy in Cedar: {}", all.join("; ")))
         })?;
         let annotated = Annotated::read(&policy)?;
-        validate(&policy, &VALIDATOR)?;
-        let is_of_level_4 = !mentions_newer(text) || validate(&policy, &VALIDATOR_4).is_ok();
+        validate(&policy)?;
+        let is_of_level_4 = policy.to_json().is_ok_and(|tree| !asks_for_newer(&tree));
         Ok(Self { text: text.into(), asks: Asks::of(text), policy, annotated, is_of_level_4 })
     }
 
@@ -267,6 +268,10 @@ impl Rule {
         self.is_of_level_4
     }
 
+    fn action_constraint(&self) -> ActionConstraint {
+        self.policy.action_constraint()
+    }
+
     /// Of which circumstances it may make use.
     const fn asks(&self) -> Asks {
         self.asks
@@ -278,8 +283,8 @@ impl Rule {
 }
 
 /// Against the schema, strictly. One that can never apply is a mistake too: somebody believes in it.
-fn validate(policy: &cedar_policy::Policy, by: &LazyLock<Option<Validator>>) -> Result<(), InvalidRule> {
-    let validator = by.as_ref().ok_or_else(|| InvalidRule::new("there is no schema to check it against"))?;
+fn validate(policy: &cedar_policy::Policy) -> Result<(), InvalidRule> {
+    let validator = VALIDATOR.as_ref().ok_or_else(|| InvalidRule::new("there is no schema to check it against"))?;
     let set = PolicySet::from_policies([policy.clone()]).map_err(InvalidRule::new)?;
     let found = validator.validate(&set, ValidationMode::Strict);
     let errors = found.validation_errors().map(ToString::to_string);
@@ -304,10 +309,18 @@ fn depth(text: &str) -> usize {
     deepest
 }
 
-/// Whether it may speak of what came with feature level 5; a second look decides.
-fn mentions_newer(text: &str) -> bool {
-    let words = ["granted", "justification", "columns", "limit"];
-    words.iter().any(|word| text.contains(word)) || text.contains('\\')
+/// Whether the policy's syntax tree asks for an attribute that came with feature level 5. Not by its words: they may stand in a reason, too. Nor by whether
+/// it would be valid without: what asks by `has` whether an attribute is there is, and misses it.
+fn asks_for_newer(tree: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    let attribute = |node: &Value| node.get("attr").and_then(Value::as_str).is_some_and(|name| NEWER.contains(name));
+    match tree {
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, node)| (matches!(key.as_str(), "has" | ".") && attribute(node)) || asks_for_newer(node)),
+        Value::Array(nodes) => nodes.iter().any(asks_for_newer),
+        _ => false,
+    }
 }
 
 fn start(text: &str) -> String {

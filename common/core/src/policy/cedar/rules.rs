@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Context, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression};
+use cedar_policy::{
+    ActionConstraint, Authorizer, Context, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression,
+};
 
 use super::answer::Answer;
 use super::entities::{Types, groups_of};
-use crate::action::Action;
+use crate::action::{Action, Verb};
 use crate::name::Name;
 use crate::policy::{Circumstances, Granted, Policy};
 use crate::principal::Principal;
@@ -19,6 +21,7 @@ pub(crate) struct Asks {
     pub(crate) time: bool,
     pub(crate) columns: bool,
     pub(crate) limit: bool,
+    pub(crate) estimate: bool,
 }
 
 impl Asks {
@@ -35,12 +38,18 @@ impl Asks {
             time: ["now", "weekday", "hour", "minute"].into_iter().any(asks),
             columns: asks("columns"),
             limit: asks("limit"),
+            estimate: asks("estimatedRows"),
         }
     }
 
     /// Of either.
     pub(super) const fn and(self, other: Self) -> Self {
-        Self { time: self.time || other.time, columns: self.columns || other.columns, limit: self.limit || other.limit }
+        Self {
+            time: self.time || other.time,
+            columns: self.columns || other.columns,
+            limit: self.limit || other.limit,
+            estimate: self.estimate || other.estimate,
+        }
     }
 }
 
@@ -52,6 +61,8 @@ pub(crate) struct Rules {
     target: Entity,
     name: Name,
     asks: Asks,
+    /// What the heads of those that ask for an estimate say of actions.
+    estimated: Vec<ActionConstraint>,
 }
 
 impl Rules {
@@ -71,6 +82,8 @@ impl Rules {
             return Ok(None);
         }
         let types = Types::get().ok_or(Broken)?;
+        let estimated = rules.iter().filter(|(_, rule)| rule.asks().estimate);
+        let estimated = estimated.map(|(_, rule)| rule.action_constraint()).collect();
         let asks = rules.iter().fold(Asks::default(), |asks, (_, rule)| asks.and(rule.asks()));
         let set = PolicySet::from_policies(rules.into_iter().map(|(place, rule)| rule.with_id(place)));
         Ok(Some(Arc::new(Self {
@@ -79,12 +92,32 @@ impl Rules {
             target: types.target_entity(target, labels).ok_or(Broken)?,
             name: target.clone(),
             asks,
+            estimated,
         })))
     }
 
     /// Whether the time may change what they answer.
     pub(super) const fn is_timed(&self) -> bool {
         self.asks.time
+    }
+
+    /// Of what they make use.
+    pub(super) const fn asks(&self) -> Asks {
+        self.asks
+    }
+
+    /// Whether how many rows the target expects may decide on any of `actions`.
+    pub(crate) fn ask_for_estimate(&self, actions: &[Action]) -> bool {
+        let speaks = |id: &EntityUid, verb: Verb| {
+            let name = id.id().unescaped();
+            name == verb.as_str() || groups_of(verb).contains(&name)
+        };
+        let of = |head: &ActionConstraint, verb: Verb| match head {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(id) => speaks(id, verb),
+            ActionConstraint::In(ids) => ids.iter().any(|id| speaks(id, verb)),
+        };
+        self.estimated.iter().any(|head| actions.iter().any(|action| of(head, action.verb)))
     }
 
     /// Without what no rule asks for: what differs in that alone is answered alike.
@@ -137,8 +170,9 @@ pub(super) fn context_of_statement(
     let is = |key, value: Option<bool>| value.map(|value| (key, RestrictedExpression::new_bool(value)));
     let columns = action.columns.iter().map(|columns| ("columns", set(columns.iter().map(|column| &**column))));
     let limit = action.limit.map(|limit| ("limit", long(limit)));
+    let estimated = at.estimated_rows.map(|rows| ("estimatedRows", long(rows)));
     let more = [is("readOnly", Some(read_only)), is("inTransaction", at.in_transaction), is("bounded", action.bounded)];
-    context(at, granted, more.into_iter().flatten().chain(columns).chain(limit))
+    context(at, granted, more.into_iter().flatten().chain(columns).chain(limit).chain(estimated))
 }
 
 fn long(number: u64) -> RestrictedExpression {

@@ -325,8 +325,8 @@ fn everything_asked_is_of_the_schema() {
                 action_of.columns = Some(["id".into()].into_iter().collect());
                 action_of.limit = Some(7);
             }
-            let at = at().in_transaction(Some(false));
-            let context = rules::context_of_statement(true, &action_of, &at, &granted()).unwrap();
+            let at = at().in_transaction(Some(false)).estimated(Some(9));
+            let context = rules::context_of_statement(true, &action_of, &at, &facts::granted()).unwrap();
             Request::new(types.principal(&alice), action.clone(), resource.uid(), context, Some(schema)).unwrap();
         }
     }
@@ -347,93 +347,6 @@ fn names_that_hold_dots_are_told_apart() {
     assert_eq!(id(&["shop", "a.b", "c"]), r#"shop/shop."a.b".c"#);
     assert_ne!(id(&["shop", "a", "b.c"]), id(&["shop", "a.b", "c"]));
     assert_ne!(id(&["shop", "a", "\"b\""]), id(&["shop", "a", "b"]));
-}
-
-/// On-call access was granted, for an incident.
-fn granted() -> Granted {
-    let grant = crate::access::Grant {
-        id: crate::id::AccessId::new(NOW, 1),
-        principal: alice().id,
-        chain: Vec::new(),
-        target: "shop".parse().unwrap(),
-        policy: "on-call".parse().unwrap(),
-        ends_at: Timestamp::from_secs(NOW.secs() + 60),
-        reason: "INC-7: orders stand still".into(),
-    };
-    Granted::of([&grant], &alice(), &"shop".parse().unwrap())
-}
-
-/// What is decided of a read of `columns`, with a LIMIT or without.
-fn read_of(slice: &mut PolicySlice, columns: Option<&[&str]>, limit: Option<u64>) -> Outcome {
-    let columns = columns.map(|columns| columns.iter().map(|column| Arc::from(*column)).collect());
-    let action = Action { columns, limit, ..on(Verb::SqlSelect, "orders") };
-    decide_at(slice, vec![action], &at()).0
-}
-
-#[test]
-fn columns_limits_and_grants_can_be_asked_for() {
-    let permit = |condition: &str| {
-        format!("permit (principal, action == Action::\"sql:select\", resource) when {{ {condition} }};")
-    };
-    let known = r#"context has columns && ["id", "note"].containsAll(context.columns)"#;
-    let mut slice = slice_of(&alice(), &[&permit(known)]);
-    assert_eq!(read_of(&mut slice, Some(&["id"]), None), Outcome::Permit);
-    assert_eq!(read_of(&mut slice, Some(&[]), None), Outcome::Permit);
-    // Remembered apart, and what is not known is not permitted.
-    assert_eq!(read_of(&mut slice, Some(&["id", "total"]), None), Outcome::Deny);
-    assert_eq!(read_of(&mut slice, None, None), Outcome::Deny);
-    assert_eq!(read_of(&mut slice, Some(&["note"]), None), Outcome::Permit);
-    let mut slice = slice_of(&alice(), &[&permit("context has limit && context.limit <= 100")]);
-    assert_eq!(read_of(&mut slice, None, Some(100)), Outcome::Permit);
-    assert_eq!(read_of(&mut slice, None, Some(u64::MAX)), Outcome::Deny);
-    assert_eq!(read_of(&mut slice, None, None), Outcome::Deny);
-    let asked =
-        r#"context.granted.contains("on-call") && context has justification && context.justification like "INC-*""#;
-    let mut slice = slice_of(&alice(), &[&permit(asked)]);
-    assert_eq!(read_of(&mut slice, None, None), Outcome::Deny);
-    let mut with = slice.clone().with(granted());
-    assert_eq!(read_of(&mut with, None, None), Outcome::Permit);
-    // What was remembered with the grant is not known without it.
-    assert_eq!(read_of(&mut with.with(Granted::default()), None, None), Outcome::Deny);
-    let mut keeps_out = slice_of(
-        &alice(),
-        &[
-            "permit (principal, action, resource is Table);",
-            r#"forbid (principal, action == Action::"session:open", resource) unless { context.granted.contains("on-call") };"#,
-        ],
-    );
-    assert!(keeps_out.forbids_session(&at()).is_some());
-    keeps_out = keeps_out.with(granted());
-    assert!(keeps_out.forbids_session(&at()).is_none());
-}
-
-#[test]
-fn what_may_be_missing_has_to_be_asked_for_first() {
-    for condition in ["context.columns.contains(\"id\")", "context.limit < 5", "context.justification == \"x\""] {
-        let text = format!("permit (principal, action == Action::\"sql:select\", resource) when {{ {condition} }};");
-        assert!(Rule::parse(&text).is_err(), "{condition}");
-    }
-}
-
-#[test]
-fn what_older_gateways_know_is_told_apart() {
-    for (condition, older) in [
-        ("context.readOnly", true),
-        // A word is not yet a use of it.
-        ("resource.name == \"columns\"", true),
-        ("context has columns && context.columns.contains(\"id\")", false),
-        ("context has limit && context.limit < 5", false),
-        ("context has \"l\\u{69}mit\"", false),
-        ("context.granted.contains(\"p\")", false),
-        ("context has justification", false),
-    ] {
-        let text = format!("forbid (principal, action == Action::\"sql:select\", resource) when {{ {condition} }};");
-        let rule = Rule::parse(&text).unwrap();
-        assert_eq!(rule.is_of_level_4(), older, "{condition}");
-        let instead = rule.forbidding("too old").unwrap();
-        assert!(instead.is_of_level_4() && instead.effect() == Effect::Deny, "{condition}");
-        assert_eq!(instead.text().contains("when"), older, "{condition}");
-    }
 }
 
 fn a_rule() -> impl Strategy<Value = String> {
@@ -490,3 +403,6 @@ proptest! {
         }
     }
 }
+
+#[path = "facts_tests.rs"]
+mod facts;
