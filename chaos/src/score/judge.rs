@@ -3,6 +3,8 @@
 use postern_core::action::{Action, ObjectKind, Verb};
 use postern_protocols::postgres::analyze::{Statement, StatementKind, Unclassifiable};
 
+use super::before::ASSIGNING;
+use super::objects::{self, Before, Object};
 use super::tree::{DELETE, INSERT, SELECT, UPDATE};
 
 /// What the server says.
@@ -16,10 +18,16 @@ pub struct Found {
     pub casts: Vec<Function>,
     /// Functions behind operators.
     pub operators: Vec<Function>,
-    /// Of definitions: made or dropped, the command's tag, the kind of object, the parts of its name.
-    pub objects: Vec<Vec<String>>,
+    /// Of definitions: what was made, changed or dropped.
+    pub objects: Vec<Object>,
+    /// Of definitions: what stood before.
+    pub before: Before,
     /// It was given a transaction id: something was written.
     pub wrote: bool,
+    /// A view that it reads calls a function whose very purpose it is to have an id assigned.
+    pub assigned_by_view: bool,
+    /// Not all that it did could be told.
+    pub lost: bool,
 }
 
 /// A function as the catalogue has it.
@@ -35,8 +43,8 @@ pub struct Function {
     pub volatile: bool,
     /// In C: made by a superuser.
     pub compiled: bool,
-    /// The operator that it stands behind.
-    pub symbol: Option<String>,
+    /// The operator that it stands behind: its schema and symbol.
+    pub symbol: Option<[String; 2]>,
 }
 
 /// What came of the comparison.
@@ -108,9 +116,13 @@ pub(super) fn compare(statement: &Statement, found: &Found, database: &str) -> J
     let mut volatile = Vec::new();
     let called = found.functions.iter().chain(&found.casts).chain(&found.operators);
     for function in called {
-        let names = [Some(&function.name), function.symbol.as_ref()];
-        let acted = statement.actions.iter().any(|action| {
-            action.object.path.last().is_some_and(|last| names.iter().flatten().any(|name| ***name == **last))
+        let symbol = function.symbol.as_ref().map(|[schema, symbol]| (&**schema, &**symbol));
+        let names = [Some((&*function.schema, &*function.name)), symbol];
+        let acted = statement.actions.iter().any(|action| match action.object.path.as_slice() {
+            [_, schema, last] => {
+                names.iter().flatten().any(|(known, name)| *name == &**last && [*known, "?"].contains(&&**schema))
+            }
+            _ => false,
         });
         let cast = found.casts.iter().any(|cast| cast.name == function.name);
         let behind = (function.symbol.is_some() || cast) && function.compiled;
@@ -124,20 +136,18 @@ pub(super) fn compare(statement: &Statement, found: &Found, database: &str) -> J
             (false, false) => wrong.push(format!("calls {}.{}", function.schema, function.name)),
         }
     }
-    let assigned = found.functions.iter().any(|function| function.system && assigns(&function.name));
-    // ROLLBACK TO is given an id by what went before.
-    let transaction = statement.kinds.contains(&StatementKind::Transaction);
-    if found.wrote && !writes(statement) && !unseen && !assigned && !transaction {
+    let assigned = found.assigned_by_view
+        || found.functions.iter().any(|function| function.system && ASSIGNING.contains(&&*function.name));
+    if found.wrote && !writes(statement) && !unseen && !assigned {
         wrong.push("writes something".to_owned());
     }
     for object in &found.objects {
-        if let Some(fault) = defines(statement, object, &mut exact).filter(|_| !unseen) {
-            wrong.push(fault);
-        }
+        wrong.extend(objects::fault(statement, object, &found.before, &mut exact));
     }
     exact &= !unseen;
     let class = match (wrong.is_empty(), exact) {
         (false, _) => Class::Wrong,
+        (true, _) if found.lost => Class::Unjudged,
         (true, true) => Class::Exact,
         (true, false) => Class::Cautious,
     };
@@ -178,60 +188,4 @@ fn says_more(statement: &Statement, found: &Found) -> bool {
 fn writes(statement: &Statement) -> bool {
     statement.actions.iter().any(|action| !matches!(action.verb, Verb::SqlSelect | Verb::SqlSet | Verb::SqlSetRole))
         || statement.kinds.iter().any(|kind| matches!(kind, StatementKind::Cursor | StatementKind::Execute))
-}
-
-/// Functions whose very purpose it is to have an id assigned.
-fn assigns(name: &str) -> bool {
-    matches!(name, "txid_current" | "pg_current_xact_id")
-}
-
-/// Whether a schema is that of the session's temporary relations.
-fn is_temporary(schema: &str) -> bool {
-    schema.starts_with("pg_temp")
-}
-
-/// Of a definition: whether some action names the object.
-fn defines(statement: &Statement, object: &[String], exact: &mut bool) -> Option<String> {
-    let [what, tag, kind, parts @ ..] = object else { return None };
-    // The address of a type is one text. Of GRANT, no object is told.
-    let all: Vec<String> =
-        parts.iter().flat_map(|part| part.split('.')).map(|part| part.trim_matches('"').to_owned()).collect();
-    if all.iter().all(String::is_empty) {
-        return None;
-    }
-    // Of an operator class or family, the access method comes first.
-    let skipped = usize::from(kind.starts_with("operator ") && all.len() > 2);
-    let parts = all.get(skipped..).unwrap_or_default();
-    let changing = |action: &&Action| {
-        !matches!(action.verb, Verb::SqlSelect | Verb::SqlInsert | Verb::SqlUpdate | Verb::SqlDelete | Verb::SqlCall)
-    };
-    let mut open = false;
-    for action in statement.actions.iter().filter(changing) {
-        let path: Vec<&str> = action.object.path.iter().map(|part| &**part).collect();
-        let class = action.object.kind;
-        // An index that is not named is given its name by the server.
-        let unnamed = kind == "index" && action.verb == Verb::SqlCreate && class == ObjectKind::Relation;
-        let named = unnamed || parts.iter().any(|part| path.last() == Some(&part.as_str()));
-        let schema = parts.first().map(String::as_str);
-        let placed = match path.as_slice() {
-            [_, "?", _] => {
-                open = true;
-                true
-            }
-            [_, known, _] => schema.is_none_or(|schema| {
-                schema == *known || (is_temporary(known) && is_temporary(schema)) || parts.len() < 2
-            }),
-            _ => true,
-        };
-        if named && placed {
-            *exact &= !open;
-            return None;
-        }
-        // What belongs to the server, the database or unnamed things is permitted as that, whatever its name.
-        if matches!(class, ObjectKind::Server | ObjectKind::Database) || path.last() == Some(&"?") {
-            *exact = false;
-            return None;
-        }
-    }
-    Some(format!("{tag}: {what} {kind} {}", parts.join(".")))
 }

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use postern_protocols::postgres::analyze::{AnalyzeContext, SessionEffect, SessionNames, StatementKind, analyze};
+use postern_protocols::postgres::analyze::{
+    AnalyzeContext, SessionEffect, SessionNames, Statement, StatementKind, analyze,
+};
 use postern_protocols::postgres::catalog::{Catalog, CatalogBuilder, queries};
 
+use super::before;
 use super::judge::{self, Found, Judgement};
+use super::objects::{Before, Object};
 use super::tree::Tree;
 use crate::live::wire::{Message, Wire, message};
 
@@ -17,17 +21,17 @@ pub const TRIGGERS: &str = "
     GRANT USAGE ON SCHEMA postern_score TO PUBLIC;
     CREATE FUNCTION postern_score.made() RETURNS event_trigger LANGUAGE plpgsql AS $$
     DECLARE r record; BEGIN
-        FOR r IN SELECT c.command_tag, c.object_type, a.object_names FROM pg_event_trigger_ddl_commands() c,
+        FOR r IN SELECT c.command_tag, c.object_type, c.classid, c.objid, a.object_names FROM pg_event_trigger_ddl_commands() c,
             pg_identify_object_as_address(c.classid, c.objid, c.objsubid) a WHERE c.command_tag = tg_tag AND NOT c.in_extension LOOP
-            RAISE LOG 'score: %', array_to_string(ARRAY['made', r.command_tag, r.object_type] || r.object_names, chr(31));
+            RAISE LOG 'score: %', array_to_string(ARRAY['made', r.command_tag, r.object_type, r.classid::text, r.objid::text] || r.object_names, chr(31));
         END LOOP;
-    EXCEPTION WHEN OTHERS THEN NULL; END $$;
+    EXCEPTION WHEN OTHERS THEN RAISE LOG 'score lost: %', SQLERRM; END $$;
     CREATE FUNCTION postern_score.dropped() RETURNS event_trigger LANGUAGE plpgsql AS $$
     DECLARE r record; BEGIN
-        FOR r IN SELECT object_type, address_names FROM pg_event_trigger_dropped_objects() WHERE original LOOP
-            RAISE LOG 'score: %', array_to_string(ARRAY['dropped', tg_tag, r.object_type] || r.address_names, chr(31));
+        FOR r IN SELECT object_type, classid, objid, address_names FROM pg_event_trigger_dropped_objects() WHERE original LOOP
+            RAISE LOG 'score: %', array_to_string(ARRAY['dropped', tg_tag, r.object_type, r.classid::text, r.objid::text] || r.address_names, chr(31));
         END LOOP;
-    EXCEPTION WHEN OTHERS THEN NULL; END $$;
+    EXCEPTION WHEN OTHERS THEN RAISE LOG 'score lost: %', SQLERRM; END $$;
     CREATE EVENT TRIGGER postern_score_made ON ddl_command_end EXECUTE FUNCTION postern_score.made();
     CREATE EVENT TRIGGER postern_score_dropped ON sql_drop EXECUTE FUNCTION postern_score.dropped();";
 
@@ -54,8 +58,9 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct Told {
     tree: Tree,
-    objects: Vec<Vec<String>>,
+    objects: Vec<Object>,
     failed: bool,
+    lost: bool,
 }
 
 impl Session {
@@ -140,11 +145,19 @@ impl Session {
     /// # Errors
     /// When the connection ends.
     pub fn judge(&mut self, sql: &str) -> Result<Judgement> {
+        self.judge_as(sql, sql)
+    }
+
+    /// The same of a classifier that is wrong: it reads `read` where the server is sent `sql`.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub fn judge_as(&mut self, read: &str, sql: &str) -> Result<Judgement> {
         self.renew()?;
         let mut context = AnalyzeContext::new(&self.database, Arc::clone(&self.catalog), 1 << 20);
         // A session's own default is that of its login; the catalog was read by this very session, whose path may be another by now.
         context = context.beginning_with("\"$user\", public").context("a path")?;
-        let statement = match analyze(sql.as_bytes(), &context, &self.names) {
+        let statement = match analyze(read.as_bytes(), &context, &self.names) {
             Ok(statement) => statement,
             Err(refused) => return Ok(Judgement::refused(&refused)),
         };
@@ -160,17 +173,23 @@ impl Session {
             self.run("BEGIN")?;
         }
         let had_id = self.status == b'T' && !wrapped && self.transaction_id()?;
+        // What the transaction did before it failed is not known, nor whether ROLLBACK TO returns to where it had an id.
+        let failed_before = self.status == b'E';
+        let before = if failed_before { Before::default() } else { self.before(&statement, sql)? };
         let answer = self.run(sql)?;
         let told = told(&answer);
-        let mut found = Found { objects: told.objects, ..Found::default() };
+        let mut found = Found { objects: told.objects, lost: told.lost, before, ..Found::default() };
         let judgement = if self.status == b'E' || told.failed && told.tree.is_empty() {
             Judgement::unjudged(&statement)
         } else {
             if self.status == b'T' || !told.tree.is_empty() {
                 self.name(&told.tree, &mut found)?;
             }
-            if self.status == b'T' && !had_id {
+            if self.status == b'T' && !had_id && !failed_before {
                 found.wrote = self.transaction_id()?;
+            }
+            if found.wrote && !found.relations.is_empty() {
+                found.assigned_by_view = !self.rows(&before::assigning_views(&found.relations))?.is_empty();
             }
             judge::compare(&statement, &found, &self.database)
         };
@@ -185,6 +204,34 @@ impl Session {
         }
         self.settle(&statement.effects, told.failed, statement.changes_catalog);
         Ok(judgement)
+    }
+
+    /// What stands before `statement` runs, as far as it bears on what it names.
+    fn before(&mut self, statement: &Statement, text: &str) -> Result<Before> {
+        let mut before = Before::default();
+        if statement.kinds.contains(&StatementKind::Definition) {
+            before.event_triggers = !self.rows(before::EVENT_TRIGGERS)?.is_empty();
+        }
+        if before::renames(statement, text) {
+            before.names = Some(before::by_address(&self.rows(before::NAMES)?));
+        }
+        let reshaped = before::reshaped(statement);
+        if reshaped.is_empty() {
+            return Ok(before);
+        }
+        for row in self.rows(&before::belonging(&reshaped))? {
+            match row.as_slice() {
+                [Some(how), Some(oid), ..] if how == "0" => drop(before.named.insert(oid.parse().context("an OID")?)),
+                [_, _, Some(schema), Some(relation), None] => {
+                    before.heirs.insert([schema.clone(), relation.clone()]);
+                }
+                [_, _, Some(schema), Some(relation), Some(part)] => {
+                    before.keys.insert([schema.clone(), relation.clone(), part.clone()]);
+                }
+                _ => {}
+            }
+        }
+        Ok(before)
     }
 
     fn settle(&mut self, effects: &[SessionEffect], failed: bool, changes_catalog: bool) {
@@ -224,7 +271,7 @@ impl Session {
             return Ok(());
         }
         let sql = format!(
-            "SELECT p.oid, n.nspname, p.proname, p.provolatile, l.lanname FROM pg_catalog.pg_proc p \
+            "SELECT p.oid, CASE WHEN n.oid = pg_catalog.pg_my_temp_schema() THEN 'pg_temp' ELSE n.nspname END, p.proname, p.provolatile, l.lanname FROM pg_catalog.pg_proc p \
              JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_language l ON l.oid = p.prolang WHERE p.oid IN ({functions})"
         );
         let mut known: BTreeMap<u32, judge::Function> = BTreeMap::new();
@@ -250,12 +297,15 @@ impl Session {
         let rows = if own.is_empty() {
             Vec::new()
         } else {
-            self.rows(&format!("SELECT oid, oprname FROM pg_catalog.pg_operator WHERE oid IN ({own})"))?
+            self.rows(&format!(
+                "SELECT o.oid, n.nspname, o.oprname FROM pg_catalog.pg_operator o \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE o.oid IN ({own})"
+            ))?
         };
         for (operator, function) in &tree.operators {
             let symbol = rows.iter().find(|row| row.first().is_some_and(|oid| *oid == Some(operator.to_string())));
             if let Some(function) = known.get(function) {
-                let symbol = symbol.and_then(|row| row.get(1).cloned().flatten());
+                let symbol = symbol.and_then(|row| Some([row.get(1)?.clone()?, row.get(2)?.clone()?]));
                 found.operators.push(judge::Function { symbol, ..function.clone() });
             }
         }
@@ -268,13 +318,18 @@ fn told(answer: &[Message]) -> Told {
     for message in answer {
         match message.kind {
             'N' => {
-                let within = message.field('W').is_some();
+                let context = message.field('W');
                 match message.field('M').as_deref() {
                     // What functions run in its turn has a context.
-                    Some("parse tree:") if !within => told.tree.read(&message.field('D').unwrap_or_default()),
+                    Some("parse tree:") if context.is_none() => {
+                        told.tree.read(&message.field('D').unwrap_or_default());
+                    }
+                    Some(text) if text.starts_with("score lost: ") => told.lost = true,
                     Some(text) => {
-                        let object = text.strip_prefix("score: ");
-                        told.objects.extend(object.map(|object| object.split('\x1f').map(str::to_owned).collect()));
+                        let object = text.strip_prefix("score: ").and_then(Object::read);
+                        // The trigger's own function is the first line of the context.
+                        let nested = context.is_some_and(|context| context.lines().nth(1).is_some());
+                        told.objects.extend(object.map(|object| Object { nested, ..object }));
                     }
                     None => {}
                 }
