@@ -163,6 +163,20 @@ pub enum SessionEffect {
     CreatedTemporary(String),
     /// A relation of this name was made, dropped or renamed: until the catalog is read anew, the name may mean several.
     Touched(String),
+    /// A function, operator or type was made here, or came to have this schema and name: until the catalog is read anew, a call may mean it.
+    CreatedRoutine {
+        /// Its schema; `?` when it is not known.
+        schema: String,
+        /// Its name.
+        name: String,
+    },
+    /// A cast, or the check of a domain, was made: until the catalog is read anew, a cast to a type of this name may call these.
+    CreatedCast {
+        /// The type's name.
+        to: String,
+        /// Schemas and names of what may be called.
+        calls: Vec<[String; 2]>,
+    },
     /// DISCARD ALL: as after login.
     Discarded,
     /// Whatever it may be: it could not be classified.

@@ -12,6 +12,17 @@ impl Analyzer<'_> {
     /// A call with all of its parts.
     pub(super) fn call(&mut self, call: &pb::FuncCall) -> Seen {
         let parts = names::parts(&call.funcname)?;
+        if call.funcformat == pb::CoercionForm::CoerceSqlSyntax as i32
+            && let [_, "system_user"] = parts.as_slice()
+        {
+            // A column's name to servers older than the grammar.
+            let name = call.funcname.last().into_iter().cloned().collect();
+            return self.column(&pb::ColumnRef { fields: name, location: 0 });
+        }
+        // The grammar gives JSON_OBJECT the system's schema; servers older than it look for the name in the path.
+        if parts == [SYSTEM, "json_object"] && self.calls_own("json_object") {
+            return self.passing(|this| this.arguments(call));
+        }
         let (schema, name) = match parts.as_slice() {
             [name] => ("", *name),
             [schema, name] => (*schema, *name),

@@ -41,6 +41,10 @@ pub struct SessionNames {
     cursors: BTreeMap<String, Cursor>,
     temporary: BTreeSet<String>,
     touched: BTreeSet<String>,
+    /// Functions, operators and types that the catalog may not know yet: name to schemas.
+    routines: BTreeMap<String, BTreeSet<String>>,
+    /// What casts to a type of this name may call beside what the catalog knows.
+    casts: BTreeMap<String, BTreeSet<[String; 2]>>,
 }
 
 /// What a prepared statement may be.
@@ -147,6 +151,18 @@ impl SessionNames {
                     bounded(self.touched.len(), MAX_NAMES)?;
                     self.touched.insert(name.clone());
                 }
+                SessionEffect::CreatedRoutine { schema, name } => {
+                    bounded(self.routines.len(), MAX_NAMES)?;
+                    let schemas = self.routines.entry(name.clone()).or_default();
+                    bounded(schemas.len(), MAX_NAMES)?;
+                    schemas.insert(schema.clone());
+                }
+                SessionEffect::CreatedCast { to, calls } => {
+                    bounded(self.casts.len(), MAX_NAMES)?;
+                    let known = self.casts.entry(to.clone()).or_default();
+                    bounded(known.len().saturating_add(calls.len()), MAX_NAMES)?;
+                    known.extend(calls.iter().cloned());
+                }
                 SessionEffect::Discarded => {
                     if !self.paths.is_empty() && !self.paths.contains(&None) {
                         self.paths.push(None);
@@ -189,6 +205,8 @@ impl SessionNames {
                 | SessionEffect::Discarded
                 | SessionEffect::CreatedTemporary(_)
                 | SessionEffect::Touched(_)
+                | SessionEffect::CreatedRoutine { .. }
+                | SessionEffect::CreatedCast { .. }
                 | SessionEffect::Unknown => {}
             }
         }
@@ -203,6 +221,8 @@ impl SessionNames {
     pub fn catalog_renewed(&mut self) {
         self.touched.clear();
         self.schemas.clear();
+        self.routines.clear();
+        self.casts.clear();
         self.touched_schemas = false;
     }
 
@@ -241,9 +261,20 @@ impl SessionNames {
 
     /// Whether every name but a prepared statement's or a cursor's means what it did when the session began.
     pub(crate) fn is_untouched(&self) -> bool {
-        let Self { paths, prepared: _, roles, schemas, touched_schemas, cursors: _, temporary, touched } = self;
+        let Self {
+            paths,
+            prepared: _,
+            roles,
+            schemas,
+            touched_schemas,
+            cursors: _,
+            temporary,
+            touched,
+            routines,
+            casts,
+        } = self;
         let none = [roles, schemas, temporary, touched].iter().all(|names| names.is_empty());
-        none && paths.is_empty() && !touched_schemas
+        none && paths.is_empty() && !touched_schemas && routines.is_empty() && casts.is_empty()
     }
 
     /// Whether any cursor may be open.
@@ -255,13 +286,28 @@ impl SessionNames {
     /// Whether a temporary relation of this name may exist.
     #[must_use]
     pub fn is_temporary(&self, name: &str) -> bool {
-        self.temporary.contains(name)
+        self.temporary.contains(name) || is_with_any(&self.temporary, name)
     }
 
     /// Whether the catalog may be out of date about this name.
     #[must_use]
     pub fn is_touched(&self, name: &str) -> bool {
-        self.touched_schemas || self.touched.contains(name)
+        self.touched_schemas || self.touched.contains(name) || is_with_any(&self.touched, name)
+    }
+
+    /// Schemas in which the session has made a function, operator or type of this name, which the catalog may not know.
+    pub(crate) fn made_routines(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.routines.get(name).into_iter().flatten().map(String::as_str)
+    }
+
+    /// What a cast to a type of this name may call, that the catalog may not know.
+    pub(crate) fn made_casts(&self, to: &str) -> impl Iterator<Item = &[String; 2]> {
+        self.casts.get(to).into_iter().flatten()
+    }
+
+    /// Whether schemas may have other names than the catalog says.
+    pub(crate) const fn has_touched_schemas(&self) -> bool {
+        self.touched_schemas
     }
 
     /// Roles that may have been taken on beside the one of the login.
@@ -290,6 +336,20 @@ impl SessionNames {
         }
         self.paths.iter().map(|path| path.as_deref().unwrap_or(default)).collect()
     }
+}
+
+/// Whether the server may have named it itself after one of `tables`: an index or a sequence that came with it.
+fn is_with_any(tables: &BTreeSet<String>, name: &str) -> bool {
+    /// ChooseRelationName of PostgreSQL cuts longer ones, anywhere.
+    const WHOLE: usize = 60;
+    if tables.is_empty() {
+        return false;
+    }
+    let numbered = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let endings = ["_pkey", "_key", "_idx", "_excl", "_seq"];
+    let parts = || name.match_indices('_').filter_map(|(end, _)| name.get(..end));
+    endings.iter().any(|ending| numbered.ends_with(ending))
+        && (name.len() >= WHOLE || parts().any(|part| tables.contains(part)))
 }
 
 fn bounded(count: usize, limit: usize) -> Result<(), Unclassifiable> {

@@ -6,7 +6,7 @@ use postern_core::action::{ObjectKind, Verb};
 use super::json::kind;
 use super::names::{self, SEEN};
 use super::walk::{Analyzer, Flow, Seen, Stars};
-use crate::sql::Unclassifiable;
+use crate::sql::{SessionEffect, Unclassifiable};
 
 impl Analyzer<'_> {
     /// Statements on relations and schemas; `None` when the node is none of them.
@@ -30,6 +30,8 @@ impl Analyzer<'_> {
             NodeEnum::AlterTableStmt(alter) => self.alter_table(alter),
             NodeEnum::AlterTableMoveAllStmt(moved) => {
                 self.act_on_server(Verb::SqlAlter, "tablespace", &moved.orig_tablespacename);
+                // Whatever stands in it.
+                self.any_relation(Verb::SqlAlter);
                 SEEN
             }
             NodeEnum::RenameStmt(rename) => self.rename(rename),
@@ -118,6 +120,10 @@ impl Analyzer<'_> {
                 // DEFAULT, CHECK and GENERATED call their functions whenever a row is written.
                 self.condition(constraint.raw_expr.as_deref())?;
                 self.condition(constraint.where_clause.as_deref())?;
+                if !constraint.conname.is_empty() {
+                    // The index behind it has its name.
+                    self.out.effects.push(SessionEffect::Touched(constraint.conname.clone()));
+                }
                 if let Some(referenced) = &constraint.pktable {
                     // A foreign key tells which keys exist.
                     for relation in self.resolve(referenced)? {
@@ -192,7 +198,7 @@ impl Analyzer<'_> {
             // A view over what is temporary is temporary itself.
             let here = crate::sql::Relation::new(names::TEMPORARY, &made.relname);
             self.out.act(Verb::SqlCreate, self.object(&here));
-            self.out.effects.push(crate::sql::SessionEffect::CreatedTemporary(here.name));
+            self.out.effects.push(SessionEffect::CreatedTemporary(here.name));
         }
         SEEN
     }
@@ -204,11 +210,15 @@ impl Analyzer<'_> {
             if !index.idxname.is_empty() {
                 made.name.clone_from(&index.idxname);
                 if made.schema == names::TEMPORARY {
-                    self.out.effects.push(crate::sql::SessionEffect::CreatedTemporary(made.name.clone()));
+                    self.out.effects.push(SessionEffect::CreatedTemporary(made.name.clone()));
                 }
             }
             self.out.act(Verb::SqlCreate, self.object(&made));
             self.out.act(Verb::SqlAlter, self.object(&relation));
+            // By the table's name, too, for an index that the server names after it.
+            self.out.effects.push(SessionEffect::Touched(made.name));
+            self.out.effects.push(SessionEffect::Touched(relation.name.clone()));
+            self.out.changes_catalog = true;
             self.out.facts.writes.insert(relation);
         }
         self.conditions(&index.index_params)?;
@@ -234,7 +244,7 @@ impl Analyzer<'_> {
         let name =
             if schema.schemaname.is_empty() { self.role(schema.authrole.as_ref()) } else { schema.schemaname.clone() };
         self.out.act_on(Verb::SqlCreate, ObjectKind::Schema, [&*database, &*name]);
-        self.out.effects.push(crate::sql::SessionEffect::CreatedSchema(name));
+        self.out.effects.push(SessionEffect::CreatedSchema(name));
         if schema.authrole.is_some() {
             self.grants_role(schema.authrole.as_ref());
         }
@@ -338,10 +348,10 @@ impl Analyzer<'_> {
                     let made = crate::sql::Relation::new(relation.schema, &rename.newname);
                     self.out.act(Verb::SqlCreate, self.object(&made));
                     if made.schema == names::TEMPORARY {
-                        self.out.effects.push(crate::sql::SessionEffect::CreatedTemporary(made.name));
+                        self.out.effects.push(SessionEffect::CreatedTemporary(made.name));
                     }
                 }
-                self.out.effects.push(crate::sql::SessionEffect::Touched(rename.newname.clone()));
+                self.out.effects.push(SessionEffect::Touched(rename.newname.clone()));
             }
             return SEEN;
         }
@@ -350,8 +360,8 @@ impl Analyzer<'_> {
                 self.out.facts.reshapes.insert(crate::sql::Relation::new(&*rename.subname, "*"));
                 self.out.act_on(Verb::SqlAlter, ObjectKind::Schema, [&*database, &*rename.subname]);
                 self.out.act_on(Verb::SqlCreate, ObjectKind::Schema, [&*database, &*rename.newname]);
-                self.out.effects.push(crate::sql::SessionEffect::CreatedSchema(rename.newname.clone()));
-                self.out.effects.push(crate::sql::SessionEffect::TouchedSchemas);
+                self.out.effects.push(SessionEffect::CreatedSchema(rename.newname.clone()));
+                self.out.effects.push(SessionEffect::TouchedSchemas);
             }
             pb::ObjectType::ObjectDatabase => {
                 self.out.act_on(Verb::SqlAlter, ObjectKind::Database, [&*rename.subname]);
@@ -360,10 +370,29 @@ impl Analyzer<'_> {
                 self.out.act_on(Verb::SqlGrant, ObjectKind::Role, [&*rename.subname]);
             }
             pb::ObjectType::ObjectTablespace => self.act_on_server(Verb::SqlAlter, "tablespace", &rename.subname),
-            _ => self.act_on_named(Verb::SqlAlter, kind, names::missing(rename.object.as_deref())?)?,
+            _ => {
+                let object = names::missing(rename.object.as_deref())?;
+                self.act_on_named(Verb::SqlAlter, kind, object)?;
+                if is_in_schema(kind) {
+                    let parts = names::parts_of_node(object)?;
+                    let skipped = usize::from(is_of_access_method(kind));
+                    let schemas = self.schemas_of_routine(parts.get(skipped..).unwrap_or_default());
+                    self.comes_to_be(&schemas, &rename.newname);
+                }
+            }
         }
         self.out.changes_catalog = true;
         SEEN
+    }
+
+    /// A function, type or the like under a new name, where other grants may cover it.
+    fn comes_to_be(&mut self, schemas: &[String], name: &str) {
+        let database = self.context.database.to_string();
+        for schema in schemas {
+            self.out.act_on(Verb::SqlCreate, ObjectKind::Routine, [&*database, &**schema, name]);
+            let effect = SessionEffect::CreatedRoutine { schema: schema.clone(), name: name.to_owned() };
+            self.out.effects.push(effect);
+        }
     }
 
     fn move_to_schema(&mut self, alter: &pb::AlterObjectSchemaStmt) -> Seen {
@@ -372,6 +401,11 @@ impl Analyzer<'_> {
         if let Some(range) = &alter.relation {
             // Under its new name, other grants may cover it.
             self.out.act_on(Verb::SqlCreate, ObjectKind::Relation, [&*database, &*alter.newschema, &*range.relname]);
+        } else if let Some(object) = &alter.object
+            && pb::ObjectType::try_from(alter.object_type).is_ok_and(is_in_schema)
+            && let Some(name) = names::parts_of_node(object)?.last()
+        {
+            self.comes_to_be(std::slice::from_ref(&alter.newschema), name);
         }
         self.out.changes_catalog = true;
         SEEN
@@ -386,7 +420,7 @@ impl Analyzer<'_> {
         }
         self.cascade(Verb::SqlDrop, dropped.behavior);
         if kind == pb::ObjectType::ObjectSchema {
-            self.out.effects.push(crate::sql::SessionEffect::TouchedSchemas);
+            self.out.effects.push(SessionEffect::TouchedSchemas);
         }
         self.out.changes_catalog = true;
         SEEN
@@ -416,4 +450,31 @@ impl Analyzer<'_> {
         }
         SEEN
     }
+}
+
+/// Whether objects of this kind stand in a schema and are called, or are parts of what is.
+fn is_in_schema(kind: pb::ObjectType) -> bool {
+    use pb::ObjectType as T;
+    matches!(
+        kind,
+        T::ObjectFunction
+            | T::ObjectProcedure
+            | T::ObjectRoutine
+            | T::ObjectAggregate
+            | T::ObjectOperator
+            | T::ObjectType
+            | T::ObjectDomain
+            | T::ObjectCollation
+            | T::ObjectConversion
+            | T::ObjectStatisticExt
+            | T::ObjectTsconfiguration
+            | T::ObjectTsdictionary
+            | T::ObjectTsparser
+            | T::ObjectTstemplate
+    ) || is_of_access_method(kind)
+}
+
+/// Whether the access method stands before the name.
+fn is_of_access_method(kind: pb::ObjectType) -> bool {
+    matches!(kind, pb::ObjectType::ObjectOpclass | pb::ObjectType::ObjectOpfamily)
 }

@@ -11,6 +11,15 @@ use crate::sql::Unclassifiable;
 impl Analyzer<'_> {
     /// Every expression of SQL/JSON. What is not named here is in doubt.
     pub(super) fn json(&mut self, node: &NodeEnum) -> Seen {
+        if let Some(word) = word(node)
+            && self.calls_own(word)
+        {
+            return self.passing(|this| this.json_parts(node));
+        }
+        self.json_parts(node)
+    }
+
+    fn json_parts(&mut self, node: &NodeEnum) -> Seen {
         match node {
             NodeEnum::JsonValueExpr(value) => self.json_value(Some(value)),
             NodeEnum::JsonKeyValue(pair) => self.json_pair(pair),
@@ -50,6 +59,7 @@ impl Analyzer<'_> {
 
     /// JSON_TABLE.
     pub(super) fn json_table(&mut self, table: &pb::JsonTable) -> Seen {
+        self.out.facts.passes |= self.calls_own("json_table");
         self.json_value(table.context_item.as_deref())?;
         if let Some(path) = &table.pathspec {
             self.maybe(path.string.as_deref())?;
@@ -96,6 +106,25 @@ impl Analyzer<'_> {
         self.all(&made.agg_order)?;
         made.over.as_deref().map_or(SEEN, |window| self.window(window))
     }
+}
+
+/// The word that a node begins with. Servers older than the grammar read it as a function's name, and call the database's own.
+fn word(node: &NodeEnum) -> Option<&'static str> {
+    Some(match node {
+        NodeEnum::JsonParseExpr(_) => "json",
+        NodeEnum::JsonScalarExpr(_) => "json_scalar",
+        NodeEnum::JsonSerializeExpr(_) => "json_serialize",
+        NodeEnum::JsonObjectConstructor(_) => "json_object",
+        NodeEnum::JsonArrayConstructor(_) | NodeEnum::JsonArrayQueryConstructor(_) => "json_array",
+        NodeEnum::JsonObjectAgg(_) => "json_objectagg",
+        NodeEnum::JsonArrayAgg(_) => "json_arrayagg",
+        NodeEnum::JsonFuncExpr(expr) => match pb::JsonExprOp::try_from(expr.op) {
+            Ok(pb::JsonExprOp::JsonExistsOp) => "json_exists",
+            Ok(pb::JsonExprOp::JsonQueryOp) => "json_query",
+            _ => "json_value",
+        },
+        _ => return None,
+    })
 }
 
 /// The name of a node's type, without its content.

@@ -147,10 +147,15 @@ impl Analyzer<'_> {
     /// The schemas that an unqualified function's name may be found in, outside the system's. Empty: in none that is known.
     pub(super) fn schemas_of_function(&self, name: &str) -> Vec<String> {
         let Some(catalog) = &self.context.catalog else { return Vec::new() };
-        let mut found: Vec<String> = Vec::new();
+        let mut found: Vec<String> = self.names.made_routines(name).map(str::to_owned).collect();
+        // Any of them may have come into the path under another name.
+        if self.names.has_touched_schemas() && catalog.has_own_function(name) {
+            found.push(UNRESOLVED.to_owned());
+        }
         for path in self.names.paths(&self.context.search_path) {
             for schema in self.schemas_of(path) {
-                if catalog.has_function(schema, name) && !found.iter().any(|known| known == schema) {
+                if schema != SYSTEM && catalog.has_function(schema, name) && !found.iter().any(|known| known == schema)
+                {
                     found.push(schema.to_owned());
                 }
             }

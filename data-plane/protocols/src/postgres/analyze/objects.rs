@@ -112,16 +112,24 @@ impl Analyzer<'_> {
     /// `verb` on an existing function, type or the like.
     pub(super) fn act_on_routine(&mut self, verb: Verb, parts: &[&str]) -> Seen {
         let database = self.context.database.to_string();
-        let (schemas, name) = match parts {
-            [name] => (self.schemas_of_function(name), *name),
-            [schema, name] | [_, schema, name] => (vec![(*schema).to_owned()], *name),
+        let name = match parts {
+            [name] | [_, name] | [_, _, name] => *name,
             _ => return Err(Unclassifiable::doubt("a name has too many or too few parts")),
         };
-        let schemas = if schemas.is_empty() { vec![UNRESOLVED.to_owned()] } else { schemas };
-        for schema in schemas {
+        for schema in self.schemas_of_routine(parts) {
             self.out.act_on(verb, ObjectKind::Routine, [&*database, &*schema, name]);
         }
         SEEN
+    }
+
+    /// The schemas that a function, type or the like of this name may be of. Never empty.
+    pub(super) fn schemas_of_routine(&self, parts: &[&str]) -> Vec<String> {
+        let schemas = match parts {
+            [name] => self.schemas_of_function(name),
+            [schema, _] | [_, schema, _] => vec![(*schema).to_owned()],
+            _ => Vec::new(),
+        };
+        if schemas.is_empty() { vec![UNRESOLVED.to_owned()] } else { schemas }
     }
 
     /// A new function, type or the like: of its own schema, or of the first of the search path.
@@ -133,6 +141,7 @@ impl Analyzer<'_> {
             let object = Object::new(ObjectKind::Routine, [&*self.context.database, &*schema, &*name]);
             self.out.act(Verb::SqlCreate, object.clone());
             made.push(object);
+            self.out.effects.push(SessionEffect::CreatedRoutine { schema, name: name.clone() });
         }
         self.out.changes_catalog = true;
         Ok(made)
@@ -184,11 +193,16 @@ impl Analyzer<'_> {
         self.out.facts.reshapes.insert(relation);
     }
 
+    /// `verb` on relations that cannot be named.
+    pub(super) fn any_relation(&mut self, verb: Verb) {
+        let database = self.context.database.to_string();
+        self.out.act_on(verb, ObjectKind::Relation, [&*database, UNRESOLVED, UNRESOLVED]);
+    }
+
     /// CASCADE reaches what the statement does not name.
     pub(super) fn cascade(&mut self, verb: Verb, behavior: i32) {
         if behavior == pb::DropBehavior::DropCascade as i32 {
-            let database = self.context.database.to_string();
-            self.out.act_on(verb, ObjectKind::Relation, [&*database, UNRESOLVED, UNRESOLVED]);
+            self.any_relation(verb);
             self.out.effects.push(SessionEffect::TouchedSchemas);
         }
     }

@@ -248,6 +248,9 @@ impl Analyzer<'_> {
         self.range_item(names::missing(join.larg.as_deref())?)?;
         self.range_item(names::missing(join.rarg.as_deref())?)?;
         self.condition(join.quals.as_deref())?;
+        if join.is_natural || !join.using_clause.is_empty() {
+            self.out.facts.passes |= self.calls_own("=");
+        }
         // What is named only once is set against each other all the same.
         self.out.facts.any_used |= join.is_natural;
         for column in &join.using_clause {

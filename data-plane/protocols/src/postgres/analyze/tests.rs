@@ -29,6 +29,8 @@ pub(crate) fn catalog() -> Catalog {
         ("20009", "public", "order_ids", "S", ""),
         ("20010", "public", "whole", "v", "row:2249"),
         ("20011", "public", "contacts", "r", "id:23,email:25,domain:25"),
+        ("20012", "public", "my_settings", "v", "name:25,setting:25"),
+        ("20013", "public", "my_settings_again", "v", "name:25,setting:25"),
     ];
     for (oid, schema, name, kind, columns) in relations {
         row(CatalogPart::Relations, &[oid, schema, name, kind]);
@@ -43,6 +45,8 @@ pub(crate) fn catalog() -> Catalog {
     row(CatalogPart::Views, &["20004", "20001", "1", "0"]);
     row(CatalogPart::Views, &["20004", "20001", "3", "0"]);
     row(CatalogPart::Views, &["20010", "20001", "1", "1"]);
+    row(CatalogPart::Views, &["20012", "12146", "1", "0"]);
+    row(CatalogPart::Views, &["20013", "20012", "1", "0"]);
     row(CatalogPart::Inheritance, &["20007", "20006"]);
     for (name, schema, takes_row) in [
         ("lower", "pg_catalog", "0"),
@@ -53,6 +57,10 @@ pub(crate) fn catalog() -> Catalog {
         ("leak", "public", "1"),
         ("price", "app", "0"),
         ("md5", "app", "0"),
+        ("json_value", "app", "0"),
+        ("json_arrayagg", "app", "0"),
+        ("json_table", "app", "0"),
+        ("json_object", "app", "0"),
     ] {
         row(CatalogPart::Functions, &[name, schema, takes_row]);
     }
@@ -397,4 +405,11 @@ fn one_copy_at_most() {
     assert_eq!(copy.direction, CopyDirection::Out);
     let CopyFormat::Csv { text, quote, escape } = copy.format else { panic!("not csv") };
     assert_eq!((text.delimiter, text.null, text.header, quote, escape), (b';', b"nil".to_vec(), true, b'"', b'"'));
+}
+
+#[test]
+fn a_word_that_older_servers_read_as_a_column_is_one() {
+    let facts = read("SELECT system_user FROM orders").unwrap().facts;
+    assert!(facts.plain.contains("system_user") || facts.shown.contains("system_user"), "{facts:?}");
+    assert!(read("SELECT 1 FROM orders WHERE system_user = 'x'").unwrap().facts.used.contains("system_user"));
 }

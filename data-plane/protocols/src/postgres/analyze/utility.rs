@@ -333,7 +333,7 @@ impl Analyzer<'_> {
             NodeEnum::CreateEventTrigStmt(it) => self.act_on_server(Verb::SqlCreate, "event-trigger", &it.trigname),
             NodeEnum::AlterEventTrigStmt(it) => self.act_on_server(Verb::SqlAlter, "event-trigger", &it.trigname),
             NodeEnum::CreateAmStmt(it) => self.act_on_server(Verb::SqlCreate, "access-method", &it.amname),
-            NodeEnum::CreateCastStmt(_) => self.act_on_server(Verb::SqlCreate, "cast", UNRESOLVED),
+            NodeEnum::CreateCastStmt(it) => return Some(self.create_cast(it)),
             NodeEnum::CreateTransformStmt(it) => self.act_on_server(Verb::SqlCreate, "transform", &it.lang),
             _ => return self.routines(node),
         }
@@ -368,9 +368,11 @@ impl Analyzer<'_> {
                     Some(NodeEnum::Constraint(constraint)) => self.condition(constraint.raw_expr.as_deref()),
                     _ => Err(Unclassifiable::doubt("a domain is not of a form that Postern knows")),
                 });
-                if let Err(fault) = constraints {
+                // A domain over another has that one's checks, too.
+                if let Err(fault) = constraints.and_then(|()| self.type_name(it.type_name.as_ref())) {
                     return Some(Err(fault));
                 }
+                self.checks_call(it.domainname.last());
                 &it.domainname
             }
             NodeEnum::AlterDomainStmt(it) => {
@@ -382,6 +384,7 @@ impl Analyzer<'_> {
                     Some(_) => self.condition(it.def.as_deref()),
                     None => SEEN,
                 };
+                self.checks_call(it.type_name.last());
                 return Some(def.and_then(|()| self.alter_routine(&it.type_name)));
             }
             NodeEnum::CompositeTypeStmt(it) => {
@@ -410,6 +413,34 @@ impl Analyzer<'_> {
             _ => return None,
         };
         Some(self.create_routine(created).map(drop))
+    }
+
+    /// A cast to the domain of this name calls what was called up to here.
+    fn checks_call(&mut self, name: Option<&pb::Node>) {
+        let called = self.out.actions.iter().filter(|action| action.verb == Verb::SqlCall);
+        let calls: Vec<[String; 2]> = called
+            .filter_map(|action| match action.object.path.as_slice() {
+                [_, schema, name] => Some([schema.to_string(), name.to_string()]),
+                _ => None,
+            })
+            .collect();
+        if let Some(Ok(name)) = name.map(names::text)
+            && !calls.is_empty()
+        {
+            self.out.effects.push(SessionEffect::CreatedCast { to: name.to_owned(), calls });
+        }
+    }
+
+    fn create_cast(&mut self, cast: &pb::CreateCastStmt) -> Seen {
+        self.act_on_server(Verb::SqlCreate, "cast", UNRESOLVED);
+        let to = names::missing(cast.targettype.as_ref())?.names.last().map(names::text).transpose()?;
+        if let (Some(to), Some(function)) = (to, &cast.func) {
+            let parts = names::parts(&function.objname)?;
+            let name = names::missing(parts.last().copied())?;
+            let calls = self.schemas_of_routine(&parts).into_iter().map(|schema| [schema, name.to_owned()]).collect();
+            self.out.effects.push(SessionEffect::CreatedCast { to: to.to_owned(), calls });
+        }
+        SEEN
     }
 
     fn alter_routine(&mut self, name: &[pb::Node]) -> Seen {

@@ -101,7 +101,7 @@ impl<'a> Analyzer<'a> {
                 self.flowing(flow, Self::any_column);
             }
             // `t.f` calls f(t) when t has no column f.
-            let takes_row = self.context.catalog.as_ref().is_some_and(|catalog| catalog.takes_row(&name));
+            let takes_row = self.takes_row(&name);
             if qualified && takes_row {
                 self.flowing(flow, Self::any_column);
                 if !functions::is_harmless(&name) {
@@ -171,8 +171,12 @@ impl<'a> Analyzer<'a> {
             | NodeEnum::ParamRef(_)
             | NodeEnum::SetToDefault(_)
             | NodeEnum::SqlvalueFunction(_)
-            | NodeEnum::CurrentOfExpr(_)
-            | NodeEnum::MergeSupportFunc(_) => SEEN,
+            | NodeEnum::CurrentOfExpr(_) => SEEN,
+            NodeEnum::MergeSupportFunc(_) => {
+                // A function's name to servers older than the grammar.
+                self.out.facts.passes |= self.calls_own("merge_action");
+                SEEN
+            }
             NodeEnum::ColumnRef(column) => self.column(column),
             NodeEnum::List(list) => self.all(&list.items),
             NodeEnum::AExpr(expr) => {
@@ -195,9 +199,14 @@ impl<'a> Analyzer<'a> {
             NodeEnum::FuncCall(call) => self.call(call),
             NodeEnum::NamedArgExpr(arg) => self.maybe(arg.arg.as_deref()),
             NodeEnum::CaseExpr(case) => {
-                self.maybe(case.arg.as_deref())?;
-                self.all(&case.args)?;
-                self.maybe(case.defresult.as_deref())
+                // CASE x WHEN y has no symbol of its own, either.
+                let systems = case.arg.is_none() || !self.calls_own("=");
+                let walk = |this: &mut Self| {
+                    this.maybe(case.arg.as_deref())?;
+                    this.all(&case.args)?;
+                    this.maybe(case.defresult.as_deref())
+                };
+                if systems { walk(self) } else { self.passing(walk) }
             }
             NodeEnum::CaseWhen(when) => {
                 self.maybe(when.expr.as_deref())?;
@@ -266,9 +275,7 @@ impl<'a> Analyzer<'a> {
         let name = names::text(last)?;
         if self.flow == Flow::Condition {
             // A call in the form of a column is a call wherever it stands.
-            let calls = !before.is_empty()
-                && !functions::is_harmless(name)
-                && self.context.catalog.as_ref().is_some_and(|catalog| catalog.takes_row(name));
+            let calls = !before.is_empty() && !functions::is_harmless(name) && self.takes_row(name);
             if calls {
                 self.called(name);
             }
@@ -318,7 +325,8 @@ impl<'a> Analyzer<'a> {
                 Some(NodeEnum::String(field)) => {
                     self.mention(&field.sval);
                     self.out.facts.used.insert(field.sval.clone());
-                    let called = self.context.catalog.as_ref().is_some_and(|catalog| catalog.is_function(&field.sval));
+                    let called = self.context.catalog.as_ref().is_some_and(|catalog| catalog.is_function(&field.sval))
+                        || self.has_made_routine(&field.sval);
                     if called && !functions::is_harmless(&field.sval) {
                         self.called(&field.sval);
                     }
@@ -334,13 +342,21 @@ impl<'a> Analyzer<'a> {
         SEEN
     }
 
+    /// Whether `t.f` may call f(t).
+    fn takes_row(&self, name: &str) -> bool {
+        self.context.catalog.as_ref().is_some_and(|catalog| catalog.takes_row(name)) || self.has_made_routine(name)
+    }
+
+    fn has_made_routine(&self, name: &str) -> bool {
+        self.names.made_routines(name).next().is_some()
+    }
+
     pub(super) fn type_name(&mut self, name: Option<&pb::TypeName>) -> Seen {
         let Some(name) = name else { return SEEN };
         if let (Some(catalog), Some(last)) = (&self.context.catalog, name.names.last()) {
-            let called: Vec<_> = catalog
-                .cast_functions(names::text(last)?)
-                .map(|(schema, name)| [schema.to_owned(), name.to_owned()])
-                .collect();
+            let last = names::text(last)?;
+            let known = catalog.cast_functions(last).map(|(schema, name)| [schema.to_owned(), name.to_owned()]);
+            let called: Vec<_> = known.chain(self.names.made_casts(last).cloned()).collect();
             for [schema, name] in &called {
                 self.routine(&[schema, name]);
             }
@@ -358,10 +374,7 @@ impl<'a> Analyzer<'a> {
     fn sublink(&mut self, link: &pb::SubLink) -> Seen {
         // IN has no symbol of its own.
         let equality = link.oper_name.is_empty() && link.testexpr.is_some();
-        let own = equality && !self.schemas_of_function("=").is_empty();
-        if own {
-            self.routine(&["", "="]);
-        }
+        let own = equality && self.calls_own("=");
         if self.operator(&link.oper_name)? && !own {
             self.sublink_parts(link)
         } else {
@@ -380,6 +393,15 @@ impl<'a> Analyzer<'a> {
             _ if exists => self.flowing(Flow::Condition, |this| this.select(select, Stars::Ignore)),
             _ => self.select(select, Stars::Opaque),
         }
+    }
+
+    /// For what uses an operator without its symbol: whether that may be one of the database's own, which then is called.
+    pub(super) fn calls_own(&mut self, symbol: &str) -> bool {
+        let own = !self.schemas_of_function(symbol).is_empty();
+        if own {
+            self.routine(&["", symbol]);
+        }
+        own
     }
 
     /// Operators by their symbols; one that is not the system's calls a function that is not known. Whether it is the system's.

@@ -171,7 +171,20 @@ impl Analyzer<'_> {
         if let Some(alias) = &range.alias {
             self.ranges.insert(alias.aliasname.clone());
         }
-        self.resolve(range)
+        let targets = self.resolve(range)?;
+        if targets.iter().any(|target| self.may_set(target)) {
+            return Err(Unclassifiable::doubt("an UPDATE of pg_settings is a SET of what cannot be told: use SET"));
+        }
+        Ok(targets)
+    }
+
+    /// Whether its rules may be those of `pg_settings`, which change settings: search_path, role. A view over one of the system's may be updatable.
+    fn may_set(&self, target: &Relation) -> bool {
+        if target.name == "pg_settings" && matches!(&*target.schema, names::SYSTEM | names::UNRESOLVED) {
+            return true;
+        }
+        let Some(catalog) = &self.context.catalog else { return false };
+        catalog.relation(&target.schema, &target.name).is_some_and(|(oid, _)| catalog.views_the_system(oid))
     }
 
     fn writes(&mut self, verb: Verb, targets: &[Relation], bounded: Option<bool>) {

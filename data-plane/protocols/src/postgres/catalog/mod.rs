@@ -153,6 +153,12 @@ impl Catalog {
         self.functions.get(name).is_some_and(|schemas| schemas.contains(schema))
     }
 
+    /// Whether any schema but the system's has a function, or an operator of its own, of this name.
+    pub(crate) fn has_own_function(&self, name: &str) -> bool {
+        let mut schemas = self.functions.get(name).into_iter().flatten();
+        schemas.any(|schema| !matches!(&**schema, "pg_catalog" | "information_schema"))
+    }
+
     /// Whether any schema has a function of this name.
     #[must_use]
     pub fn is_function(&self, name: &str) -> bool {
@@ -200,6 +206,23 @@ impl Catalog {
     pub(crate) fn behind(&self, oid: u32) -> impl Iterator<Item = u32> {
         let read = self.views.get(&oid).into_iter().flatten().map(|read| read.relation);
         read.chain(self.parents_of(oid).iter().copied()).chain(self.children_of(oid).iter().copied())
+    }
+
+    /// Whether it is a view that reads a relation of the system, itself or through other views.
+    pub(crate) fn views_the_system(&self, oid: u32) -> bool {
+        let (mut open, mut seen) = (vec![oid], BTreeSet::new());
+        while let Some(oid) = open.pop() {
+            let reads = self.views.get(&oid).into_iter().flatten().filter(|read| !read.function);
+            for read in reads {
+                if read.relation < FIRST_NORMAL_OID {
+                    return true;
+                }
+                if seen.insert(read.relation) {
+                    open.push(read.relation);
+                }
+            }
+        }
+        false
     }
 
     pub(crate) fn parents_of(&self, oid: u32) -> &[u32] {
