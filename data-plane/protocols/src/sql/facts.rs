@@ -56,6 +56,10 @@ pub struct Facts {
     pub any_written: bool,
     /// Calls something whose result cannot be traced to columns.
     pub opaque_call: bool,
+    /// Calls a function that runs as its owner (SECURITY DEFINER), or one of which that is not known.
+    pub calls_definer: bool,
+    /// Calls a function that is volatile, or one of which that is not known. Those of the system that are known to be harmless do not count.
+    pub calls_volatile: bool,
     /// Passes values to a function that may keep them.
     pub passes: bool,
     /// Runs, or leaves to be run, a text that cannot be seen.
@@ -100,6 +104,8 @@ impl Facts {
         self.any_shown |= other.any_shown;
         self.any_written |= other.any_written;
         self.opaque_call |= other.opaque_call;
+        self.calls_definer |= other.calls_definer;
+        self.calls_volatile |= other.calls_volatile;
         self.passes |= other.passes;
         self.unseen |= other.unseen;
         self.copies |= other.copies;

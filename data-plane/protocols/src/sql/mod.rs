@@ -176,7 +176,11 @@ pub enum SessionEffect {
         to: String,
         /// Schemas and names of what may be called.
         calls: Vec<[String; 2]>,
+        /// Nobody need write it: AS IMPLICIT, AS ASSIGNMENT.
+        silent: bool,
     },
+    /// A view of this name may be updatable, and what it comes to is `pg_settings`.
+    SettingView(String),
     /// DISCARD ALL: as after login.
     Discarded,
     /// Whatever it may be: it could not be classified.

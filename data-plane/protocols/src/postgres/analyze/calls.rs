@@ -80,6 +80,7 @@ impl Analyzer<'_> {
                 SEEN
             }
             Known::Effect => {
+                self.out.facts.calls_volatile = true;
                 self.out.act_on(Verb::SqlCall, ObjectKind::Routine, path);
                 SEEN
             }

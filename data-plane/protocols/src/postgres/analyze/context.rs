@@ -45,6 +45,10 @@ pub struct SessionNames {
     routines: BTreeMap<String, BTreeSet<String>>,
     /// What casts to a type of this name may call beside what the catalog knows.
     casts: BTreeMap<String, BTreeSet<[String; 2]>>,
+    /// What casts may call that nobody writes, of whatever types.
+    silent_casts: BTreeSet<[String; 2]>,
+    /// Views that may come to `pg_settings`, those in no catalog among them.
+    setting_views: BTreeSet<String>,
 }
 
 /// What a prepared statement may be.
@@ -157,11 +161,19 @@ impl SessionNames {
                     bounded(schemas.len(), MAX_NAMES)?;
                     schemas.insert(schema.clone());
                 }
-                SessionEffect::CreatedCast { to, calls } => {
+                SessionEffect::CreatedCast { to, calls, silent } => {
                     bounded(self.casts.len(), MAX_NAMES)?;
                     let known = self.casts.entry(to.clone()).or_default();
                     bounded(known.len().saturating_add(calls.len()), MAX_NAMES)?;
                     known.extend(calls.iter().cloned());
+                    if *silent {
+                        bounded(self.silent_casts.len().saturating_add(calls.len()), MAX_NAMES)?;
+                        self.silent_casts.extend(calls.iter().cloned());
+                    }
+                }
+                SessionEffect::SettingView(name) => {
+                    bounded(self.setting_views.len(), MAX_NAMES)?;
+                    self.setting_views.insert(name.clone());
                 }
                 SessionEffect::Discarded => {
                     if !self.paths.is_empty() && !self.paths.contains(&None) {
@@ -207,6 +219,7 @@ impl SessionNames {
                 | SessionEffect::Touched(_)
                 | SessionEffect::CreatedRoutine { .. }
                 | SessionEffect::CreatedCast { .. }
+                | SessionEffect::SettingView(_)
                 | SessionEffect::Unknown => {}
             }
         }
@@ -223,6 +236,7 @@ impl SessionNames {
         self.schemas.clear();
         self.routines.clear();
         self.casts.clear();
+        self.silent_casts.clear();
         self.touched_schemas = false;
     }
 
@@ -272,9 +286,15 @@ impl SessionNames {
             touched,
             routines,
             casts,
+            silent_casts,
+            setting_views,
         } = self;
-        let none = [roles, schemas, temporary, touched].iter().all(|names| names.is_empty());
-        none && paths.is_empty() && !touched_schemas && routines.is_empty() && casts.is_empty()
+        let none = [roles, schemas, temporary, touched, setting_views].iter().all(|names| names.is_empty());
+        none && paths.is_empty()
+            && !touched_schemas
+            && routines.is_empty()
+            && casts.is_empty()
+            && silent_casts.is_empty()
     }
 
     /// Whether any cursor may be open.
@@ -303,6 +323,16 @@ impl SessionNames {
     /// What a cast to a type of this name may call, that the catalog may not know.
     pub(crate) fn made_casts(&self, to: &str) -> impl Iterator<Item = &[String; 2]> {
         self.casts.get(to).into_iter().flatten()
+    }
+
+    /// What casts that nobody writes may call, that the catalog may not know.
+    pub(crate) const fn made_silent_casts(&self) -> &BTreeSet<[String; 2]> {
+        &self.silent_casts
+    }
+
+    /// Whether a view of this name was made here that may come to `pg_settings`.
+    pub(crate) fn is_setting_view(&self, name: &str) -> bool {
+        self.setting_views.contains(name)
     }
 
     /// Whether schemas may have other names than the catalog says.

@@ -194,6 +194,9 @@ impl Analyzer<'_> {
             other => return Err(Unclassifiable::doubt(format!("Postern does not know {} in a view", kind(other)))),
         }
         let made = names::missing(view.view.as_ref())?;
+        if self.out.facts.reads.iter().any(|relation| self.may_set(relation)) {
+            self.out.effects.push(SessionEffect::SettingView(made.relname.clone()));
+        }
         if self.out.facts.reads.iter().any(|relation| relation.schema == names::TEMPORARY) {
             // A view over what is temporary is temporary itself.
             let here = crate::sql::Relation::new(names::TEMPORARY, &made.relname);
@@ -332,6 +335,9 @@ impl Analyzer<'_> {
         };
         if rename.relation.is_some() {
             self.reshape_range(Verb::SqlAlter, rename.relation.as_ref())?;
+            if rename.relation.as_ref().is_some_and(|range| self.names.is_setting_view(&range.relname)) {
+                self.out.effects.push(SessionEffect::SettingView(rename.newname.clone()));
+            }
             use pb::ObjectType as T;
             if matches!(
                 kind,

@@ -142,7 +142,8 @@ impl Analyzer<'_> {
                 if path.len() > MAX_PATH {
                     return Err(Unclassifiable::too_large("search_path names more schemas than Postern follows"));
                 }
-                let path = path.into_iter().filter(|schema| !schema.is_empty()).map(Arc::from).collect();
+                let path =
+                    path.iter().filter(|schema| !schema.is_empty()).map(|schema| Arc::from(kept(schema))).collect();
                 self.out.act_on(Verb::SqlSet, ObjectKind::Setting, ["search_path"]);
                 self.out.effects.push(SessionEffect::SearchPath { path: Some(path), certain: certain && !joined });
             }
@@ -193,6 +194,13 @@ fn lexing() -> Seen {
     ))
 }
 
+/// As much of a schema's name as the server keeps of one in a search path (NAMEDATALEN - 1), whole characters.
+fn kept(name: &str) -> &str {
+    const LONGEST: usize = 63;
+    let end = (0..=LONGEST.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
+    end.and_then(|end| name.get(..end)).unwrap_or_default()
+}
+
 /// Splits `a, "B"` as the server does; unquoted names fold to lower case.
 pub(crate) fn split_path(text: &str) -> Result<Vec<String>, Unclassifiable> {
     let fault = || Unclassifiable::doubt("a search_path that Postern cannot read");
@@ -213,7 +221,7 @@ pub(crate) fn split_path(text: &str) -> Result<Vec<String>, Unclassifiable> {
             None if part.is_empty() || part.contains('"') || !part.is_ascii() => return Err(fault()),
             None => part.to_ascii_lowercase(),
         };
-        schemas.push(schema);
+        schemas.push(kept(&schema).to_owned());
     }
     Ok(schemas)
 }

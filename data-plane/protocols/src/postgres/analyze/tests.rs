@@ -57,13 +57,23 @@ pub(crate) fn catalog() -> Catalog {
         ("leak", "public", "1"),
         ("price", "app", "0"),
         ("md5", "app", "0"),
+        ("runs", "app", "0"),
+        ("moods", "app", "0"),
         ("json_value", "app", "0"),
         ("json_arrayagg", "app", "0"),
         ("json_table", "app", "0"),
         ("json_object", "app", "0"),
     ] {
-        row(CatalogPart::Functions, &[name, schema, takes_row]);
+        let flag = |yes: bool| if yes { "1" } else { "0" };
+        let (definer, opaque) = (flag(name == "leak"), flag(name == "runs"));
+        row(
+            CatalogPart::Functions,
+            &[name, schema, takes_row, definer, flag(name != "price"), opaque, flag(name == "moods")],
+        );
     }
+    row(CatalogPart::Casts, &["checked", "app", "price", "0"]);
+    // Between mood and text, by assignment.
+    row(CatalogPart::Casts, &["mood", "app", "mood_text", "1"]);
     for (oid, name, part) in [
         ("23", "int4", "-"),
         ("25", "text", "-"),
@@ -412,4 +422,16 @@ fn a_word_that_older_servers_read_as_a_column_is_one() {
     let facts = read("SELECT system_user FROM orders").unwrap().facts;
     assert!(facts.plain.contains("system_user") || facts.shown.contains("system_user"), "{facts:?}");
     assert!(read("SELECT 1 FROM orders WHERE system_user = 'x'").unwrap().facts.used.contains("system_user"));
+}
+
+#[test]
+fn a_long_name_in_a_search_path_is_cut_as_the_server_cuts_it() {
+    let path = |text: &str| read(text).unwrap().effects;
+    let long = "s".repeat(70);
+    let cut = |name: &str| SessionEffect::SearchPath { path: Some(vec![name.into()]), certain: true };
+    assert_eq!(path(&format!("SET search_path TO '{long}'")), [cut(&long[..63])]);
+    // Whole characters: the 63rd byte is the first of two.
+    let wide = format!("{}\u{e9}{}", "s".repeat(62), "s");
+    assert_eq!(path(&format!("SET search_path TO '{wide}'")), [cut(&"s".repeat(62))]);
+    assert_eq!(split_path(&format!("\"{long}\", {long}")).unwrap(), [&long[..63], &long[..63]]);
 }

@@ -397,7 +397,12 @@ impl Analyzer<'_> {
                 return Some(self.create_routine(&parts).map(drop));
             }
             NodeEnum::CreateEnumStmt(it) => &it.type_name,
-            NodeEnum::CreateRangeStmt(it) => &it.type_name,
+            NodeEnum::CreateRangeStmt(it) => {
+                if let Err(fault) = self.range_functions(&it.params) {
+                    return Some(Err(fault));
+                }
+                &it.type_name
+            }
             NodeEnum::CreateOpClassStmt(it) => &it.opclassname,
             NodeEnum::CreateOpFamilyStmt(it) => &it.opfamilyname,
             NodeEnum::CreateConversionStmt(it) => &it.conversion_name,
@@ -427,8 +432,26 @@ impl Analyzer<'_> {
         if let Some(Ok(name)) = name.map(names::text)
             && !calls.is_empty()
         {
-            self.out.effects.push(SessionEffect::CreatedCast { to: name.to_owned(), calls });
+            self.out.effects.push(SessionEffect::CreatedCast { to: name.to_owned(), calls, silent: false });
         }
+    }
+
+    /// What a range type is told to call: by indexes over it, among others.
+    fn range_functions(&mut self, params: &[pb::Node]) -> Seen {
+        for param in params {
+            let Some(NodeEnum::DefElem(param)) = &param.node else {
+                return Err(Unclassifiable::doubt("a range type is not of a form that Postern knows"));
+            };
+            if !matches!(&*param.defname, "subtype_diff" | "canonical") {
+                continue;
+            }
+            match names::parts_of_node(names::missing(param.arg.as_deref())?)?.as_slice() {
+                [name] => self.routine(&["", name]),
+                [schema, name] | [_, schema, name] => self.routine(&[schema, name]),
+                _ => return Err(Unclassifiable::doubt("a name has too many or too few parts")),
+            }
+        }
+        SEEN
     }
 
     fn create_cast(&mut self, cast: &pb::CreateCastStmt) -> Seen {
@@ -438,7 +461,8 @@ impl Analyzer<'_> {
             let parts = names::parts(&function.objname)?;
             let name = names::missing(parts.last().copied())?;
             let calls = self.schemas_of_routine(&parts).into_iter().map(|schema| [schema, name.to_owned()]).collect();
-            self.out.effects.push(SessionEffect::CreatedCast { to: to.to_owned(), calls });
+            let silent = cast.context != pb::CoercionContext::CoercionExplicit as i32;
+            self.out.effects.push(SessionEffect::CreatedCast { to: to.to_owned(), calls, silent });
         }
         SEEN
     }

@@ -66,6 +66,8 @@ pub(super) struct Analyzer<'a> {
     pub(super) bare: bool,
     /// ON CONFLICT DO UPDATE: names of this range are what the client itself sent.
     pub(super) excluded: bool,
+    /// It calls what takes or returns types of the database's own, or of which that is not known.
+    own_types: bool,
 }
 
 impl<'a> Analyzer<'a> {
@@ -85,6 +87,7 @@ impl<'a> Analyzer<'a> {
             read_log: Vec::new(),
             bare: false,
             excluded: false,
+            own_types: false,
         }
     }
 
@@ -109,9 +112,34 @@ impl<'a> Analyzer<'a> {
                 }
             }
         }
+        self.silent_casts();
         self.ranges.clear();
         self.renames = false;
         self.read_log.clear();
+    }
+
+    /// Casts that nobody writes: what has values of their types may call their functions.
+    fn silent_casts(&mut self) {
+        let Some(catalog) = self.context.catalog.clone() else { return };
+        let own_types = std::mem::take(&mut self.own_types);
+        let mut called: BTreeSet<[String; 2]> = self.names.made_silent_casts().clone();
+        for (of, functions) in catalog.silent_casts() {
+            let has = |relation: &Relation| {
+                let known = catalog.relation(&relation.schema, &relation.name);
+                let mut columns = known.into_iter().flat_map(|(_, relation)| relation.columns.values());
+                columns.any(|column| catalog.may_be_of_type(column.type_oid, of))
+            };
+            let holds = self.out.facts.relations().any(has);
+            if holds {
+                self.passing(Self::any_column);
+            }
+            if holds || own_types {
+                called.extend(functions.iter().map(|(schema, name)| [schema.to_string(), name.to_string()]));
+            }
+        }
+        for [schema, name] in &called {
+            self.routine(&[schema, name]);
+        }
     }
 
     /// Walks with another flow.
@@ -168,9 +196,9 @@ impl<'a> Analyzer<'a> {
             | NodeEnum::Boolean(_)
             | NodeEnum::String(_)
             | NodeEnum::BitString(_)
-            | NodeEnum::ParamRef(_)
             | NodeEnum::SetToDefault(_)
             | NodeEnum::SqlvalueFunction(_)
+            | NodeEnum::ParamRef(_)
             | NodeEnum::CurrentOfExpr(_) => SEEN,
             NodeEnum::MergeSupportFunc(_) => {
                 // A function's name to servers older than the grammar.
@@ -442,11 +470,27 @@ impl<'a> Analyzer<'a> {
         if builtin {
             self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, names::SYSTEM, name]);
         }
-        if schemas.is_empty() && !builtin {
+        if builtin {
+            let code = self.context.catalog.as_ref().and_then(|catalog| catalog.code(names::SYSTEM, name));
+            self.out.facts.calls_volatile |= code.is_none_or(|code| code.volatile);
+        } else if schemas.is_empty() {
+            self.own_types = true;
+            self.out.facts.calls_definer = true;
+            self.out.facts.calls_volatile = true;
             self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, names::UNRESOLVED, name]);
         }
+        let catalog = self.context.catalog.clone();
         for schema in schemas {
             self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, &*schema, name]);
+            // What is not known may be anything; but it is a text that cannot be seen only where that is known.
+            let code = catalog.as_ref().and_then(|catalog| catalog.code(&schema, name));
+            self.own_types |= code.is_none_or(|code| code.own_types);
+            self.out.facts.calls_definer |= code.is_none_or(|code| code.definer);
+            self.out.facts.calls_volatile |= code.is_none_or(|code| code.volatile);
+            if code.is_some_and(|code| code.opaque) {
+                self.out.facts.unseen = true;
+                self.out.act_on(Verb::SqlOpaque, ObjectKind::Routine, [&*database, &*schema, name]);
+            }
         }
     }
 }

@@ -179,7 +179,10 @@ impl Analyzer<'_> {
     }
 
     /// Whether its rules may be those of `pg_settings`, which change settings: search_path, role. A view over one of the system's may be updatable.
-    fn may_set(&self, target: &Relation) -> bool {
+    pub(super) fn may_set(&self, target: &Relation) -> bool {
+        if self.names.is_setting_view(&target.name) {
+            return true;
+        }
         if target.name == "pg_settings" && matches!(&*target.schema, names::SYSTEM | names::UNRESOLVED) {
             return true;
         }

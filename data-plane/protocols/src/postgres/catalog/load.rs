@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::postgres::analyze::split_path;
 
-use super::{Catalog, CatalogColumn, CatalogRelation, ViewRead};
+use super::{Catalog, CatalogColumn, CatalogRelation, Code, ViewRead};
 
 /// Columns that a catalog may hold (I11). Past it, Postern cannot tell what is masked.
 const MAX_COLUMNS: usize = 200_000;
@@ -101,26 +101,46 @@ pub fn queries() -> [(CatalogPart, &'static str); 10] {
             CatalogPart::Functions,
             "SELECT p.proname, n.nspname, \
                     coalesce(max((p.pronargs - p.pronargdefaults <= 1 AND p.pronargs >= 1 AND (t.typtype::text IN ('c','p') \
-                         OR p.provariadic <> 0))::int), 0) \
+                         OR p.provariadic <> 0))::int), 0), \
+                    max(p.prosecdef::int), max((p.provolatile = 'v')::int), \
+                    max((CASE WHEN p.oid < 16384 OR l.lanname::text IN ('internal', 'c') THEN false \
+                         WHEN l.lanname::text NOT IN ('sql', 'plpgsql') THEN true \
+                         ELSE p.prosrc ~* '\\mexecute\\M|\\mset_config\\M|\\mpg_settings\\M|\\msearch_path\\M|\\mset\\s+((session|local)\\s+)?(role|session)\\M' \
+                           OR coalesce(p.prosqlbody::text LIKE '%:funcid 2078 %', false) END)::int), \
+                    max((p.oid >= 16384 AND (p.prorettype >= 16384 OR EXISTS (SELECT 1 FROM unnest(p.proargtypes) AS a(type) WHERE a.type >= 16384)))::int) \
              FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+             JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
              LEFT JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0] GROUP BY 1, 2 \
-             UNION ALL SELECT DISTINCT o.oprname, n.nspname, 0 FROM pg_catalog.pg_operator o \
+             UNION ALL SELECT o.oprname, n.nspname, 0, max(p.prosecdef::int), max((p.provolatile = 'v')::int), \
+                 max((p.prosrc ~* '\\mexecute\\M' OR l.lanname::text NOT IN ('sql', 'plpgsql'))::int), \
+                 max((o.oprleft >= 16384 OR o.oprright >= 16384 OR o.oprresult >= 16384)::int) FROM pg_catalog.pg_operator o \
              JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode::pg_catalog.oid \
              JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
-             WHERE o.oid >= 16384 AND l.lanname::text NOT IN ('internal', 'c')",
+             WHERE o.oid >= 16384 AND l.lanname::text NOT IN ('internal', 'c') GROUP BY 1, 2",
         ),
         (
             CatalogPart::Casts,
-            // Functions in C are made by superusers: those of extensions compute, as the system's do.
-            "SELECT t.typname, n.nspname, p.proname FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type t ON t.oid = c.casttarget \
-             JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
-             JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
-             WHERE c.oid >= 16384 AND l.lanname::text NOT IN ('internal', 'c') \
-             UNION SELECT t.typname, n.nspname, p.proname FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_type t ON t.oid = k.contypid \
-             JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid = k.oid \
-             JOIN pg_catalog.pg_proc p ON d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = d.refobjid \
-             JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
-             WHERE k.contypid <> 0 AND p.oid >= 16384 AND l.lanname::text NOT IN ('internal', 'c')",
+            // Functions in C are made by superusers: those of extensions compute, as the system's do. Nor do others make any in pg_catalog. A domain's
+            // checks are called by casts to whatever is made of it, too.
+            "WITH RECURSIVE code AS ( \
+                 SELECT p.oid, n.nspname, p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+                 JOIN pg_catalog.pg_language l ON l.oid = p.prolang WHERE l.lanname::text NOT IN ('internal', 'c')), \
+             checked AS ( \
+                 SELECT k.contypid AS type, f.nspname, f.proname FROM pg_catalog.pg_constraint k \
+                 JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid = k.oid \
+                 JOIN code f ON d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND f.oid = d.refobjid \
+                 WHERE k.contypid <> 0 AND f.oid >= 16384 \
+                 UNION SELECT w.type, c.nspname, c.proname FROM checked c JOIN LATERAL ( \
+                     SELECT t.oid AS type FROM pg_catalog.pg_type t WHERE t.typbasetype = c.type OR t.typelem = c.type \
+                     UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range r WHERE r.rngsubtype = c.type \
+                     UNION ALL SELECT w.reltype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class w ON w.oid = a.attrelid \
+                         WHERE a.atttypid = c.type AND a.attnum > 0 AND NOT a.attisdropped AND w.reltype <> 0) w ON true) \
+             SELECT t.typname, f.nspname, f.proname, 0 FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type t ON t.oid = c.casttarget \
+             JOIN code f ON f.oid = c.castfunc WHERE c.oid >= 16384 \
+             UNION SELECT t.typname, f.nspname, f.proname, 1 FROM pg_catalog.pg_cast c \
+             JOIN pg_catalog.pg_type t ON t.oid IN (c.castsource, c.casttarget) AND t.oid >= 16384 JOIN code f ON f.oid = c.castfunc \
+             WHERE c.oid >= 16384 AND c.castcontext IN ('i', 'a') AND f.nspname <> 'pg_catalog' \
+             UNION SELECT t.typname, c.nspname, c.proname, 0 FROM checked c JOIN pg_catalog.pg_type t ON t.oid = c.type",
         ),
         (
             CatalogPart::Types,
@@ -186,9 +206,10 @@ impl CatalogBuilder {
                 }
                 catalog.schemas.insert(schema);
             }
-            (CatalogPart::Casts, [Some(to), Some(schema), Some(name)]) => {
+            (CatalogPart::Casts, [Some(of), Some(schema), Some(name), Some(silent)]) => {
                 let called = (Arc::from(*schema), Arc::from(*name));
-                catalog.cast_functions.entry(Arc::from(*to)).or_default().insert(called);
+                let casts = if *silent == "1" { &mut catalog.silent_casts } else { &mut catalog.cast_functions };
+                casts.entry(Arc::from(*of)).or_default().insert(called);
             }
             (CatalogPart::Relations, [Some(oid), Some(schema), Some(name), Some(kind)]) => {
                 let oid = oid.parse().ok()?;
@@ -226,13 +247,27 @@ impl CatalogBuilder {
                 catalog.parents.entry(child).or_default().push(parent);
                 catalog.children.entry(parent).or_default().push(child);
             }
-            (CatalogPart::Functions, [Some(name), Some(schema), Some(takes_row)]) => {
+            (
+                CatalogPart::Functions,
+                [Some(name), Some(schema), Some(takes_row), definer, volatile, opaque, own_types],
+            ) => {
+                let code = Code {
+                    definer: *definer == Some("1"),
+                    volatile: *volatile == Some("1"),
+                    opaque: *opaque == Some("1"),
+                    own_types: *own_types == Some("1"),
+                };
                 let schema = catalog.schemas.get(*schema).cloned().unwrap_or_else(|| Arc::from(*schema));
                 let name: Arc<str> = Arc::from(*name);
                 if *takes_row == "1" {
                     catalog.row_functions.insert(Arc::clone(&name));
                 }
-                catalog.functions.entry(name).or_default().insert(schema);
+                // An operator may have a function's name.
+                let known = catalog.functions.entry(name).or_default().entry(schema).or_default();
+                known.definer |= code.definer;
+                known.volatile |= code.volatile;
+                known.opaque |= code.opaque;
+                known.own_types |= code.own_types;
             }
             (CatalogPart::Types, [Some(oid), Some(name), part]) => {
                 let part = part.map(str::parse::<u32>).transpose().ok()?;

@@ -35,16 +35,32 @@ pub struct Catalog {
     parents: BTreeMap<u32, Vec<u32>>,
     /// Parent to children.
     children: BTreeMap<u32, Vec<u32>>,
-    /// Function name to the schemas that have one.
-    functions: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Function name to the schemas that have one, and what is known of it.
+    functions: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Code>>,
     /// What is called by a cast to a type of this name.
     cast_functions: BTreeMap<Arc<str>, BTreeSet<Qualified>>,
+    /// What is called by casts that nobody writes (implicit, or by assignment), from or to a type of this name. Those between the system's types are
+    /// superusers' work, as code in C is.
+    silent_casts: BTreeMap<Arc<str>, BTreeSet<Qualified>>,
     /// Functions that take a row as their only argument, and so can be written as a column.
     row_functions: BTreeSet<Arc<str>>,
     /// What texts were classified by it.
     classified: Classified,
     /// Types by their OIDs: the name, and the types that it is made of.
     types: BTreeMap<u32, (Arc<str>, Vec<u32>)>,
+}
+
+/// What the functions of one name do, or any of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Code {
+    /// Runs as its owner (SECURITY DEFINER).
+    pub(crate) definer: bool,
+    /// Not the same each time, or with an effect (VOLATILE).
+    pub(crate) volatile: bool,
+    /// Runs a text that is made when it runs (EXECUTE), changes settings that later names are read by, or is of a language whose texts are not looked into.
+    pub(crate) opaque: bool,
+    /// Takes or returns values of types that are not the system's.
+    pub(crate) own_types: bool,
 }
 
 /// A schema, and a name in it.
@@ -143,20 +159,36 @@ impl Catalog {
 
     /// Functions, by schema and name, that a cast to a type of this name may call; those of the system and its extensions are left out.
     pub(crate) fn cast_functions(&self, type_name: &str) -> impl Iterator<Item = (&str, &str)> {
-        let found = self.cast_functions.get(type_name).into_iter().flatten();
+        let found =
+            [&self.cast_functions, &self.silent_casts].into_iter().filter_map(|casts| casts.get(type_name)).flatten();
         found.map(|(schema, name)| (&**schema, &**name))
     }
 
     /// Whether `schema` has a function, or an operator of its own, of this name.
     #[must_use]
     pub fn has_function(&self, schema: &str, name: &str) -> bool {
-        self.functions.get(name).is_some_and(|schemas| schemas.contains(schema))
+        self.code(schema, name).is_some()
     }
 
     /// Whether any schema but the system's has a function, or an operator of its own, of this name.
     pub(crate) fn has_own_function(&self, name: &str) -> bool {
         let mut schemas = self.functions.get(name).into_iter().flatten();
-        schemas.any(|schema| !matches!(&**schema, "pg_catalog" | "information_schema"))
+        schemas.any(|(schema, _)| !matches!(&**schema, "pg_catalog" | "information_schema"))
+    }
+
+    /// What the functions of this name do.
+    pub(crate) fn code(&self, schema: &str, name: &str) -> Option<Code> {
+        self.functions.get(name)?.get(schema).copied()
+    }
+
+    /// Whether values of the type of this OID may be cast so.
+    pub(crate) fn is_cast_silently(&self, oid: u32) -> bool {
+        self.silent_casts.keys().any(|name| self.may_be_of_type(oid, name))
+    }
+
+    /// Types that are cast from or to without anybody's writing it, by functions of the database's own, and these functions.
+    pub(crate) fn silent_casts(&self) -> impl Iterator<Item = (&str, &BTreeSet<Qualified>)> {
+        self.silent_casts.iter().map(|(name, called)| (&**name, called))
     }
 
     /// Whether any schema has a function of this name.
@@ -240,7 +272,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_as_asked_for_are_refused() {
-        let bad: [(CatalogPart, &[Option<&str>]); 9] = [
+        let bad: [(CatalogPart, &[Option<&str>]); 10] = [
             (CatalogPart::Session, &[Some("gate")]),
             (CatalogPart::Schemas, &[None]),
             (CatalogPart::Relations, &[Some("x"), Some("public"), Some("t"), Some("r")]),
@@ -248,7 +280,8 @@ mod tests {
             (CatalogPart::Columns, &[Some("1"), Some("1"), Some("c"), None, Some("0")]),
             (CatalogPart::Views, &[Some("1"), Some("2"), Some("99999"), Some("0")]),
             (CatalogPart::Inheritance, &[Some("1"), None]),
-            (CatalogPart::Functions, &[Some("f"), None, Some("0")]),
+            (CatalogPart::Functions, &[Some("f"), None, Some("0"), Some("0"), Some("0")]),
+            (CatalogPart::Casts, &[Some("t"), Some("public"), Some("f")]),
             (CatalogPart::Types, &[Some("1"), Some("t"), Some("x")]),
         ];
         for (part, values) in bad {

@@ -8,6 +8,7 @@ use super::Session;
 use super::names::Prepared;
 use super::step::{Message as Held, Pending};
 use crate::postgres::analyze::{self, CopyDirection, Statement, Unclassifiable, is_lasting};
+use crate::postgres::catalog::Catalog;
 use crate::postgres::mask::CopyMask;
 use crate::sql::Relation;
 
@@ -16,6 +17,20 @@ impl Session {
     pub(super) fn classify(&mut self, text: &[u8]) -> Result<Arc<Statement>, Unclassifiable> {
         let exactly = self.openness.followed().and_then(|()| self.classify_exactly(text));
         exactly.or_else(|why| self.pass_unfollowed(text, why))
+    }
+
+    /// The same of a text with parameters of these types, four bytes each: values of some are cast by functions that no text names.
+    pub(super) fn classify_typed(&mut self, text: &[u8], types: &[u8]) -> Result<Arc<Statement>, Unclassifiable> {
+        let own = |catalog: &Arc<Catalog>| {
+            let (types, _) = types.as_chunks::<4>();
+            // 0 is for the server to find, out of what stands beside it.
+            let mut given = types.iter().map(|oid| u32::from_be_bytes(*oid)).filter(|oid| *oid != 0);
+            given.any(|oid| catalog.is_cast_silently(oid))
+        };
+        if !self.is_open() && self.context.catalog.as_ref().is_some_and(own) {
+            return Err(Unclassifiable::doubt("a parameter of a type that the database casts by functions of its own"));
+        }
+        self.classify(text)
     }
 
     fn classify_exactly(&mut self, text: &[u8]) -> Result<Arc<Statement>, Unclassifiable> {
@@ -59,7 +74,7 @@ impl Session {
             self.admit(&found.statement)?;
             return Ok(Arc::clone(&found.statement));
         }
-        let statement = self.classify(&found.text)?;
+        let statement = self.classify_typed(&found.text, &found.types)?;
         self.statements.reclassified(name, found.id, &statement, self.generation);
         Ok(statement)
     }
@@ -72,7 +87,7 @@ impl Session {
         match &mut pending.message {
             Held::Query { .. } => pending.classified = self.classify(&pending.text),
             Held::Parse { prepared: Some(prepared), .. } => {
-                pending.classified = self.classify(&pending.text);
+                pending.classified = self.classify_typed(&pending.text, &prepared.types);
                 if let Ok(statement) = &pending.classified {
                     prepared.statement = Arc::clone(statement);
                     prepared.generation = self.generation;

@@ -217,7 +217,7 @@ impl Session {
     }
 
     fn parse(&mut self, parse: Parse, frame: Frame) -> ClientStep {
-        let mut classified = self.classify(&parse.text);
+        let mut classified = self.classify_typed(&parse.text, &parse.types);
         if !self.statements.admits(&parse.name, &parse.text) {
             classified = Err(Unclassifiable::too_large("the session holds too many prepared statements"));
         }

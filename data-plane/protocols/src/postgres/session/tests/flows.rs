@@ -317,3 +317,19 @@ fn a_prepared_statement_is_decided_by_what_it_means_when_it_is_bound() {
     assert_eq!(rig.actions[0], "sql:select on shop.public.customers");
     assert_eq!(rig.actions[2], "sql:select on shop.app.customers");
 }
+
+#[test]
+fn a_parameter_of_a_type_that_is_cast_without_being_asked_is_in_doubt() {
+    let mut rig = Rig::with(Limits::default(), Arc::new(shop()), Arc::new(Masking::default()));
+    let insert = |kind: u32| {
+        let mut sent = BytesMut::new();
+        write::parse(&mut sent, b"s", b"insert into orders (note) values ($1)", &kind.to_be_bytes());
+        sent.extend_from_slice(&client().sync().0);
+        sent
+    };
+    // `mood` is cast to text, by assignment, by a function of the database's own; 25 is text.
+    rig.send(&insert(30_000));
+    rig.send(&insert(25));
+    rig.send(&insert(0));
+    assert_eq!(rig.actions, ["", "sql:insert on shop.public.orders", "sql:insert on shop.public.orders"]);
+}
