@@ -193,7 +193,7 @@ mod tests {
     fn statement(actions: &[(Verb, ObjectKind, &[&str])]) -> Statement {
         let action = |(verb, kind, path): &(Verb, ObjectKind, &[&str])| {
             let path = path.iter().copied();
-            Action { verb: *verb, object: On::new(*kind, path), bounded: None }
+            Action::new(*verb, On::new(*kind, path))
         };
         Statement { actions: actions.iter().map(action).collect(), ..Statement::default() }
     }
