@@ -40,6 +40,7 @@ pub(super) struct Sync {
     written: u64,
     appends: usize,
     generation: u64,
+    undone: u64,
 }
 
 impl Sync {
@@ -65,6 +66,8 @@ pub(super) struct Spool {
     unsynced: Vec<Undo>,
     /// Changes whenever a flush that is under way no longer says what is durable.
     generation: u64,
+    /// How often what was written has been undone.
+    undone: u64,
     /// Sessions of which something was written that is not there any more.
     lost: Vec<SessionId>,
     /// Records on their way to the file.
@@ -122,6 +125,7 @@ impl Spool {
             written: 0,
             unsynced: Vec::new(),
             generation: 0,
+            undone: 0,
             lost: Vec::new(),
             buffer: Vec::new(),
             segments,
@@ -188,6 +192,7 @@ impl Spool {
             written: self.written,
             appends: self.unsynced.len(),
             generation: self.generation,
+            undone: self.undone,
         }
     }
 
@@ -195,6 +200,8 @@ impl Spool {
     pub(super) fn end_sync(&mut self, sync: &Sync, outcome: io::Result<()>) -> io::Result<()> {
         let settled = sync.generation != self.generation;
         match &outcome {
+            // Another flush was told of the error: what this one was to make durable is not there.
+            Ok(()) if sync.undone != self.undone => return Err(io::Error::other("undone by another flush")),
             // Another flush has settled it meanwhile.
             Ok(()) if settled => {}
             Ok(()) => {
@@ -240,6 +247,7 @@ impl Spool {
     /// What was refused must not be found by a restart.
     fn undo_unsynced(&mut self) {
         self.generation = self.generation.wrapping_add(1);
+        self.undone = self.undone.wrapping_add(1);
         for Undo { session, state, needs } in std::mem::take(&mut self.unsynced).into_iter().rev() {
             self.lost.push(session);
             if let Some(segment) = self.segments.get_mut(&self.active) {

@@ -219,6 +219,13 @@ fn a_flush_counts_for_what_was_written_before_it() {
     let whole = spool.active();
     spool.end_sync(&outdated, Ok(())).unwrap();
     assert_eq!(spool.active(), whole);
+    // Nor is anything durable by a flush that heard nothing of another's error.
+    spool.append(&[append(session(1), 3, &frame(4))]).unwrap();
+    let (told, untold) = (spool.begin_sync(), spool.begin_sync());
+    spool.end_sync(&told, Err(io::Error::other("no"))).unwrap_err();
+    spool.end_sync(&untold, Ok(())).unwrap_err();
+    assert!(!spool.is_poisoned());
+    assert_eq!(next_seq(&spool, 1), Some(3));
     // That an error was told to an outdated one alone leaves nobody to say what the disk has.
     spool.append(&[append(session(1), 3, &frame(4))]).unwrap();
     spool.end_sync(&outdated, Err(io::Error::other("no"))).unwrap_err();
