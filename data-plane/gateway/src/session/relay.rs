@@ -362,6 +362,8 @@ impl Relay {
                     },
                     Err(error) => {
                         let told = End::fatal(Code::TargetUnavailable, "the connection to the target was lost");
+                        // A server that has said why may still close in haste, and the client knows.
+                        let told = End { told: told.told.filter(|_| !self.session.said_last()), ..told };
                         End { reason: format!("the connection to the target was lost: {error}"), ..told }
                     }
                 })

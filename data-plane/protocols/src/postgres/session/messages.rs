@@ -16,6 +16,7 @@ impl Session {
         let fields = backend::message_fields(frame).map_err(ProtocolError::Server)?;
         if is_fatal(&fields) {
             // The server goes away: what is in flight stays unknown.
+            self.said_last = true;
             self.pass_message(frame, fields, to_client);
             return Ok(());
         }

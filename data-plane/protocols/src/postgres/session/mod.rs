@@ -100,6 +100,8 @@ pub struct Session {
     stashed: Option<(frontend::Message, Frame)>,
     /// An error came since the last ReadyForQuery.
     group_failed: bool,
+    /// The server has said why it ends the session.
+    said_last: bool,
     /// Statements with effects that completed since the last ReadyForQuery.
     effects: Vec<(Arc<Statement>, Bytes)>,
     /// How much of the server's messages may be shown at the transaction's end.
@@ -142,6 +144,7 @@ impl Session {
             deciding: false,
             stashed: None,
             group_failed: false,
+            said_last: false,
             effects: Vec::new(),
             scrub: super::mask::Scrub::Nothing,
             catalog_changes: 0,
@@ -214,6 +217,12 @@ impl Session {
             self.names.catalog_renewed();
             self.names_changed();
         }
+    }
+
+    /// Whether the server has said why it ends the session: nothing is to be added to that.
+    #[must_use]
+    pub const fn said_last(&self) -> bool {
+        self.said_last
     }
 
     /// Nothing is asked of the server, no transaction is open, and no operation is being decided: a good moment to end.

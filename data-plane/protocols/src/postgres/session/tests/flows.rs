@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use postern_core::policy::Obliged;
 use postern_core::recording::Value;
-use postern_core::{OperationId, Timestamp};
+use postern_core::{Code, OperationId, Timestamp};
 use proptest::prelude::*;
 
 use super::masks::{holds, tagged};
 use super::rig::{Client, Rig, tags};
 use crate::postgres::analyze::tests::context as shop;
 use crate::postgres::codec::{CodecError, write};
+use crate::postgres::errors::ErrorFields;
 use crate::postgres::mask::Masking;
 use crate::postgres::session::*;
 
@@ -33,6 +34,22 @@ fn a_denial_leaves_an_idle_session_alone() {
     assert_eq!(rig.got(), "TDDCZI");
     assert_eq!(rig.outcomes(), ["SELECT 2"]);
     assert!(rig.session.is_idle());
+}
+
+#[test]
+fn a_server_that_says_why_it_ends_the_session_has_the_last_word() {
+    let mut rig = rig();
+    for (error, last) in [
+        (ErrorFields::error(Code::TargetUnavailable, "of a statement's"), false),
+        (ErrorFields::fatal(Code::ShuttingDown, "terminating connection due to administrator command"), true),
+    ] {
+        rig.send(&client().query("select 2").0);
+        error.encode(&mut rig.from_server);
+        let mut to_client = BytesMut::new();
+        // Nothing is asked of it: an error that ends nothing is one too many.
+        let _ = rig.session.next_server(&mut rig.from_server, &mut to_client, &mut rig.events);
+        assert_eq!(rig.session.said_last(), last);
+    }
 }
 
 #[test]
