@@ -74,7 +74,7 @@ fn known(bench: &mut Criterion, context: Arc<AnalyzeContext>) {
     let mut session = Session::new(Limits::default(), context, Arc::new(Masking::default()), 7);
     let (mut query, mut answer) = (BytesMut::new(), BytesMut::new());
     write::query(&mut query, kilobyte().as_bytes());
-    answer.extend_from_slice(b"T\0\0\0\x1f\0\x01total\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
+    answer.extend_from_slice(b"T\0\0\0\x1e\0\x01total\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
     answer.extend_from_slice(&crate::codec::data_row(&["4711"]));
     answer.extend_from_slice(b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I");
     let mut number = 0_u128;
