@@ -1,5 +1,6 @@
 //! I2: SIGKILL in mid-session loses nothing that was forwarded.
 
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use postern_chaos::live::wire::Wire;
@@ -32,33 +33,46 @@ fn a_kill_in_mid_session_leaves_a_recording_that_verifies() {
     assert_has(&replay, &["'last'"]);
 }
 
+/// Writes notes of `round` until the connection breaks.
+fn writer((address, target): (String, &'static str), token: String, round: u64) -> JoinHandle<Option<u32>> {
+    std::thread::spawn(move || {
+        let mut wire = Wire::connect(&address).unwrap();
+        wire.login(target, "shop", &token).unwrap();
+        (0..100_000).find(|n| wire.query(&format!("INSERT INTO notes (body) VALUES ('r{round} n{n}')")).is_err())
+    })
+}
+
+/// Waits until the target has seen more than `least` of them, and some more in each round.
+fn wait_for_statements(postgres: &Postgres, round: u64, least: usize) {
+    wait_until(Duration::from_secs(20), "some statements", || {
+        Ok(postgres.log().matches(&format!("r{round} n")).count() > least + usize::try_from(round * 17)?)
+    })
+    .unwrap();
+}
+
+/// More than `least` of them are at the target, and `replay` tells each.
+fn assert_tells_all(replay: &str, postgres: &Postgres, round: u64, least: usize) {
+    let seen = postgres.sql("shop", &format!("SELECT body FROM notes WHERE body LIKE 'r{round} %'")).unwrap();
+    assert!(seen.lines().count() > least);
+    for body in seen.lines() {
+        assert_has(replay, &[&format!("'{body}'")]);
+    }
+}
+
 /// Whatever reached the target is in the recording, at whatever moment the kill falls.
 #[test]
 fn what_the_target_saw_is_in_the_recording() {
     let (postgres, mut postern) = shop();
     for round in 0..3_u64 {
         let token = postern.token("dora", &["dba"]).unwrap();
-        let address = postern.postgres_address().unwrap();
-        let writer = std::thread::spawn(move || {
-            let mut wire = Wire::connect(&address).unwrap();
-            wire.login("shop", "shop", &token).unwrap();
-            // Until the connection breaks.
-            (0..100_000).find(|n| wire.query(&format!("INSERT INTO notes (body) VALUES ('r{round} n{n}')")).is_err())
-        });
-        wait_until(Duration::from_secs(20), "some statements", || {
-            Ok(postgres.log().matches(&format!("r{round} n")).count() > 20 + usize::try_from(round * 17)?)
-        })
-        .unwrap();
+        let writer = writer((postern.postgres_address().unwrap(), "shop"), token, round);
+        wait_for_statements(&postgres, round, 20);
         postern.kill9().unwrap();
         writer.join().unwrap().unwrap();
         postern.start().unwrap();
         let session = postern.last_ended_session().unwrap();
         let replay = postern.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
-        let seen = postgres.sql("shop", &format!("SELECT body FROM notes WHERE body LIKE 'r{round} %'")).unwrap();
-        assert!(seen.lines().count() > 20);
-        for body in seen.lines() {
-            assert_has(&replay, &[&format!("'{body}'")]);
-        }
+        assert_tells_all(&replay, &postgres, round, 20);
         postern.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
     }
 }
@@ -71,28 +85,15 @@ fn what_the_target_saw_is_in_the_recording_of_a_gateway_that_buffers() {
     let mut three = ThreeProcesses::start(&postgres, RoleOptions { gateway, ..RoleOptions::default() }).unwrap();
     for round in 0..3_u64 {
         let token = three.issuer().token("dora", &["dba"]).unwrap();
-        let address = three.postgres_address();
-        let writer = std::thread::spawn(move || {
-            let mut wire = Wire::connect(&address).unwrap();
-            wire.login("shop-direct", "shop", &token).unwrap();
-            // Until the connection breaks.
-            (0..100_000).find(|n| wire.query(&format!("INSERT INTO notes (body) VALUES ('r{round} n{n}')")).is_err())
-        });
-        wait_until(Duration::from_secs(20), "some statements", || {
-            Ok(postgres.log().matches(&format!("r{round} n")).count() > 200 + usize::try_from(round * 17)?)
-        })
-        .unwrap();
+        let writer = writer((three.postgres_address(), "shop-direct"), token, round);
+        wait_for_statements(&postgres, round, 200);
         assert!(three.gateway_counter("postern_gateway_recorder_buffered_writes_total", "").unwrap() > 100.0);
         three.gateway().unwrap().kill9().unwrap();
         writer.join().unwrap().unwrap();
         three.start_gateway().unwrap();
         let session = three.last_ended_session().unwrap();
         let replay = three.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
-        let seen = postgres.sql("shop", &format!("SELECT body FROM notes WHERE body LIKE 'r{round} %'")).unwrap();
-        assert!(seen.lines().count() > 200);
-        for body in seen.lines() {
-            assert_has(&replay, &[&format!("'{body}'")]);
-        }
+        assert_tells_all(&replay, &postgres, round, 200);
         assert_has(&three.cli(["sessions", "verify", &session]).unwrap().ok().unwrap(), &["interrupted"]);
     }
 }

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -9,9 +7,8 @@ use crate::allowance::Allowance;
 use crate::approval::ApprovalRequirement;
 use crate::id::{DecisionId, OperationId, SessionId};
 use crate::operation::Operation;
+use crate::policy::testing::slice_with as slice;
 use crate::policy::{ActionPattern, Circumstances, Conditions, Freshness, PrincipalSelector, Staleness, Verdict};
-use crate::principal::{Principal, PrincipalId};
-use crate::snapshot::Table;
 use crate::target::TargetSelector;
 use crate::time::{Timestamp, Ttl};
 
@@ -47,20 +44,6 @@ fn policy(effect: Effect, authentication: Option<Authentication>) -> Policy {
         cedar: None,
         obligations: crate::policy::Obligations::default(),
     }
-}
-
-fn slice(policies: Vec<Policy>, claims: KeptClaims) -> PolicySlice {
-    let who = Principal {
-        id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
-        groups: [].into(),
-        token_id: None,
-        expires_at: None,
-        chain: Vec::new(),
-        claims,
-    };
-    let named = policies.into_iter().enumerate();
-    let policies: Table<Policy> = named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
-    PolicySlice::new(7, policies.shared(), &who, &"shop".parse().unwrap(), &BTreeMap::new())
 }
 
 fn select() -> Action {

@@ -9,13 +9,18 @@ use crate::snapshot::Table;
 
 /// What holds of `policies` for one principal, in no group, on the target `shop`.
 pub(super) fn slice(policies: Vec<Policy>) -> PolicySlice {
+    slice_with(policies, KeptClaims::default())
+}
+
+/// As [`slice`], for one of whom these claims are kept.
+pub(super) fn slice_with(policies: Vec<Policy>, claims: KeptClaims) -> PolicySlice {
     let who = Principal {
         id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
         groups: [].into(),
         token_id: None,
         expires_at: None,
         chain: Vec::new(),
-        claims: KeptClaims::default(),
+        claims,
     };
     let named = policies.into_iter().enumerate();
     let policies: Table<Policy> = named.map(|(place, policy)| (format!("p{place}").parse().unwrap(), policy)).collect();
