@@ -17,3 +17,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod tunnel;
 pub mod vault;
+pub mod workers;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -79,22 +80,49 @@ impl Supervisor {
 
     /// Runs `task` on the current runtime, in the current tracing span.
     pub fn spawn(&self, name: &'static str, on_end: OnEnd, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker(on_end).spawn(self.watched(name, on_end, task));
+    }
+
+    /// Runs `task` on `runtime`, in the current tracing span.
+    pub(crate) fn spawn_on(
+        &self,
+        runtime: &Handle,
+        name: &'static str,
+        on_end: OnEnd,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.tracker(on_end).spawn_on(self.watched(name, on_end, task), runtime);
+    }
+
+    fn watched(
+        &self,
+        name: &'static str,
+        on_end: OnEnd,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let this = self.clone();
         let watched = async move {
             let end = AssertUnwindSafe(task).catch_unwind().await;
             this.ended(name, on_end, end);
         };
-        self.tracker(on_end).spawn(watched.in_current_span());
+        watched.in_current_span()
+    }
+
+    /// Ends when every task has, after shutdown has begun.
+    pub(crate) async fn all_ended(&self) {
+        self.0.sessions_ended.cancelled().await;
+        self.0.node.wait().await;
+        self.0.sessions.wait().await;
     }
 
     /// Runs `f` on a thread of its own, for work that blocks (a disk, a state machine). `f` has to watch the shutdown token itself.
     pub fn spawn_blocking_thread(&self, name: &'static str, on_end: OnEnd, f: impl FnOnce() + Send + 'static) {
         let (this, token): (_, TaskTrackerToken) = (self.clone(), self.tracker(on_end).token());
         let span = tracing::Span::current();
-        let runtime = tokio::runtime::Handle::try_current().ok();
+        let runtime = Handle::try_current().ok();
         let body = move || {
             // So that `f` can spawn as well.
-            let _inside = runtime.as_ref().map(tokio::runtime::Handle::enter);
+            let _inside = runtime.as_ref().map(Handle::enter);
             let end = span.in_scope(|| std::panic::catch_unwind(AssertUnwindSafe(f)));
             this.ended(name, on_end, end);
             drop(token);

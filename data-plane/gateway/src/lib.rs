@@ -46,6 +46,7 @@ use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::telemetry;
 use postern_runtime::tls::{self, TlsError};
 use postern_runtime::vault::{Vault, VaultError};
+use postern_runtime::workers::Workers;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -113,6 +114,9 @@ pub enum GatewayError {
     /// An address that others are to be told.
     #[error(transparent)]
     Advertise(#[from] AdvertiseError),
+    /// The threads of its sessions cannot start.
+    #[error("threads for sessions: {0}")]
+    Workers(#[source] std::io::Error),
     /// An address cannot be listened on.
     #[error("listening on {address}: {source}")]
     Listen {
@@ -357,6 +361,7 @@ pub async fn run(
         failed_logins: FailedLogins::default(),
         fleet: fleet.clone(),
         supervisor: supervisor.clone(),
+        workers: Workers::start(&supervisor, Workers::usual_count()).map_err(GatewayError::Workers)?,
         config,
     });
     supervisor.spawn("listener", OnEnd::StopNode, listener::accept(listener, shared));

@@ -22,7 +22,12 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, from)) => serve(stream, from, &shared, &handshakes),
+            Ok((stream, from)) => {
+                // Its session's thread has an event loop of its own.
+                if let Ok(stream) = stream.into_std() {
+                    serve(stream, from, &shared, &handshakes);
+                }
+            }
             Err(error) => {
                 // Out of descriptors, as a rule: ending sessions give some back.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -33,21 +38,23 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     // Whom the system has let in already would else see a connection that breaks without a word, and libpq then does not try its next host.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, from)) = listener.accept() {
-        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        if let Ok(stream) = stream {
+        if stream.set_nonblocking(true).is_ok() {
             serve(stream, from, &shared, &handshakes);
         }
     }
 }
 
-fn serve(stream: TcpStream, from: SocketAddr, shared: &Arc<Shared>, handshakes: &Handshakes) {
+fn serve(stream: std::net::TcpStream, from: SocketAddr, shared: &Arc<Shared>, handshakes: &Handshakes) {
     let (handshake, pushed_out) = handshakes.begin(from.ip());
     if pushed_out {
         metrics::handshake_pushed_out();
     }
     let served = Arc::clone(shared);
-    shared.supervisor.spawn("session", OnEnd::EndSession, async move {
-        Box::pin(session::serve(stream, from, served, handshake)).await;
+    shared.workers.spawn(&shared.supervisor, "session", OnEnd::EndSession, async move {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => Box::pin(session::serve(stream, from, served, handshake)).await,
+            Err(error) => tracing::warn!(%error, "cannot watch a connection"),
+        }
     });
 }
 

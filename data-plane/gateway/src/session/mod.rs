@@ -27,6 +27,7 @@ use std::sync::Arc;
 use postern_core::{Code, Name};
 use postern_protocols::postgres::errors::ErrorFields;
 use postern_runtime::supervisor::Supervisor;
+use postern_runtime::workers::Workers;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -65,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) failed_logins: FailedLogins,
     pub(crate) fleet: Fleet,
     pub(crate) supervisor: Supervisor,
+    /// Where sessions run.
+    pub(crate) workers: Workers,
 }
 
 /// Why a session ends.
