@@ -10,6 +10,7 @@ use super::freshness::Freshness;
 use super::granted::Granted;
 use super::obligations::{Obliged, only_reads};
 use super::permit::{Held, Permit};
+use super::spoken::{Policies, Spoken};
 use super::{Effect, Policy};
 use crate::action::Action;
 use crate::allowance::Allowance;
@@ -29,7 +30,7 @@ use crate::time::Timestamp;
 pub struct PolicySlice {
     revision: u64,
     /// By name. Shared: as many sessions as there may be have the same.
-    pub(super) policies: Arc<Vec<(Name, Arc<Policy>)>>,
+    pub(super) policies: Policies,
     /// What the tokens shown leave over of them.
     scopes: Scopes,
     /// Which of those that permit on request do.
@@ -41,6 +42,7 @@ pub struct PolicySlice {
     /// Those in Cedar.
     rules: Option<InCedar>,
     pub(super) remembered: Cache,
+    spoken: Spoken,
 }
 
 /// The policies in Cedar of a slice. Shared: as the policies are.
@@ -74,6 +76,7 @@ impl PolicySlice {
             revision,
             rules: Rules::of(&policies, principal, target, labels).transpose(),
             remembered: Cache::default(),
+            spoken: Spoken::default(),
             policies: Arc::new(policies),
             scopes,
             granted: Granted::default(),
@@ -178,7 +181,8 @@ impl PolicySlice {
     /// Whether `actions`, which were permitted or approved, are denied now: by a policy that denies them, or because none permits them any more.
     #[must_use]
     pub fn denies(&self, actions: &[Action], at: &Circumstances) -> bool {
-        self.weigh(actions, &self.answers(&mut Cache::default(), actions, at), at.fresh).is_err()
+        let answers = self.answers(&mut Cache::default(), actions, at);
+        self.weigh(actions, &answers, &mut Spoken::default(), at.fresh).is_err()
     }
 
     /// What keeps the principal from a session, whatever it does there: the policy, and what it says. Asked when a session opens, and when policy changes.
@@ -208,6 +212,9 @@ impl PolicySlice {
         let mut remembered = std::mem::take(&mut self.remembered);
         let answers = self.answers(&mut remembered, &operation.actions, at);
         self.remembered = remembered;
+        let mut spoken = std::mem::take(&mut self.spoken);
+        let weighed = self.weigh(&operation.actions, &answers, &mut spoken, fresh);
+        self.spoken = spoken;
         let estimated_rows = at.estimated_rows.filter(|_| self.asks_for_estimate(&operation.actions));
         let record = |outcome, policies: Vec<Name>, reason, obliged| DecisionRecord {
             id,
@@ -221,7 +228,7 @@ impl PolicySlice {
             estimated_rows,
             obliged,
         };
-        match self.weigh(&operation.actions, &answers, fresh) {
+        match weighed {
             Ok(weighed) => match weighed.requirement {
                 None => {
                     let record = record(Outcome::Permit, weighed.policies, String::new(), weighed.obliged.clone());
@@ -276,7 +283,13 @@ impl PolicySlice {
         }
     }
 
-    fn weigh(&self, actions: &[Action], answers: &[Arc<Answer>], fresh: Freshness) -> Result<Weighed, Refusal> {
+    fn weigh(
+        &self,
+        actions: &[Action],
+        answers: &[Arc<Answer>],
+        spoken: &mut Spoken,
+        fresh: Freshness,
+    ) -> Result<Weighed, Refusal> {
         if actions.is_empty() && !self.permits_anything() {
             return Err(Refusal::denied(Vec::new(), "no policy permits anything here".into()));
         }
@@ -292,7 +305,8 @@ impl PolicySlice {
             if let Some(failed) = answer.and_then(Answer::fault) {
                 return Err(self.not_evaluated(failed));
             }
-            self.weigh_action(action, answer, fresh, &mut weighed)?;
+            let places = spoken.places(&self.policies, action);
+            self.weigh_action(action, &self.standing(&places, answer), answer, fresh, &mut weighed)?;
         }
         if actions.is_empty() {
             weighed.obliged = self.obliged_without_actions();
@@ -307,14 +321,16 @@ impl PolicySlice {
         Ok(weighed)
     }
 
+    /// Weighs `action`, of which `matching` speak.
     fn weigh_action(
         &self,
         action: &Action,
+        matching: &[(&Name, &Policy)],
         answer: Option<&Answer>,
         fresh: Freshness,
         weighed: &mut Weighed,
     ) -> Result<(), Refusal> {
-        let matching = || self.matching(action, answer).filter(|(name, policy)| self.stands(name, policy));
+        let matching = || matching.iter().copied();
         if let Some((name, policy)) = matching().find(|(_, policy)| policy.effect == Effect::Deny) {
             let reason = format!("{action} is denied by policy {name}{}", why(policy));
             return Err(Refusal::denied(vec![name.clone()], reason));
@@ -352,6 +368,15 @@ impl PolicySlice {
             }
         }
         Ok(())
+    }
+
+    /// The policies at `places`, which may speak of an action, that do, and do not wait to be granted.
+    fn standing<'a>(&'a self, places: &[usize], answer: Option<&Answer>) -> Vec<(&'a Name, &'a Policy)> {
+        let at = |place: &usize| self.policies.get(*place).map(|(name, policy)| (*place, name, &**policy));
+        let speaks =
+            |place, policy: &Policy| policy.cedar.is_none() || answer.is_some_and(|answer| answer.applies(place));
+        let speaking = places.iter().filter_map(at).filter(|(place, _, policy)| speaks(*place, policy));
+        speaking.filter(|(_, name, policy)| self.stands(name, policy)).map(|(_, name, policy)| (name, policy)).collect()
     }
 
     /// The policies that speak of `action`; those in Cedar by what they answered.

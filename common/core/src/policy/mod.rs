@@ -15,6 +15,7 @@ mod granted;
 mod obligations;
 mod pattern;
 mod permit;
+mod spoken;
 #[cfg(test)]
 mod testing;
 

@@ -1,7 +1,7 @@
-//! The recorder's thread. Everything that waits for the disk passes through its mailbox, and it alone deletes and seals.
+//! The recorder's thread: it alone flushes, deletes and seals.
 //!
-//! Group commit: all appends that wait are written together and share one flush; then each is answered. After a failed write the
-//! sessions in it are broken: they get errors until they end, and are sealed by this thread as soon as writing works again.
+//! Group commit: all who have written share one flush; then each is answered. After a failed write the sessions in it are broken: they get
+//! errors until they end, and are sealed by this thread as soon as writing works again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,22 +23,22 @@ use crate::metrics;
 /// Bytes that one flush takes at most; a larger event goes alone.
 const BATCH: usize = 4 << 20;
 
-type Reply = oneshot::Sender<Result<(), RecordError>>;
+pub(super) type Reply = oneshot::Sender<Result<(), RecordError>>;
 
 #[derive(Debug)]
 pub(super) enum Msg {
     /// A session begins.
     Open { frames: Frames, reply: Reply },
-    /// A session goes on; `seals` when it ends with this.
-    Append { frames: Frames, seals: bool, reply: Option<Reply> },
+    /// A session ends with this.
+    Seal { frames: Frames, reply: Reply },
     /// A session's task is gone without having sealed its recording.
     Abandoned { session: SessionId },
     /// The control plane has all before `next_seq`.
     Acknowledged { session: SessionId, next_seq: u64 },
     /// Another member of the control plane has of these only what comes before the number: the rest is sent again.
     Rewind { sessions: Vec<(SessionId, u64)>, done: oneshot::Sender<()> },
-    /// To be made durable: what is written, and answered where somebody waits for it.
-    Flush { reply: Option<Reply> },
+    /// What is written is to be made durable.
+    Flush,
     /// Time passes: try again what failed.
     Tick,
     /// Everything that records has ended.
@@ -78,15 +78,13 @@ pub(super) struct Actor {
 struct Waiting {
     frames: Frames,
     seals: bool,
-    reply: Option<Reply>,
+    reply: Reply,
 }
 
 /// What is done with one flush.
 #[derive(Default)]
 struct Batch {
     appends: Vec<Waiting>,
-    /// Those who wait for what they wrote themselves.
-    waiters: Vec<Reply>,
     flush: bool,
 }
 
@@ -132,7 +130,7 @@ impl Actor {
                 }
                 next = if size < BATCH { self.mailbox.try_recv().ok() } else { None };
             }
-            if !batch.appends.is_empty() || batch.flush {
+            if !batch.appends.is_empty() || batch.flush || self.log.is_asked() {
                 self.commit(batch);
             }
             self.seal_broken();
@@ -157,18 +155,17 @@ impl Actor {
                     drop(reply.send(Err(error)));
                     return None;
                 }
-                Some(Waiting { frames, seals: false, reply: Some(reply) })
+                Some(Waiting { frames, seals: false, reply })
             }
-            Msg::Append { frames, seals, reply } => {
-                if let Err(error) = self.log.lock().admit(&frames, seals) {
-                    refuse(reply, error);
+            Msg::Seal { frames, reply } => {
+                if let Err(error) = self.log.lock().admit(&frames, true) {
+                    drop(reply.send(Err(error)));
                     return None;
                 }
-                Some(Waiting { frames, seals, reply })
+                Some(Waiting { frames, seals: true, reply })
             }
-            Msg::Flush { reply } => {
+            Msg::Flush => {
                 batch.flush = true;
-                batch.waiters.extend(reply);
                 None
             }
             Msg::Abandoned { session } => {
@@ -218,10 +215,9 @@ impl Actor {
     /// Writes what waits, flushes all that is written, and answers.
     fn commit(&self, batch: Batch) {
         let began = Instant::now();
-        let Batch { appends, waiters, .. } = batch;
         let (accepted, written) = {
             let mut inner = self.log.lock();
-            let (accepted, refused) = in_order(&inner, appends);
+            let (accepted, refused) = in_order(&inner, batch.appends);
             refuse_all(&mut inner, refused);
             let appends: Vec<Append<'_>> =
                 accepted.iter().map(|Waiting { frames, seals, .. }| append_of(frames, *seals)).collect();
@@ -232,20 +228,16 @@ impl Actor {
             (accepted, written)
         };
         match written.and_then(|()| self.log.flush()) {
-            Ok(()) => {
-                if !accepted.is_empty() {
-                    metrics::recorder_flushed(began.elapsed(), accepted.len());
+            Ok(told) => {
+                let told = told.saturating_add(accepted.len());
+                if told > 0 {
+                    metrics::recorder_flushed(began.elapsed(), told);
                 }
-                for reply in accepted.into_iter().filter_map(|w| w.reply).chain(waiters) {
+                for Waiting { reply, .. } in accepted {
                     drop(reply.send(Ok(())));
                 }
             }
-            Err(_) => {
-                refuse_all(&mut self.log.lock(), accepted);
-                for reply in waiters {
-                    refuse(Some(reply), RecordError::Unavailable);
-                }
-            }
+            Err(_) => refuse_all(&mut self.log.lock(), accepted),
         }
     }
 
@@ -339,12 +331,6 @@ fn in_order(inner: &Inner, waiting: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>
 fn refuse_all(inner: &mut Inner, waiting: Vec<Waiting>) {
     for Waiting { frames, reply, .. } in waiting {
         inner.give_up(frames.session);
-        refuse(reply, RecordError::Unavailable);
-    }
-}
-
-fn refuse(reply: Option<Reply>, error: RecordError) {
-    if let Some(reply) = reply {
-        drop(reply.send(Err(error)));
+        drop(reply.send(Err(RecordError::Unavailable)));
     }
 }

@@ -1,7 +1,7 @@
 //! The spool as the recorder's thread and the sessions share it: what may be written, and what failed.
 //!
-//! Sessions of class `spooled` hand their frames to the thread, which writes and flushes for all that wait. Those of class `buffered`
-//! write here themselves: a call of a few microseconds, as the system keeps what is written in memory; the thread flushes it soon.
+//! A session writes here itself: a call of a few microseconds, as the system keeps what is written in memory. Those of class `spooled` then
+//! wait for the thread's next flush, which all share that have written before it began; for those of class `buffered` it comes soon.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use postern_core::{Code, SessionId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::actor::{Msg, Reply};
 use super::spool::{Append, Spool, Sync};
 use super::{Frames, RecordError};
 use crate::metrics;
@@ -42,20 +43,42 @@ pub(super) struct Inner {
     pub(super) failed: bool,
     /// When the oldest write was made that nobody has flushed, by a session that did not wait.
     since: Option<Instant>,
+    /// Those who wait for what they have written since the last flush began.
+    waiters: Vec<Reply>,
+    /// The thread is to flush, and has not begun.
+    asked: bool,
 }
 
-/// What became of a write that does not wait for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of a write.
+#[derive(Debug)]
+#[must_use = "what is to be waited for is not durable before"]
 pub(super) enum Written {
     /// It will be flushed soon.
     Soon,
-    /// The disk is behind: to be waited for.
-    Late,
+    /// To be waited for.
+    Flushing(oneshot::Receiver<Result<(), RecordError>>),
+}
+
+/// What a session waits for once it has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Nothing, unless the disk is behind.
+    Written,
+    /// What it wrote is durable.
+    Durable,
 }
 
 impl Log {
     pub(super) fn new(spool: Spool, max_bytes: u64) -> Self {
-        let inner = Inner { spool, max_bytes, broken: BTreeMap::new(), failed: false, since: None };
+        let inner = Inner {
+            spool,
+            max_bytes,
+            broken: BTreeMap::new(),
+            failed: false,
+            since: None,
+            waiters: Vec::new(),
+            asked: false,
+        };
         Self { inner: Mutex::new(inner), written: Arc::default() }
     }
 
@@ -63,9 +86,9 @@ impl Log {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes `frames`; they survive the process on return, and the machine a little later.
-    pub(super) fn write(&self, frames: &Frames) -> Result<Written, RecordError> {
-        let written = self.try_write(frames);
+    /// Writes `frames`; they survive the process on return, and the machine a little later, or once what is told of is over.
+    pub(super) fn write(&self, frames: &Frames, until: Until, to: &mpsc::Sender<Msg>) -> Result<Written, RecordError> {
+        let written = self.try_write(frames, until, to);
         if written.is_err() {
             // The thread seals whom it hit.
             self.written.notify_one();
@@ -73,7 +96,7 @@ impl Log {
         written
     }
 
-    fn try_write(&self, frames: &Frames) -> Result<Written, RecordError> {
+    fn try_write(&self, frames: &Frames, until: Until, to: &mpsc::Sender<Msg>) -> Result<Written, RecordError> {
         let mut inner = self.lock();
         inner.admit(frames, false)?;
         if !inner.continues(frames) {
@@ -85,15 +108,32 @@ impl Log {
             inner.give_up(frames.session);
             return Err(RecordError::Unavailable);
         }
-        metrics::recorder_buffered();
-        let first = inner.since.is_none();
-        let since = *inner.since.get_or_insert_with(Instant::now);
-        drop(inner);
-        if first {
-            self.written.notify_one();
-            return Ok(Written::Soon);
+        if until == Until::Written {
+            let first = inner.since.is_none();
+            let since = *inner.since.get_or_insert_with(Instant::now);
+            if first || since.elapsed() <= LATE {
+                drop(inner);
+                metrics::recorder_buffered();
+                if first {
+                    self.written.notify_one();
+                }
+                return Ok(Written::Soon);
+            }
         }
-        Ok(if since.elapsed() > LATE { Written::Late } else { Written::Soon })
+        let (reply, answer) = oneshot::channel();
+        inner.waiters.push(reply);
+        let first = !std::mem::replace(&mut inner.asked, true);
+        drop(inner);
+        // Where the mailbox is full the thread has to look at it, and then sees who waits.
+        if first && matches!(to.try_send(Msg::Flush), Err(mpsc::error::TrySendError::Closed(_))) {
+            return Err(RecordError::Unavailable);
+        }
+        Ok(Written::Flushing(answer))
+    }
+
+    /// Whether somebody waits for a flush that has not begun.
+    pub(super) fn is_asked(&self) -> bool {
+        self.lock().asked
     }
 
     /// Told when something was written that nobody waits for.
@@ -101,15 +141,23 @@ impl Log {
         Arc::clone(&self.written)
     }
 
-    /// Flushes all that is written, with nobody waiting for the lock meanwhile.
-    pub(super) fn flush(&self) -> io::Result<()> {
-        let sync = {
+    /// Flushes all that is written, with nobody waiting for the lock meanwhile, and tells those who wait for it. How many they were.
+    pub(super) fn flush(&self) -> io::Result<usize> {
+        let (sync, waiters) = {
             let mut inner = self.lock();
             inner.since = None;
-            inner.spool.begin_sync()
+            inner.asked = false;
+            (inner.spool.begin_sync(), std::mem::take(&mut inner.waiters))
         };
         let outcome = sync.run();
-        self.lock().end_sync(&sync, outcome)
+        let ended = self.lock().end_sync(&sync, outcome);
+        let count = waiters.len();
+        let told = if ended.is_ok() { Ok(()) } else { Err(RecordError::Unavailable) };
+        for waiter in waiters {
+            // Whoever is gone does not wait.
+            drop(waiter.send(told.clone()));
+        }
+        ended.map(|()| count)
     }
 }
 
@@ -167,6 +215,10 @@ impl Inner {
             metrics::recorder_failed();
         }
         self.failed = true;
+        // Of what they wrote nobody knows how much is there.
+        for waiter in self.waiters.drain(..) {
+            drop(waiter.send(Err(RecordError::Unavailable)));
+        }
         for session in self.spool.take_lost() {
             self.give_up(session);
         }

@@ -1,12 +1,12 @@
 //! The recorder: has events durable before what they tell of takes effect (I2), and brings them to the control plane.
 //!
-//! One thread ([`actor`]) flushes, seals and deletes; sessions hand it encoded frames and wait for the flush that they share with all
-//! others that wait, or, by [`Durability::Buffered`], write them by themselves ([`log`]). The [`uploader`] reads behind it what was flushed
-//! and deletes nothing itself.
+//! Sessions write their frames by themselves ([`log`]) and, by [`Durability::Spooled`], wait for the flush that they share with all others
+//! that wait. One thread ([`actor`]) flushes, seals and deletes. The [`uploader`] reads behind it what was flushed and deletes nothing
+//! itself.
 //!
 //! ```text
-//! session task -- frames --> recorder thread --> segment files --> uploader --> control plane
-//!      ^---- durable ----------'      ^------------ acknowledged ----'
+//! session task -- frames --> segment files --> uploader --> control plane
+//!      ^---- durable ---- recorder thread <--- acknowledged ----'
 //! ```
 
 mod actor;
@@ -35,7 +35,7 @@ pub(crate) use uploader::{UploadClient, Uploader};
 use actor::{Msg, View};
 use log::Log;
 
-/// Waiting appends. Full: sessions wait their turn, each with at most one append, so this bounds memory and loses nothing.
+/// Messages that wait. Full: whoever has another waits its turn, so this bounds memory and loses nothing.
 const MAILBOX: usize = 256;
 
 /// An event could not be made durable: what it tells of must not happen.
@@ -107,8 +107,9 @@ pub(crate) struct RecorderHandle {
 #[derive(Clone, Debug)]
 struct Way {
     to: mpsc::Sender<Msg>,
-    /// Where those write that do not wait for the disk; the thread's.
-    log: Option<Weak<Log>>,
+    /// Where they write; the thread's.
+    log: Weak<Log>,
+    durability: Durability,
 }
 
 /// Opens the spool, closes what a crash left open, and starts the recorder's thread. Blocks on the disk.
@@ -123,11 +124,10 @@ pub(crate) fn start(
     let signer = Arc::new(signer);
     let (to, mailbox) = mpsc::channel(MAILBOX);
     let (actor, view) = actor::Actor::open(config, Arc::clone(&signer), mailbox)?;
-    let log = (config.durability == Durability::Buffered).then(|| actor.log());
-    let way = Way { to: to.clone(), log: log.as_ref().map(Arc::downgrade) };
-    if let Some(log) = log {
-        supervisor.spawn("recorder-flush", OnEnd::EndPart, flush_soon(log.written(), to.clone()));
-    }
+    let log = actor.log();
+    let way = Way { to: to.clone(), log: Arc::downgrade(&log), durability: config.durability };
+    supervisor.spawn("recorder-flush", OnEnd::EndPart, flush_soon(log.written(), to.clone()));
+    drop(log);
     let handle = RecorderHandle { way, view: view.clone(), signer };
     let uploader = Uploader::new(config.dir.clone(), view, to);
     supervisor.spawn_blocking_thread("recorder", OnEnd::StopNode, move || actor.run());
@@ -161,7 +161,7 @@ async fn flush_soon(written: Arc<Notify>, to: mpsc::Sender<Msg>) {
             () = written.notified() => {}
         }
         tokio::time::sleep(log::FLUSH_AFTER).await;
-        if to.send(Msg::Flush { reply: None }).await.is_err() {
+        if to.send(Msg::Flush).await.is_err() {
             return;
         }
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::actor::Msg;
-use super::log::Written;
-use super::{Frames, RecordError, Way, ask, seal};
+use super::log::{Until, Written};
+use super::{Durability, Frames, RecordError, Way, ask, seal};
 use postern_core::policy::{Obliged, Permit};
 use postern_core::recording::{Chain, Event};
 use postern_core::{Code, OperationId, SessionId};
@@ -95,19 +95,12 @@ impl SessionRecorder {
         !self.waiting.is_empty()
     }
 
-    /// Hands what waits to the disk, without waiting for it. A failure shows at the next event.
+    /// Writes what waits, without waiting for the disk.
     ///
     /// # Errors
-    /// When the recorder is gone.
+    /// When it cannot be recorded.
     pub(crate) async fn push(&mut self) -> Result<(), RecordError> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        if self.way.log.is_some() {
-            return self.flush().await;
-        }
-        let msg = Msg::Append { frames: self.take(), seals: false, reply: None };
-        self.way.to.send(msg).await.map_err(|_| RecordError::Unavailable)
+        self.write(Until::Written).await
     }
 
     /// Ends the recording and signs it; durable on return.
@@ -117,27 +110,34 @@ impl SessionRecorder {
     pub(crate) async fn seal(mut self, code: Option<Code>, reason: &str) -> Result<(), RecordError> {
         seal::close(&mut self.chain, clock::now(), code, reason, false, &self.signer, &mut self.waiting)?;
         let frames = self.take();
-        ask(&self.way.to, |reply| Msg::Append { frames, seals: true, reply: Some(reply) }).await?;
+        ask(&self.way.to, |reply| Msg::Seal { frames, reply }).await?;
         self.sealed = true;
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), RecordError> {
+        self.write(match self.way.durability {
+            Durability::Spooled => Until::Durable,
+            Durability::Buffered => Until::Written,
+        })
+        .await
+    }
+
+    async fn write(&mut self, until: Until) -> Result<(), RecordError> {
         if self.waiting.is_empty() {
             return Ok(());
         }
         let frames = self.take();
-        let Some(log) = &self.way.log else {
-            return ask(&self.way.to, |reply| Msg::Append { frames, seals: false, reply: Some(reply) }).await;
-        };
-        let written = log.upgrade().ok_or(RecordError::Unavailable)?.write(&frames)?;
+        let log = self.way.log.upgrade().ok_or(RecordError::Unavailable)?;
+        let written = log.write(&frames, until, &self.way.to)?;
+        drop(log);
         // The room is used again.
         self.waiting = frames.bytes;
         self.waiting.clear();
         self.waiting.shrink_to(KEPT);
         match written {
             Written::Soon => Ok(()),
-            Written::Late => ask(&self.way.to, |reply| Msg::Flush { reply: Some(reply) }).await,
+            Written::Flushing(answer) => answer.await.map_err(|_| RecordError::Unavailable)?,
         }
     }
 
