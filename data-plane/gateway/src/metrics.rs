@@ -1,12 +1,37 @@
 //! The gateway's metrics, by name, in one place; those of tunnels, the fleet and relaying are there.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use postern_core::Code;
 use postern_core::policy::Outcome;
 
 use crate::limits::{What, Whose};
+
+/// What each operation touches: to look a metric up by its name costs more than to count. Made at the first use, which is after the exporter's start.
+struct PerOperation {
+    permitted: Counter,
+    held: Counter,
+    denied: Counter,
+    decision_seconds: Histogram,
+    buffered_writes: Counter,
+    flush_seconds: Histogram,
+    batch_appends: Histogram,
+}
+
+static PER_OPERATION: LazyLock<PerOperation> = LazyLock::new(|| {
+    let operations = |outcome: Outcome| counter!("postern_gateway_operations_total", "outcome" => outcome.as_str());
+    PerOperation {
+        permitted: operations(Outcome::Permit),
+        held: operations(Outcome::Hold),
+        denied: operations(Outcome::Deny),
+        decision_seconds: histogram!("postern_gateway_decision_seconds"),
+        buffered_writes: counter!("postern_gateway_recorder_buffered_writes_total"),
+        flush_seconds: histogram!("postern_gateway_recorder_flush_seconds"),
+        batch_appends: histogram!("postern_gateway_recorder_batch_appends"),
+    }
+});
 
 /// A gauge that counts what is alive.
 #[derive(Debug)]
@@ -95,8 +120,13 @@ pub(crate) fn credential(source: &'static str, had: bool) {
 }
 
 pub(crate) fn decided(outcome: Outcome, took: Duration) {
-    counter!("postern_gateway_operations_total", "outcome" => outcome.as_str()).increment(1);
-    histogram!("postern_gateway_decision_seconds").record(took.as_secs_f64());
+    let counter = match outcome {
+        Outcome::Permit => &PER_OPERATION.permitted,
+        Outcome::Hold => &PER_OPERATION.held,
+        Outcome::Deny => &PER_OPERATION.denied,
+    };
+    counter.increment(1);
+    PER_OPERATION.decision_seconds.record(took.as_secs_f64());
 }
 
 pub(crate) fn held(outcome: &'static str, waited: Duration) {
@@ -112,12 +142,12 @@ pub(crate) fn cancelled(known: bool) {
 }
 
 pub(crate) fn recorder_flushed(took: Duration, batch: usize) {
-    histogram!("postern_gateway_recorder_flush_seconds").record(took.as_secs_f64());
-    histogram!("postern_gateway_recorder_batch_appends").record(f64::from(u32::try_from(batch).unwrap_or(u32::MAX)));
+    PER_OPERATION.flush_seconds.record(took.as_secs_f64());
+    PER_OPERATION.batch_appends.record(f64::from(u32::try_from(batch).unwrap_or(u32::MAX)));
 }
 
 pub(crate) fn recorder_buffered() {
-    counter!("postern_gateway_recorder_buffered_writes_total").increment(1);
+    PER_OPERATION.buffered_writes.increment(1);
 }
 
 pub(crate) fn recorder_failed() {

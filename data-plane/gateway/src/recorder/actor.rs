@@ -15,7 +15,7 @@ use postern_runtime::pki::SealSigner;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::log::{Inner, Log, append_of};
-use super::segment::{SessionState, SpoolError};
+use super::spool::segment::{SessionState, SpoolError};
 use super::spool::{Append, Spool};
 use super::{Frames, RecordError, RecorderConfig, seal};
 use crate::metrics;
@@ -73,6 +73,8 @@ pub(super) struct Actor {
     signer: Arc<SealSigner>,
     mailbox: mpsc::Receiver<Msg>,
     view: watch::Sender<View>,
+    /// Told when the next segment is to be made ready.
+    spares: std::sync::mpsc::Sender<()>,
 }
 
 struct Waiting {
@@ -93,12 +95,13 @@ impl Actor {
         config: &RecorderConfig,
         signer: Arc<SealSigner>,
         mailbox: mpsc::Receiver<Msg>,
+        spares: std::sync::mpsc::Sender<()>,
     ) -> Result<(Self, watch::Receiver<View>), SpoolError> {
-        let segment_size = (config.max_bytes / 16).clamp(64 << 10, 8 << 20);
-        let spool = Spool::open(&config.dir, segment_size)?.keeping(config.max_bytes / 8);
+        let mut spool = Spool::open(&config.dir, config.segment_size())?.keeping(config.max_bytes / 8);
+        spool.reserve();
         let (view, watcher) = watch::channel(View::default());
         let left: Vec<SessionId> = spool.open_sessions().map(|(session, _)| session).collect();
-        let actor = Self { log: Arc::new(Log::new(spool, config.max_bytes)), signer, mailbox, view };
+        let actor = Self { log: Arc::new(Log::new(spool, config.max_bytes)), signer, mailbox, view, spares };
         if !left.is_empty() {
             tracing::warn!(sessions = left.len(), "sessions were left open by a crash: closing their recordings");
         }
@@ -135,6 +138,10 @@ impl Actor {
             }
             self.seal_broken();
             self.publish();
+            if self.log.lock().spool.wants_spare() {
+                // Without whoever makes them segments grow as they are written.
+                let _ = self.spares.send(());
+            }
             if self.log.lock().spool.is_poisoned() {
                 tracing::error!("the recording spool's files are in an unknown state: stopping");
                 return;

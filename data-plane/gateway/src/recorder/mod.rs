@@ -11,9 +11,7 @@
 
 mod actor;
 mod log;
-mod record;
 mod seal;
-mod segment;
 mod session;
 mod spool;
 mod uploader;
@@ -28,12 +26,13 @@ use postern_runtime::supervisor::{OnEnd, Supervisor};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-pub use segment::SpoolError;
 pub(crate) use session::{Cleared, SessionRecorder};
+pub use spool::segment::SpoolError;
 pub(crate) use uploader::{UploadClient, Uploader};
 
 use actor::{Msg, View};
 use log::Log;
+use spool::spare;
 
 /// Messages that wait. Full: whoever has another waits its turn, so this bounds memory and loses nothing.
 const MAILBOX: usize = 256;
@@ -95,6 +94,13 @@ pub(crate) struct RecorderConfig {
     pub durability: Durability,
 }
 
+impl RecorderConfig {
+    /// Bytes of a segment, which is deleted as a whole.
+    fn segment_size(&self) -> u64 {
+        (self.max_bytes / 16).clamp(64 << 10, 8 << 20)
+    }
+}
+
 /// Starts recordings. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct RecorderHandle {
@@ -123,8 +129,12 @@ pub(crate) fn start(
 ) -> Result<(RecorderHandle, Uploader), SpoolError> {
     let signer = Arc::new(signer);
     let (to, mailbox) = mpsc::channel(MAILBOX);
-    let (actor, view) = actor::Actor::open(config, Arc::clone(&signer), mailbox)?;
+    let (spares, wanted) = std::sync::mpsc::channel();
+    let (actor, view) = actor::Actor::open(config, Arc::clone(&signer), mailbox, spares)?;
     let log = actor.log();
+    let (making, dir, size) = (Arc::downgrade(&log), config.dir.clone(), config.segment_size());
+    supervisor
+        .spawn_blocking_thread("recorder-room", OnEnd::EndPart, move || spare::keep(&making, &dir, size, &wanted));
     let way = Way { to: to.clone(), log: Arc::downgrade(&log), durability: config.durability };
     supervisor.spawn("recorder-flush", OnEnd::EndPart, flush_soon(log.written(), to.clone()));
     drop(log);

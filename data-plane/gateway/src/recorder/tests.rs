@@ -10,7 +10,7 @@ use postern_core::{Code, OperationId};
 use postern_runtime::clock;
 use postern_runtime::pki::{Authority, KeyRequest, NodeCredential};
 
-use super::record::{self, Next, Record};
+use super::spool::record::{self, Next, Record};
 use super::*;
 
 struct House {
@@ -56,16 +56,20 @@ impl House {
         }
     }
 
-    /// What the spool holds of a session, as a recording's file.
-    fn recording(&self, of: SessionId) -> Vec<u8> {
+    fn segments(&self) -> Vec<std::path::PathBuf> {
         let mut segments: Vec<_> = std::fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.extension().is_some_and(|extension| extension == "spool"))
             .collect();
         segments.sort();
+        segments
+    }
+
+    /// What the spool holds of a session, as a recording's file.
+    fn recording(&self, of: SessionId) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
-        for segment in segments {
+        for segment in self.segments() {
             let bytes = std::fs::read(segment).unwrap();
             let mut rest = &bytes[record::MAGIC.len()..];
             while let Next::Record { record, size } = record::next(rest) {
@@ -78,6 +82,19 @@ impl House {
             }
         }
         file
+    }
+
+    /// Bytes of all segments, without the room that they have.
+    fn written(&self) -> u64 {
+        let segments = self.segments().into_iter().map(|segment| std::fs::read(segment).unwrap());
+        let written = |bytes: &Vec<u8>| {
+            let mut at = record::MAGIC.len();
+            while let Next::Record { size, .. } = record::next(&bytes[at..]) {
+                at += size;
+            }
+            u64::try_from(at).unwrap()
+        };
+        segments.map(|bytes| written(&bytes)).sum()
     }
 
     fn verify(&self, session: SessionId) -> postern_core::recording::Report {
@@ -304,14 +321,81 @@ async fn what_is_buffered_survives_the_process_at_once_and_is_flushed_soon() {
         .await
         .unwrap()
         .unwrap();
-    let wanted: u64 = std::fs::read_dir(house.dir.path())
-        .unwrap()
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "spool"))
-        .map(|entry| entry.metadata().unwrap().len())
-        .sum();
+    let wanted = house.written();
     let all = |view: &View| view.segments.values().sum::<u64>() == wanted;
     tokio::time::timeout(Duration::from_secs(5), view.wait_for(all)).await.unwrap().unwrap();
     recorder.seal(None, "done").await.unwrap();
     assert!(house.verify(session).is_good());
+}
+
+/// Segments that were made ready are used, and a crash in one with room is no torn end.
+#[tokio::test]
+async fn segments_have_room_before_they_are_written() {
+    let house = House::new();
+    let max = 16 * (64 << 10);
+    let (handle, uploader) = house.start(max);
+    let session = clock::session_id();
+    let mut recorder = handle.open(started(session)).await.unwrap();
+    let lengths = |house: &House| -> Vec<u64> {
+        house.segments().iter().map(|segment| std::fs::metadata(segment).unwrap().len()).collect()
+    };
+    assert_eq!(lengths(&house), [64 << 10]);
+    let big = Event::CancelRequested { client_address: "x".repeat(3 << 10) };
+    let next = house.dir.path().join("next");
+    let mut events = 1;
+    while lengths(&house).len() < 4 {
+        recorder.append(&big).await.unwrap();
+        events += 1;
+        let half_full = house.written() % (64 << 10) > 40 << 10;
+        let began = std::time::Instant::now();
+        while half_full && !next.exists() && began.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    recorder.append(&cancel_event()).await.unwrap();
+    let lengths_now = lengths(&house);
+    assert_eq!(*lengths_now.last().unwrap(), 64 << 10, "made ready: {lengths_now:?}");
+    assert_eq!(house.verify(session).events, events + 1);
+    std::mem::forget(recorder);
+    handle.way.to.send(Msg::Stop).await.unwrap();
+    drop((handle, uploader));
+    let (_handle, _uploader) = house.restart(max).await;
+    let report = house.verify(session);
+    assert!(report.is_good() && report.interrupted && report.events == events + 3, "{report}");
+    // What nothing follows in has no room left.
+    let kept: u64 = lengths(&house)[..lengths_now.len()].iter().sum();
+    assert!(kept < lengths_now.iter().sum(), "{:?}", lengths(&house));
+}
+
+/// Another's failure may undo what they wrote: they are told, whatever the flush says that they wait for.
+#[test]
+fn those_who_wait_for_what_is_undone_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::new(spool::Spool::open(dir.path(), 1 << 20).unwrap(), 1 << 24);
+    let (to, mut mailbox) = mpsc::channel(1);
+    let frames = |session, first_seq| Frames { session, first_seq, count: 1, bytes: vec![1; 64] };
+    let waits = |frames: &Frames| match log.write(frames, log::Until::Durable, &to).unwrap() {
+        log::Written::Flushing(answer) => answer,
+        log::Written::Soon => panic!("nobody may go on before it is durable"),
+    };
+    let (one, other) = (clock::session_id(), clock::session_id());
+    let mut first = waits(&frames(one, 0));
+    assert!(log.is_asked());
+    assert_eq!(log.flush().unwrap(), 1);
+    assert_eq!(first.try_recv().unwrap(), Ok(()));
+    assert!(!log.is_asked());
+
+    // One writes before the flush that fails begins, another while it is under way: of neither is anything left.
+    let mut before = waits(&frames(one, 1));
+    let sync = log.lock().spool.begin_sync();
+    let mut during = waits(&frames(other, 0));
+    log.lock().end_sync(&sync, Err(std::io::Error::other("injected"))).unwrap_err();
+    for answer in [&mut before, &mut during] {
+        assert_eq!(answer.try_recv().unwrap(), Err(RecordError::Unavailable));
+    }
+    let next_seq = |session| log.lock().next_seq(session);
+    assert_eq!((next_seq(one), next_seq(other)), (Some(1), Some(0)));
+    assert!(log.write(&frames(one, 1), log::Until::Written, &to).is_err(), "it has a hole");
+    // One message asks for all of them.
+    assert!(matches!(mailbox.try_recv(), Ok(Msg::Flush)) && mailbox.try_recv().is_err());
 }

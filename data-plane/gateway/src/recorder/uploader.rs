@@ -23,8 +23,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Held, Msg, View};
-use super::record::{HEADER, MAGIC, MAX_PAYLOAD, Next, Record, next};
-use super::segment::segment_path;
+use super::spool::record::{HEADER, MAGIC, MAX_PAYLOAD, Next, Record, next};
+use super::spool::segment::segment_path;
 use crate::control::Failover;
 use crate::metrics;
 

@@ -1,24 +1,24 @@
 //! How the spool lies on disk: segments of records, each with its own checksum.
 //!
 //! A segment is [`MAGIC`] and then records: the payload's length and its CRC-32, both big-endian 32-bit numbers, and the payload: a
-//! kind, the session, a sequence number, and what the kind says.
+//! kind, the session, a sequence number, and what the kind says. The segment that is written to may end in zeros: room that is there already.
 
 use postern_core::SessionId;
 use postern_core::recording::MAX_BODY;
 
 /// The first bytes of a segment; the last of them is the format's version.
-pub(super) const MAGIC: &[u8; 8] = b"PSTNSPL\x01";
+pub(in crate::recorder) const MAGIC: &[u8; 8] = b"PSTNSPL\x01";
 /// Length and checksum.
-pub(super) const HEADER: usize = 8;
+pub(in crate::recorder) const HEADER: usize = 8;
 /// The largest payload: one event of the largest size with all around it.
-pub(super) const MAX_PAYLOAD: usize = MAX_BODY + (1 << 20);
+pub(in crate::recorder) const MAX_PAYLOAD: usize = MAX_BODY + (1 << 20);
 
 const KIND_FRAMES: u8 = 1;
 const KIND_HEAD: u8 = 2;
 
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Record<'a> {
+pub(in crate::recorder) enum Record<'a> {
     /// Frames of a session's recording, as they are uploaded.
     Frames {
         session: SessionId,
@@ -34,7 +34,7 @@ pub(super) enum Record<'a> {
 
 /// What follows in a segment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<'a> {
+pub(in crate::recorder) enum Next<'a> {
     Record {
         record: Record<'a>,
         /// Bytes that it takes, with its header.
@@ -48,7 +48,7 @@ pub(super) enum Next<'a> {
 
 impl Record<'_> {
     /// Appends the record, with its header, to `out`.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub(in crate::recorder) fn encode(&self, out: &mut Vec<u8>) {
         let mut payload = Vec::with_capacity(64);
         let body: &[u8] = match self {
             Self::Frames { session, first_seq, count, seals, frames } => {
@@ -78,8 +78,10 @@ impl Record<'_> {
 }
 
 /// Reads the record at the beginning of `bytes`, which end where the segment ends.
-pub(super) fn next(bytes: &[u8]) -> Next<'_> {
-    if bytes.is_empty() {
+pub(in crate::recorder) fn next(bytes: &[u8]) -> Next<'_> {
+    // No record is empty.
+    let room = bytes.first_chunk::<HEADER>().is_none_or(|header| *header == [0; HEADER]);
+    if room && bytes.iter().all(|byte| *byte == 0) {
         return Next::End;
     }
     read(bytes).unwrap_or(Next::Torn)
@@ -130,7 +132,9 @@ mod tests {
             record.encode(&mut out);
             assert_eq!(next(&out), Next::Record { record, size: out.len() });
             for cut in 1..out.len() {
-                assert_eq!(next(&out[..cut]), Next::Torn, "cut at {cut}");
+                // The first of a length's bytes may look like room.
+                let expected = if out[..cut].iter().all(|byte| *byte == 0) { Next::End } else { Next::Torn };
+                assert_eq!(next(&out[..cut]), expected, "cut at {cut}");
             }
             for place in 0..out.len() {
                 let mut damaged = out.clone();
@@ -139,5 +143,12 @@ mod tests {
             }
         }
         assert_eq!(next(&[]), Next::End);
+        for zeros in [1, HEADER, 5000] {
+            let mut room = vec![0; zeros];
+            assert_eq!(next(&room), Next::End);
+            // A later part of what was written may be on the disk without the earlier one.
+            room.push(1);
+            assert_eq!(next(&room), Next::Torn);
+        }
     }
 }

@@ -4,6 +4,11 @@
 //! made with nobody waiting ([`Spool::begin_sync`]). Each start begins a new segment, so only the segment that was last can have a torn
 //! end, and a torn end was never acknowledged.
 
+pub(super) mod record;
+mod roll;
+pub(super) mod segment;
+pub(super) mod spare;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -12,8 +17,9 @@ use std::sync::Arc;
 
 use postern_core::SessionId;
 
-use super::record::{MAGIC, Record};
-use super::segment::{Segment, SessionState, SpoolError, at, create_segment, read_segment, restrict, segment_path};
+use record::Record;
+use segment::{Segment, SessionState, SpoolError, at, create_segment, read_segment, restrict};
+use spare::Spare;
 
 /// Room for records that is kept from one write to the next.
 const KEPT_BUFFER: usize = 256 << 10;
@@ -62,6 +68,11 @@ pub(super) struct Spool {
     file: Arc<File>,
     /// Bytes of the active segment, durable or not.
     written: u64,
+    /// The length of its file: what is past those are zeros.
+    room: u64,
+    /// Segments are to have room before it is needed.
+    reserves: bool,
+    spare: Spare,
     /// Appends that are not durable, in order.
     unsynced: Vec<Undo>,
     /// Changes whenever a flush that is under way no longer says what is durable.
@@ -109,6 +120,8 @@ impl Spool {
             let segment = read_segment(dir, *number, last, &mut sessions)?;
             segments.insert(*number, segment);
         }
+        // Of an earlier life, and perhaps not whole.
+        drop(fs::remove_file(spare::path(dir)));
         let active = numbers.last().map_or(1, |last| last.saturating_add(1));
         let dir_handle = File::open(dir).map_err(at(dir))?;
         let file = create_segment(dir, &dir_handle, active).map_err(at(dir))?;
@@ -123,6 +136,9 @@ impl Spool {
             active,
             file: Arc::new(file),
             written: 0,
+            room: 0,
+            reserves: false,
+            spare: Spare::None,
             unsynced: Vec::new(),
             generation: 0,
             undone: 0,
@@ -279,6 +295,7 @@ impl Spool {
         self.poisoned |= undone.is_err();
         self.bytes = self.bytes.saturating_sub(self.written.saturating_sub(len));
         self.written = len;
+        self.room = len;
     }
 
     /// The control plane has all of `session` before `next_seq`, or wants none of it. Deletes what nobody needs any more.
@@ -385,76 +402,7 @@ impl Spool {
     fn active_len(&self) -> u64 {
         self.segments.get(&self.active).map_or(0, |segment| segment.len)
     }
-
-    fn roll(&mut self) -> io::Result<()> {
-        self.sync_now()?;
-        let number = self.active.saturating_add(1);
-        self.file = Arc::new(create_segment(&self.dir, &self.dir_handle, number)?);
-        self.begun(number);
-        self.delete_unneeded()
-    }
-
-    fn begun(&mut self, number: u64) {
-        let len = u64::try_from(MAGIC.len()).unwrap_or(0);
-        self.active = number;
-        self.written = len;
-        self.generation = self.generation.wrapping_add(1);
-        self.bytes = self.bytes.saturating_add(len);
-        self.segments.insert(number, Segment { len, needs: BTreeMap::new() });
-    }
-
-    /// Oldest first, and no further than to what is still needed: what is left of a session is whole from some event on.
-    pub(super) fn delete_unneeded(&mut self) -> io::Result<()> {
-        while let Some((&number, segment)) =
-            self.segments.first_key_value().filter(|(number, _)| **number != self.active)
-        {
-            let acked =
-                |(session, n): (&SessionId, &u64)| self.sessions.get(session).is_none_or(|state| state.acked >= *n);
-            let goes_on = segment.needs.keys().any(|session| self.unsettled.contains(session));
-            if !segment.needs.iter().all(acked) || (goes_on && self.bytes <= self.keep) {
-                return Ok(());
-            }
-            // What is undone later must not lead back to what is deleted now.
-            self.sync_now()?;
-            // An open session must stay known: a restart after a crash has to close it.
-            let carried: Vec<SessionId> = self
-                .sessions
-                .iter()
-                .filter(|(_, state)| state.segment == number && !state.sealed)
-                .map(|(session, _)| *session)
-                .collect();
-            let mut buffer = Vec::new();
-            for session in &carried {
-                if let Some(state) = self.sessions.get(session) {
-                    Record::Head { session: *session, next_seq: state.next_seq, head: state.head }.encode(&mut buffer);
-                }
-            }
-            if !buffer.is_empty() {
-                self.write(&buffer)?;
-                self.sync_now()?;
-            }
-            for session in carried {
-                if let Some(state) = self.sessions.get_mut(&session) {
-                    state.segment = self.active;
-                }
-            }
-            fs::remove_file(segment_path(&self.dir, number))?;
-            self.dir_handle.sync_all()?;
-            if let Some(gone) = self.segments.remove(&number) {
-                self.bytes = self.bytes.saturating_sub(gone.len);
-                self.deleted = self.deleted.saturating_add(1);
-                for (session, next_seq) in gone.needs {
-                    if let Some(state) = self.sessions.get_mut(&session) {
-                        state.from = state.from.max(next_seq);
-                    }
-                }
-            }
-            self.sessions.retain(|_, state| state.segment != number);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
-#[path = "spool_tests.rs"]
 mod tests;

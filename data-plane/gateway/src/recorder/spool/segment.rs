@@ -35,53 +35,53 @@ pub enum SpoolError {
 
 /// What is known of a session that has something in the spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SessionState {
+pub(in crate::recorder) struct SessionState {
     /// The place of its next event; all before it are written.
-    pub(super) next_seq: u64,
+    pub(in crate::recorder) next_seq: u64,
     /// What its chain ends in.
-    pub(super) head: [u8; 32],
+    pub(in crate::recorder) head: [u8; 32],
     /// The segment of its last record.
-    pub(super) segment: u64,
-    pub(super) sealed: bool,
+    pub(in crate::recorder) segment: u64,
+    pub(in crate::recorder) sealed: bool,
     /// The control plane has all before this.
-    pub(super) acked: u64,
+    pub(in crate::recorder) acked: u64,
     /// The spool has all from this on.
-    pub(super) from: u64,
+    pub(in crate::recorder) from: u64,
 }
 
 /// What is known of a segment.
-pub(super) struct Segment {
+pub(in crate::recorder) struct Segment {
     /// What of it is durable, in bytes.
-    pub(super) len: u64,
+    pub(in crate::recorder) len: u64,
     /// What must be acknowledged before the segment may go, by session.
-    pub(super) needs: BTreeMap<SessionId, u64>,
+    pub(in crate::recorder) needs: BTreeMap<SessionId, u64>,
 }
 
 /// Where a segment lies.
-pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+pub(in crate::recorder) fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016x}.spool"))
 }
 
 /// As the spool's error, of this place.
-pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
+pub(in crate::recorder) fn at(path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
     let path = path.to_owned();
     move |source| SpoolError::Io { path, source }
 }
 
 /// For the gateway's own user alone.
 #[cfg(unix)]
-pub(super) fn restrict(dir: &Path) -> io::Result<()> {
+pub(in crate::recorder) fn restrict(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
 }
 
 #[cfg(not(unix))]
-pub(super) fn restrict(_: &Path) -> io::Result<()> {
+pub(in crate::recorder) fn restrict(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
 /// A new segment, durable and empty.
-pub(super) fn create_segment(dir: &Path, dir_handle: &File, number: u64) -> io::Result<File> {
+pub(in crate::recorder) fn create_segment(dir: &Path, dir_handle: &File, number: u64) -> io::Result<File> {
     let path = segment_path(dir, number);
     let made = OpenOptions::new().write(true).create(true).truncate(true).open(&path).and_then(|mut file| {
         file.write_all(MAGIC)?;
@@ -97,7 +97,7 @@ pub(super) fn create_segment(dir: &Path, dir_handle: &File, number: u64) -> io::
 }
 
 /// Reads a segment through; cuts a torn end off the last one.
-pub(super) fn read_segment(
+pub(in crate::recorder) fn read_segment(
     dir: &Path,
     number: u64,
     last: bool,
@@ -122,8 +122,13 @@ pub(super) fn read_segment(
         return Err(SpoolError::Damaged { path, offset });
     }
     if last && !torn {
-        // Before the crash it may have been written and not flushed.
-        File::open(&path).and_then(|file| file.sync_data()).map_err(at(&path))?;
+        // Before the crash it may have been written and not flushed. Its room is of no use any more: nothing follows in it.
+        let len = u64::try_from(offset).unwrap_or(u64::MAX);
+        let file = OpenOptions::new().write(true).open(&path).map_err(at(&path))?;
+        file.set_len(len).and_then(|()| file.sync_all()).map_err(at(&path))?;
+    } else if !torn && offset < bytes.len() {
+        // Trimmed before the next one began: what is zeros now was something else.
+        return Err(SpoolError::Damaged { path, offset });
     }
     if torn {
         let lost = bytes.len().saturating_sub(offset);

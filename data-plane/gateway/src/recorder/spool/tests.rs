@@ -1,3 +1,4 @@
+use super::segment::segment_path;
 use super::*;
 use postern_core::Timestamp;
 
@@ -230,4 +231,44 @@ fn a_flush_counts_for_what_was_written_before_it() {
     spool.append(&[append(session(1), 3, &frame(4))]).unwrap();
     spool.end_sync(&outdated, Err(io::Error::other("no"))).unwrap_err();
     assert!(spool.is_poisoned());
+}
+
+#[test]
+fn room_is_trimmed_before_another_segment_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), 4096).unwrap();
+    spool.reserve();
+    for seq in 0..15 {
+        spool.commit(&[append(session(1), seq, &frame(1))]).unwrap();
+    }
+    assert!(!spool.wants_spare());
+    while !spool.wants_spare() {
+        let seq = spool.session(session(1)).unwrap().next_seq;
+        spool.commit(&[append(session(1), seq, &frame(1))]).unwrap();
+    }
+    assert!(!spool.wants_spare(), "told once");
+    for _ in 0..30 {
+        let seq = spool.session(session(1)).unwrap().next_seq;
+        spool.commit(&[append(session(1), seq, &frame(1))]).unwrap();
+    }
+    let lengths: Vec<u64> = spool.segment_lengths().map(|(_, len)| len).collect();
+    let on_disk = |number| fs::metadata(segment_path(dir.path(), number)).unwrap().len();
+    let active = spool.active().0;
+    for (number, len) in (1..active).zip(lengths) {
+        assert_eq!(on_disk(number), len);
+    }
+    let next_seq = spool.session(session(1)).unwrap().next_seq;
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), 4096).unwrap();
+    assert_eq!(spool.session(session(1)).unwrap().next_seq, next_seq);
+    assert!(on_disk(active) < 4096, "trimmed");
+    spool.commit(&[append(session(1), next_seq, &frame(1))]).unwrap();
+    drop(spool);
+    // Zeros where there were records are damage, but at the end of the last.
+    let path = segment_path(dir.path(), active);
+    let mut bytes = fs::read(&path).unwrap();
+    let len = bytes.len();
+    bytes[len / 2..].fill(0);
+    fs::write(&path, bytes).unwrap();
+    assert!(matches!(Spool::open(dir.path(), 4096), Err(SpoolError::Damaged { .. })));
 }
