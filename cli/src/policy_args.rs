@@ -65,6 +65,9 @@ pub(crate) struct ExplainArgs {
     /// Tables and views that there are, SCHEMA.NAME or 'SCHEMA.NAME(COLUMN, COLUMN)'; may be said several times. Otherwise any name is taken for one of the search path's first schema.
     #[arg(long = "relation", value_name = "SCHEMA.NAME")]
     pub(crate) relations: Vec<String>,
+    /// Functions that there are, SCHEMA.NAME or 'SCHEMA.NAME volatile definer'; may be said several times. Any other counts as both.
+    #[arg(long = "function", value_name = "SCHEMA.NAME")]
+    pub(crate) functions: Vec<String>,
     /// A schema in which names are looked up, in this order.
     #[arg(long = "search-path", value_name = "SCHEMA", default_value = "public")]
     pub(crate) search_path: Vec<String>,

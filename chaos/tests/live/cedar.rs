@@ -211,3 +211,106 @@ fn policies_ask_for_columns_limits_and_why() {
     ask_for("INC-7: payroll twice");
     wait_until(LIMIT, "the grant", || Ok(permitted("DELETE FROM payroll WHERE id = 1"))).unwrap();
 }
+
+const CALLS: &str = r#"
+@id("calm")
+permit (principal in Group::"calm", action in Action::"sql:*", resource in Target::"shop")
+when { !context.callsVolatile };
+
+@id("nobody-elses-rights")
+forbid (principal in Group::"calm", action in Action::"sql:*", resource)
+when { context.callsDefiner };
+"#;
+
+const CODE: &str = "
+CREATE FUNCTION pure(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+CREATE FUNCTION vol(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT $1';
+CREATE FUNCTION owners(int) RETURNS int LANGUAGE sql STABLE SECURITY DEFINER AS 'SELECT $1';
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE FUNCTION add(int, int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT $1 + $2';
+CREATE AGGREGATE total(int) (SFUNC = add, STYPE = int);
+CREATE OPERATOR ^^^ (FUNCTION = owners, RIGHTARG = int);
+CREATE TABLE plain (id serial PRIMARY KEY, n int DEFAULT pure(1), at timestamptz DEFAULT now());
+CREATE TABLE by_default (id int, n int DEFAULT vol(1));
+CREATE TABLE by_check (id int CHECK (owners(id) > 0));
+CREATE TABLE by_trigger (id int);
+CREATE TRIGGER keep BEFORE INSERT ON by_trigger FOR EACH ROW EXECUTE FUNCTION keep();
+CREATE TABLE by_policy (id int);
+ALTER TABLE by_policy ENABLE ROW LEVEL SECURITY;
+CREATE POLICY p ON by_policy USING (owners(id) > 0);
+CREATE TABLE by_index (id int);
+CREATE FUNCTION lies(int) RETURNS int LANGUAGE sql IMMUTABLE SECURITY DEFINER AS 'SELECT $1';
+CREATE INDEX ON by_index (lies(id));
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (parent_id int REFERENCES parent ON DELETE CASCADE);
+CREATE TRIGGER keep BEFORE DELETE ON child FOR EACH ROW EXECUTE FUNCTION keep();
+CREATE TABLE parts (id int) PARTITION BY LIST (id);
+CREATE TABLE part_one PARTITION OF parts DEFAULT;
+CREATE TRIGGER keep BEFORE INSERT ON part_one FOR EACH ROW EXECUTE FUNCTION keep();
+CREATE VIEW calm_view AS SELECT pure(id) AS id, random() FROM plain;
+CREATE VIEW by_view AS SELECT vol(id) AS id FROM plain;
+CREATE VIEW by_views AS SELECT * FROM by_view;
+CREATE VIEW by_operator AS SELECT ^^^ id AS id FROM plain;
+CREATE VIEW by_system AS SELECT nextval('plain_id_seq') AS id;
+CREATE VIEW simple AS SELECT id FROM by_trigger;
+CREATE FUNCTION peek() RETURNS SETOF int LANGUAGE sql STABLE AS 'SELECT id FROM plain';
+GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO PUBLIC";
+
+#[test]
+fn policies_ask_what_is_called() {
+    let (postgres, postern) = shop();
+    postgres.sql("shop", CODE).unwrap();
+    let file = tempfile::Builder::new().suffix(".cedar").tempfile().unwrap();
+    std::fs::write(file.path(), CALLS).unwrap();
+    postern.cli(["apply", "-f", file.path().to_str().unwrap()]).unwrap().ok().unwrap();
+    let token = postern.token("carl", &["calm", "privacy"]).unwrap();
+    let connection = postern.connection("shop", &token).unwrap();
+    wait_until(LIMIT, "the policies", || Ok(connection.run("SELECT 1")?.status.success())).unwrap();
+    let permitted = |sql: &str| {
+        let said = connection.run(sql).unwrap().stderr;
+        if said.contains("ERROR") {
+            assert_denied(&said);
+        }
+        !said.contains("ERROR")
+    };
+    for (sql, expected) in [
+        ("SELECT pure(id), random(), now() FROM plain", true),
+        ("SELECT * FROM calm_view", true),
+        ("SELECT * FROM peek()", true),
+        ("INSERT INTO plain DEFAULT VALUES", true),
+        ("SELECT max(id) FROM by_default", true),
+        ("SELECT * FROM simple", true),
+        ("SELECT vol(id) FROM plain", false),
+        ("SELECT id FROM plain WHERE vol(id) = 1", false),
+        ("SELECT total(id) FROM plain", false),
+        ("SELECT owners(id) FROM plain", false),
+        ("SELECT ^^^ id FROM plain", false),
+        ("SELECT nextval('plain_id_seq')", false),
+        ("SELECT 1 FROM plain; SELECT vol(1)", false),
+        ("PREPARE p AS SELECT vol(1)", false),
+        ("EXPLAIN SELECT vol(id) FROM plain", false),
+        ("DO 'BEGIN END'", false),
+        ("SELECT * FROM by_view", false),
+        ("SELECT * FROM by_views", false),
+        ("SELECT * FROM by_operator", false),
+        ("SELECT * FROM by_system", false),
+        ("BEGIN; DECLARE k CURSOR FOR SELECT * FROM by_views; FETCH ALL FROM k; COMMIT", false),
+        ("COPY (SELECT * FROM by_views) TO STDOUT", false),
+        ("INSERT INTO by_default (id) VALUES (1)", false),
+        ("UPDATE by_default SET n = DEFAULT", false),
+        ("INSERT INTO by_check VALUES (1)", false),
+        ("INSERT INTO by_trigger VALUES (1)", false),
+        ("INSERT INTO simple VALUES (1)", false),
+        ("SELECT * FROM by_policy", false),
+        ("INSERT INTO by_index VALUES (1)", false),
+        ("DELETE FROM parent", false),
+        ("INSERT INTO parts VALUES (1)", false),
+    ] {
+        assert_eq!(permitted(sql), expected, "{sql}");
+    }
+    // What is made later is known as soon as other changes of the catalog are.
+    postgres.sql("shop", "ALTER TABLE plain ALTER n SET DEFAULT vol(1)").unwrap();
+    wait_until(Duration::from_secs(60), "the catalog", || Ok(!permitted("INSERT INTO plain DEFAULT VALUES"))).unwrap();
+    assert!(permitted("SELECT id FROM plain"));
+}

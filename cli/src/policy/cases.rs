@@ -86,19 +86,23 @@ fn file(mut top: Object<'_>, base: &Path, cases: &mut Cases) {
         top.fault("policies", "must name the files or folders of the policies");
     }
     cases.policies.extend(policies.iter().map(|path| base.join(path)));
-    let relations = top.strings("relations");
+    let (relations, functions) = (top.strings("relations"), top.strings("functions"));
     let search_path = Some(top.strings("searchPath")).filter(|path| !path.is_empty());
     let search_path = search_path.unwrap_or_else(|| vec!["public".to_owned()]);
     for case in top.objects("cases") {
         let line = case.line();
-        if let Some(case) = read_case(case, line, (&relations, &search_path)) {
+        if let Some(case) = read_case(case, line, (&relations, &functions, &search_path)) {
             cases.all.push(case);
         }
     }
     top.finish();
 }
 
-fn read_case(mut from: Object<'_>, line: usize, (relations, path): (&[String], &[String])) -> Option<Case> {
+fn read_case(
+    mut from: Object<'_>,
+    line: usize,
+    (relations, functions, path): (&[String], &[String], &[String]),
+) -> Option<Case> {
     let name = from.required("name");
     let principal = from.object("principal").and_then(read_principal);
     if principal.is_none() && !from.has("principal") {
@@ -137,6 +141,7 @@ fn read_case(mut from: Object<'_>, line: usize, (relations, path): (&[String], &
         name: database.unwrap_or_else(|| target.to_string()),
         search_path: path.to_vec(),
         relations: relations.to_vec(),
+        functions: functions.to_vec(),
     };
     let principal = principal?;
     Some(Case {

@@ -31,6 +31,7 @@ pub(super) async fn run(args: &ExplainArgs, connection: &ConnectionArgs) -> Resu
         name: args.database.clone().unwrap_or_else(|| target.to_string()),
         search_path: args.search_path.clone(),
         relations: args.relations.clone(),
+        functions: args.functions.clone(),
     };
     let granted = args.granted.iter().map(|name| name.parse::<Name>());
     let granted =
@@ -86,6 +87,10 @@ fn unknown(args: &ExplainArgs, world: &World, target: &Name) -> Vec<String> {
     if !args.relations.iter().any(|relation| relation.contains('(')) {
         unknown.push("the columns of tables (--relation 'SCHEMA.NAME(COLUMN, COLUMN)')".to_owned());
     }
+    if args.functions.is_empty() {
+        unknown.push("functions, which count as volatile and as SECURITY DEFINER (--function)".to_owned());
+    }
+    unknown.push("what views, defaults, triggers and row security call".to_owned());
     if args.granted.is_empty() {
         unknown.push("what was granted on request (--granted)".to_owned());
     }

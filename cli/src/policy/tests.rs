@@ -52,11 +52,13 @@ fn cases_know_columns_limits_and_grants() {
     let policies = r#"
 @id("no-mail") permit (principal, action == Action::"sql:select", resource)
 when { context has columns && !context.columns.contains("email") && context has limit && context.limit <= 10 };
+@id("calm") permit (principal, action in Action::"sql:*", resource in Schema::"shop/shop.app")
+when { !context.callsVolatile && !context.callsDefiner };
 @id("few") permit (principal, action in [Action::"sql:update", Action::"sql:select"], resource == Table::"shop/shop.public.orders")
 when { context has estimatedRows && context.estimatedRows <= 10 };
 "#;
     std::fs::write(dir.path().join("all.cedar"), policies).unwrap();
-    let head = "apiVersion: postern/v1\nkind: PolicyTest\npolicies: [all.cedar, on-call.yaml]\nrelations: [\"public.customers(id, email)\", public.orders]\ncases:\n";
+    let head = "apiVersion: postern/v1\nkind: PolicyTest\npolicies: [all.cedar, on-call.yaml]\nrelations: [\"public.customers(id, email)\", public.orders, app.jobs]\nfunctions: [app.price, app.stamp volatile, app.peek definer]\ncases:\n";
     let all: String = [
         case("select id from customers limit 10", "permit, by: [no-mail]"),
         case("select id from customers limit 11", "deny"),
@@ -65,6 +67,11 @@ when { context has estimatedRows && context.estimatedRows <= 10 };
         case("update orders set note = 'x' where id = 1", "deny"),
         case("update orders set note = 'x' where id = 1", "permit, estimatedRows: 10"),
         case("update orders set note = 'x' where id = 1", "deny, estimatedRows: 11"),
+        case("select app.price(id) from app.jobs", "permit, by: [calm]"),
+        case("select app.stamp(id) from app.jobs", "deny"),
+        case("select app.peek(id) from app.jobs", "deny"),
+        case("select app.other(id) from app.jobs", "deny"),
+        case("select app.price(id) from app.jobs where app.stamp(1) = 1", "deny"),
         // Its columns are not known.
         case("select id from orders limit 1", "deny"),
         case("delete from orders where id = 1", "permit, granted: [on-call], justification: INC-7"),

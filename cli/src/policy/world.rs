@@ -48,6 +48,8 @@ pub(crate) struct Database {
     pub(crate) search_path: Vec<String>,
     /// `SCHEMA.NAME`, or `SCHEMA.NAME(COLUMN, COLUMN)` where its columns are known, too.
     pub(crate) relations: Vec<String>,
+    /// `SCHEMA.NAME`, or `SCHEMA.NAME volatile definer`. Any other is of both kinds.
+    pub(crate) functions: Vec<String>,
 }
 
 impl Decided {
@@ -208,7 +210,29 @@ fn context(database: &Database) -> Result<AnalyzeContext, String> {
             row(CatalogPart::Columns, &[Some(&oid), Some(&number.to_string()), Some(column), Some("25"), Some("0")])?;
         }
     }
+    for text in &database.functions {
+        let (schema, name, volatile, definer) = function(text)?;
+        let flag = |is: bool| Some(if is { "1" } else { "0" });
+        let values = [Some(name), Some(schema), flag(false), flag(definer), flag(volatile), flag(false), flag(false)];
+        row(CatalogPart::Functions, &values)?;
+    }
     Ok(AnalyzeContext::new(&database.name, Arc::new(builder.build()), MAX_STATEMENT))
+}
+
+/// `SCHEMA.NAME` and what it is: `volatile`, `definer`, both or neither.
+fn function(text: &str) -> Result<(&str, &str, bool, bool), String> {
+    let fault = || format!("{text:?} is not SCHEMA.NAME with volatile, definer, both or neither");
+    let mut words = text.split_whitespace();
+    let (schema, name) = words.next().and_then(|name| name.split_once('.')).ok_or_else(fault)?;
+    let (mut volatile, mut definer) = (false, false);
+    for word in words {
+        match word {
+            "volatile" => volatile = true,
+            "definer" => definer = true,
+            _ => return Err(fault()),
+        }
+    }
+    Ok((schema, name, volatile, definer))
 }
 
 /// `SCHEMA.NAME` or `SCHEMA.NAME(COLUMN, COLUMN)`.

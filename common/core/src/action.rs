@@ -113,6 +113,31 @@ pub struct Action {
     /// Of what is read: the rows that the statement itself asks for at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
+    /// What is called by all that is sent together with it. None: not known, so anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Calls>,
+}
+
+/// Of which kinds functions are that a statement calls, or that run because of it. What is not known is of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Calls {
+    /// Any that is volatile. Those of the system that are known to be harmless do not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub volatile: bool,
+    /// Any that runs as its owner (SECURITY DEFINER).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub definer: bool,
+}
+
+impl Calls {
+    /// Where nothing is known.
+    pub const ANY: Self = Self { volatile: true, definer: true };
+
+    /// What either calls.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { volatile: self.volatile || other.volatile, definer: self.definer || other.definer }
+    }
 }
 
 /// Names of columns, each once, in order. Shared: a statement is classified once and runs often.
@@ -158,7 +183,7 @@ impl Action {
     /// `verb` on `object`; nothing more is known of it.
     #[must_use]
     pub const fn new(verb: Verb, object: Object) -> Self {
-        Self { verb, object, bounded: None, columns: None, limit: None }
+        Self { verb, object, bounded: None, columns: None, limit: None, calls: None }
     }
 
     /// The same, and whether a WHERE clause bounds it.

@@ -1,6 +1,7 @@
 //! What policies ask of a statement, of what the target expects, and of what was granted.
 
 use super::*;
+use crate::action::Calls;
 
 /// On-call access was granted, for an incident.
 pub(super) fn granted() -> Granted {
@@ -83,6 +84,26 @@ fn estimates_are_asked_for_where_a_policy_makes_use_of_them() {
 }
 
 #[test]
+fn calls_can_be_asked_for_and_what_is_not_known_counts_as_any() {
+    let calm = r#"permit (principal, action == Action::"sql:select", resource) when { !context.callsVolatile };"#;
+    let own = r#"forbid (principal, action, resource is Table) when { context.callsDefiner };"#;
+    let mut slice = slice_of(&alice(), &[calm, own]);
+    let mut decide = |calls| {
+        let action = Action { calls, ..on(Verb::SqlSelect, "orders") };
+        decide_at(&mut slice, vec![action], &at()).0
+    };
+    let calls = |volatile, definer| Some(Calls { volatile, definer });
+    // Remembered apart.
+    for _ in 0..2 {
+        assert_eq!(decide(calls(false, false)), Outcome::Permit);
+        assert_eq!(decide(calls(true, false)), Outcome::Deny);
+        assert_eq!(decide(calls(false, true)), Outcome::Deny);
+        assert_eq!(decide(None), Outcome::Deny);
+    }
+    assert!(!Rule::parse(calm).unwrap().is_of_level_4() && !Rule::parse(own).unwrap().is_of_level_4());
+}
+
+#[test]
 fn what_may_be_missing_has_to_be_asked_for_first() {
     for condition in ["context.columns.contains(\"id\")", "context.limit < 5", "context.justification == \"x\""] {
         let text = format!("permit (principal, action == Action::\"sql:select\", resource) when {{ {condition} }};");
@@ -101,6 +122,8 @@ fn what_older_gateways_know_is_told_apart() {
         ("context has \"l\\u{69}mit\"", false),
         ("context.granted.contains(\"p\")", false),
         ("context has justification", false),
+        ("context.callsVolatile", false),
+        ("context[\"callsDefiner\"]", false),
         // It would be valid without, and decide otherwise.
         ("context.readOnly || (context has columns && context.columns.contains(\"id\"))", false),
         ("!(context has estimatedRows && context.estimatedRows < 5)", false),

@@ -10,7 +10,7 @@ use cedar_policy::{
 
 use super::answer::Answer;
 use super::entities::{Types, groups_of};
-use crate::action::{Action, Verb};
+use crate::action::{Action, Calls, Verb};
 use crate::name::Name;
 use crate::policy::{Circumstances, Granted, Policy};
 use crate::principal::Principal;
@@ -22,6 +22,7 @@ pub(crate) struct Asks {
     pub(crate) columns: bool,
     pub(crate) limit: bool,
     pub(crate) estimate: bool,
+    pub(crate) calls: bool,
 }
 
 impl Asks {
@@ -39,6 +40,7 @@ impl Asks {
             columns: asks("columns"),
             limit: asks("limit"),
             estimate: asks("estimatedRows"),
+            calls: asks("callsVolatile") || asks("callsDefiner"),
         }
     }
 
@@ -49,6 +51,7 @@ impl Asks {
             columns: self.columns || other.columns,
             limit: self.limit || other.limit,
             estimate: self.estimate || other.estimate,
+            calls: self.calls || other.calls,
         }
     }
 }
@@ -122,12 +125,16 @@ impl Rules {
 
     /// Without what no rule asks for: what differs in that alone is answered alike.
     pub(super) fn as_asked<'a>(&self, action: &'a Action) -> Cow<'a, Action> {
-        let drops = (action.columns.is_some() && !self.asks.columns) || (action.limit.is_some() && !self.asks.limit);
+        let drops = (action.columns.is_some() && !self.asks.columns)
+            || (action.limit.is_some() && !self.asks.limit)
+            || (action.calls.is_some() && !self.asks.calls);
         if !drops {
             return Cow::Borrowed(action);
         }
         let columns = action.columns.clone().filter(|_| self.asks.columns);
-        Cow::Owned(Action { columns, limit: action.limit.filter(|_| self.asks.limit), ..action.clone() })
+        let limit = action.limit.filter(|_| self.asks.limit);
+        let calls = action.calls.filter(|_| self.asks.calls);
+        Cow::Owned(Action { columns, limit, calls, ..action.clone() })
     }
 
     /// Which apply to `action`, one of those of an operation that reads only or not.
@@ -171,7 +178,14 @@ pub(super) fn context_of_statement(
     let columns = action.columns.iter().map(|columns| ("columns", set(columns.iter().map(|column| &**column))));
     let limit = action.limit.map(|limit| ("limit", long(limit)));
     let estimated = at.estimated_rows.map(|rows| ("estimatedRows", long(rows)));
-    let more = [is("readOnly", Some(read_only)), is("inTransaction", at.in_transaction), is("bounded", action.bounded)];
+    let calls = action.calls.unwrap_or(Calls::ANY);
+    let more = [
+        is("readOnly", Some(read_only)),
+        is("inTransaction", at.in_transaction),
+        is("bounded", action.bounded),
+        is("callsVolatile", Some(calls.volatile)),
+        is("callsDefiner", Some(calls.definer)),
+    ];
     context(at, granted, more.into_iter().flatten().chain(columns).chain(limit).chain(estimated))
 }
 

@@ -73,8 +73,12 @@ impl Analyzer<'_> {
         let database = self.context.database.to_string();
         let path = [&*database, SYSTEM, name];
         match known {
-            Known::SetConfig => self.set_config(call),
+            Known::SetConfig => {
+                self.out.facts.calls_volatile = true;
+                self.set_config(call)
+            }
             Known::Notify => {
+                self.out.facts.calls_volatile = true;
                 let channel = call.args.first().and_then(literal).unwrap_or(names::UNRESOLVED).to_owned();
                 self.out.act_on(Verb::SqlNotify, ObjectKind::Channel, [channel]);
                 SEEN
@@ -85,6 +89,7 @@ impl Analyzer<'_> {
                 SEEN
             }
             Known::File | Known::Opaque => {
+                self.out.facts.calls_volatile = true;
                 self.danger(name);
                 SEEN
             }

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pg_query::{NodeEnum, protobuf as pb};
-use postern_core::action::{Columns, ObjectKind, Verb};
+use postern_core::action::{Calls, Columns, Object, ObjectKind, Verb};
 
-use super::names::SEEN;
+use super::names::{self, SEEN};
 use super::walk::{Analyzer, Seen};
 use crate::postgres::catalog::CatalogRelation;
 use crate::sql::{Facts, StatementKind};
@@ -57,6 +57,40 @@ impl Analyzer<'_> {
             left = rest;
             action.columns = Some(columns);
         }
+    }
+
+    /// Once the whole text is seen: what it calls, and what runs because of the relations that it names.
+    pub(super) fn tell_calls(&mut self) {
+        let facts = &self.out.facts;
+        let mut calls = Calls { volatile: facts.calls_volatile, definer: facts.calls_definer };
+        if facts.unseen || self.out.unfollowed.is_some() {
+            calls = Calls::ANY;
+        }
+        for action in &self.out.actions {
+            calls = calls.and(match (action.verb, action.object.kind) {
+                (Verb::SqlOpaque | Verb::SqlAdmin, _) => Calls::ANY,
+                (Verb::SqlServerFile, _) => Calls { volatile: true, definer: false },
+                (Verb::SqlLock | Verb::SqlGrant, _) => Calls::default(),
+                (verb, ObjectKind::Relation) => self.behind(&action.object, verb != Verb::SqlSelect),
+                _ => Calls::default(),
+            });
+        }
+        let facts = &mut self.out.facts;
+        (facts.calls_volatile, facts.calls_definer) = (calls.volatile, calls.definer);
+        for action in &mut self.out.actions {
+            action.calls = Some(calls);
+        }
+    }
+
+    /// What runs because of a relation. One that the catalog does not know may have anything behind it.
+    fn behind(&self, relation: &Object, writes: bool) -> Calls {
+        let [_, schema, name] = relation.path.as_slice() else { return Calls::ANY };
+        if matches!(&**schema, names::SYSTEM | "information_schema") {
+            return Calls::default();
+        }
+        let catalog = self.context.catalog.as_ref();
+        let known = catalog.and_then(|catalog| Some(catalog.calls_behind(catalog.relation(schema, name)?.0, writes)));
+        known.filter(|_| !self.names.is_touched(name)).unwrap_or(Calls::ANY)
     }
 
     /// How many rows of a query `statement` asks for, where that is a constant.

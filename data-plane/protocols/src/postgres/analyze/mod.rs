@@ -24,6 +24,8 @@ mod walk;
 mod write;
 
 #[cfg(test)]
+mod calls_tests;
+#[cfg(test)]
 mod corpus_tests;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -77,6 +79,7 @@ pub fn analyze(text: &[u8], context: &AnalyzeContext, names: &SessionNames) -> R
         }
     }
     analyzer.tell_columns();
+    analyzer.tell_calls();
     if let [one] = parsed.stmts.as_slice() {
         analyzer.tell_limit(one.stmt.as_ref().and_then(|node| node.node.as_ref()));
     }

@@ -71,6 +71,10 @@ pub(crate) fn catalog() -> Catalog {
             &[name, schema, takes_row, definer, flag(name != "price"), opaque, flag(name == "moods")],
         );
     }
+    // A view that calls a volatile function, a default or trigger that calls one of its owner, and whose rows go with a customer.
+    row(CatalogPart::Calls, &["20004", "r", "1", "0", "-"]);
+    row(CatalogPart::Calls, &["20002", "w", "0", "1", "-"]);
+    row(CatalogPart::Calls, &["20001", "c", "0", "0", "20002"]);
     row(CatalogPart::Casts, &["checked", "app", "price", "0"]);
     // Between mood and text, by assignment.
     row(CatalogPart::Casts, &["mood", "app", "mood_text", "1"]);

@@ -186,6 +186,7 @@ impl Analyzer<'_> {
         inner.rows(node)?;
         inner.settle();
         inner.tell_columns();
+        inner.tell_calls();
         inner.tell_limit(Some(node));
         Ok(inner.out)
     }

@@ -485,8 +485,10 @@ impl<'a> Analyzer<'a> {
             // What is not known may be anything; but it is a text that cannot be seen only where that is known.
             let code = catalog.as_ref().and_then(|catalog| catalog.code(&schema, name));
             self.own_types |= code.is_none_or(|code| code.own_types);
-            self.out.facts.calls_definer |= code.is_none_or(|code| code.definer);
-            self.out.facts.calls_volatile |= code.is_none_or(|code| code.volatile);
+            // It may be another by now.
+            let calls = code.filter(|_| !self.names.made_routines(name).any(|made| *made == *schema || made == "?"));
+            self.out.facts.calls_definer |= calls.is_none_or(|code| code.definer);
+            self.out.facts.calls_volatile |= calls.is_none_or(|code| code.volatile);
             if code.is_some_and(|code| code.opaque) {
                 self.out.facts.unseen = true;
                 self.out.act_on(Verb::SqlOpaque, ObjectKind::Routine, [&*database, &*schema, name]);

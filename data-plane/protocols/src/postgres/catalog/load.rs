@@ -34,6 +34,8 @@ pub enum CatalogPart {
     Types,
     /// What casts call.
     Casts,
+    /// What runs because of relations.
+    Calls,
 }
 
 /// The catalog cannot be used; sessions with masks must be refused.
@@ -50,7 +52,7 @@ pub enum CatalogError {
 /// The queries, in the order in which the builder takes their rows. Each is one statement; all values come as text. Run them in one
 /// read-only transaction (`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`) so that they tell of one moment.
 #[must_use]
-pub fn queries() -> [(CatalogPart, &'static str); 10] {
+pub fn queries() -> [(CatalogPart, &'static str); 11] {
     [
         (
             CatalogPart::Session,
@@ -99,17 +101,25 @@ pub fn queries() -> [(CatalogPart, &'static str); 10] {
         (CatalogPart::Inheritance, "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits"),
         (
             CatalogPart::Functions,
-            "SELECT p.proname, n.nspname, \
-                    coalesce(max((p.pronargs - p.pronargdefaults <= 1 AND p.pronargs >= 1 AND (t.typtype::text IN ('c','p') \
-                         OR p.provariadic <> 0))::int), 0), \
-                    max(p.prosecdef::int), max((p.provolatile = 'v')::int), \
-                    max((CASE WHEN p.oid < 16384 OR l.lanname::text IN ('internal', 'c') THEN false \
+            // What an aggregate does is what the functions do that it is made of.
+            "WITH code AS ( \
+                 SELECT p.oid, p.prosecdef AS definer, p.provolatile::text = 'v' AS volatile, \
+                    CASE WHEN p.oid < 16384 OR l.lanname::text IN ('internal', 'c') THEN false \
                          WHEN l.lanname::text NOT IN ('sql', 'plpgsql') THEN true \
                          ELSE p.prosrc ~* '\\mexecute\\M|\\mset_config\\M|\\mpg_settings\\M|\\msearch_path\\M|\\mset\\s+((session|local)\\s+)?(role|session)\\M' \
-                           OR coalesce(p.prosqlbody::text LIKE '%:funcid 2078 %', false) END)::int), \
+                           OR coalesce(p.prosqlbody::text LIKE '%:funcid 2078 %', false) END AS opaque \
+                 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang), \
+             parts AS (SELECT code.oid, definer, volatile, opaque FROM code \
+                 UNION ALL SELECT a.aggfnoid::pg_catalog.oid, code.definer, code.volatile, code.opaque FROM pg_catalog.pg_aggregate a \
+                 JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = a.aggfnoid::pg_catalog.oid \
+                     AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass \
+                 JOIN code ON code.oid = d.refobjid WHERE a.aggfnoid::pg_catalog.oid >= 16384) \
+             SELECT p.proname, n.nspname, \
+                    coalesce(max((p.pronargs - p.pronargdefaults <= 1 AND p.pronargs >= 1 AND (t.typtype::text IN ('c','p') \
+                         OR p.provariadic <> 0))::int), 0), \
+                    max(c.definer::int), max(c.volatile::int), max(c.opaque::int), \
                     max((p.oid >= 16384 AND (p.prorettype >= 16384 OR EXISTS (SELECT 1 FROM unnest(p.proargtypes) AS a(type) WHERE a.type >= 16384)))::int) \
-             FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
-             JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+             FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN parts c ON c.oid = p.oid \
              LEFT JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0] GROUP BY 1, 2 \
              UNION ALL SELECT o.oprname, n.nspname, 0, max(p.prosecdef::int), max((p.provolatile = 'v')::int), \
                  max((p.prosrc ~* '\\mexecute\\M' OR l.lanname::text NOT IN ('sql', 'plpgsql'))::int), \
@@ -153,6 +163,7 @@ pub fn queries() -> [(CatalogPart, &'static str); 10] {
                      WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) p ON true \
              WHERE c.oid IS NULL OR c.relkind::text = 'c'",
         ),
+        (CatalogPart::Calls, super::calls::QUERY),
     ]
 }
 
@@ -274,6 +285,7 @@ impl CatalogBuilder {
                 let known = catalog.types.entry(oid.parse().ok()?);
                 known.or_insert_with(|| (Arc::from(*name), Vec::new())).1.extend(part);
             }
+            (CatalogPart::Calls, values) => catalog.calls.take(values)?,
             _ => return None,
         }
         Some(())

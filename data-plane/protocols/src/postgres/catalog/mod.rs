@@ -3,6 +3,7 @@
 //! The gateway reads it on a connection of its own, by the texts of [`queries`], and builds it with [`CatalogBuilder`]. Relations of
 //! the system (OIDs below 16384) are left out: their names are known, and no mask names them.
 
+mod calls;
 mod load;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,8 @@ pub struct Catalog {
     silent_casts: BTreeMap<Arc<str>, BTreeSet<Qualified>>,
     /// Functions that take a row as their only argument, and so can be written as a column.
     row_functions: BTreeSet<Arc<str>>,
+    /// What runs because of relations.
+    calls: calls::Behind,
     /// What texts were classified by it.
     classified: Classified,
     /// Types by their OIDs: the name, and the types that it is made of.
@@ -272,7 +275,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_as_asked_for_are_refused() {
-        let bad: [(CatalogPart, &[Option<&str>]); 10] = [
+        let bad: [(CatalogPart, &[Option<&str>]); 11] = [
             (CatalogPart::Session, &[Some("gate")]),
             (CatalogPart::Schemas, &[None]),
             (CatalogPart::Relations, &[Some("x"), Some("public"), Some("t"), Some("r")]),
@@ -283,6 +286,7 @@ mod tests {
             (CatalogPart::Functions, &[Some("f"), None, Some("0"), Some("0"), Some("0")]),
             (CatalogPart::Casts, &[Some("t"), Some("public"), Some("f")]),
             (CatalogPart::Types, &[Some("1"), Some("t"), Some("x")]),
+            (CatalogPart::Calls, &[Some("1"), Some("c"), Some("0"), Some("0"), None]),
         ];
         for (part, values) in bad {
             assert_eq!(CatalogBuilder::new().row(part, values), Err(CatalogError::Malformed(part)));

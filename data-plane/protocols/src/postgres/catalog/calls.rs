@@ -1,0 +1,89 @@
+//! What runs because of a statement that does not write it out: functions in views, rules and row security, and where rows are written in defaults,
+//! checks, indexes and triggers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::action::Calls;
+
+use super::{Catalog, FIRST_NORMAL_OID};
+
+/// Of a relation to what it comes with. Functions of the database's own are told by what depends on them. Those of the system that have an effect are
+/// looked for where no definition of a relation keeps a dependency on them: in the trees of views, rules, row security and defaults (where the `nextval`
+/// of a sequence that is the column's own is left out).
+pub(super) const QUERY: &str = "WITH effects AS (SELECT ':funcid (' || pg_catalog.string_agg(p.oid::text, '|') || ') ' AS pattern, \
+         ':funcid (' || pg_catalog.string_agg(p.oid::text, '|') FILTER (WHERE p.proname <> 'nextval') || ') ' AS in_default \
+     FROM pg_catalog.pg_proc p WHERE p.oid < 16384 AND p.provolatile::text = 'v' AND p.proname::text !~ \
+         '^(RI_FKey_.*|.*handler|.*_validator|binary_upgrade_.*|pg_(stat_get|ls|control|is)_.*|pg_.*_(size|version|lsn)|random.*|setseed|clock_timestamp|timeofday|\
+gen_random_uuid|uuidv[47]|current_query|pg_sleep.*|pg_blocking_pids|txid_status|pg_xact_status|pg_jit_available|pg_partition_.*|tsvector_update_trigger.*)$'), \
+ trees AS ( \
+     SELECT r.ev_class AS of, CASE WHEN r.ev_type::text = '1' THEN 'r' ELSE 'w' END AS how, 'pg_catalog.pg_rewrite'::pg_catalog.regclass AS class, r.oid, \
+         (r.ev_action::text || r.ev_qual::text) ~ e.pattern AS has_effect FROM pg_catalog.pg_rewrite r CROSS JOIN effects e WHERE r.ev_class >= 16384 \
+     UNION ALL SELECT p.polrelid, 'r', 'pg_catalog.pg_policy'::pg_catalog.regclass, p.oid, \
+         (coalesce(p.polqual::text, '') || coalesce(p.polwithcheck::text, '')) ~ e.pattern FROM pg_catalog.pg_policy p CROSS JOIN effects e \
+     UNION ALL SELECT d.adrelid, CASE WHEN a.attgenerated::text = 'v' THEN 'r' ELSE 'w' END, 'pg_catalog.pg_attrdef'::pg_catalog.regclass, d.oid, \
+         d.adbin::text ~ e.in_default FROM pg_catalog.pg_attrdef d CROSS JOIN effects e \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE d.adrelid >= 16384 \
+     UNION ALL SELECT t.tgrelid, 'w', 'pg_catalog.pg_trigger'::pg_catalog.regclass, t.oid, false FROM pg_catalog.pg_trigger t \
+     UNION ALL SELECT k.conrelid, 'w', 'pg_catalog.pg_constraint'::pg_catalog.regclass, k.oid, false FROM pg_catalog.pg_constraint k WHERE k.conrelid <> 0 \
+     UNION ALL SELECT i.indrelid, 'w', 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid, false FROM pg_catalog.pg_index i WHERE i.indrelid >= 16384 \
+     UNION ALL SELECT k.partrelid, 'w', 'pg_catalog.pg_class'::pg_catalog.regclass, k.partrelid, false FROM pg_catalog.pg_partitioned_table k), \
+ used AS ( \
+     SELECT t.of, t.how, p.provolatile::text = 'v' AS volatile, p.prosecdef AS definer FROM trees t \
+     JOIN pg_catalog.pg_depend d ON d.classid = t.class AND d.objid = t.oid \
+     LEFT JOIN pg_catalog.pg_operator o ON d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND o.oid = d.refobjid \
+     JOIN pg_catalog.pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN d.refobjid ELSE o.oprcode::pg_catalog.oid END \
+     WHERE p.oid >= 16384 \
+     UNION ALL SELECT t.of, t.how, true, false FROM trees t WHERE t.has_effect) \
+ SELECT of, how, pg_catalog.max(volatile::int), pg_catalog.max(definer::int), NULL FROM used GROUP BY 1, 2 \
+ UNION ALL SELECT k.confrelid, 'c', 0, 0, k.conrelid FROM pg_catalog.pg_constraint k \
+     WHERE k.contype::text = 'f' AND (k.confdeltype::text IN ('c', 'n', 'd') OR k.confupdtype::text IN ('c', 'n', 'd'))";
+
+/// What relations come with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Behind {
+    /// When they are read; when they are written.
+    calls: BTreeMap<u32, [Calls; 2]>,
+    /// Relations whose rows change with theirs.
+    cascades: BTreeMap<u32, Vec<u32>>,
+}
+
+impl Behind {
+    pub(super) fn take(&mut self, values: &[Option<&str>]) -> Option<()> {
+        let [Some(of), Some(how), Some(volatile), Some(definer), other] = values else { return None };
+        let of = of.parse().ok()?;
+        let calls = Calls { volatile: *volatile == "1", definer: *definer == "1" };
+        let [read, write] = match (*how, other) {
+            ("r", None) => [calls, Calls::default()],
+            ("w", None) => [Calls::default(), calls],
+            ("c", Some(other)) => {
+                self.cascades.entry(of).or_default().push(other.parse().ok()?);
+                return Some(());
+            }
+            _ => return None,
+        };
+        let known = self.calls.entry(of).or_default();
+        let [known_read, known_write] = *known;
+        *known = [known_read.and(read), known_write.and(write)];
+        Some(())
+    }
+}
+
+impl Catalog {
+    /// What runs when the relation is read, or written; with it what stands behind it: what a view reads, partitions, and where foreign keys cascade to.
+    pub(crate) fn calls_behind(&self, oid: u32, writes: bool) -> Calls {
+        let (mut open, mut seen, mut calls) = (vec![oid], BTreeSet::new(), Calls::default());
+        while let Some(oid) = open.pop() {
+            if oid < FIRST_NORMAL_OID || !seen.insert(oid) {
+                continue;
+            }
+            let [read, write] = self.calls.calls.get(&oid).copied().unwrap_or_default();
+            calls = calls.and(read);
+            open.extend(self.behind(oid));
+            if writes {
+                calls = calls.and(write);
+                open.extend(self.calls.cascades.get(&oid).into_iter().flatten());
+            }
+        }
+        calls
+    }
+}
