@@ -25,7 +25,8 @@ use postern_core::service_account::ServiceAccount;
 use postern_core::session::{Session, SessionEnd};
 use postern_core::snapshot::Snapshot;
 use postern_core::target::{
-    CredentialRef, CredentialSource, Protocol, Route, Target as Server, TargetSelector, TargetTls, TlsMode,
+    CredentialKind, CredentialRef, CredentialSource, Protocol, Route, Target as Server, TargetSelector, TargetTls,
+    TlsMode,
 };
 use postern_core::time::Ttl;
 use postern_core::webhook::{Webhook, WebhookFormat};
@@ -133,7 +134,11 @@ fn target() -> Resource {
         protocol: Protocol::Postgres,
         address: "db:5432".parse().expect("an address"),
         tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
-        credential: CredentialRef { username: "app".into(), source: CredentialSource::Secret(name("pw")) },
+        credential: CredentialRef {
+            username: "app".into(),
+            kind: CredentialKind::Password,
+            source: CredentialSource::Secret(name("pw")),
+        },
         route: Route::Direct,
         databases: vec!["shop".into()],
         disabled: false,

@@ -32,7 +32,19 @@ pub struct Postgres {
     /// Where it runs, when not on this machine's own network.
     place: Option<Place>,
     server: Option<Process>,
-    ca_pem: Option<String>,
+    authority: Option<Authority>,
+}
+
+/// Of its own certificate, and of those by which it knows clients.
+struct Authority {
+    pem: String,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority")
+    }
 }
 
 /// How the server is set up.
@@ -47,6 +59,9 @@ pub struct PostgresOptions {
     /// Sessions at a time, when not 60.
     pub connections: Option<u16>,
 }
+
+/// A role that is let in by a client's certificate alone; to be made by who needs it.
+pub const BY_CERTIFICATE: &str = "app_cert";
 
 /// The shop's roles, one for each way to authenticate; each may do all in database `shop`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +113,7 @@ impl Postgres {
         let binaries = find_binaries()?;
         let folder = tempfile::Builder::new().prefix("postern-pg-").tempdir()?;
         own(folder.path())?;
-        let mut this = Self { folder, binaries, port: free_port()?, place, server: None, ca_pem: None };
+        let mut this = Self { folder, binaries, port: free_port()?, place, server: None, authority: None };
         this.initialise(options)?;
         this.resume()?;
         this.sql("postgres", "CREATE DATABASE shop")?;
@@ -143,7 +158,21 @@ impl Postgres {
     /// PEM of the authority of its certificate, when it has TLS.
     #[must_use]
     pub fn ca_pem(&self) -> Option<&str> {
-        self.ca_pem.as_deref()
+        self.authority.as_ref().map(|authority| authority.pem.as_str())
+    }
+
+    /// A key and its certificate, PEM, by which the server takes a client for the role [`BY_CERTIFICATE`] when that is `name`.
+    ///
+    /// # Errors
+    /// When it has no TLS.
+    pub fn client_pem(&self, name: &str) -> Result<String> {
+        let authority = self.authority.as_ref().context("the server has no TLS")?;
+        let key = rcgen::KeyPair::generate()?;
+        let mut leaf = rcgen::CertificateParams::new(Vec::new())?;
+        leaf.distinguished_name.push(rcgen::DnType::CommonName, name);
+        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = leaf.signed_by(&key, &authority.issuer)?;
+        Ok(key.serialize_pem() + &certificate.pem())
     }
 
     /// Runs statements as the superuser, directly; returns what psql prints, unaligned and without headers.
@@ -238,7 +267,9 @@ impl Postgres {
         writeln!(settings, "unix_socket_directories = '{socket}'")?;
         if options.tls {
             self.make_certificate()?;
-            settings.push_str("ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\n");
+            settings.push_str(
+                "ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\nssl_ca_file = 'ca.crt'\n",
+            );
         }
         let config = self.data().join("postgresql.conf");
         let before = fs::read_to_string(&config)?;
@@ -246,8 +277,10 @@ impl Postgres {
 
         let any = if options.tls_only { "hostssl" } else { "host" };
         let trust = if options.trust { "host all all samenet trust\n" } else { "" };
+        let by_certificate =
+            if options.tls { format!("hostssl all {BY_CERTIFICATE} samenet cert\n") } else { String::new() };
         let hba = format!(
-            "{trust}host all postgres samenet scram-sha-256\n{any} all app_md5 samenet md5\n\
+            "{by_certificate}{trust}host all postgres samenet scram-sha-256\n{any} all app_md5 samenet md5\n\
              hostssl all app_clear samenet password\nhostnossl all app_clear samenet reject\n{any} all all samenet scram-sha-256\n"
         );
         write_owned(&self.data().join("pg_hba.conf"), &hba)
@@ -258,7 +291,7 @@ impl Postgres {
         let mut ca = rcgen::CertificateParams::new(Vec::new())?;
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         ca.distinguished_name.push(rcgen::DnType::CommonName, "a target's own authority");
-        let ca_pem = ca.self_signed(&ca_key)?.pem();
+        let pem = ca.self_signed(&ca_key)?.pem();
         let issuer = rcgen::Issuer::new(ca, ca_key);
         let key = rcgen::KeyPair::generate()?;
         let mut leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
@@ -266,7 +299,8 @@ impl Postgres {
         let certificate = leaf.signed_by(&key, &issuer)?;
         write_owned(&self.data().join("server.crt"), &certificate.pem())?;
         write_owned(&self.data().join("server.key"), &key.serialize_pem())?;
-        self.ca_pem = Some(ca_pem);
+        write_owned(&self.data().join("ca.crt"), &pem)?;
+        self.authority = Some(Authority { pem, issuer });
         Ok(())
     }
 }

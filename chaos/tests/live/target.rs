@@ -1,6 +1,8 @@
 //! The gateway's own connection: every way to authenticate, every TLS mode, and targets that are not there.
 
-use postern_chaos::live::{Postern, PosternOptions, Postgres, PostgresOptions, Role};
+use postern_chaos::live::{
+    BY_CERTIFICATE, Postern, PosternOptions, Postgres, PostgresOptions, PsqlOutput, Role, wait_until,
+};
 
 use crate::{assert_has, assert_lacks, shop};
 
@@ -114,4 +116,65 @@ fn a_wrong_credential_is_not_the_clients_business() {
     .unwrap();
     assert_lacks(&stderr, &["a-wrong-password-77"]);
     assert_lacks(&postern.log(), &["a-wrong-password-77"]);
+}
+
+fn by_certificate(postgres: &Postgres, pem: &str) -> String {
+    format!(
+        "apiVersion: postern/v1\nkind: Secret\nmetadata: {{name: pw}}\nspec:\n  value: |\n    {}\n---\n\
+         apiVersion: postern/v1\nkind: Target\nmetadata: {{name: db}}\nspec:\n  protocol: postgres\n  address: \"{}\"\n  \
+         credential: {{username: {BY_CERTIFICATE}, type: certificate, secret: pw}}\n  tls:\n    mode: verify-ca\n    ca: |\n      {}\n---\n\
+         apiVersion: postern/v1\nkind: Policy\nmetadata: {{name: all}}\nspec: {{effect: permit, principals: {{groups: [dba]}}, \
+         targets: {{names: [db]}}, actions: [\"*\"]}}\n",
+        pem.trim_end().replace('\n', "\n    "),
+        postgres.address(),
+        postgres.ca_pem().unwrap().replace('\n', "\n      "),
+    )
+}
+
+/// The target knows the gateway by a certificate, and no password is there that could be asked for.
+#[test]
+fn a_certificate_in_the_place_of_a_password() {
+    let postgres = Postgres::start(PostgresOptions { tls: true, ..Default::default() }).unwrap();
+    postgres.sql("shop", &format!("CREATE ROLE {BY_CERTIFICATE} LOGIN; GRANT app TO {BY_CERTIFICATE}")).unwrap();
+    let postern = Postern::dev(PosternOptions::default()).unwrap();
+    let connection = postern.connection("db", &postern.token("dora", &["dba"]).unwrap()).unwrap();
+    let until = |what: &str, done: &dyn Fn(&PsqlOutput) -> bool| {
+        let mut last = None;
+        let reached = wait_until(std::time::Duration::from_secs(10), what, || {
+            let run = connection.run("SELECT client_dn, current_user FROM pg_stat_ssl WHERE pid = pg_backend_pid()")?;
+            let done = done(&run);
+            last = Some(run);
+            Ok(done)
+        });
+        assert!(reached.is_ok(), "{what}: {last:?}\n{}", postern.log());
+    };
+    let pem = postgres.client_pem(BY_CERTIFICATE).unwrap();
+    postern.apply(&by_certificate(&postgres, &pem)).unwrap();
+    until("the certificate", &|run| run.stdout == format!("/CN={BY_CERTIFICATE}|{BY_CERTIFICATE}\n"));
+    let secret = pem.lines().nth(1).unwrap().to_owned();
+
+    // Another name, another authority, no certificate at all: refused, and the client learns no more than that.
+    let others = Postgres::start(PostgresOptions { tls: true, ..Default::default() }).unwrap();
+    for (pem, logged) in [
+        (postgres.client_pem("somebody").unwrap(), "28000"),
+        (others.client_pem(BY_CERTIFICATE).unwrap(), "TLS"),
+        (pem.split("-----BEGIN CERTIFICATE").next().unwrap().to_owned(), "no certificate beside the key"),
+        (pem.split("-----END PRIVATE KEY-----\n").nth(1).unwrap().to_owned(), "no readable private key"),
+    ] {
+        postern.apply(&by_certificate(&postgres, &pem)).unwrap();
+        until(logged, &|run| !run.status.success() && postern.log().contains(logged));
+        let stderr = connection.run("SELECT 1").unwrap().fails().unwrap();
+        assert_has(&stderr, &["FATAL"]);
+        assert_lacks(&stderr, &[BY_CERTIFICATE, "28000", "PRIVATE KEY", &postgres.address()]);
+    }
+    assert_lacks(&postern.log(), &[&secret, "PRIVATE KEY-----"]);
+
+    // A target that wants a password does not get the key.
+    let objects =
+        by_certificate(&postgres, &pem).replace(&format!("username: {BY_CERTIFICATE}"), "username: app_clear");
+    postern.apply(&objects).unwrap();
+    until("a password asked for", &|run| {
+        !run.status.success() && postern.log().contains("the credential is a certificate")
+    });
+    assert_lacks(&postern.log(), &[&secret]);
 }

@@ -156,7 +156,9 @@ fn target(spec: &mut Object<'_>, base: &Path) -> pb::TargetSpec {
     let credential = spec.object("credential").map(|mut credential| {
         let source = credential_source(&mut credential);
         let username = credential.string("username").unwrap_or_default();
-        let read = pb::TargetCredential { username, source };
+        let types = [("password", pb::CredentialType::Password), ("certificate", pb::CredentialType::Certificate)];
+        let kind = credential.choice("type", &types).unwrap_or_default();
+        let read = pb::TargetCredential { username, source, r#type: kind.into() };
         credential.finish();
         read
     });

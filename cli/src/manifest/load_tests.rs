@@ -159,6 +159,15 @@ spec:
   credential: {vaultDatabase: {mount: db, role: reader}}
 ---
 apiVersion: postern/v1
+kind: Target
+metadata: {name: t-certificate}
+spec:
+  protocol: postgres
+  address: db:5432
+  tls: {mode: require}
+  credential: {username: app, type: certificate, file: /run/secrets/db.pem}
+---
+apiVersion: postern/v1
 kind: Role
 metadata: {name: target-editor}
 spec:

@@ -236,6 +236,9 @@ fn target_credential(credential: &pb::TargetCredential) -> Value {
     use pb::target_credential::Source;
     let mut shown = Fields::default();
     shown.text("username", &credential.username);
+    if credential.r#type() == pb::CredentialType::Certificate {
+        shown.text("type", "certificate");
+    }
     match &credential.source {
         None => {}
         Some(Source::Secret(name)) => shown.text("secret", name),

@@ -115,6 +115,31 @@ fn both_forms_survive_the_wire_and_neither_carries_a_secret() {
     assert_eq!(wire::delta_from_proto(wire::delta_to_proto(&change)).unwrap(), change);
 }
 
+/// A gateway that does not know of certificates would send the key as a password.
+#[test]
+fn older_gateways_have_no_session_where_a_certificate_is_shown() {
+    use crate::target::{CredentialKind, CredentialSource};
+
+    let mut now = snapshot();
+    let mut shown = now.targets.values().next().unwrap().value.clone();
+    shown.tls.mode = crate::target::TlsMode::Require;
+    shown.credential.kind = CredentialKind::Certificate;
+    shown.credential.source = CredentialSource::Secret(name("key"));
+    now.put(object("new", Spec::Target(shown.clone()))).unwrap();
+    let proto = wire::to_proto(&now);
+    assert_eq!(wire::from_proto(proto.clone()).unwrap().targets.get(&name("new")).unwrap().value, shown);
+    let seen = wire::from_proto(postern_proto::gateway::v1::Snapshot { newer: vec![], ..proto }).unwrap();
+    let seen = &seen.targets.get(&name("new")).unwrap().value;
+    assert!(seen.disabled && seen.credential.secret().is_none(), "{seen:?}");
+
+    let change = Delta { upserts: vec![object("new", Spec::Target(shown))], ..delta(10, 11) };
+    let proto = wire::delta_to_proto(&change);
+    assert_eq!(wire::delta_from_proto(proto.clone()).unwrap().upserts, change.upserts);
+    let seen = wire::delta_from_proto(postern_proto::gateway::v1::Delta { newer: vec![], ..proto }).unwrap();
+    let Spec::Target(seen) = &seen.upserts[0].spec else { panic!("a target") };
+    assert!(seen.disabled && seen.credential.secret().is_none(), "{seen:?}");
+}
+
 /// A gateway that does not know of a rule's new words masks everything in its place.
 #[test]
 fn older_gateways_mask_more_not_less() {

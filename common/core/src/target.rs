@@ -84,11 +84,23 @@ pub enum TlsMode {
 pub struct CredentialRef {
     /// User name at the target; empty with [`CredentialSource::VaultDatabase`], which brings one.
     pub username: String,
-    /// Where the password comes from.
+    /// What `source` holds.
+    pub kind: CredentialKind,
+    /// Where it comes from.
     pub source: CredentialSource,
 }
 
-/// Where a target's password comes from. All but [`Self::Secret`] are resolved where the target is dialed.
+/// How a gateway proves to a target who it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CredentialKind {
+    /// By a password.
+    #[default]
+    Password,
+    /// By a private key and its certificate, in PEM, in the handshake of TLS. Only where [`TlsMode::is_demanded`].
+    Certificate,
+}
+
+/// Where a target's credential comes from. All but [`Self::Secret`] are resolved where the target is dialed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialSource {
     /// The target asks for none: trust or peer authentication.
@@ -125,6 +137,14 @@ pub struct VaultDatabase {
     pub mount: String,
     /// The role that credentials are asked of.
     pub role: String,
+}
+
+impl TlsMode {
+    /// Whether there is no connection without TLS.
+    #[must_use]
+    pub const fn is_demanded(self) -> bool {
+        matches!(self, Self::Require | Self::VerifyCa | Self::VerifyFull)
+    }
 }
 
 impl CredentialRef {

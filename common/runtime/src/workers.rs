@@ -115,7 +115,7 @@ mod tests {
         let workers = Workers::start(&supervisor, 3).unwrap();
         let (to, mut from) = mpsc::unbounded_channel();
         let mut ends = Vec::new();
-        let mut begin = || {
+        let begin = || {
             let (end, ended) = oneshot::channel::<()>();
             let to = to.clone();
             workers.spawn(&supervisor, "session", OnEnd::EndSession, async move {

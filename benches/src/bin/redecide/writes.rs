@@ -130,7 +130,7 @@ impl Admin {
             protocol: Protocol::Postgres.into(),
             address: self.address.clone(),
             tls: Some(TargetTls { mode: TlsMode::Disable.into(), ..Default::default() }),
-            credential: Some(TargetCredential { username: "app".into(), source }),
+            credential: Some(TargetCredential { username: "app".into(), source, ..Default::default() }),
             databases: vec!["shop".into()],
             disabled,
             ..Default::default()

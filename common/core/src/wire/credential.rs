@@ -1,13 +1,20 @@
-//! Where a target's password comes from.
+//! Where a target's credential comes from, and what it is.
 
 use postern_proto::resource::v1 as pb;
 
 use super::faults::{Faults, MAX_TEXT};
-use crate::target::{CredentialRef, CredentialSource, VaultDatabase, VaultKv};
+use crate::target::{CredentialKind, CredentialRef, CredentialSource, TlsMode, VaultDatabase, VaultKv};
 
 type Source = pb::target_credential::Source;
 
-pub(super) fn read(credential: pb::TargetCredential, faults: &mut Faults) -> CredentialRef {
+pub(super) fn read(credential: pb::TargetCredential, mode: TlsMode, faults: &mut Faults) -> CredentialRef {
+    let kind = match credential.r#type() {
+        pb::CredentialType::Unspecified | pb::CredentialType::Password => CredentialKind::Password,
+        pb::CredentialType::Certificate => CredentialKind::Certificate,
+    };
+    if pb::CredentialType::try_from(credential.r#type).is_err() {
+        faults.add("spec.credential.type", "must be password or certificate");
+    }
     let username = credential.username;
     let source = match credential.source {
         None => CredentialSource::None,
@@ -46,6 +53,16 @@ pub(super) fn read(credential: pb::TargetCredential, faults: &mut Faults) -> Cre
             role: vault_path("spec.credential.vaultDatabase.role", database.role, "", faults),
         }),
     };
+    if kind == CredentialKind::Certificate {
+        if matches!(source, CredentialSource::None | CredentialSource::VaultDatabase(_)) {
+            faults.add("spec.credential.type", "certificate needs one of secret, env, file, vaultKv");
+        }
+        // Else it would be shown where nobody asked for it, or not at all.
+        if !mode.is_demanded() {
+            faults
+                .add("spec.tls.mode", "must be require, verify-ca or verify-full for a credential of type certificate");
+        }
+    }
     let dynamic = matches!(source, CredentialSource::VaultDatabase(_));
     if dynamic && !username.is_empty() {
         faults.add("spec.credential.username", "must be empty: vaultDatabase brings a name of its own");
@@ -53,7 +70,7 @@ pub(super) fn read(credential: pb::TargetCredential, faults: &mut Faults) -> Cre
     if !dynamic && (username.is_empty() || username.len() > 63 || username.contains('\0')) {
         faults.add("spec.credential.username", "must have 1 to 63 bytes");
     }
-    CredentialRef { username, source }
+    CredentialRef { username, kind, source }
 }
 
 pub(super) fn to_proto(credential: &CredentialRef) -> pb::TargetCredential {
@@ -73,7 +90,11 @@ pub(super) fn to_proto(credential: &CredentialRef) -> pb::TargetCredential {
             role: database.role.clone(),
         })),
     };
-    pb::TargetCredential { username: credential.username.clone(), source }
+    let kind = match credential.kind {
+        CredentialKind::Password => pb::CredentialType::Unspecified,
+        CredentialKind::Certificate => pb::CredentialType::Certificate,
+    };
+    pb::TargetCredential { username: credential.username.clone(), source, r#type: kind.into() }
 }
 
 /// A path in Vault's API: it becomes part of a URL, so nothing in it may lead elsewhere.

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use crate::policy::{ActionPattern, Conditions, Effect, Policy, PrincipalSelector};
 use crate::resource::Spec;
-use crate::target::TargetSelector;
+use crate::target::{CredentialKind, CredentialSource, TargetSelector};
 
 /// Whether gateways before feature level 5 do not understand it.
 pub(super) fn is_newer(spec: &Spec) -> bool {
     match spec {
         Spec::Policy(policy) => !policy.is_of_level_4(),
         Spec::MaskingRule(rule) => !rule.is_of_level_4(),
+        // A private key must not be sent to it as a password.
+        Spec::Target(target) => target.credential.kind == CredentialKind::Certificate,
         _ => false,
     }
 }
@@ -23,6 +25,13 @@ pub(super) fn told(spec: &Spec) -> Option<Cow<'_, Spec>> {
         // The policies that ask for it are denied there.
         Spec::MaskingRule(rule) if rule.only_by_policy => return None,
         Spec::MaskingRule(rule) if is_newer(spec) => Cow::Owned(Spec::MaskingRule(rule.for_level_4())),
+        Spec::Target(target) if is_newer(spec) => {
+            let mut disabled = target.clone();
+            disabled.disabled = true;
+            disabled.credential.kind = CredentialKind::Password;
+            disabled.credential.source = CredentialSource::None;
+            Cow::Owned(Spec::Target(disabled))
+        }
         _ => Cow::Borrowed(spec),
     })
 }

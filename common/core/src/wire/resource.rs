@@ -202,7 +202,7 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
     if matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && ca_pem.is_none() {
         faults.add("spec.tls.ca", "is needed by verify-ca and verify-full");
     }
-    let credential = credential::read(spec.credential.unwrap_or_default(), faults);
+    let credential = credential::read(spec.credential.unwrap_or_default(), mode, faults);
     let route = optional_name("spec.agentPool", &spec.agent_pool, faults).map_or(Route::Direct, Route::AgentPool);
     faults.bound_all("spec.databases", &spec.databases);
     let limits = allowance::read(spec.limits, faults);

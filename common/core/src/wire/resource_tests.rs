@@ -141,6 +141,7 @@ fn whole_objects_round_trip() {
             credential: Some(pb::TargetCredential {
                 username: "app".into(),
                 source: Some(pb::target_credential::Source::Secret("pw".into())),
+                r#type: pb::CredentialType::Certificate.into(),
             }),
             agent_pool: "lab".into(),
             databases: vec!["shop".into()],

@@ -29,19 +29,18 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
     for (name, (issuer, _)) in &snapshot.issuers {
         resources.push(object(name, &none, Spec::Issuer(issuer.clone())));
     }
-    for (name, target) in &snapshot.targets {
-        resources.push(object(name, &target.labels, Spec::Target(target.value.clone())));
-    }
-    let policies = snapshot.policies.iter().map(|(name, policy)| (name, Spec::Policy(policy.clone())));
-    let rules = snapshot.masking.iter().map(|(name, rule)| (name, Spec::MaskingRule(rule.clone())));
+    let targets =
+        snapshot.targets.iter().map(|(name, target)| (name, &target.labels, Spec::Target(target.value.clone())));
+    let policies = snapshot.policies.iter().map(|(name, policy)| (name, &none, Spec::Policy(policy.clone())));
+    let rules = snapshot.masking.iter().map(|(name, rule)| (name, &none, Spec::MaskingRule(rule.clone())));
     let (mut on_request, mut newer) = (Vec::new(), Vec::new());
-    for (name, spec) in policies.chain(rules) {
+    for (name, labels, spec) in targets.chain(policies).chain(rules) {
         if let Some(spec) = older::told(&spec) {
             let list = if is_on_request(&spec) { &mut on_request } else { &mut resources };
-            list.push(object(name, &none, spec.into_owned()));
+            list.push(object(name, labels, spec.into_owned()));
         }
         if older::is_newer(&spec) {
-            newer.push(object(name, &none, spec));
+            newer.push(object(name, labels, spec));
         }
     }
     let issuer_keys = snapshot.issuers.iter().filter_map(|(name, (_, keys))| {

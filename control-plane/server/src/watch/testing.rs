@@ -2,7 +2,9 @@
 
 use postern_core::resource::{ANY_REVISION, Metadata, Resource, Spec};
 use postern_core::secret::Sealed;
-use postern_core::target::{CredentialRef, CredentialSource, Protocol, Route, Target, TargetTls, TlsMode};
+use postern_core::target::{
+    CredentialKind, CredentialRef, CredentialSource, Protocol, Route, Target, TargetTls, TlsMode,
+};
 use postern_core::{Name, Timestamp};
 use postern_state::{Cluster, commands};
 
@@ -41,7 +43,7 @@ pub(crate) fn target(name: &str, source: CredentialSource) -> Resource {
         protocol: Protocol::Postgres,
         address: "db:5432".parse().unwrap(),
         tls: TargetTls { mode: TlsMode::Disable, ca_pem: None, server_name: None },
-        credential: CredentialRef { username: "u".into(), source },
+        credential: CredentialRef { username: "u".into(), kind: CredentialKind::Password, source },
         route: Route::Direct,
         databases: vec![],
         disabled: false,

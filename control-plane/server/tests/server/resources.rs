@@ -25,6 +25,7 @@ pub(crate) fn target(name: &str, secret: &str, revision: u64) -> resource_pb::Re
         credential: Some(resource_pb::TargetCredential {
             username: "app".into(),
             source: Some(resource_pb::target_credential::Source::Secret(secret.into())),
+            ..Default::default()
         }),
         ..Default::default()
     };

@@ -8,6 +8,7 @@ use postern_core::policy::Staleness;
 use postern_core::resource::{ANY_REVISION, FieldFault, Kind, Resource, Spec};
 use postern_core::role::BUILT_IN;
 use postern_core::service_account::SERVICE_ACCOUNT_ISSUER;
+use postern_core::target::CredentialKind;
 use postern_core::token::SESSION_TOKEN_ISSUER;
 use postern_core::wire::resource::{from_proto, to_proto};
 use postern_proto::state::v1 as pb;
@@ -49,7 +50,8 @@ impl PutResources {
     /// Level 3: issuers that say more than where to discover them, or speak SAML.
     /// Level 4: issuers that say which claims are kept, that people log in at or how long tokens live, policies that ask how or permit on request, targets of which
     /// sessions are kept ready, service accounts.
-    /// Level 5: webhooks, policies with obligations, policies in Cedar that ask for columns, LIMIT or what was granted; masking rules that are more than names of columns and the first four functions.
+    /// Level 5: webhooks, policies with obligations, policies in Cedar that ask for columns, LIMIT or what was granted; masking rules that are more than names of columns and the first four functions;
+    /// targets that a certificate is shown to.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
@@ -266,6 +268,7 @@ fn level_of(spec: &Spec) -> u32 {
         Spec::Issuer(issuer) if issuer.oidc().is_some_and(|oidc| oidc.login.is_some()) => 4,
         Spec::Issuer(issuer) if issuer.oidc().is_none_or(OidcIssuer::is_of_level_3) => 3,
         Spec::Policy(policy) if !policy.is_of_level_4() => 5,
+        Spec::Target(target) if target.credential.kind == CredentialKind::Certificate => 5,
         Spec::Target(target) if target.spare_sessions > 0 => 4,
         Spec::Policy(policy) if policy.when.authentication.is_some() => 4,
         Spec::Target(target) if target.limits != Allowance::default() => 2,

@@ -17,7 +17,7 @@ use postern_core::scope::Scope;
 use postern_core::secret::Sealed;
 use postern_core::session::Session;
 use postern_core::target::{
-    CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
+    CredentialKind, CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
 };
 use postern_core::time::Ttl;
 use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
@@ -137,6 +137,7 @@ pub(crate) fn target(of: &str, secret: Option<&str>, revision: u64) -> Resource 
         tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
         credential: CredentialRef {
             username: "app".into(),
+            kind: CredentialKind::Password,
             source: secret.map_or(CredentialSource::None, |of| CredentialSource::Secret(name(of))),
         },
         route: Route::Direct,

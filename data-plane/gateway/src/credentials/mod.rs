@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use postern_core::Code;
 use postern_core::secret::SecretBytes;
-use postern_core::target::CredentialSource;
+use postern_core::target::{CredentialKind, CredentialSource};
 use postern_runtime::vault::{Vault, VaultError};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ use vault::FromVault;
 #[derive(Clone)]
 pub(crate) struct Account {
     pub(crate) username: String,
-    pub(crate) password: SecretBytes,
+    pub(crate) proof: Proof,
     /// As long as this is held, its lease is kept up.
     pub(crate) holding: Option<Arc<Holding>>,
 }
@@ -38,6 +38,40 @@ pub(crate) struct Account {
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Account").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// By what a target knows the gateway as the account's own.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// May be empty, where the target asks for none.
+    Password(SecretBytes),
+    /// A private key and its certificate, PEM.
+    Certificate(SecretBytes),
+}
+
+impl Proof {
+    fn of(kind: CredentialKind, secret: SecretBytes) -> Self {
+        match kind {
+            CredentialKind::Password => Self::Password(secret),
+            CredentialKind::Certificate => Self::Certificate(secret),
+        }
+    }
+
+    /// What is shown as a password.
+    pub(crate) fn password(&self) -> Option<&SecretBytes> {
+        match self {
+            Self::Password(password) => Some(password),
+            Self::Certificate(_) => None,
+        }
+    }
+
+    /// What is shown in the handshake of TLS.
+    pub(crate) fn certificate(&self) -> Option<&SecretBytes> {
+        match self {
+            Self::Password(_) => None,
+            Self::Certificate(pem) => Some(pem),
+        }
     }
 }
 
@@ -96,7 +130,10 @@ impl Accounts {
     /// The account for `to`, now.
     pub(crate) async fn account(&self, to: &Destination) -> Result<Account, CredentialError> {
         let credential = &to.target.credential;
-        let named = |password| Account { username: credential.username.clone(), password, holding: None };
+        let named = |secret| {
+            let proof = Proof::of(credential.kind, secret);
+            Account { username: credential.username.clone(), proof, holding: None }
+        };
         match &credential.source {
             CredentialSource::None => Ok(named(to.sent.clone().unwrap_or_else(|| SecretBytes::new(Vec::new())))),
             CredentialSource::Secret(_) => to.sent.clone().map(named).ok_or(CredentialError::NotSent),

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::leases::Leases;
-use super::{Account, CredentialError, password};
+use super::{Account, CredentialError, Proof, password};
 use crate::metrics;
 
 /// A target that refuses its credential makes the gateway ask Vault anew no more often.
@@ -90,7 +90,7 @@ impl FromVault {
         if slot.of != *of {
             return None;
         }
-        let other = |account: &Account| account.username != refused.username || account.password != refused.password;
+        let other = |account: &Account| account.username != refused.username || account.proof != refused.proof;
         if let Some(kept) = &slot.kept
             && other(&kept.account)
         {
@@ -182,14 +182,15 @@ impl FromVault {
             CredentialSource::VaultKv(kv) => {
                 let found = self.vault.kv_field(&kv.mount, &kv.path, &kv.field, kv.version).await?;
                 let password = password(found.value.expose(), || format!("{}/{} in Vault", kv.mount, kv.path))?;
-                Ok(Account { username: of.username.clone(), password, holding: None })
+                let proof = Proof::of(of.kind, password);
+                Ok(Account { username: of.username.clone(), proof, holding: None })
             }
             CredentialSource::VaultDatabase(database) => {
                 let made = self.vault.database_account(&database.mount, &database.role).await?;
                 let from = || format!("{}/{} in Vault", database.mount, database.role);
                 let holding = self.leases.hold(made.lease);
                 let password = password(made.password.expose(), from)?;
-                Ok(Account { username: made.username, password, holding: Some(holding) })
+                Ok(Account { username: made.username, proof: Proof::Password(password), holding: Some(holding) })
             }
             _ => Err(CredentialError::NoVault),
         }

@@ -5,7 +5,7 @@ use postern_core::policy::{ActionPattern, Conditions, Effect, Pattern, Principal
 use postern_core::revocation::Revoked;
 use postern_core::snapshot::{Labeled, Table};
 use postern_core::target::{
-    CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
+    CredentialKind, CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
 };
 use postern_runtime::jwt::Verifier;
 
@@ -64,7 +64,11 @@ fn target() -> Labeled<Target> {
         protocol: Protocol::Postgres,
         address: "db:5432".parse().unwrap(),
         tls: TargetTls { mode: TlsMode::Disable, ca_pem: None, server_name: None },
-        credential: CredentialRef { username: "app".into(), source: CredentialSource::None },
+        credential: CredentialRef {
+            username: "app".into(),
+            kind: CredentialKind::Password,
+            source: CredentialSource::None,
+        },
         route: Route::Direct,
         databases: Vec::new(),
         disabled: false,

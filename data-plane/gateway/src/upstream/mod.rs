@@ -194,13 +194,13 @@ impl Dialer {
         settings: &[(String, String)],
         recorded: &Recorded,
     ) -> Result<Upstream, UpstreamError> {
-        let (mut stream, secured) = self.connect(to).await?;
+        let (mut stream, secured) = self.connect(to, account.proof.certificate()).await?;
         let mut nonce = [0; 18];
         let random = [clock::random_u128().to_be_bytes(), clock::random_u128().to_be_bytes()];
         nonce.iter_mut().zip(random.as_flattened()).for_each(|(slot, byte)| *slot = *byte);
         let (mut login, hello) = Login::new(&Credentials {
             user: &account.username,
-            password: &account.password,
+            password: account.proof.password(),
             database: &to.database,
             settings,
             encrypted: secured.is_some(),
@@ -225,7 +225,7 @@ impl Dialer {
                     return Ok(Upstream { stream, received, ready: *ready, holding, opened_as: to.session });
                 }
                 LoginStep::NeedMore => {
-                    if stream.read_buf(&mut received).await.map_err(UpstreamError::Broken)? == 0 {
+                    if stream.read_buf(&mut received).await.map_err(broken)? == 0 {
                         return Err(UpstreamError::Closed);
                     }
                 }
@@ -242,7 +242,7 @@ impl Dialer {
     /// Asks the target to cancel what its session `pid` runs.
     pub(crate) async fn cancel(&self, to: &Destination, pid: u32, secret: &[u8]) -> Result<(), UpstreamError> {
         let asked = async {
-            let (mut stream, _) = self.connect(to).await?;
+            let (mut stream, _) = self.connect(to, None).await?;
             send(&mut stream, cancel_request(pid, secret)).await?;
             // The target answers nothing, and closes once it has signalled.
             let mut rest = [0; 64];
@@ -253,7 +253,12 @@ impl Dialer {
     }
 
     /// A connection, inside TLS when the target's mode has it so; then with the hash of the target's certificate, where it has one.
-    async fn connect(&self, to: &Destination) -> Result<(BoxStream, Option<Option<Vec<u8>>>), UpstreamError> {
+    /// `shown` is the gateway's own certificate with its key, PEM, where the target is to know it by that.
+    async fn connect(
+        &self,
+        to: &Destination,
+        shown: Option<&SecretBytes>,
+    ) -> Result<(BoxStream, Option<Option<Vec<u8>>>), UpstreamError> {
         let address = &to.target.address;
         let mut stream: BoxStream = match &to.target.route {
             Route::Direct => Box::new(direct::connect(address).await?),
@@ -275,7 +280,7 @@ impl Dialer {
         };
         match (answer, mode) {
             (SslAnswer::Accepted, _) => {
-                let (config, name) = self.tls.client(to)?;
+                let (config, name) = self.tls.client(to, shown)?;
                 let secured = TlsConnector::from(config).connect(name, stream).await.map_err(UpstreamError::Tls)?;
                 let shown = secured.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let hash = shown.and_then(|certificate| end_point(certificate));
@@ -284,6 +289,15 @@ impl Dialer {
             (SslAnswer::Refused, TlsMode::Prefer) => Ok((stream, None)),
             (SslAnswer::Refused, _) => Err(UpstreamError::NoTls),
         }
+    }
+}
+
+/// By TLS 1.3 a server says only after the handshake that it does not take the certificate it was shown.
+fn broken(error: std::io::Error) -> UpstreamError {
+    let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match of_tls {
+        Some(rustls::Error::AlertReceived(_)) => UpstreamError::Tls(error),
+        _ => UpstreamError::Broken(error),
     }
 }
 

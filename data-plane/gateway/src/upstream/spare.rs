@@ -55,7 +55,7 @@ impl Like {
             && this.sent == that.sent
             && (Arc::ptr_eq(&this.target, &that.target) || this.target == that.target)
             && self.account.username == other.account.username
-            && self.account.password == other.account.password
+            && self.account.proof == other.account.proof
             && self.settings == other.settings
     }
 

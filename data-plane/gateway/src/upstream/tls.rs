@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postern_core::secret::SecretBytes;
 use postern_core::target::{TargetTls, TlsMode};
 use postern_runtime::tls::{AnyServer, provider};
 use rustls::client::WebPkiServerVerifier;
@@ -10,7 +11,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
 
 use super::Destination;
 use super::kept::Kept;
@@ -30,6 +31,9 @@ pub(crate) enum UpstreamTlsError {
     /// The name to verify is none.
     #[error("the target's server name cannot be used: {0}")]
     Name(#[from] InvalidDnsNameError),
+    /// What the gateway is to show of itself.
+    #[error("the credential's certificate cannot be used: {0}")]
+    Certificate(String),
     /// rustls refuses the parts.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
@@ -43,51 +47,73 @@ pub(super) struct Configs(Kept<Made>);
 #[derive(Debug)]
 struct Made {
     of: TargetTls,
+    shown: Option<SecretBytes>,
     at: Instant,
     config: Arc<ClientConfig>,
 }
 
 impl Configs {
-    /// Configuration and name for a handshake with the target, as its mode says.
+    /// Configuration and name for a handshake with the target, as its mode says; with the certificate and key in `shown`, PEM.
     ///
     /// # Errors
     /// When there is nothing to verify by, or names or certificates are not usable.
     pub(super) fn client(
         &self,
         to: &Destination,
+        shown: Option<&SecretBytes>,
     ) -> Result<(Arc<ClientConfig>, ServerName<'static>), UpstreamTlsError> {
         let tls = &to.target.tls;
         let name = tls.server_name.as_deref().unwrap_or_else(|| to.target.address.host());
         let name = ServerName::try_from(name.to_owned())?;
         if let Some(known) = self.0.of(&to.name)
             && known.of == *tls
+            && known.shown.as_ref() == shown
             && (tls.ca_pem.is_some() || known.at.elapsed() < SYSTEM_FOR)
         {
             return Ok((Arc::clone(&known.config), name));
         }
-        let config = Arc::new(config(tls)?);
-        let made = Made { of: tls.clone(), at: Instant::now(), config: Arc::clone(&config) };
+        let config = Arc::new(config(tls, shown)?);
+        let made = Made { of: tls.clone(), shown: shown.cloned(), at: Instant::now(), config: Arc::clone(&config) };
         self.0.keep(&to.name, &Arc::new(made));
         Ok((config, name))
     }
 }
 
-fn config(tls: &TargetTls) -> Result<ClientConfig, UpstreamTlsError> {
+fn config(tls: &TargetTls, shown: Option<&SecretBytes>) -> Result<ClientConfig, UpstreamTlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-    Ok(match tls.mode {
+    let builder = match tls.mode {
         TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)).with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer))
         }
         TlsMode::VerifyCa => {
             let roots = Arc::new(roots(tls)?);
             let chain = WebPkiServerVerifier::builder_with_provider(roots, provider())
                 .build()
                 .map_err(|error| UpstreamTlsError::Authority(error.to_string()))?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly(chain))).with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly(chain)))
         }
-        TlsMode::VerifyFull => builder.with_root_certificates(roots(tls)?).with_no_client_auth(),
+        TlsMode::VerifyFull => builder.with_root_certificates(roots(tls)?),
+    };
+    Ok(match shown {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let (chain, key) = identity(pem).map_err(UpstreamTlsError::Certificate)?;
+            builder.with_client_auth_cert(chain, key)?
+        }
     })
+}
+
+/// A certificate, with those that issued it, and its key.
+fn identity(pem: &SecretBytes) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.expose()).collect();
+    let chain = chain.map_err(|error| error.to_string())?;
+    if chain.is_empty() {
+        return Err("there is no certificate beside the key".to_owned());
+    }
+    // Its error must not quote what it read.
+    let key = PrivateKeyDer::from_pem_slice(pem.expose()).map_err(|_| "there is no readable private key".to_owned())?;
+    Ok((chain, key))
 }
 
 fn roots(tls: &TargetTls) -> Result<RootCertStore, UpstreamTlsError> {

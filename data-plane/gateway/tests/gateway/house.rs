@@ -14,7 +14,8 @@ use postern_core::recording::Entry;
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::{Labeled, Snapshot, Table};
 use postern_core::target::{
-    CredentialRef, CredentialSource, Protocol, Route, Target as TargetSpec, TargetSelector, TargetTls, TlsMode,
+    CredentialKind, CredentialRef, CredentialSource, Protocol, Route, Target as TargetSpec, TargetSelector, TargetTls,
+    TlsMode,
 };
 use postern_core::time::Ttl;
 use postern_core::token::SessionClaims;
@@ -166,7 +167,11 @@ impl House {
             protocol: Protocol::Postgres,
             address: format!("127.0.0.1:{}", self.target.port).parse().unwrap(),
             tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
-            credential: CredentialRef { username: "owner".into(), source: CredentialSource::None },
+            credential: CredentialRef {
+                username: "owner".into(),
+                kind: CredentialKind::Password,
+                source: CredentialSource::None,
+            },
             route: Route::Direct,
             databases: vec!["postgres".into()],
             disabled: false,

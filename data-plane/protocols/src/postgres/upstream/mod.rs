@@ -65,8 +65,8 @@ pub fn ssl_answer(buffer: &mut BytesMut) -> Result<Option<SslAnswer>, LoginError
 pub struct Credentials<'a> {
     /// The target's account.
     pub user: &'a str,
-    /// Its password.
-    pub password: &'a SecretBytes,
+    /// Its password; none where it proves itself otherwise.
+    pub password: Option<&'a SecretBytes>,
     /// The database.
     pub database: &'a str,
     /// Settings for the startup packet; those of [`DEMANDED`] among them must be kept.
@@ -84,7 +84,7 @@ pub struct Credentials<'a> {
 /// A login in progress.
 pub struct Login {
     user: String,
-    password: SecretBytes,
+    password: Option<SecretBytes>,
     encrypted: bool,
     nonce: [u8; 18],
     end_point: Option<Vec<u8>>,
@@ -146,6 +146,11 @@ pub enum LoginError {
     /// It asks for a password in clear outside TLS.
     #[error("target: it asks for a password in clear, and the connection has no TLS")]
     Cleartext,
+    /// It asks for a password, and there is none.
+    #[error(
+        "target: it asks for a password, and the credential is a certificate: its pg_hba.conf has to have the method cert"
+    )]
+    NoPassword,
     /// It asks for a way to authenticate that Postern does not know.
     #[error("target: it asks for authentication method {0}, which is not supported")]
     Method(u32),
@@ -250,7 +255,7 @@ impl Login {
         out.put_slice(&body);
         let login = Self {
             user: credentials.user.to_owned(),
-            password: credentials.password.clone(),
+            password: credentials.password.cloned(),
             encrypted: credentials.encrypted,
             nonce: credentials.nonce,
             end_point: credentials.end_point.clone(),
@@ -312,6 +317,10 @@ impl Login {
         Ok(())
     }
 
+    fn password(&self) -> Result<&SecretBytes, LoginError> {
+        self.password.as_ref().ok_or(LoginError::NoPassword)
+    }
+
     /// Section "Start-up", the Authentication messages.
     fn authentication(&mut self, frame: &Frame) -> Result<Option<Bytes>, LoginError> {
         let mut body = Reader::new(frame.tag(), frame.body());
@@ -323,14 +332,15 @@ impl Login {
                 Ok(None)
             }
             (0, _) => Err(LoginError::Unproven),
-            (3, Phase::Start) if self.encrypted => Ok(Some(password_message(self.password.expose()))),
+            (3, Phase::Start) if self.encrypted => Ok(Some(password_message(self.password()?.expose()))),
             (3, Phase::Start) => Err(LoginError::Cleartext),
             (5, Phase::Start) => {
                 let salt = body.bytes(4)?;
-                let answer = md5_answer(self.user.as_bytes(), self.password.expose(), &salt);
+                let answer = md5_answer(self.user.as_bytes(), self.password()?.expose(), &salt);
                 Ok(Some(password_message(answer.as_bytes())))
             }
             (10, Phase::Start) => {
+                self.password()?;
                 let (mut plain, mut plus) = (false, false);
                 while body.remaining() > 1 {
                     let offered = body.text()?;
@@ -355,7 +365,7 @@ impl Login {
                 Ok(Some(out.freeze()))
             }
             (11, Phase::ScramFirst(first)) => {
-                let (last, message) = first.challenge(&body.rest(), &self.password, self.scram.as_ref())?;
+                let (last, message) = first.challenge(&body.rest(), self.password()?, self.scram.as_ref())?;
                 self.phase = Phase::ScramFinal(Box::new(last));
                 let mut out = BytesMut::new();
                 write::frame(&mut out, frontend::PASSWORD, |out| out.put_slice(message.as_bytes()));

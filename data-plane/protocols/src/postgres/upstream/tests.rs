@@ -6,7 +6,7 @@ use super::*;
 fn login(encrypted: bool) -> (Login, Bytes) {
     Login::new(&Credentials {
         user: "app",
-        password: &SecretBytes::new(b"pencil".to_vec()),
+        password: Some(&SecretBytes::new(b"pencil".to_vec())),
         database: "shop",
         settings: &with_demanded(&[("timezone".into(), "UTC".into())]),
         encrypted,
@@ -170,7 +170,7 @@ fn nothing_secret_is_shown() {
         "{login:?} {ready:?} {:?}",
         Credentials {
             user: "u",
-            password: &SecretBytes::new(b"hunter2".to_vec()),
+            password: Some(&SecretBytes::new(b"hunter2".to_vec())),
             database: "d",
             settings: &with_demanded(&[]),
             encrypted: false,
