@@ -13,6 +13,7 @@ use crate::dev::DevArgs;
 use crate::job_args::JobCommand;
 use crate::manifest::parse_duration;
 use crate::policy_args::PolicyCommand;
+use crate::review_args::ReviewCommand;
 use crate::revoke_args::{RevocationsCommand, RevokeCommand};
 use crate::token_args::{LoginArgs, TokenArgs};
 
@@ -92,6 +93,9 @@ pub(crate) enum Command {
     /// Held operations: list, show, approve, deny.
     #[command(subcommand)]
     Approvals(ApprovalsCommand),
+    /// Reviews after the fact, of what was done in an emergency: list, show, close.
+    #[command(subcommand)]
+    Review(ReviewCommand),
     /// Webhooks: how deliveries to them go. They are declared by `apply`.
     #[command(subcommand)]
     Webhooks(WebhooksCommand),
@@ -402,6 +406,8 @@ mod tests {
             "postern describe policy p",
             "postern delete policy p --revision 7",
             "postern approvals approve apr_x --comment ok",
+            "postern review list --overdue",
+            "postern review close rev_x --verdict concern --comment why",
             "postern access request --target db --reason x --for 30m --wait",
             "postern job run -- make test",
             "postern job run shop --heartbeat 10s --name nightly --target other --action sql:select --as ci --ttl 8h -- psql -c x",

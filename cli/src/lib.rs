@@ -20,6 +20,7 @@ mod policy_args;
 mod proxy;
 mod reach;
 mod recording;
+mod review_args;
 mod revoke_args;
 mod roles;
 mod token_args;
@@ -84,6 +85,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             commands::resources::delete(kind, &name, revision, connection).await
         }
         Command::Approvals(command) => commands::approvals::run(&command, connection).await,
+        Command::Review(command) => commands::reviews::run(&command, connection).await,
         Command::Webhooks(command) => commands::webhooks::run(&command, connection).await,
         Command::Access(command) => commands::access::run(&command, connection).await,
         Command::Sessions(command) => commands::sessions::run(&command, connection).await,

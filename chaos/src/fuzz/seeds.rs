@@ -18,6 +18,7 @@ use postern_core::operation::Digest;
 use postern_core::policy::{Pattern, PrincipalSelector};
 use postern_core::principal::PrincipalId;
 use postern_core::resource::{ANY_REVISION, Kind, Metadata, Resource, Spec};
+use postern_core::review::{Finding, ReviewItem};
 use postern_core::revocation::{Mark, Revoked};
 use postern_core::role::{Grant, Role, RoleBinding};
 use postern_core::secret::Sealed;
@@ -31,7 +32,7 @@ use postern_core::target::{
 use postern_core::time::Ttl;
 use postern_core::webhook::{Webhook, WebhookFormat};
 use postern_core::wire::snapshot::{delta_to_proto, to_proto};
-use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
+use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, ReviewId, SessionId, Timestamp};
 use postern_proto::gateway::v1 as pb;
 use postern_state::{Cluster, Command, Entry, FEATURE_LEVEL, commands};
 use prost::Message as _;
@@ -191,6 +192,34 @@ fn approval(n: u8) -> Approval {
     }
 }
 
+fn review(n: u8) -> ReviewItem {
+    ReviewItem {
+        id: ReviewId::from_bytes([n; 16]),
+        principal: principal("alice"),
+        target: name("db"),
+        session: SessionId::from_bytes([n; 16]),
+        gateway: "g1".into(),
+        operation: OperationId::from_bytes([n; 16]),
+        digest: Digest([7; 32]),
+        text: "delete from t".into(),
+        text_cut: true,
+        parameters: vec!["1".into()],
+        actions: vec!["sql:delete on shop.public.t".into()],
+        policies: vec!["break-glass".into()],
+        policy_revision: 3,
+        reason: "why".into(),
+        groups: vec!["dba".into()],
+        opened_at: Timestamp::default(),
+        due_at: Timestamp::default(),
+        overdue: false,
+        session_over: false,
+        closed: None,
+        revision: 0,
+        relations: vec![["db".into(), "public".into(), "t".into()]],
+        values: vec![ValueUse { place: ValuePlace::Parameter(1), columns: vec!["a".into()] }],
+    }
+}
+
 fn node(id: u64, of: &str) -> ControlNode {
     ControlNode {
         id,
@@ -305,7 +334,7 @@ fn log() -> Vec<Vec<u8>> {
         resource("ops", Spec::Webhook(webhook)),
     ];
     let asked = |n| c::RequestApproval { approval: approval(n), expires: Ttl(60) };
-    let review = |n, verdict| c::ReviewApproval {
+    let answer = |n, verdict| c::ReviewApproval {
         id: ApprovalId::from_bytes([n; 16]),
         reviewer: principal("rita"),
         verdict,
@@ -329,10 +358,19 @@ fn log() -> Vec<Vec<u8>> {
         asked(1).into(),
         asked(2).into(),
         asked(3).into(),
-        review(1, ReviewVerdict::Approve).into(),
-        review(2, ReviewVerdict::Deny).into(),
+        answer(1, ReviewVerdict::Approve).into(),
+        answer(2, ReviewVerdict::Deny).into(),
         c::ConsumeApproval { id, session: session_id, digest: Digest([7; 32]) }.into(),
         c::WithdrawApproval { id: ApprovalId::from_bytes([3; 16]), because: "x".into() }.into(),
+        c::OpenReview { item: review(7), within: Ttl(60) }.into(),
+        c::OpenReview { item: review(8), within: Ttl(1) }.into(),
+        c::CloseReview {
+            id: ReviewId::from_bytes([7; 16]),
+            reviewer: principal("rita"),
+            finding: Finding::Concern,
+            comment: "why".into(),
+        }
+        .into(),
         c::SettleWebhook { webhook: name("ops"), delivered: vec![1, 2], failure: "it is away".into() }.into(),
         c::OpenSession { session }.into(),
         c::SealSession { id: session_id, end }.into(),

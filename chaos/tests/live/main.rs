@@ -42,6 +42,7 @@ mod python_client;
 mod readme;
 mod record;
 mod restart;
+mod reviews;
 mod revocation;
 mod saml;
 mod secrets;

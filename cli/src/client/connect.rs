@@ -13,6 +13,7 @@ use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::admin::v1::fleet_service_client::FleetServiceClient;
 use postern_proto::admin::v1::job_service_client::JobServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
+use postern_proto::admin::v1::review_service_client::ReviewServiceClient;
 use postern_proto::admin::v1::revocation_service_client::RevocationServiceClient;
 use postern_proto::admin::v1::secret_service_client::SecretServiceClient;
 use postern_proto::admin::v1::session_service_client::SessionServiceClient;
@@ -122,6 +123,10 @@ impl Client {
 
     pub(crate) fn approvals(&self) -> ApprovalServiceClient<Service> {
         ApprovalServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn reviews(&self) -> ReviewServiceClient<Service> {
+        ReviewServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn sessions(&self) -> SessionServiceClient<Service> {

@@ -14,6 +14,7 @@ pub(crate) mod fleet;
 pub(crate) mod jobs;
 pub(crate) mod logout;
 pub(crate) mod resources;
+pub(crate) mod reviews;
 pub(crate) mod revoke;
 pub(crate) mod secrets;
 pub(crate) mod sessions;

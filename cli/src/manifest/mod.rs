@@ -7,7 +7,7 @@ mod kinds;
 mod load;
 mod masking;
 mod object;
-mod obligations;
+pub(crate) mod obligations;
 mod render;
 
 pub(crate) use duration::{parse_duration, show_duration};

@@ -3,6 +3,7 @@
 use postern_proto::resource::v1 as pb;
 
 use super::object::Object;
+use crate::yaml::Value;
 
 pub(super) fn read(spec: &mut Object<'_>) -> Option<pb::Obligations> {
     let mut asked = spec.object("obligations")?;
@@ -19,7 +20,28 @@ pub(super) fn read(spec: &mut Object<'_>) -> Option<pb::Obligations> {
         statement_timeout_seconds: timeout.unwrap_or_default(),
         read_only: asked.bool("readOnly").unwrap_or_default(),
         masks: asked.strings("masks"),
+        reviews_afterwards: reviews(&mut asked),
     };
     asked.finish();
     Some(read)
+}
+
+/// One, or a list of them.
+pub(crate) fn reviews(asked: &mut Object<'_>) -> Vec<pb::ReviewAfterwards> {
+    const KEY: &str = "reviewAfterwards";
+    let is_list = asked.node(KEY).is_some_and(|node| matches!(node.value, Value::Sequence(_)));
+    let all = if is_list { asked.objects(KEY) } else { asked.object(KEY).into_iter().collect() };
+    let one = |mut review: Object<'_>| {
+        let groups = review.strings("groups");
+        if groups.is_empty() {
+            review.fault("groups", "must name at least one group of reviewers");
+        }
+        let within = review.seconds("within");
+        if within == Some(0) {
+            review.fault("within", "must be at least 1s; leave it out for 24h");
+        }
+        review.finish();
+        pb::ReviewAfterwards { groups, within_seconds: within.unwrap_or_default() }
+    };
+    all.into_iter().map(one).collect()
 }

@@ -341,6 +341,7 @@ fn policy(spec: &pb::PolicySpec) -> Value {
             shown.value("readOnly", json!(true));
         }
         shown.list("masks", &asked.masks);
+        reviews(&asked.reviews_afterwards, &mut shown);
         fields.value("obligations", shown.done());
     }
     if let Some(asked) = &spec.on_request {
@@ -358,6 +359,21 @@ fn policy(spec: &pb::PolicySpec) -> Value {
     limits(spec.limits.as_ref(), &mut fields);
     fields.text("reason", &spec.reason);
     fields.done()
+}
+
+/// One as it is, several as a list.
+fn reviews(asked: &[pb::ReviewAfterwards], to: &mut Fields) {
+    let one = |review: &pb::ReviewAfterwards| {
+        let mut shown = Fields::default();
+        shown.list("groups", &review.groups);
+        shown.seconds("within", review.within_seconds);
+        shown.done()
+    };
+    match asked {
+        [] => {}
+        [only] => to.value("reviewAfterwards", one(only)),
+        all => to.value("reviewAfterwards", Value::Array(all.iter().map(one).collect())),
+    }
 }
 
 fn on_request(asked: &pb::OnRequest) -> Value {

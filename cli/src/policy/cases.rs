@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use postern_core::policy::{Circumstances, Freshness, Obligations, Outcome};
+use postern_core::policy::{Circumstances, Freshness, Obligations, Outcome, ReviewAfterwards};
 use postern_core::principal::{Actor, Link, PrincipalId};
 use postern_core::scope::Scope;
 use postern_core::time::Ttl;
@@ -13,11 +13,14 @@ use postern_core::wire::timestamp_from_proto;
 use postern_core::{KeptClaims, Name, Principal, Timestamp};
 
 use super::world::Database;
-use crate::manifest::{API_VERSION, Fault, Faults, Object, read_file};
+use crate::manifest::{API_VERSION, Fault, Faults, Object, obligations, read_file};
 use crate::yaml;
 
 /// A Monday at noon: what does not depend on the time says none.
 const USUALLY: &str = "2026-01-05T12:00:00Z";
+
+/// How long a review may take where a policy does not say.
+const USUAL_REVIEW: u32 = 86_400;
 
 /// One file.
 #[derive(Debug)]
@@ -168,6 +171,13 @@ fn obligations(mut from: Object<'_>) -> Obligations {
         statement_timeout: from.seconds("statementTimeout").map(Ttl),
         read_only: from.bool("readOnly").unwrap_or_default(),
         masks: names(&mut from, "masks").into_iter().collect(),
+        reviews: obligations::reviews(&mut from)
+            .into_iter()
+            .map(|asked| ReviewAfterwards {
+                groups: asked.groups.into_iter().collect(),
+                within: Ttl(if asked.within_seconds == 0 { USUAL_REVIEW } else { asked.within_seconds }),
+            })
+            .collect(),
     };
     from.finish();
     read

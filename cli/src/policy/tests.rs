@@ -114,6 +114,31 @@ fn cases_expect_obligations() {
 }
 
 #[test]
+fn cases_expect_reviews_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = r#"@id("glass") @review("dba, security") @reviewWithin("2h") permit (principal, action in Action::"sql:*", resource);
+@id("jobs") @review("ops") permit (principal, action, resource in Schema::"shop/shop.app");"#;
+    let glass = "{groups: [security, dba], within: 2h}";
+    let all: String = [
+        case("delete from orders", &format!("permit, obligations: {{reviewAfterwards: {glass}}}")),
+        case(
+            "select * from app.jobs",
+            &format!("permit, obligations: {{reviewAfterwards: [{glass}, {{groups: [ops]}}]}}"),
+        ),
+        case("begin", "permit, obligations: {}"),
+    ]
+    .concat();
+    cases_of(dir.path(), policies, &all).unwrap();
+    let wrong = case("select * from app.jobs", "permit, obligations: {reviewAfterwards: {groups: [dba]}}");
+    let told = cases_of(dir.path(), policies, &wrong).unwrap_err().to_string();
+    let bound = "bound by reviewed by dba or security within 2 h (glass), reviewed by ops within 24 h (jobs)";
+    assert!(told.contains(bound), "{told}");
+    let faulty = case("select 1", "permit, obligations: {reviewAfterwards: {within: 2h}}");
+    let told = cases_of(dir.path(), policies, &faulty).unwrap_err().to_string();
+    assert!(told.contains("cases[0].obligations.reviewAfterwards.groups: must name"), "{told}");
+}
+
+#[test]
 fn what_is_wrong_with_cases_is_told_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
     for (cases, says) in [

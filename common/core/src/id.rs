@@ -146,6 +146,8 @@ ids! {
     ApprovalId = "apr";
     /// One request for access, and its grant.
     AccessId = "acc";
+    /// What was done in a session that is to be reviewed afterwards.
+    ReviewId = "rev";
     /// One write to the control plane, for de-duplication.
     RequestId = "req";
     /// One session token (its `jti`).

@@ -25,6 +25,7 @@ pub mod policy;
 pub mod principal;
 pub mod recording;
 pub mod resource;
+pub mod review;
 pub mod revocation;
 pub mod role;
 pub mod scope;
@@ -41,7 +42,7 @@ pub mod webhook;
 pub mod wire;
 
 pub use code::Code;
-pub use id::{AccessId, ApprovalId, DecisionId, OperationId, RequestId, SessionId};
+pub use id::{AccessId, ApprovalId, DecisionId, OperationId, RequestId, ReviewId, SessionId};
 pub use kept::KeptClaims;
 pub use name::Name;
 pub use principal::Principal;

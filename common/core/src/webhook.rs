@@ -1,15 +1,15 @@
-//! Where what becomes of approvals is told.
+//! Where what becomes of approvals and reviews is told.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::approval::ApprovalState;
-use crate::id::ApprovalId;
+use crate::id::{ApprovalId, ReviewId};
 use crate::name::Name;
 use crate::target::TargetSelector;
 use crate::time::Timestamp;
 
-/// An HTTP endpoint that is told of approvals.
+/// An HTTP endpoint that is told of approvals and of reviews after the fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
     /// Where to: https, or http on the same machine.
@@ -53,6 +53,21 @@ pub enum WebhookEvent {
     Withdrawn,
     /// The grant was taken: the operation runs, or ran.
     Consumed,
+    /// What a session does is to be reviewed afterwards.
+    ReviewRequested,
+    /// Nobody has closed a review when it was due.
+    ReviewOverdue,
+    /// A reviewer has closed it.
+    ReviewClosed,
+}
+
+/// Of what something is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A held operation's request.
+    Approval(ApprovalId),
+    /// A review after the fact.
+    Review(ReviewId),
 }
 
 /// A message that is to be delivered.
@@ -64,8 +79,8 @@ pub struct Delivery {
     pub sequence: u64,
     /// What happened.
     pub event: WebhookEvent,
-    /// To which approval.
-    pub approval: ApprovalId,
+    /// To what.
+    pub of: Subject,
     /// When, by the control plane's logical clock.
     pub at: Timestamp,
 }
@@ -87,8 +102,17 @@ pub struct WebhookStatus {
 
 impl WebhookEvent {
     /// Every event.
-    pub const ALL: [Self; 6] =
-        [Self::Requested, Self::Approved, Self::Denied, Self::Expired, Self::Withdrawn, Self::Consumed];
+    pub const ALL: [Self; 9] = [
+        Self::Requested,
+        Self::Approved,
+        Self::Denied,
+        Self::Expired,
+        Self::Withdrawn,
+        Self::Consumed,
+        Self::ReviewRequested,
+        Self::ReviewOverdue,
+        Self::ReviewClosed,
+    ];
 
     /// What it is that an approval comes to this state.
     #[must_use]
@@ -113,6 +137,9 @@ impl WebhookEvent {
             Self::Expired => "approval.expired",
             Self::Withdrawn => "approval.withdrawn",
             Self::Consumed => "approval.consumed",
+            Self::ReviewRequested => "review.requested",
+            Self::ReviewOverdue => "review.overdue",
+            Self::ReviewClosed => "review.closed",
         }
     }
 
@@ -133,7 +160,16 @@ impl Delivery {
     /// The same for every try, and every webhook.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{}.{}", self.approval, self.event)
+        format!("{}.{}", self.of, self.event)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Approval(id) => id.fmt(f),
+            Self::Review(id) => id.fmt(f),
+        }
     }
 }
 

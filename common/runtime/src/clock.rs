@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_core::id::TokenId;
-use postern_core::{AccessId, ApprovalId, DecisionId, OperationId, RequestId, SessionId, Timestamp};
+use postern_core::{AccessId, ApprovalId, DecisionId, OperationId, RequestId, ReviewId, SessionId, Timestamp};
 
 /// The system's time now.
 #[must_use]
@@ -71,6 +71,8 @@ ids! {
     approval_id -> ApprovalId;
     /// A new request for access.
     access_id -> AccessId;
+    /// A new item of review.
+    review_id -> ReviewId;
     /// A new write's id.
     request_id -> RequestId;
     /// A new session token's id.

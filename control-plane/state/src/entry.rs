@@ -10,11 +10,11 @@ use postern_proto::state::v1 as pb;
 use prost::Message as _;
 
 use crate::commands::{
-    AcceptAssertion, BeatJobs, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource, EndAccess, EndJob,
-    ExpireApprovals, InitCluster, OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate,
-    RedeemJoinToken, RedeemLogin, RemoveNode, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval,
-    RevokeCertificates, RevokeSigningKey, RevokeTokens, RewrapSecrets, RotateSigningKey, SealSession, SetIssuerKeys,
-    SettleWebhook, StartJob, TakeUses, UpdateNode, WithdrawApproval,
+    AcceptAssertion, BeatJobs, CloseReview, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource,
+    EndAccess, EndJob, ExpireApprovals, InitCluster, OpenReview, OpenSession, PutResources, RaiseFeatureLevel,
+    RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin, RemoveNode, RequestAccess, RequestApproval,
+    ReviewAccess, ReviewApproval, RevokeCertificates, RevokeSigningKey, RevokeTokens, RewrapSecrets, RotateSigningKey,
+    SealSession, SetIssuerKeys, SettleWebhook, StartJob, TakeUses, UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
@@ -114,6 +114,8 @@ commands!(
     RotateSigningKey,
     RevokeSigningKey,
     SettleWebhook,
+    OpenReview,
+    CloseReview,
 );
 
 impl Command {
@@ -126,7 +128,7 @@ impl Command {
             Self::DeleteResource(delete) => delete.feature_level(),
             Self::AcceptAssertion(accept) => accept.feature_level(),
             Self::RequestApproval(request) => request.feature_level(),
-            Self::SettleWebhook(_) => 5,
+            Self::SettleWebhook(_) | Self::OpenReview(_) | Self::CloseReview(_) => 5,
             Self::RedeemLogin(_) => 3,
             Self::RevokeTokens(_) | Self::TakeUses(_) => 4,
             Self::RotateSigningKey(_) | Self::RevokeSigningKey(_) => 4,

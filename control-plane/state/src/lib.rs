@@ -17,6 +17,7 @@ mod read;
 mod reborn;
 mod requests;
 mod resources;
+mod reviews;
 mod revocations;
 mod rule_uses;
 mod signing;

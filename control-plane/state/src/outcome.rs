@@ -3,7 +3,7 @@
 use postern_core::access::AccessState;
 use postern_core::approval::ApprovalState;
 use postern_core::resource::{FieldFault, Kind};
-use postern_core::{AccessId, ApprovalId, Name, Principal, SessionId};
+use postern_core::{AccessId, ApprovalId, Name, Principal, ReviewId, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// What applying one entry gave.
@@ -33,6 +33,8 @@ pub enum Success {
     },
     /// The approval as it is now stands in the state.
     Approval(ApprovalId),
+    /// The review after the fact as it is now stands in the state.
+    Review(ReviewId),
     /// The session as it is now stands in the state.
     Session(SessionId),
     /// A join token let somebody in.

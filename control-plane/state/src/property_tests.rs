@@ -50,6 +50,16 @@ fn command() -> impl Strategy<Value = Command> {
         1 => small.clone().prop_map(|n| {
             WithdrawApproval { id: ApprovalId::from_bytes(n.to_be_bytes()), because: "x".into() }.into()
         }),
+        2 => (small.clone(), small.clone(), 0_u32..100_000).prop_map(|(n, session, within)| {
+            let mut asked = open_review(n);
+            asked.item.session = SessionId::from_bytes(session.to_be_bytes());
+            asked.within = Ttl(within);
+            asked.into()
+        }),
+        1 => (small.clone(), prop::sample::select(vec!["alice", "rita"])).prop_map(|(n, who)| {
+            let (id, finding) = (open_review(n).item.id, postern_core::review::Finding::Ok);
+            CloseReview { id, reviewer: principal(who, &["dba"]), finding, comment: String::new() }.into()
+        }),
         1 => Just(ExpireApprovals.into()),
         2 => small.clone().prop_map(|n| OpenSession { session: session(n) }.into()),
         4 => member_command(),
@@ -95,7 +105,7 @@ fn member_command() -> impl Strategy<Value = Command> {
             let (serials, node) = (vec![serial.to_owned()], Some((role, name(of))));
             RevokeCertificates { serials, node, by: "x".into(), because: "y".into() }.into()
         }),
-        1 => (0_u32..2).prop_map(|level| RaiseFeatureLevel { level }.into()),
+        1 => (0_u32..6).prop_map(|level| RaiseFeatureLevel { level }.into()),
         1 => (names, 0_u8..3).prop_map(move |(of, byte)| {
             let items = vec![rewrap(SealedOf::Secret(name(of)), byte), rewrap(SealedOf::CaKey, byte)];
             RewrapSecrets { items }.into()

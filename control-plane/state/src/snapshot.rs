@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern_core::principal::PrincipalId;
 use postern_core::revocation::RevocationKey;
-use postern_core::wire::{access, cluster, identity, job, resource, webhook};
+use postern_core::wire::{access, cluster, identity, job, resource, review, webhook};
 use postern_core::{RequestId, Timestamp};
 use postern_proto::state::v1 as pb;
 use prost::Message as _;
@@ -136,6 +136,7 @@ impl State {
         let statuses = hooks.statuses.iter();
         list!(webhook_statuses, statuses.map(|(name, status)| webhook::status_to_proto(name.as_str(), status)));
         part(pb::StateSnapshot { webhook_sequence: hooks.sequence, ..Default::default() });
+        list!(reviews, self.reviews().map(|item| review::item_to_proto(item)));
         let rules = self.rule_uses.taken.iter();
         list!(
             rule_uses,
@@ -277,6 +278,9 @@ impl State {
         for status in part.webhook_statuses {
             let name = status.name.parse().map_err(invalid)?;
             self.webhooks.statuses.insert(name, Arc::new(webhook::status_from_proto(status)));
+        }
+        for item in part.reviews {
+            self.reviews.index(review::item_from_proto(item).map_err(invalid)?);
         }
         for used in part.rule_uses {
             let who = PrincipalId { issuer: used.issuer.parse().map_err(invalid)?, subject: used.subject.into() };

@@ -21,6 +21,7 @@ use crate::members::Members;
 use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
 use crate::requests::{Remembered, Requests};
 use crate::resources::Resources;
+use crate::reviews::Reviews;
 use crate::revocations::RevocationBook;
 use crate::rule_uses::RuleUses;
 use crate::signing::SigningKey;
@@ -41,6 +42,14 @@ pub struct Limits {
     pub finished_approvals: usize,
     /// Their bytes of text in all.
     pub finished_approval_bytes: usize,
+    /// Reviews after the fact that are open.
+    pub open_reviews: usize,
+    /// Of those, each principal's.
+    pub open_reviews_each: usize,
+    /// Those that are closed, the newest.
+    pub closed_reviews: usize,
+    /// Their weight in all.
+    pub closed_review_bytes: usize,
     /// Sessions that are open.
     pub open_sessions: usize,
     /// Sessions that ended, the newest.
@@ -91,6 +100,10 @@ impl Limits {
         approval_bytes: 1 << 20,
         finished_approvals: 10_000,
         finished_approval_bytes: 64 << 20,
+        open_reviews: 10_000,
+        open_reviews_each: 1_000,
+        closed_reviews: 10_000,
+        closed_review_bytes: 64 << 20,
         open_sessions: 100_000,
         ended_sessions: 10_000,
         jwks_bytes: 256 << 10,
@@ -164,6 +177,7 @@ pub struct State {
     pub(crate) jobs: Jobs,
     pub(crate) rule_uses: RuleUses,
     pub(crate) webhooks: Webhooks,
+    pub(crate) reviews: Reviews,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,
@@ -217,6 +231,7 @@ impl State {
         self.jobs.expire(self.now);
         self.rule_uses.expire(day(self.now));
         self.webhooks.expire(self.now);
+        self.mark_overdue_reviews(&mut effects);
         let known = entry.request_id.and_then(|request| self.requests.outcome_of(request)).cloned();
         let outcome = match known {
             Some(outcome) => outcome,
@@ -298,6 +313,9 @@ impl State {
     /// Stores `session`, and forgets the oldest that ended.
     pub(crate) fn put_session(&mut self, session: Session, effects: &mut Vec<Effect>) {
         Effect::Changed(ObjectKey::Session(session.id)).add_to(effects);
+        if session.end.is_some() {
+            self.end_reviewed_session(session.id, effects);
+        }
         self.index_session(session);
         while self.ended.len() > Limits::STANDARD.ended_sessions {
             let Some(((_, id), ())) = self.ended.pop_first() else { break };
@@ -365,11 +383,16 @@ impl State {
         self.approvals.values()
     }
 
-    /// When the next approval or request for access lapses, grant ends, or signing key takes its turn, if nothing comes before.
+    /// When the next approval or request for access lapses, grant ends, review is due, or signing key takes its turn, if nothing comes before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let approval = self.deadlines.first_key_value().map(|((at, _), ())| *at);
-        approval.into_iter().chain(self.next_access_deadline()).chain(self.next_key_turn()).min()
+        approval
+            .into_iter()
+            .chain(self.next_access_deadline())
+            .chain(self.next_review_due())
+            .chain(self.next_key_turn())
+            .min()
     }
 
     /// One session.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use postern_core::approval::Approval;
 use postern_core::resource::{Kind, Spec};
-use postern_core::webhook::{Delivery, WebhookEvent, WebhookStatus};
+use postern_core::review::ReviewItem;
+use postern_core::webhook::{Delivery, Subject, WebhookEvent, WebhookStatus};
 use postern_core::{Name, Timestamp};
 
 use crate::state::State;
@@ -57,9 +58,9 @@ impl Webhooks {
         from.next().filter(|((of, _), _)| of == webhook).map(|(_, delivery)| Arc::clone(delivery))
     }
 
-    fn add(&mut self, webhook: &Name, event: WebhookEvent, approval: &Approval, now: Timestamp) {
+    fn add(&mut self, webhook: &Name, event: WebhookEvent, of: Subject, now: Timestamp) {
         self.sequence = self.sequence.saturating_add(1);
-        self.put(Delivery { webhook: webhook.clone(), sequence: self.sequence, event, approval: approval.id, at: now });
+        self.put(Delivery { webhook: webhook.clone(), sequence: self.sequence, event, of, at: now });
         if self.count(webhook) > MAX_WAITING
             && let Some(oldest) = self.oldest(webhook)
         {
@@ -117,16 +118,24 @@ impl Webhooks {
 impl State {
     /// Has webhooks told of a change to an approval. `approval` is not in the state yet.
     pub(crate) fn tell_webhooks(&mut self, approval: &Approval) {
-        if self.resources.count(Kind::Webhook) == 0 {
-            return;
-        }
         // A review that does not decide is no event.
         if self.approval(approval.id).is_some_and(|known| known.state == approval.state) {
             return;
         }
-        let event = WebhookEvent::of(approval.state);
-        let target = self.resource(Kind::Target, &approval.target);
-        let labels = target.map(|target| target.metadata.labels.clone()).unwrap_or_default();
+        self.tell(Subject::Approval(approval.id), WebhookEvent::of(approval.state), &approval.target);
+    }
+
+    /// Has webhooks told of what became of a review after the fact.
+    pub(crate) fn tell_webhooks_of_review(&mut self, item: &ReviewItem, event: WebhookEvent) {
+        self.tell(Subject::Review(item.id), event, &item.target);
+    }
+
+    fn tell(&mut self, of: Subject, event: WebhookEvent, target: &Name) {
+        if self.resources.count(Kind::Webhook) == 0 {
+            return;
+        }
+        let labels = self.resource(Kind::Target, target).map(|target| target.metadata.labels.clone());
+        let labels = labels.unwrap_or_default();
         let told: Vec<Name> = self
             .resources(Kind::Webhook)
             .filter(|resource| match &resource.spec {
@@ -135,7 +144,7 @@ impl State {
                     !webhook.disabled
                         && (webhook.events.is_empty() || webhook.events.contains(&event))
                         && ((selector.names.is_empty() && selector.labels.is_empty())
-                            || selector.matches(&approval.target, &labels))
+                            || selector.matches(target, &labels))
                 }
                 _ => false,
             })
@@ -143,7 +152,7 @@ impl State {
             .collect();
         let now = self.now;
         for name in told {
-            self.webhooks.add(&name, event, approval, now);
+            self.webhooks.add(&name, event, of, now);
         }
     }
 

@@ -21,6 +21,7 @@ mod policy_feed;
 mod recorder;
 mod relay;
 mod replayed;
+mod reviews;
 mod session;
 mod tunnels;
 mod upstream;
@@ -76,6 +77,7 @@ use limits::{FailedLogins, Limiter};
 use policy_feed::kept::{self, KeptConfig};
 use recorder::{RecorderConfig, UploadClient};
 use relay::{Holder, Peers, Router};
+use reviews::Reviews;
 use session::Shared;
 use tunnels::{PeerLinks, Tunnels};
 use upstream::Dialer;
@@ -358,6 +360,7 @@ pub async fn run(
         cancels,
         issuer_keys: IssuerKeys::new(control.any()),
         uses: Uses::new(control.any()),
+        reviews: Reviews::new(control.any()),
         failed_logins: FailedLogins::default(),
         fleet: fleet.clone(),
         supervisor: supervisor.clone(),

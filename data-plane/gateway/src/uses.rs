@@ -108,7 +108,7 @@ impl Uses {
 }
 
 /// Whether asking again may help: a member that is of another opinion stays so.
-fn may_pass(code: Status) -> bool {
+pub(crate) fn may_pass(code: Status) -> bool {
     matches!(
         code,
         Status::Unavailable

@@ -3,6 +3,7 @@
 //! A deny outranks a hold, a hold outranks a permit, and what no policy permits is denied. A session takes a [`PolicySlice`] of the
 //! policies that speak of its principal and target, and decides each operation by it.
 
+mod afterwards;
 mod authentication;
 pub mod cedar;
 mod circumstances;
@@ -22,6 +23,8 @@ mod testing;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use afterwards::{Covered, OpenedReview, OpenedReviews, ReviewAfterwards, ReviewAsked, Uncovered};
+pub(crate) use afterwards::{DEFAULT_REVIEW_WITHIN, MAX_REVIEW_WITHIN};
 pub use authentication::Authentication;
 pub use circumstances::Circumstances;
 pub use decide::{PolicySlice, Verdict};

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
+use super::afterwards::{ReviewAfterwards, ReviewAsked, join};
 use super::{Effect, Policy, PolicySlice};
 use crate::action::{Action, Verb};
 use crate::name::Name;
@@ -25,6 +26,8 @@ pub struct Obligations {
     /// Masking rules that hold for whomever the policy speaks of, wherever it speaks of them, whatever its conditions are: a session is masked as a whole,
     /// or what a cursor or a prepared statement shows would hang on what was asked before.
     pub masks: BTreeSet<Name>,
+    /// Who reviews afterwards, each for itself.
+    pub reviews: BTreeSet<ReviewAfterwards>,
 }
 
 /// What binds one operation: of each obligation the strictest that any policy asks for that applies to it, and which policy that is.
@@ -42,6 +45,9 @@ pub struct Obliged {
     /// Masking rules that hold, and which policy asks for each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub masks: BTreeMap<Name, Name>,
+    /// Who reviews it afterwards: each set of groups once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reviews: Vec<ReviewAsked>,
 }
 
 /// A bound, and the policy that sets it.
@@ -74,6 +80,7 @@ impl Obliged {
             && self.statement_timeout.is_none()
             && self.read_only.is_none()
             && self.masks.is_empty()
+            && self.reviews.is_empty()
     }
 
     /// Whoever asks for it.
@@ -84,6 +91,19 @@ impl Obliged {
             statement_timeout: self.statement_timeout.as_ref().map(|by| by.limit),
             read_only: self.read_only.is_some(),
             masks: self.masks.keys().cloned().collect(),
+            reviews: self.reviews.iter().map(ReviewAsked::asked).collect(),
+        }
+    }
+
+    /// What of it concerns how the operation runs and what is seen of it, and not what follows.
+    #[must_use]
+    pub fn how_it_runs(&self) -> Self {
+        Self {
+            row_limit: self.row_limit.clone(),
+            statement_timeout: self.statement_timeout.clone(),
+            read_only: self.read_only.clone(),
+            masks: self.masks.clone(),
+            reviews: Vec::new(),
         }
     }
 
@@ -95,6 +115,10 @@ impl Obliged {
         stricter(&mut self.statement_timeout, asked.statement_timeout.map(by));
         if asked.read_only && self.read_only.is_none() {
             self.read_only = Some(policy.clone());
+        }
+        for ReviewAfterwards { groups, within } in &asked.reviews {
+            let policies = [policy.clone()].into_iter().collect();
+            join(&mut self.reviews, ReviewAsked { groups: groups.clone(), within: *within, policies, review: None });
         }
     }
 
@@ -114,6 +138,9 @@ impl Obliged {
         for (mask, policy) in other.masks {
             self.masks.entry(mask).or_insert(policy);
         }
+        for asked in other.reviews {
+            join(&mut self.reviews, asked);
+        }
         self
     }
 }
@@ -125,7 +152,8 @@ impl std::fmt::Display for Obliged {
         let time = self.statement_timeout.as_ref().map(|by| format!("at most {} s ({})", by.limit.0, by.policy));
         let reads = self.read_only.as_ref().map(|policy| format!("read only ({policy})"));
         let masks = self.masks.iter().map(|(mask, policy)| format!("masked by {mask} ({policy})"));
-        let all: Vec<String> = [rows, time, reads].into_iter().flatten().chain(masks).collect();
+        let reviews = self.reviews.iter().map(ToString::to_string);
+        let all: Vec<String> = [rows, time, reads].into_iter().flatten().chain(masks).chain(reviews).collect();
         f.write_str(&all.join(", "))
     }
 }

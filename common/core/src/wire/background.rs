@@ -1,5 +1,7 @@
 //! What reviewers are told beside the operation.
 
+use std::sync::Arc;
+
 use postern_proto::resource::v1 as pb;
 
 use super::{WireError, timestamp_from_proto, timestamp_to_proto};
@@ -25,18 +27,6 @@ pub fn background_to_proto(background: &Background) -> pb::ApprovalBackground {
         outcome: past.outcome.clone(),
         rows: past.rows,
     });
-    let relations = background.relations.iter().map(|[database, schema, name]| pb::ConcernedRelation {
-        database: database.to_string(),
-        schema: schema.to_string(),
-        name: name.to_string(),
-    });
-    let values = background.values.iter().map(|value| {
-        let (parameter, from, to) = match value.place {
-            ValuePlace::Parameter(number) => (number, 0, 0),
-            ValuePlace::Text(from, to) => (0, from, to),
-        };
-        pb::ValueUse { parameter, from, to, columns: value.columns.iter().map(ToString::to_string).collect() }
-    });
     pb::ApprovalBackground {
         estimate,
         transaction_since: background.transaction_since.map(timestamp_to_proto),
@@ -44,8 +34,8 @@ pub fn background_to_proto(background: &Background) -> pb::ApprovalBackground {
         ends_by: background.ends.as_ref().map(|ends| ends.setting.clone()).unwrap_or_default(),
         past: past.collect(),
         earlier: background.earlier,
-        relations: relations.collect(),
-        values: values.collect(),
+        relations: relations_to_proto(&background.relations),
+        values: values_to_proto(&background.values),
         veiled: false,
     }
 }
@@ -69,14 +59,6 @@ pub fn background_from_proto(background: pb::ApprovalBackground) -> Result<Backg
         outcome: past.outcome,
         rows: past.rows,
     });
-    let values = background.values.into_iter().map(|value| ValueUse {
-        place: match value.parameter {
-            0 => ValuePlace::Text(value.from, value.to),
-            number => ValuePlace::Parameter(number),
-        },
-        columns: value.columns.into_iter().map(Into::into).collect(),
-    });
-    let relations = background.relations.into_iter();
     let read = Background {
         estimate,
         transaction_since: background.transaction_since.as_ref().map(timestamp_from_proto),
@@ -86,8 +68,8 @@ pub fn background_from_proto(background: pb::ApprovalBackground) -> Result<Backg
             .map(|at| Ending { at: timestamp_from_proto(at), setting: background.ends_by }),
         past: past.collect(),
         earlier: background.earlier,
-        relations: relations.map(|one| [one.database.into(), one.schema.into(), one.name.into()]).collect(),
-        values: values.collect(),
+        relations: relations_from_proto(background.relations),
+        values: values_from_proto(background.values),
     };
     let long = |text: &String| text.len() > MAX_WORDS;
     let wordy = matches!(&read.estimate, Some(Estimate::Unknown { why }) if long(why))
@@ -97,6 +79,41 @@ pub fn background_from_proto(background: pb::ApprovalBackground) -> Result<Backg
         return Err(too_much());
     }
     Ok(read)
+}
+
+pub(super) fn relations_to_proto(relations: &[[Arc<str>; 3]]) -> Vec<pb::ConcernedRelation> {
+    let one = |[database, schema, name]: &[Arc<str>; 3]| pb::ConcernedRelation {
+        database: database.to_string(),
+        schema: schema.to_string(),
+        name: name.to_string(),
+    };
+    relations.iter().map(one).collect()
+}
+
+pub(super) fn relations_from_proto(relations: Vec<pb::ConcernedRelation>) -> Vec<[Arc<str>; 3]> {
+    relations.into_iter().map(|one| [one.database.into(), one.schema.into(), one.name.into()]).collect()
+}
+
+pub(super) fn values_to_proto(values: &[ValueUse]) -> Vec<pb::ValueUse> {
+    let one = |value: &ValueUse| {
+        let (parameter, from, to) = match value.place {
+            ValuePlace::Parameter(number) => (number, 0, 0),
+            ValuePlace::Text(from, to) => (0, from, to),
+        };
+        pb::ValueUse { parameter, from, to, columns: value.columns.iter().map(ToString::to_string).collect() }
+    };
+    values.iter().map(one).collect()
+}
+
+pub(super) fn values_from_proto(values: Vec<pb::ValueUse>) -> Vec<ValueUse> {
+    let one = |value: pb::ValueUse| ValueUse {
+        place: match value.parameter {
+            0 => ValuePlace::Text(value.from, value.to),
+            number => ValuePlace::Parameter(number),
+        },
+        columns: value.columns.into_iter().map(Into::into).collect(),
+    };
+    values.into_iter().map(one).collect()
 }
 
 #[cfg(test)]

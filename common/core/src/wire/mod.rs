@@ -19,6 +19,7 @@ mod obligations;
 mod older;
 mod policy;
 pub mod resource;
+pub mod review;
 pub mod revocation;
 mod role;
 mod selector;

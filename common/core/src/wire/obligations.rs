@@ -7,8 +7,13 @@ use postern_proto::resource::v1 as pb;
 
 use super::faults::Faults;
 use crate::name::Name;
-use crate::policy::{Effect, MAX_STATEMENT_TIMEOUT, Obligations};
+use crate::policy::{
+    DEFAULT_REVIEW_WITHIN, Effect, MAX_REVIEW_WITHIN, MAX_STATEMENT_TIMEOUT, Obligations, ReviewAfterwards,
+};
 use crate::time::Ttl;
+
+/// Sets of groups that one policy may ask, each for a review of its own.
+const MAX_SETS: usize = 8;
 
 pub(super) fn read(asked: Option<pb::Obligations>, effect: Effect, faults: &mut Faults) -> Obligations {
     let Some(asked) = asked else { return Obligations::default() };
@@ -24,6 +29,7 @@ pub(super) fn read(asked: Option<pb::Obligations>, effect: Effect, faults: &mut 
         statement_timeout: Some(Ttl(asked.statement_timeout_seconds)).filter(|timeout| timeout.0 > 0),
         read_only: asked.read_only,
         masks: masks(&asked.masks, faults),
+        reviews: reviews(asked.reviews_afterwards, faults),
     };
     if asked.is_empty() {
         faults.add("spec.obligations", "must name at least one obligation");
@@ -38,7 +44,31 @@ pub(super) fn to_proto(asked: &Obligations) -> Option<pb::Obligations> {
         statement_timeout_seconds: asked.statement_timeout.map_or(0, |timeout| timeout.0),
         read_only: asked.read_only,
         masks: asked.masks.iter().map(ToString::to_string).collect(),
+        reviews_afterwards: (asked.reviews.iter())
+            .map(|asked| pb::ReviewAfterwards {
+                groups: asked.groups.iter().cloned().collect(),
+                within_seconds: asked.within.0,
+            })
+            .collect(),
     })
+}
+
+fn reviews(asked: Vec<pb::ReviewAfterwards>, faults: &mut Faults) -> BTreeSet<ReviewAfterwards> {
+    const FIELD: &str = "spec.obligations.reviewAfterwards";
+    faults.bound(FIELD, asked.len(), MAX_SETS);
+    let mut reviews = BTreeSet::new();
+    for asked in asked {
+        if asked.groups.is_empty() || asked.groups.iter().any(String::is_empty) {
+            faults.add(format!("{FIELD}.groups"), "must name at least one group of reviewers");
+        }
+        faults.bound_all(&format!("{FIELD}.groups"), &asked.groups);
+        if asked.within_seconds > MAX_REVIEW_WITHIN {
+            faults.add(format!("{FIELD}.within"), format!("must be at most {MAX_REVIEW_WITHIN} seconds"));
+        }
+        let within = if asked.within_seconds == 0 { DEFAULT_REVIEW_WITHIN } else { asked.within_seconds };
+        reviews.insert(ReviewAfterwards { groups: asked.groups.into_iter().collect(), within: Ttl(within) });
+    }
+    reviews
 }
 
 fn masks(names: &[String], faults: &mut Faults) -> BTreeSet<Name> {

@@ -16,7 +16,14 @@ fn name(text: &str) -> Name {
 
 fn asked() -> Obligations {
     let masks = ["contact", "salary"].into_iter().map(name).collect();
-    Obligations { row_limit: NonZeroU64::new(10), statement_timeout: Some(Ttl(30)), read_only: true, masks }
+    let groups = ["dba", "security"].map(str::to_owned).into_iter().collect();
+    Obligations {
+        row_limit: NonZeroU64::new(10),
+        statement_timeout: Some(Ttl(30)),
+        read_only: true,
+        masks,
+        reviews: [ReviewAfterwards { groups, within: Ttl(7_200) }].into_iter().collect(),
+    }
 }
 
 fn selects(obligations: Obligations) -> Policy {
@@ -54,7 +61,7 @@ fn resource(of: &str, policy: Policy) -> Resource {
     Resource { metadata: metadata.unwrap().metadata, spec: Spec::Policy(policy) }
 }
 
-const CEDAR: &str = "@rowLimit(\"10\")@statementTimeout(\"30s\")@readOnly@mask(\"salary, contact\") permit (principal in Group::\"analysts\", action in Action::\"sql:read\", resource) when { resource has name && resource.name != \"payroll\" };";
+const CEDAR: &str = "@rowLimit(\"10\")@statementTimeout(\"30s\")@readOnly@mask(\"salary, contact\")@review(\"security, dba\")@reviewWithin(\"2h\") permit (principal in Group::\"analysts\", action in Action::\"sql:read\", resource) when { resource has name && resource.name != \"payroll\" };";
 
 #[test]
 fn obligations_come_back_as_they_went() {
@@ -84,6 +91,14 @@ fn what_means_nothing_is_refused() {
         spec.obligations.as_mut().unwrap().statement_timeout_seconds = 86_401;
     };
     assert!(faults(&too_long).contains("spec.obligations.statementTimeout: must be at most 86400"));
+    let nobody = |spec: &mut pb::PolicySpec| {
+        spec.obligations.as_mut().unwrap().reviews_afterwards = vec![pb::ReviewAfterwards::default()];
+    };
+    assert!(faults(&nobody).contains("spec.obligations.reviewAfterwards.groups: must name at least one group"));
+    let late = |spec: &mut pb::PolicySpec| {
+        spec.obligations.as_mut().unwrap().reviews_afterwards[0].within_seconds = 2_592_001;
+    };
+    assert!(faults(&late).contains("spec.obligations.reviewAfterwards.within: must be at most 2592000"));
     for (annotation, says) in [
         ("@rowLimit(\"0\")", "at least 1"),
         ("@rowLimit(\"many\")", "at least 1"),
@@ -93,6 +108,10 @@ fn what_means_nothing_is_refused() {
         ("@readOnly(\"no\")", "says all by its name"),
         ("@mask(\"\")", "at least one MaskingRule"),
         ("@mask(\"Not a name\")", "must name MaskingRules"),
+        ("@review(\" , \")", "at least one group of reviewers"),
+        ("@reviewWithin(\"2h\")", "at least one group of reviewers"),
+        ("@review(\"dba\")@reviewWithin(\"0s\")", "1s to 30d"),
+        ("@review(\"dba\")@reviewWithin(\"31d\")", "1s to 30d"),
         ("@readonly", "no annotation that Postern knows"),
     ] {
         let told = Rule::parse(&format!("{annotation} permit (principal, action, resource);")).unwrap_err().to_string();

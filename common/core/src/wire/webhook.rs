@@ -7,7 +7,7 @@ use super::faults::Faults;
 use super::{WireError, parse, selector, timestamp_from_proto, timestamp_to_proto};
 use crate::target::TargetSelector;
 use crate::time::Timestamp;
-use crate::webhook::{Delivery, Webhook, WebhookEvent, WebhookFormat, WebhookStatus, may_send_to};
+use crate::webhook::{Delivery, Subject, Webhook, WebhookEvent, WebhookFormat, WebhookStatus, may_send_to};
 
 /// Longest URL.
 const MAX_URL: usize = 2_048;
@@ -120,12 +120,17 @@ pub(super) fn to_proto(webhook: &Webhook) -> pb::WebhookSpec {
 /// To protobuf.
 #[must_use]
 pub fn delivery_to_proto(delivery: &Delivery) -> state_pb::WebhookDelivery {
+    let (approval, review) = match delivery.of {
+        Subject::Approval(id) => (id.to_string(), String::new()),
+        Subject::Review(id) => (String::new(), id.to_string()),
+    };
     state_pb::WebhookDelivery {
         webhook: delivery.webhook.to_string(),
         sequence: delivery.sequence,
         event: delivery.event.to_string(),
-        approval: delivery.approval.to_string(),
+        approval,
         at_ms: delivery.at.millis(),
+        review,
     }
 }
 
@@ -139,7 +144,10 @@ pub fn delivery_from_proto(delivery: state_pb::WebhookDelivery) -> Result<Delive
         webhook: parse("delivery.webhook", &delivery.webhook)?,
         sequence: delivery.sequence,
         event: event.ok_or_else(|| WireError::new("delivery.event", "is unknown"))?,
-        approval: parse("delivery.approval", &delivery.approval)?,
+        of: match delivery.review.as_str() {
+            "" => Subject::Approval(parse("delivery.approval", &delivery.approval)?),
+            review => Subject::Review(parse("delivery.review", review)?),
+        },
         at: Timestamp::from_millis(delivery.at_ms),
     })
 }

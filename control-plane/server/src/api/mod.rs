@@ -19,6 +19,7 @@ mod labels;
 mod logins;
 mod mask;
 mod members;
+mod opened;
 mod page;
 mod permissions;
 mod policy;
@@ -26,6 +27,7 @@ mod proof;
 mod recordings;
 mod requests;
 mod resources;
+mod reviews;
 mod revocations;
 mod rights;
 mod roles;
@@ -54,6 +56,7 @@ use postern_proto::admin::v1::cluster_service_server::ClusterServiceServer;
 use postern_proto::admin::v1::fleet_service_server::FleetServiceServer as AdminFleetServiceServer;
 use postern_proto::admin::v1::job_service_server::JobServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
+use postern_proto::admin::v1::review_service_server::ReviewServiceServer;
 use postern_proto::admin::v1::revocation_service_server::RevocationServiceServer;
 use postern_proto::admin::v1::secret_service_server::SecretServiceServer;
 use postern_proto::admin::v1::session_service_server::SessionServiceServer;
@@ -64,6 +67,7 @@ use postern_proto::gateway::v1::hold_service_server::HoldServiceServer;
 use postern_proto::gateway::v1::issuer_service_server::IssuerServiceServer;
 use postern_proto::gateway::v1::policy_feed_service_server::PolicyFeedServiceServer;
 use postern_proto::gateway::v1::recording_service_server::RecordingServiceServer;
+use postern_proto::gateway::v1::review_service_server::ReviewServiceServer as OpenedServiceServer;
 use postern_proto::gateway::v1::token_use_service_server::TokenUseServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -144,6 +148,8 @@ pub(crate) fn routes(
     let approvals = approvals::Service { raft: raft.clone(), access: access.clone(), watches: watches.clone() };
     let webhooks = webhooks::Service { raft: raft.clone(), access: access.clone() };
     let requests = requests::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
+    let reviews = reviews::Service { raft: raft.clone(), access: access.clone() };
+    let opened = opened::Service { raft: raft.clone(), access: access.clone() };
     let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), copies: copies.clone(), watches };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { access: access.clone(), desk: desk.clone() };
@@ -176,6 +182,7 @@ pub(crate) fn routes(
         .add_service(ResourceServiceServer::new(resources).max_decoding_message_size(MAX_REQUEST))
         .add_service(ApprovalServiceServer::new(approvals).max_decoding_message_size(MAX_REQUEST))
         .add_service(WebhookServiceServer::new(webhooks).max_decoding_message_size(MAX_REQUEST))
+        .add_service(ReviewServiceServer::new(reviews).max_decoding_message_size(MAX_REQUEST))
         .add_service(AccessServiceServer::new(requests).max_decoding_message_size(MAX_REQUEST))
         .add_service(SessionServiceServer::new(sessions).max_decoding_message_size(MAX_REQUEST))
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))
@@ -188,6 +195,7 @@ pub(crate) fn routes(
         .add_service(SecretServiceServer::new(secrets).max_decoding_message_size(MAX_REQUEST))
         .add_service(PolicyFeedServiceServer::new(feed).max_encoding_message_size(MAX_ANSWER))
         .add_service(HoldServiceServer::new(hold).max_decoding_message_size(MAX_REQUEST))
+        .add_service(OpenedServiceServer::new(opened).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenUseServiceServer::new(uses).max_decoding_message_size(MAX_REQUEST))
         .add_service(IssuerServiceServer::new(issuers).max_decoding_message_size(MAX_REQUEST))
         .add_service(RecordingServiceServer::new(uploads).max_decoding_message_size(MAX_UPLOAD))

@@ -75,6 +75,10 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
         ],
     ),
     (
+        "postern.admin.v1.ReviewService",
+        &[("ListReviews", audited(Name)), ("GetReview", audited(Name)), ("CloseReview", audited(Name))],
+    ),
+    (
         "postern.admin.v1.AccessService",
         &[
             ("RequestAccess", audited(Name)),
@@ -168,6 +172,7 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
             ("WithdrawApproval", quiet(Gateway)),
         ],
     ),
+    ("postern.gateway.v1.ReviewService", &[("OpenReview", quiet(Gateway))]),
     ("postern.gateway.v1.TokenUseService", &[("TakeUses", quiet(Gateway))]),
     ("postern.gateway.v1.IssuerService", &[("RefreshKeys", quiet(Gateway))]),
     ("postern.gateway.v1.RecordingService", &[("Upload", quiet(Gateway))]),

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use postern_core::Name;
 use postern_core::approval::Approval;
-use postern_core::background::veiled;
+use postern_core::background::{Background, veiled};
 use postern_core::masking::{MaskSlice, MaskingRule};
 use postern_core::principal::{Principal, PrincipalId};
+use postern_core::review::ReviewItem;
 use postern_core::snapshot::Snapshot;
 use postern_core::wire::identity::approval_to_proto;
+use postern_core::wire::review::item_to_proto;
 use postern_proto::resource::v1 as pb;
 
 use super::access::Caller;
@@ -31,6 +33,19 @@ impl Veils {
         shown(&self.0.snapshot, caller.maybe_principal(), approval)
     }
 
+    /// A review after the fact, likewise.
+    pub(super) fn shown_review(&self, caller: &Caller, item: &ReviewItem) -> pb::ReviewItem {
+        if caller.is(&item.principal) {
+            return item_without_uses(item);
+        }
+        shown_review(&self.0.snapshot, caller.maybe_principal(), item)
+    }
+
+    /// As one may see it for whom every mask holds.
+    pub(crate) fn review_for_anybody(&self, item: &ReviewItem) -> pb::ReviewItem {
+        shown_review(&self.0.snapshot, None, item)
+    }
+
     /// As one may see it for whom every mask holds.
     pub(crate) fn shown_to_anybody(&self, approval: &Approval) -> pb::Approval {
         shown(&self.0.snapshot, None, approval)
@@ -48,6 +63,20 @@ fn shown(snapshot: &Snapshot, viewer: Option<&Principal>, approval: &Approval) -
         }
     }
     out
+}
+
+fn shown_review(snapshot: &Snapshot, viewer: Option<&Principal>, item: &ReviewItem) -> pb::ReviewItem {
+    let mut out = item_without_uses(item);
+    let masks = masks(snapshot, viewer, &item.target);
+    let uses = Background { relations: item.relations.clone(), values: item.values.clone(), ..Background::default() };
+    if let Some((text, parameters)) = veiled(&item.text, &item.parameters, &uses, &masks) {
+        (out.text, out.parameters, out.veiled) = (text, parameters, true);
+    }
+    out
+}
+
+fn item_without_uses(item: &ReviewItem) -> pb::ReviewItem {
+    pb::ReviewItem { relations: Vec::new(), values: Vec::new(), ..item_to_proto(item) }
 }
 
 /// What values are set against is for the above, and says nothing to people.

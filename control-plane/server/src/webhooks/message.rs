@@ -5,21 +5,42 @@ use postern_core::wire::timestamp_from_proto;
 use postern_proto::resource::v1 as pb;
 use serde_json::{Value, json};
 
+use super::review_message;
+
 /// Bytes of a statement that are told. The rest is for who asks.
-const TEXT: usize = 16 << 10;
+pub(super) const TEXT: usize = 16 << 10;
 /// In a message for people.
-const SHOWN: usize = 2_000;
+pub(super) const SHOWN: usize = 2_000;
+
+/// What is told of: as anybody may see it. None: it is forgotten.
+pub(super) enum About {
+    Approval(Option<Box<pb::Approval>>),
+    Review(Option<Box<pb::ReviewItem>>),
+}
 
 /// Postern's own form, version 1.
-pub(super) fn postern(delivery: &Delivery, approval: Option<&pb::Approval>, cluster: &str) -> Value {
+pub(super) fn postern(delivery: &Delivery, about: &About, cluster: &str) -> Value {
+    let forgotten = || json!({ "id": delivery.of.to_string() });
+    let data = match about {
+        About::Approval(approval) => json!({ "approval": approval.as_deref().map_or_else(forgotten, of) }),
+        About::Review(item) => json!({ "review": item.as_deref().map_or_else(forgotten, review_message::of) }),
+    };
     json!({
         "version": 1,
         "id": delivery.id(),
         "type": delivery.event.as_str(),
         "timestamp": delivery.at.to_string(),
         "cluster": cluster,
-        "data": { "approval": approval.map_or_else(|| json!({ "id": delivery.approval.to_string() }), of) },
+        "data": data,
     })
+}
+
+/// Blocks for Slack.
+pub(super) fn slack(delivery: &Delivery, about: &About) -> Value {
+    match about {
+        About::Approval(approval) => slack_approval(delivery, approval.as_deref()),
+        About::Review(item) => review_message::slack(delivery, item.as_deref()),
+    }
 }
 
 fn of(approval: &pb::Approval) -> Value {
@@ -66,7 +87,7 @@ fn of(approval: &pb::Approval) -> Value {
     })
 }
 
-fn principal(principal: Option<&pb::Principal>) -> Value {
+pub(super) fn principal(principal: Option<&pb::Principal>) -> Value {
     let Some(principal) = principal else { return Value::Null };
     let chain = principal.chain.iter().map(|link| match (&*link.issuer, &*link.subject) {
         ("", subject) => subject.to_owned(),
@@ -91,30 +112,21 @@ fn state(approval: &pb::Approval) -> &'static str {
     }
 }
 
-/// Blocks for Slack.
-pub(super) fn slack(delivery: &Delivery, approval: Option<&pb::Approval>) -> Value {
+fn slack_approval(delivery: &Delivery, approval: Option<&pb::Approval>) -> Value {
     let what = match delivery.event {
-        WebhookEvent::Requested => "Review wanted",
         WebhookEvent::Approved => "Approved",
         WebhookEvent::Denied => "Denied",
         WebhookEvent::Expired => "Expired",
         WebhookEvent::Withdrawn => "Withdrawn",
         WebhookEvent::Consumed => "Taken for execution",
+        _ => "Review wanted",
     };
-    let section = |text: String| json!({ "type": "section", "text": { "type": "mrkdwn", "text": text } });
     let Some(approval) = approval else {
-        let text = format!("{what}: {}", delivery.approval);
+        let text = format!("{what}: {}", delivery.of);
         return json!({ "text": text, "blocks": [section(text.clone())] });
     };
     let who = approval.requester.as_ref().map(|who| format!("{}:{}", who.issuer, who.subject)).unwrap_or_default();
     let title = format!("{what}: {} on {}", escaped(&who), escaped(&approval.target));
-    let mut blocks = vec![section(format!("*{title}*"))];
-    if !approval.reason.is_empty() {
-        blocks.push(section(escaped(cut(&approval.reason, SHOWN).0)));
-    }
-    let (text, whole) = cut(&approval.text, SHOWN);
-    let more = if whole { "" } else { "\n..." };
-    blocks.push(section(format!("```{}{more}```", escaped(&text.replace("```", "` ` `")))));
     let mut facts = Vec::new();
     match approval.background.as_ref().and_then(|told| told.estimate.as_ref()) {
         Some(estimate) if !estimate.unknown.is_empty() => facts.push("estimate unknown".to_owned()),
@@ -137,20 +149,42 @@ pub(super) fn slack(delivery: &Delivery, approval: Option<&pb::Approval>) -> Val
         facts.push(escaped(cut(&format!("{} of {groups}", approval.required), 300).0));
         facts.push(format!("`postern approvals show {}`", approval.id));
     }
+    json!({ "text": title, "blocks": blocks(&title, &approval.reason, (&approval.text, false), &facts, SHOWN) })
+}
+
+pub(super) fn section(text: String) -> Value {
+    json!({ "type": "section", "text": { "type": "mrkdwn", "text": text } })
+}
+
+/// A title, why, the statement, whose end may be missing already, and a line of facts, each of `most` bytes.
+pub(super) fn blocks(
+    title: &str,
+    reason: &str,
+    (text, ends): (&str, bool),
+    facts: &[String],
+    most: usize,
+) -> Vec<Value> {
+    let mut blocks = vec![section(format!("*{title}*"))];
+    if !reason.is_empty() {
+        blocks.push(section(escaped(cut(reason, most).0)));
+    }
+    let (text, whole) = cut(text, most);
+    let more = if whole && !ends { "" } else { "\n..." };
+    blocks.push(section(format!("```{}{more}```", escaped(&text.replace("```", "` ` `")))));
     if !facts.is_empty() {
-        let text = cut(&facts.join("  |  "), SHOWN).0.to_owned();
+        let text = cut(&facts.join("  |  "), most).0.to_owned();
         blocks.push(json!({ "type": "context", "elements": [{ "type": "mrkdwn", "text": text }] }));
     }
-    json!({ "text": title, "blocks": blocks })
+    blocks
 }
 
 /// Nothing in it is a link, a mention or markup's beginning.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// The beginning of a text, and whether it is all of it.
-fn cut(text: &str, most: usize) -> (&str, bool) {
+pub(super) fn cut(text: &str, most: usize) -> (&str, bool) {
     let end = text.floor_char_boundary(most);
     (text.get(..end).unwrap_or_default(), end == text.len())
 }
@@ -158,6 +192,7 @@ fn cut(text: &str, most: usize) -> (&str, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postern_core::webhook::Subject;
     use postern_core::{ApprovalId, Timestamp};
 
     fn delivery(event: WebhookEvent) -> Delivery {
@@ -165,13 +200,13 @@ mod tests {
             webhook: "ops".parse().unwrap(),
             sequence: 1,
             event,
-            approval: ApprovalId::from_bytes([1; 16]),
+            of: Subject::Approval(ApprovalId::from_bytes([1; 16])),
             at: Timestamp::from_millis(1_000),
         }
     }
 
-    fn approval(text: &str) -> pb::Approval {
-        pb::Approval {
+    fn approval(text: &str) -> About {
+        About::Approval(Some(Box::new(pb::Approval {
             id: "apr_x".into(),
             state: pb::ApprovalState::Pending.into(),
             requester: Some(pb::Principal { issuer: "ci".into(), subject: "<!channel>".into(), ..Default::default() }),
@@ -181,29 +216,34 @@ mod tests {
             reviewer_groups: vec!["dba".into()],
             required: 1,
             ..Default::default()
-        }
+        })))
     }
 
     #[test]
     fn says_what_happened() {
-        let said = postern(&delivery(WebhookEvent::Requested), Some(&approval("DELETE FROM t")), "c1");
+        let said = postern(&delivery(WebhookEvent::Requested), &approval("DELETE FROM t"), "c1");
         assert_eq!((said["version"].as_u64(), said["type"].as_str()), (Some(1), Some("approval.requested")));
         assert_eq!(said["data"]["approval"]["statement"], "DELETE FROM t");
         assert_eq!(said["id"].as_str().unwrap(), format!("{}.approval.requested", ApprovalId::from_bytes([1; 16])));
-        let long = postern(&delivery(WebhookEvent::Denied), Some(&approval(&"ä".repeat(TEXT))), "c1");
+        let long = postern(&delivery(WebhookEvent::Denied), &approval(&"ä".repeat(TEXT)), "c1");
         assert_eq!(long["data"]["approval"]["statementCut"], true);
         assert!(long.to_string().len() < 2 * TEXT);
-        assert!(postern(&delivery(WebhookEvent::Expired), None, "c1").to_string().contains("apr_"));
+        assert!(postern(&delivery(WebhookEvent::Expired), &About::Approval(None), "c1").to_string().contains("apr_"));
     }
 
     #[test]
     fn nothing_breaks_out_of_slacks_markup() {
-        let said = slack(&delivery(WebhookEvent::Requested), Some(&approval("SELECT '```<!here> & <http://x|y>'")));
+        let said = slack(&delivery(WebhookEvent::Requested), &approval("SELECT '```<!here> & <http://x|y>'"));
         let text = said.to_string();
         assert!(!text.contains("<!") && !text.contains("<http"), "{text}");
         assert!(text.contains("&lt;!channel&gt;") && text.contains("postern approvals show apr_x"), "{text}");
         let code = said["blocks"][1]["text"]["text"].as_str().unwrap();
         assert_eq!(code.matches("```").count(), 2, "{code}");
-        assert!(slack(&delivery(WebhookEvent::Expired), None)["text"].as_str().unwrap().contains("Expired"));
+        assert!(
+            slack(&delivery(WebhookEvent::Expired), &About::Approval(None))["text"]
+                .as_str()
+                .unwrap()
+                .contains("Expired")
+        );
     }
 }

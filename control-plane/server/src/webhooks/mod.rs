@@ -1,10 +1,11 @@
-//! The leader's part: tells webhooks what becomes of approvals.
+//! The leader's part: tells webhooks what becomes of approvals, and of reviews after the fact.
 //!
 //! What is to be told lies in the replicated state until its delivery is written there: a leader that dies in between is followed by one that says it
 //! once more, by the same id. Nothing waits for a delivery; each webhook has one round under way at most, and a try that fails is made again later and
 //! later. One task owns all of it: rounds are futures that it drives, so who no longer leads drops them.
 
 mod message;
+mod review_message;
 mod sign;
 
 use std::collections::BTreeMap;
@@ -17,8 +18,9 @@ use futures::stream::FuturesUnordered;
 use postern_core::Name;
 use postern_core::approval::Approval;
 use postern_core::resource::{Kind, Spec};
+use postern_core::review::ReviewItem;
 use postern_core::secret::{Sealed, SecretBytes};
-use postern_core::webhook::{Delivery, Webhook, WebhookFormat, may_send_to};
+use postern_core::webhook::{Delivery, Subject, Webhook, WebhookFormat, may_send_to};
 use postern_runtime::backoff::Backoff;
 use postern_runtime::clock;
 use postern_runtime::http::{Post, post};
@@ -26,6 +28,7 @@ use postern_state::{State, commands};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::message::About;
 use crate::api::veil::Veils;
 use crate::feed::sealed_of;
 use crate::keys::Kek;
@@ -72,7 +75,13 @@ struct Waiting {
     name: Name,
     webhook: Webhook,
     secret: Option<Sealed>,
-    messages: Vec<(Arc<Delivery>, Option<Arc<Approval>>)>,
+    messages: Vec<(Arc<Delivery>, Told)>,
+}
+
+/// What a message is about, as it stands now; none: it is forgotten.
+enum Told {
+    Approval(Option<Arc<Approval>>),
+    Review(Option<Arc<ReviewItem>>),
 }
 
 /// Tells webhooks, while this node leads.
@@ -134,7 +143,11 @@ fn waiting(state: &State) -> Vec<Waiting> {
             _ => None,
         });
         let messages = state.webhook_waiting(name, LOOKED_AT).into_iter();
-        let messages = messages.map(|one| (Arc::clone(&one), state.approval(one.approval).cloned())).collect();
+        let told = |of| match of {
+            Subject::Approval(id) => Told::Approval(state.approval(id).cloned()),
+            Subject::Review(id) => Told::Review(state.review(id).cloned()),
+        };
+        let messages = messages.map(|one| (Arc::clone(&one), told(one.of))).collect();
         Some(Waiting { name: name.clone(), webhook: webhook.clone(), secret, messages })
     });
     found.collect()
@@ -155,11 +168,14 @@ async fn round(parts: Parts, waiting: Waiting, mut retries: Retries) -> (Name, R
     let (mut taken, mut failure) = (Vec::new(), String::new());
     let key = key(&parts, &webhook, secret.as_ref()).await;
     let veils = Veils::new(Arc::clone(&parts.policy.borrow()));
-    for (delivery, approval) in due {
+    for (delivery, told) in due {
         let sent = match &key {
             Ok(key) => {
-                let shown = approval.as_ref().map(|approval| veils.shown_to_anybody(approval));
-                send(&parts, &webhook, key.as_ref(), delivery, shown.as_ref()).await
+                let about = match told {
+                    Told::Approval(of) => About::Approval(of.as_ref().map(|of| Box::new(veils.shown_to_anybody(of)))),
+                    Told::Review(of) => About::Review(of.as_ref().map(|of| Box::new(veils.review_for_anybody(of)))),
+                };
+                send(&parts, &webhook, key.as_ref(), delivery, &about).await
             }
             Err(why) => Err((why.clone(), true)),
         };
@@ -221,11 +237,11 @@ async fn send(
     webhook: &Webhook,
     key: Option<&SecretBytes>,
     delivery: &Delivery,
-    approval: Option<&postern_proto::resource::v1::Approval>,
+    about: &About,
 ) -> Result<(), (String, bool)> {
     let body = match webhook.format {
-        WebhookFormat::Postern => message::postern(delivery, approval, &parts.cluster),
-        WebhookFormat::Slack => message::slack(delivery, approval),
+        WebhookFormat::Postern => message::postern(delivery, about, &parts.cluster),
+        WebhookFormat::Slack => message::slack(delivery, about),
     };
     let body = Bytes::from(body.to_string());
     let (id, seconds) = (delivery.id(), clock::now().millis() / 1_000);

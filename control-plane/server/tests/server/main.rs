@@ -15,6 +15,7 @@ mod node;
 mod policy;
 mod recordings;
 mod resources;
+mod reviews;
 mod roles;
 mod security;
 mod signing;

@@ -2,6 +2,7 @@
 
 mod accept_assertion;
 mod beat_jobs;
+mod close_review;
 mod consume_approval;
 mod create_join_token;
 mod delete_join_token;
@@ -10,6 +11,7 @@ mod end_access;
 mod end_job;
 mod expire_approvals;
 mod init_cluster;
+mod open_review;
 mod open_session;
 mod put_resources;
 mod raise_feature_level;
@@ -38,6 +40,7 @@ mod withdraw_approval;
 
 pub use accept_assertion::AcceptAssertion;
 pub use beat_jobs::BeatJobs;
+pub use close_review::CloseReview;
 pub use consume_approval::ConsumeApproval;
 pub use create_join_token::CreateJoinToken;
 pub use delete_join_token::DeleteJoinToken;
@@ -46,6 +49,7 @@ pub use end_access::EndAccess;
 pub use end_job::EndJob;
 pub use expire_approvals::ExpireApprovals;
 pub use init_cluster::InitCluster;
+pub use open_review::OpenReview;
 pub use open_session::OpenSession;
 pub use put_resources::PutResources;
 pub use raise_feature_level::RaiseFeatureLevel;

@@ -12,6 +12,7 @@ use postern_core::operation::Digest;
 use postern_core::policy::{ActionPattern, Conditions, Policy, PrincipalSelector, Staleness};
 use postern_core::principal::{Actor, Link, PrincipalId};
 use postern_core::resource::{Metadata, Resource, Spec};
+use postern_core::review::ReviewItem;
 use postern_core::role::{Grant, Role, RoleBinding};
 use postern_core::scope::Scope;
 use postern_core::secret::Sealed;
@@ -20,7 +21,7 @@ use postern_core::target::{
     CredentialKind, CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
 };
 use postern_core::time::Ttl;
-use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, SessionId, Timestamp};
+use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, ReviewId, SessionId, Timestamp};
 
 use super::{
     InitCluster, PutResources, RaiseFeatureLevel, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval,
@@ -335,7 +336,44 @@ pub(crate) fn review_access(n: u128, who: &str, groups: &[&str], verdict: Review
     ReviewAccess { id: access_id(n), reviewer: principal(who, groups), verdict, comment: String::new() }
 }
 
+/// Of what alice does in session `n`, by group `dba` within a minute.
+pub(crate) fn open_review(n: u128) -> super::OpenReview {
+    let item = ReviewItem {
+        id: ReviewId::from_bytes(n.to_be_bytes()),
+        principal: principal("alice", &["on-call"]),
+        target: name("db"),
+        session: SessionId::from_bytes(n.to_be_bytes()),
+        gateway: "g1".into(),
+        operation: OperationId::from_bytes(n.to_be_bytes()),
+        digest: Digest([7; 32]),
+        text: "delete from t".into(),
+        text_cut: false,
+        parameters: Vec::new(),
+        actions: vec!["sql:delete on shop.public.t".into()],
+        policies: vec!["break-glass".into()],
+        policy_revision: 3,
+        reason: String::new(),
+        groups: vec!["dba".into()],
+        opened_at: Timestamp::default(),
+        due_at: Timestamp::default(),
+        overdue: false,
+        session_over: false,
+        closed: None,
+        revision: 0,
+        relations: Vec::new(),
+        values: Vec::new(),
+    };
+    super::OpenReview { item, within: Ttl(60) }
+}
+
 impl Fixture {
+    /// At the newest feature level.
+    pub(crate) fn newest() -> Self {
+        let mut fixture = Self::new();
+        fixture.run(RaiseFeatureLevel { level: crate::entry::FEATURE_LEVEL }).unwrap();
+        fixture
+    }
+
     /// At the newest feature level, with target `db` and policy `jit`.
     pub(crate) fn on_request(asked: OnRequest) -> Self {
         let mut fixture = Self::new();

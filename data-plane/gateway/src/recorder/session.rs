@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::actor::Msg;
 use super::log::{Until, Written};
 use super::{Durability, Frames, RecordError, Way, ask, seal};
-use postern_core::policy::{Obliged, Permit};
+use postern_core::policy::{Covered, Obliged};
 use postern_core::recording::{Chain, Event};
 use postern_core::{Code, OperationId, SessionId};
 use postern_runtime::clock;
@@ -16,7 +16,7 @@ const WAITING: usize = 256 << 10;
 /// Room for them that a session keeps.
 const KEPT: usize = 4 << 10;
 
-/// Proof that an operation is permitted and recorded, as durably as the gateway is to record. Only the recorder makes one, from a [`Permit`]; only with one does
+/// Proof that an operation is permitted and recorded, as durably as the gateway is to record. Only the recorder makes one, from a [`Covered`] permit; only with one does
 /// anything of an operation go to a target (I1, I2).
 #[derive(Debug)]
 #[must_use = "the operation was recorded as forwarded"]
@@ -67,8 +67,9 @@ impl SessionRecorder {
     ///
     /// # Errors
     /// When it cannot be recorded: the operation must not run.
-    pub(crate) async fn operation(&mut self, permit: Permit, event: &Event) -> Result<Cleared, RecordError> {
+    pub(crate) async fn operation(&mut self, covered: Covered, event: &Event) -> Result<Cleared, RecordError> {
         self.append(event).await?;
+        let permit = covered.into_permit();
         Ok(Cleared { operation: permit.operation(), obliged: permit.into_obliged() })
     }
 

@@ -137,6 +137,10 @@ fn cancel_event() -> Event {
     Event::CancelRequested { client_address: "127.0.0.1:2".into() }
 }
 
+fn covered(session: SessionId, id: OperationId) -> postern_core::policy::Covered {
+    postern_core::policy::OpenedReviews::default().cover(permit(session, id)).unwrap()
+}
+
 fn permit(session: SessionId, id: OperationId) -> postern_core::policy::Permit {
     let everything = postern_core::policy::Policy {
         effect: postern_core::policy::Effect::Permit,
@@ -178,7 +182,7 @@ async fn a_session_is_recorded_and_verifies() {
         let mut recorder = handle.open(started(session)).await.unwrap();
         recorder.enqueue(&cancel_event()).await.unwrap();
         let id = clock::operation_id();
-        let cleared = recorder.operation(permit(session, id), &cancel_event()).await.unwrap();
+        let cleared = recorder.operation(covered(session, id), &cancel_event()).await.unwrap();
         assert_eq!(cleared.operation(), id);
         // Durable on return: the file has it now.
         assert_eq!(house.verify(session).events, 3);
@@ -313,7 +317,7 @@ async fn what_is_buffered_survives_the_process_at_once_and_is_flushed_soon() {
     let flushed = handle.view.borrow().segments.clone();
     for _ in 0..20 {
         let id = clock::operation_id();
-        assert_eq!(recorder.operation(permit(session, id), &cancel_event()).await.unwrap().operation(), id);
+        assert_eq!(recorder.operation(covered(session, id), &cancel_event()).await.unwrap().operation(), id);
     }
     assert_eq!(house.verify(session).events, 21, "all is there, whatever is flushed");
     let mut view = handle.view.clone();

@@ -95,7 +95,7 @@ impl Relay {
         self.take_policy().await?;
         let began = Instant::now();
         let circumstances = self.circumstances_of(&question.pending).estimated(question.estimated_rows());
-        let Question { pending, asked, decision: id, operation: operation_id, looked } = question;
+        let Question { pending, asked, decision: id, operation: operation_id, looked, rounds, .. } = question;
         let fresh = circumstances.fresh;
         if telemetry::exports_spans() {
             tracing::Span::current().record("policy_age_ms", u64::try_from(fresh.age.as_millis()).unwrap_or(u64::MAX));
@@ -122,16 +122,26 @@ impl Relay {
                 }
             }
         }
-        metrics::decided(outcome(&verdict), began.elapsed());
-        let obliged = match &verdict {
-            Verdict::Permit(permit, _) => Some(permit.obliged()),
-            Verdict::Hold(held) => Some(held.obliged()),
+        let record = match &verdict {
+            Verdict::Permit(_, record) => Some(record),
+            Verdict::Hold(held) => Some(&held.decision),
             Verdict::Deny(_) => None,
         };
+        let obliged = record.map(|record| &record.obliged);
         if let (Asked::Run, Some(Err(refusal))) = (asked, obliged.map(|obliged| pending.fits(obliged))) {
             let denial = self.slice.deny_unclassified(refusal.code, refusal.reason, id, (clock::now(), fresh));
+            metrics::decided(Outcome::Deny, began.elapsed());
             return self.deny(pending, operation_id, denial).await;
         }
+        if let (Asked::Run, Some(record)) = (asked, record) {
+            let missing = self.reviews.missing(&record.obliged);
+            if !missing.is_empty() {
+                let question =
+                    Question { pending, asked, decision: id, operation: operation_id, looked, reviewed: None, rounds };
+                return self.review_first(question, &operation, (record, missing)).await;
+            }
+        }
+        metrics::decided(outcome(&verdict), began.elapsed());
         match (verdict, asked) {
             (Verdict::Deny(denial), _) => self.deny(pending, operation_id, denial).await,
             (Verdict::Permit(..) | Verdict::Hold(_), Asked::Prepare) => {
@@ -140,13 +150,15 @@ impl Relay {
                 self.outbox.protocol(&bytes);
                 Ok(())
             }
-            (Verdict::Permit(permit, decision), Asked::Run) => {
+            (Verdict::Permit(permit, mut decision), Asked::Run) => {
                 tracing::debug!("permitted");
+                self.reviews.name(&mut decision.obliged);
                 self.note_strangers(operation_id, &pending);
                 let event = event(operation_id, &pending, decision, operation.digest);
                 self.forward(pending, permit, &event).await
             }
-            (Verdict::Hold(held), Asked::Run) => {
+            (Verdict::Hold(mut held), Asked::Run) => {
+                self.reviews.name(&mut held.decision.obliged);
                 let event = event(operation_id, &pending, held.decision.clone(), operation.digest);
                 self.recorder.append(&event).await?;
                 self.hold(pending, held, looked).await
@@ -193,7 +205,17 @@ impl Relay {
     /// Records, then forwards. An operation too large to be recorded does not run, and the session goes on.
     pub(super) async fn forward(&mut self, pending: Box<Pending>, permit: Permit, event: &Event) -> Result<(), End> {
         let operation = permit.operation();
-        let cleared = match self.recorder.operation(permit, event).await {
+        let covered = match self.reviews.cover(permit) {
+            Ok(covered) => covered,
+            // Whoever calls has seen to it before.
+            Err(error) => {
+                tracing::error!(operation_id = %operation, %error, "not run");
+                self.not_run(operation, Code::Internal).await?;
+                self.refuse(pending, &ErrorFields::of(Code::Internal));
+                return Ok(());
+            }
+        };
+        let cleared = match self.recorder.operation(covered, event).await {
             Ok(cleared) => cleared,
             Err(RecordError::TooLarge(size)) => {
                 tracing::info!(operation_id = %operation, size, "refused: too large to be recorded");
@@ -205,7 +227,7 @@ impl Relay {
             Err(error) => return Err(error.into()),
         };
         self.history.decided(operation, pending.text(), None);
-        let bytes = self.session.permit(pending, operation, cleared.obliged().clone());
+        let bytes = self.session.permit(pending, operation, cleared.obliged().how_it_runs());
         self.outbox.operation(&cleared, operation, &bytes).map_err(|error| End::logged(Code::Internal, error))
     }
 

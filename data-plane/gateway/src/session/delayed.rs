@@ -1,6 +1,7 @@
-//! An operation that cannot be decided yet: its turn has not come (I12), a name in it is newer than the catalog (I3), or policy asks what the target expects of it. The session goes on
-//! meanwhile: a cancel, the token's and the drain's end, and the client's going away are seen as ever.
+//! An operation that cannot be decided yet: its turn has not come (I12), a name in it is newer than the catalog (I3), policy asks what the target expects of it, or the control plane
+//! is to have it down for review first. The session goes on meanwhile: a cancel, the token's and the drain's end, and the client's going away are seen as ever.
 
+use postern_core::policy::OpenedReview;
 use postern_core::{Code, DecisionId, OperationId};
 use postern_protocols::postgres::session::Pending;
 use postern_runtime::clock;
@@ -12,6 +13,7 @@ use super::End;
 use super::decide::Asked;
 use super::relay::Relay;
 use crate::estimate::Looked;
+use crate::reviews;
 
 /// An estimate is done within its own limit; so long its answer may take to come here.
 const MARGIN: Duration = Duration::from_millis(100);
@@ -27,7 +29,14 @@ pub(super) struct Question {
     pub(super) operation: OperationId,
     /// What the target expects of it; none: it was not asked.
     pub(super) looked: Option<Looked>,
+    /// What became of the reviews that it was to be put up for.
+    pub(super) reviewed: Option<ReviewsOpened>,
+    /// How often it was.
+    pub(super) rounds: u8,
 }
+
+/// The items of review that the control plane has, or why it does not have them all.
+pub(super) type ReviewsOpened = Result<Vec<OpenedReview>, String>;
 
 /// One that waits.
 pub(super) struct Delayed {
@@ -36,7 +45,14 @@ pub(super) struct Delayed {
     /// When it goes on at the latest.
     at: Instant,
     /// What may come before.
-    estimate: Option<oneshot::Receiver<Looked>>,
+    answer: Answer,
+}
+
+/// What may come before its time is over.
+enum Answer {
+    None,
+    Estimate(oneshot::Receiver<Looked>),
+    Review(oneshot::Receiver<ReviewsOpened>),
 }
 
 /// What it waits for.
@@ -50,11 +66,21 @@ enum Until {
     Catalog,
     /// What the target expects of it.
     Estimate,
+    /// The control plane to have it down for review.
+    Review,
 }
 
 impl Question {
     pub(super) fn new(pending: Box<Pending>, asked: Asked) -> Self {
-        Self { pending, asked, decision: clock::decision_id(), operation: clock::operation_id(), looked: None }
+        Self {
+            pending,
+            asked,
+            decision: clock::decision_id(),
+            operation: clock::operation_id(),
+            looked: None,
+            reviewed: None,
+            rounds: 0,
+        }
     }
 
     /// How many rows the target expects.
@@ -65,14 +91,19 @@ impl Question {
 
 /// When the operation that waits, if one does, goes on. Cancel-safe.
 pub(super) async fn over(delayed: Option<&mut Delayed>) {
-    let Some(Delayed { question, at, estimate, .. }) = delayed else { return std::future::pending().await };
-    let Some(answer) = estimate else { return tokio::time::sleep_until(*at).await };
+    let Some(Delayed { question, at, answer, .. }) = delayed else { return std::future::pending().await };
+    let came = async {
+        match answer {
+            Answer::None => std::future::pending().await,
+            // Where its task is gone, nothing is known.
+            Answer::Estimate(from) => question.looked = from.await.ok(),
+            Answer::Review(from) => question.reviewed = from.await.ok(),
+        }
+    };
     tokio::select! {
         biased;
-        answer = answer => {
-            // Where its task is gone, nothing is known.
-            question.looked = answer.ok();
-            *estimate = None;
+        () = came => {
+            *answer = Answer::None;
             *at = Instant::now();
         }
         () = tokio::time::sleep_until(*at) => {}
@@ -82,13 +113,13 @@ pub(super) async fn over(delayed: Option<&mut Delayed>) {
 impl Relay {
     /// Has the operation wait for its turn.
     pub(super) fn wait_for_turn(&mut self, question: Question, wait: Duration) {
-        self.delayed = Some(Delayed { question, until: Until::Turn, at: Instant::now() + wait, estimate: None });
+        self.delayed = Some(Delayed { question, until: Until::Turn, at: Instant::now() + wait, answer: Answer::None });
     }
 
     /// Has the operation wait for names, after so long.
     pub(super) fn wait_for_names(&mut self, question: Question, wait: Duration) {
         let until = Until::Doubt;
-        self.delayed = Some(Delayed { question, until, at: Instant::now() + wait, estimate: None });
+        self.delayed = Some(Delayed { question, until, at: Instant::now() + wait, answer: Answer::None });
     }
 
     /// Has the target asked what it expects of the operation. It goes on when that is known, or when it has taken too long.
@@ -102,7 +133,13 @@ impl Relay {
             // The operation may have been given up meanwhile.
             let _ = to.send(looked);
         });
-        self.delayed = Some(Delayed { question, until: Until::Estimate, at, estimate: Some(answer) });
+        self.delayed = Some(Delayed { question, until: Until::Estimate, at, answer: Answer::Estimate(answer) });
+    }
+
+    /// Has the operation wait until the control plane has it down for review.
+    pub(super) fn wait_for_review(&mut self, question: Question, answer: oneshot::Receiver<ReviewsOpened>) {
+        let at = Instant::now() + reviews::WAIT + MARGIN;
+        self.delayed = Some(Delayed { question, until: Until::Review, at, answer: Answer::Review(answer) });
     }
 
     /// The time of what waits is over.
@@ -112,12 +149,13 @@ impl Relay {
             Until::Turn => self.decide_in_turn(question).await,
             Until::Doubt => {
                 let at = Instant::now() + self.read_names();
-                self.delayed = Some(Delayed { question, until: Until::Catalog, at, estimate: None });
+                self.delayed = Some(Delayed { question, until: Until::Catalog, at, answer: Answer::None });
                 Ok(())
             }
             // It could not be read in time: names stay in doubt.
             Until::Catalog => self.decide_named(question).await,
             Until::Estimate => self.decide_looked(question).await,
+            Until::Review => self.review_came(question).await,
         }
     }
 

@@ -297,6 +297,11 @@ impl Relay {
             }
         };
         match denied {
+            // It was asked for while the operation waited: a grant would find it without.
+            None if !self.reviews.missing(waiting.held.obliged()).is_empty() => {
+                let message = "policy asks now for a review afterwards: run it again".to_owned();
+                self.give_up(waiting, "policy asks for a review of it now", Code::Denied, message).await?;
+            }
             None => self.waiting = Some(waiting),
             Some(denial) => {
                 let message = denial.client_message();
@@ -384,7 +389,7 @@ fn approval_event(
 }
 
 /// Parameters as reviewers see them. The digest binds them whole, whatever is cut off here.
-fn shown(parameters: &[Parameter]) -> Vec<String> {
+pub(super) fn shown(parameters: &[Parameter]) -> Vec<String> {
     let one = |parameter: &Parameter| match &parameter.value {
         None => "NULL".to_owned(),
         Some(bytes) => match std::str::from_utf8(bytes) {

@@ -19,6 +19,7 @@ mod past;
 mod policy;
 mod record;
 mod relay;
+mod reviewed;
 mod wait;
 
 use std::net::SocketAddr;
@@ -43,6 +44,7 @@ use crate::limits::{FailedLogins, Handshake, Limiter};
 use crate::metrics;
 use crate::policy_feed::{Feed, Standings};
 use crate::recorder::RecorderHandle;
+use crate::reviews::Reviews;
 use crate::upstream::Dialer;
 use crate::uses::Uses;
 
@@ -63,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) cancels: CancelKeys,
     pub(crate) issuer_keys: IssuerKeys,
     pub(crate) uses: Uses,
+    pub(crate) reviews: Reviews,
     pub(crate) failed_logins: FailedLogins,
     pub(crate) fleet: Fleet,
     pub(crate) supervisor: Supervisor,

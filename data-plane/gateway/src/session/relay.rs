@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postern_core::policy::{Circumstances, PolicySlice};
+use postern_core::policy::{Circumstances, OpenedReviews, PolicySlice};
 use postern_core::{Code, OperationId, Principal};
 use postern_protocols::postgres::analyze::AnalyzeContext;
 use postern_protocols::postgres::codec;
@@ -85,6 +85,8 @@ pub(super) struct Relay {
     pub(super) seat: Seat,
     pub(super) standing: Arc<Standing>,
     pub(super) slice: PolicySlice,
+    /// What the control plane has down for review.
+    pub(super) reviews: OpenedReviews,
     pub(super) catalog: Dated,
     pub(super) beginning: Beginning,
     pub(super) context: Arc<AnalyzeContext>,
@@ -181,6 +183,7 @@ impl Relay {
             seat,
             standing,
             slice,
+            reviews: OpenedReviews::default(),
             catalog,
             beginning,
             context,

@@ -8,7 +8,10 @@ use super::InvalidRule;
 use crate::allowance::{Allowance, MAX_IN_FLIGHT, MIN_IN_FLIGHT};
 use crate::approval::{ApprovalRequirement, DEFAULT_APPROVAL_EXPIRY, MAX_APPROVAL_EXPIRY};
 use crate::name::Name;
-use crate::policy::{Effect, MAX_STALENESS, MAX_STATEMENT_TIMEOUT, Obligations, OnStale, Staleness};
+use crate::policy::{
+    DEFAULT_REVIEW_WITHIN, Effect, MAX_REVIEW_WITHIN, MAX_STALENESS, MAX_STATEMENT_TIMEOUT, Obligations, OnStale,
+    ReviewAfterwards, Staleness,
+};
 use crate::time::Ttl;
 
 /// The longest reason, in bytes.
@@ -25,7 +28,7 @@ pub struct Annotated {
     pub staleness: Option<Staleness>,
     /// `@sessions("5")`, `@connectionsPerSecond("5")`, `@operationsPerSecond("50")`, `@inFlightBytes("65536")`.
     pub limits: Option<Allowance>,
-    /// `@rowLimit("1000")`, `@statementTimeout("30s")`, `@readOnly`, `@mask("RULE, RULE")`.
+    /// `@rowLimit("1000")`, `@statementTimeout("30s")`, `@readOnly`, `@mask("RULE, RULE")`, `@review("GROUP, GROUP")` with `@reviewWithin("24h")`.
     pub obligations: Option<Obligations>,
     /// `@reason("…")`: shown to whoever is denied or held by it.
     pub reason: Option<String>,
@@ -48,6 +51,7 @@ impl Annotated {
         let mut staleness: Option<Staleness> = None;
         let mut limits: Option<Allowance> = None;
         let mut asks: Option<Obligations> = None;
+        let mut review: Option<Afterwards<'_>> = None;
         for (key, value) in all {
             let fault = |why: &str| InvalidRule(format!("@{key}({value:?}): {why}"));
             if effect == Effect::Deny && !matches!(key, "id" | "reason" | "description") {
@@ -115,13 +119,39 @@ impl Annotated {
                         Err(error) => return Err(fault(&format!("must name MaskingRules: {error}"))),
                     }
                 }
+                "review" => review.get_or_insert_default().groups = Some(value),
+                "reviewWithin" => match seconds()? {
+                    time @ 1..=MAX_REVIEW_WITHIN => review.get_or_insert_default().within = Some(time),
+                    _ => return Err(fault("must be 1s to 30d")),
+                },
                 "readOnly" if value.is_empty() || value == "true" => asks.get_or_insert_default().read_only = true,
                 "readOnly" => return Err(fault("says all by its name: @readOnly")),
                 _ => return Err(fault("is no annotation that Postern knows")),
             }
         }
+        if let Some(review) = review {
+            asks.get_or_insert_default().reviews = [review.requirement()?].into_iter().collect();
+        }
         read.approval = asked.map(Asked::requirement).transpose()?;
         Ok(Self { staleness, limits, obligations: asks, ..read })
+    }
+}
+
+/// A review after the fact.
+#[derive(Default)]
+struct Afterwards<'a> {
+    groups: Option<&'a str>,
+    within: Option<u32>,
+}
+
+impl Afterwards<'_> {
+    fn requirement(self) -> Result<ReviewAfterwards, InvalidRule> {
+        let groups = self.groups.unwrap_or_default().split(',').map(str::trim);
+        let groups: BTreeSet<String> = groups.filter(|group| !group.is_empty()).map(str::to_owned).collect();
+        if groups.is_empty() {
+            return Err(InvalidRule("@review must name at least one group of reviewers".to_owned()));
+        }
+        Ok(ReviewAfterwards { groups, within: Ttl(self.within.unwrap_or(DEFAULT_REVIEW_WITHIN)) })
     }
 }
 
