@@ -30,6 +30,7 @@ mod limits;
 mod local_clients;
 mod login;
 mod mask;
+mod mask_numbers;
 mod mask_rules;
 mod nested_agents;
 mod oauth;

@@ -30,14 +30,23 @@ impl Analyzer<'_> {
         SEEN
     }
 
+    /// Notes whether the walk sees all columns that a statement of this kind reads or sets.
+    pub(super) fn sees_columns(&mut self, kind: StatementKind, node: &NodeEnum) {
+        use StatementKind::{
+            Copy, Cursor, Definition, Delete, Explain, Insert, Merge, Select, Setting, Transaction, Update,
+        };
+        self.untold |= match kind {
+            Select | Insert | Update | Delete | Merge | Copy | Cursor | Explain | Transaction | Setting => false,
+            // What else a definition reads stands in no list.
+            Definition => !matches!(node, NodeEnum::CreateTableAsStmt(_) | NodeEnum::ViewStmt(_)),
+            _ => true,
+        };
+    }
+
     /// Once the whole text is seen: what is read and set of each relation that the catalog knows.
     pub(super) fn tell_columns(&mut self) {
-        use StatementKind::{Copy, Cursor, Delete, Insert, Merge, Select, Setting, Transaction, Update};
-        let told = |kind: &StatementKind| {
-            matches!(kind, Select | Insert | Update | Delete | Merge | Copy | Cursor | Transaction | Setting)
-        };
         let facts = &self.out.facts;
-        if facts.unseen || self.out.unfollowed.is_some() || !self.out.kinds.iter().all(told) {
+        if facts.unseen || self.out.unfollowed.is_some() || self.untold {
             return;
         }
         let Some(catalog) = &self.context.catalog else { return };

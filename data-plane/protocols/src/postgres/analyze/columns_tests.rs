@@ -43,6 +43,8 @@ fn columns_that_are_read_are_told_wherever_they_stand() {
         ("UPDATE customers SET age = id WHERE name = 'x'", "id name"),
         ("INSERT INTO customers (id, email) VALUES (1, 'x') ON CONFLICT (email) DO NOTHING", "email"),
         ("INSERT INTO customers (id) VALUES (1) RETURNING phone", "phone"),
+        ("INSERT INTO customers (id) VALUES (1) ON CONFLICT ON CONSTRAINT customers_email_key DO NOTHING", "email"),
+        ("INSERT INTO customers (id) VALUES (1) ON CONFLICT ON CONSTRAINT unknown DO NOTHING", ALL),
         (
             "MERGE INTO customers USING orders ON customer_id = customers.id WHEN MATCHED THEN UPDATE SET age = total",
             "id",
@@ -68,9 +70,23 @@ fn columns_that_are_read_are_told_wherever_they_stand() {
         ("SELECT app.price(id) FROM customers", ALL),
         ("INSERT INTO customers (id) VALUES (1) RETURNING *", ALL),
         ("SELECT 1; SELECT id FROM customers; SELECT * FROM orders", ALL),
+        // Within another statement.
+        ("EXPLAIN SELECT id FROM customers WHERE age = 3", "age id"),
+        ("EXPLAIN ANALYZE UPDATE customers SET age = id WHERE name = 'x'", "id name"),
+        ("EXPLAIN (VERBOSE) SELECT * FROM customers", ALL),
+        ("EXPLAIN CREATE TABLE t AS SELECT phone FROM customers", "phone"),
+        ("CREATE TABLE t AS SELECT id FROM customers", "id"),
+        ("CREATE TABLE t AS TABLE customers", ALL),
+        ("CREATE TABLE t (a, b) AS SELECT id, email FROM customers", "email id"),
+        ("CREATE MATERIALIZED VIEW t AS SELECT id FROM customers WHERE age > 3 WITH NO DATA", "age id"),
+        ("CREATE VIEW t AS SELECT email AS x FROM customers", "email"),
+        ("CREATE OR REPLACE VIEW t AS SELECT lower(email) FROM customers", "email"),
+        ("CREATE VIEW t AS SELECT * FROM customers", ALL),
+        ("CREATE RECURSIVE VIEW t (a) AS SELECT age FROM customers", ALL),
+        ("SELECT id INTO t FROM customers", "id"),
         // Nobody can tell.
-        ("EXPLAIN SELECT id FROM customers", "?"),
-        ("CREATE TABLE t AS SELECT id FROM customers", "?"),
+        ("CREATE TABLE t (a int); SELECT id FROM customers", "?"),
+        ("LOCK orders; SELECT id FROM customers", "?"),
     ] {
         assert_eq!(of(sql, Verb::SqlSelect, "public.customers"), expected, "{sql}");
     }

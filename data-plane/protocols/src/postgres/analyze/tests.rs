@@ -75,6 +75,9 @@ pub(crate) fn catalog() -> Catalog {
     row(CatalogPart::Calls, &["20004", "r", "1", "0", "-"]);
     row(CatalogPart::Calls, &["20002", "w", "0", "1", "-"]);
     row(CatalogPart::Calls, &["20001", "c", "0", "0", "20002"]);
+    row(CatalogPart::Keys, &["20001", "customers_pkey", "1"]);
+    row(CatalogPart::Keys, &["20001", "customers_email_key", "3"]);
+    row(CatalogPart::Keys, &["20011", "contacts_pkey", "1"]);
     row(CatalogPart::Casts, &["checked", "app", "price", "0"]);
     // Between mood and text, by assignment.
     row(CatalogPart::Casts, &["mood", "app", "mood_text", "1"]);

@@ -57,6 +57,7 @@ impl Analyzer<'_> {
         };
         seen?;
         self.out.kinds.push(kind);
+        self.sees_columns(kind, node);
         self.settle();
         SEEN
     }

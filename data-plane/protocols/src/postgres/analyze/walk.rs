@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use pg_query::{NodeEnum, protobuf as pb};
-use postern_core::action::{ObjectKind, Verb};
 
 use super::context::{AnalyzeContext, SessionNames};
 use super::functions;
@@ -67,7 +66,9 @@ pub(super) struct Analyzer<'a> {
     /// ON CONFLICT DO UPDATE: names of this range are what the client itself sent.
     pub(super) excluded: bool,
     /// It calls what takes or returns types of the database's own, or of which that is not known.
-    own_types: bool,
+    pub(super) own_types: bool,
+    /// Some statement reads or sets columns that the walk does not see.
+    pub(super) untold: bool,
 }
 
 impl<'a> Analyzer<'a> {
@@ -88,6 +89,7 @@ impl<'a> Analyzer<'a> {
             bare: false,
             excluded: false,
             own_types: false,
+            untold: false,
         }
     }
 
@@ -269,6 +271,10 @@ impl<'a> Analyzer<'a> {
             NodeEnum::WindowDef(window) => self.window(window),
             NodeEnum::SubLink(link) => self.sublink(link),
             NodeEnum::IndexElem(elem) => {
+                // Whether it can be unique, and in which order its rows are, is told.
+                if !elem.name.is_empty() {
+                    self.out.facts.used.insert(elem.name.clone());
+                }
                 self.all(&elem.opclassopts)?;
                 self.maybe(elem.expr.as_deref())
             }
@@ -420,79 +426,6 @@ impl<'a> Analyzer<'a> {
             // EXISTS looks at no value, so what its list names goes nowhere.
             _ if exists => self.flowing(Flow::Condition, |this| this.select(select, Stars::Ignore)),
             _ => self.select(select, Stars::Opaque),
-        }
-    }
-
-    /// For what uses an operator without its symbol: whether that may be one of the database's own, which then is called.
-    pub(super) fn calls_own(&mut self, symbol: &str) -> bool {
-        let own = !self.schemas_of_function(symbol).is_empty();
-        if own {
-            self.routine(&["", symbol]);
-        }
-        own
-    }
-
-    /// Operators by their symbols; one that is not the system's calls a function that is not known. Whether it is the system's.
-    pub(super) fn operator(&mut self, name: &[pb::Node]) -> Result<bool, Unclassifiable> {
-        match names::parts(name)?.as_slice() {
-            [] => return Ok(true),
-            ["pg_catalog", symbol] if functions::is_operator(symbol) => return Ok(true),
-            // One of the same symbol elsewhere in the path may fit the arguments better.
-            [symbol] if functions::is_operator(symbol) && self.schemas_of_function(symbol).is_empty() => {
-                match *symbol {
-                    "BETWEEN" | "NOT BETWEEN" | "BETWEEN SYMMETRIC" | "NOT BETWEEN SYMMETRIC" => {
-                        let own = ["<", "<=", ">", ">="]
-                            .into_iter()
-                            .find(|symbol| !self.schemas_of_function(symbol).is_empty());
-                        match own {
-                            None => return Ok(true),
-                            Some(symbol) => self.routine(&["", symbol]),
-                        }
-                    }
-                    _ => return Ok(true),
-                }
-            }
-            [symbol] => self.routine(&["", symbol]),
-            [schema, symbol] => self.routine(&[schema, symbol]),
-            _ => return Err(Unclassifiable::doubt("an operator's name has too many parts")),
-        }
-        Ok(false)
-    }
-
-    /// A call of what is not known to be harmless: `schema` is empty when the name is unqualified.
-    pub(super) fn routine(&mut self, name: &[&str; 2]) {
-        let [schema, name] = *name;
-        let database = self.context.database.to_string();
-        self.out.facts.opaque_call = true;
-        let schemas = if schema.is_empty() { self.schemas_of_function(name) } else { vec![schema.to_owned()] };
-        let builtin = schema.is_empty()
-            && self.context.catalog.as_ref().is_some_and(|catalog| catalog.has_function(names::SYSTEM, name));
-        if builtin {
-            self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, names::SYSTEM, name]);
-        }
-        if builtin {
-            let code = self.context.catalog.as_ref().and_then(|catalog| catalog.code(names::SYSTEM, name));
-            self.out.facts.calls_volatile |= code.is_none_or(|code| code.volatile);
-        } else if schemas.is_empty() {
-            self.own_types = true;
-            self.out.facts.calls_definer = true;
-            self.out.facts.calls_volatile = true;
-            self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, names::UNRESOLVED, name]);
-        }
-        let catalog = self.context.catalog.clone();
-        for schema in schemas {
-            self.out.act_on(Verb::SqlCall, ObjectKind::Routine, [&*database, &*schema, name]);
-            // What is not known may be anything; but it is a text that cannot be seen only where that is known.
-            let code = catalog.as_ref().and_then(|catalog| catalog.code(&schema, name));
-            self.own_types |= code.is_none_or(|code| code.own_types);
-            // It may be another by now.
-            let calls = code.filter(|_| !self.names.made_routines(name).any(|made| *made == *schema || made == "?"));
-            self.out.facts.calls_definer |= calls.is_none_or(|code| code.definer);
-            self.out.facts.calls_volatile |= calls.is_none_or(|code| code.volatile);
-            if code.is_some_and(|code| code.opaque) {
-                self.out.facts.unseen = true;
-                self.out.act_on(Verb::SqlOpaque, ObjectKind::Routine, [&*database, &*schema, name]);
-            }
         }
     }
 }

@@ -37,6 +37,10 @@ impl Analyzer<'_> {
     }
 
     fn on_conflict(&mut self, conflict: &pb::OnConflictClause, targets: &[Relation]) -> Seen {
+        if conflict.infer.as_ref().is_none_or(|infer| infer.index_elems.is_empty()) {
+            let constraint = conflict.infer.as_ref().map(|infer| infer.conname.as_str());
+            self.unique_columns(targets, constraint);
+        }
         if let Some(infer) = &conflict.infer {
             self.conditions(&infer.index_elems)?;
             for element in &infer.index_elems {
@@ -60,6 +64,21 @@ impl Analyzer<'_> {
             self.condition(conflict.where_clause.as_deref())?;
         }
         SEEN
+    }
+
+    /// Columns whose uniqueness a constraint asks for, or any of the relation's.
+    fn unique_columns(&mut self, targets: &[Relation], constraint: Option<&str>) {
+        let catalog = self.context.catalog.as_ref();
+        for target in targets {
+            let known = catalog.and_then(|catalog| {
+                let (oid, relation) = catalog.relation(&target.schema, &target.name)?;
+                let certain = !self.names.is_touched(&target.name);
+                let keys = certain.then(|| catalog.unique_columns(oid, constraint)).flatten();
+                let all = || relation.columns.values().map(|column| column.name.to_string()).collect();
+                Some(keys.unwrap_or_else(all))
+            });
+            self.out.facts.keys.extend(known.unwrap_or_else(|| [names::UNRESOLVED.to_owned()].into()));
+        }
     }
 
     pub(super) fn update(&mut self, update: &pb::UpdateStmt, outermost: bool) -> Seen {

@@ -36,6 +36,8 @@ pub enum CatalogPart {
     Casts,
     /// What runs because of relations.
     Calls,
+    /// Columns that are unique, or exclude each other.
+    Keys,
 }
 
 /// The catalog cannot be used; sessions with masks must be refused.
@@ -52,12 +54,13 @@ pub enum CatalogError {
 /// The queries, in the order in which the builder takes their rows. Each is one statement; all values come as text. Run them in one
 /// read-only transaction (`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`) so that they tell of one moment.
 #[must_use]
-pub fn queries() -> [(CatalogPart, &'static str); 11] {
+pub fn queries() -> [(CatalogPart, &'static str); 12] {
     [
         (
             CatalogPart::Session,
             "SELECT current_user::text, s.n, s.name \
-             FROM (SELECT 0 AS n, pg_catalog.current_setting('search_path') AS name UNION ALL SELECT p.ord::int, p.name::text \
+             FROM (SELECT -1 AS n, (pg_catalog.length(pg_catalog.regexp_replace('1'::pg_catalog.money::text, '[^0-9]', '', 'g')) - 1)::text AS name \
+                   UNION ALL SELECT 0, pg_catalog.current_setting('search_path') UNION ALL SELECT p.ord::int, p.name::text \
                    FROM unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p(name, ord)) s ORDER BY s.n",
         ),
         (
@@ -164,6 +167,12 @@ pub fn queries() -> [(CatalogPart, &'static str); 11] {
              WHERE c.oid IS NULL OR c.relkind::text = 'c'",
         ),
         (CatalogPart::Calls, super::calls::QUERY),
+        (
+            CatalogPart::Keys,
+            // A constraint has the name of its index.
+            "SELECT i.indrelid, c.relname, k.number FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+             CROSS JOIN LATERAL unnest(i.indkey) AS k(number) WHERE i.indrelid >= 16384 AND (i.indisunique OR i.indisexclusion)",
+        ),
     ]
 }
 
@@ -204,6 +213,7 @@ impl CatalogBuilder {
             (CatalogPart::Session, [Some(user), Some(place), schema]) => {
                 catalog.user = Arc::from(*user);
                 match *place {
+                    "-1" => catalog.money_scale = schema.and_then(|digits| digits.parse().ok()),
                     // One that cannot be read here is gone by as far as its schemas exist.
                     "0" => catalog.declared_path = schema.filter(|path| split_path(path).is_ok()).map(Arc::from),
                     _ => catalog.search_path.extend(schema.map(Arc::from)),
@@ -284,6 +294,10 @@ impl CatalogBuilder {
                 let part = part.map(str::parse::<u32>).transpose().ok()?;
                 let known = catalog.types.entry(oid.parse().ok()?);
                 known.or_insert_with(|| (Arc::from(*name), Vec::new())).1.extend(part);
+            }
+            (CatalogPart::Keys, [Some(of), Some(name), Some(number)]) => {
+                let keys = catalog.keys.entry(of.parse().ok()?).or_default();
+                keys.entry(Arc::from(*name)).or_default().push(number.parse().ok()?);
             }
             (CatalogPart::Calls, values) => catalog.calls.take(values)?,
             _ => return None,

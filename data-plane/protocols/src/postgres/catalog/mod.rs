@@ -23,6 +23,8 @@ pub struct Catalog {
     search_path: Vec<Arc<str>>,
     /// The search path as it was set.
     declared_path: Option<Arc<str>>,
+    /// Digits after the point of money, of which the server keeps the smallest unit.
+    money_scale: Option<u8>,
     schemas: BTreeSet<Arc<str>>,
     /// Schemas that the role may not look into: names are not found there.
     closed: BTreeSet<Arc<str>>,
@@ -45,6 +47,8 @@ pub struct Catalog {
     silent_casts: BTreeMap<Arc<str>, BTreeSet<Qualified>>,
     /// Functions that take a row as their only argument, and so can be written as a column.
     row_functions: BTreeSet<Arc<str>>,
+    /// Relation to its unique indexes and exclusions, each with its columns by number. 0: an expression.
+    keys: BTreeMap<u32, BTreeMap<Arc<str>, Vec<i16>>>,
     /// What runs because of relations.
     calls: calls::Behind,
     /// What texts were classified by it.
@@ -128,6 +132,11 @@ impl Catalog {
     #[must_use]
     pub fn declared_path(&self) -> Option<&str> {
         self.declared_path.as_deref()
+    }
+
+    /// How many smallest units of money make one.
+    pub(crate) fn money_unit(&self) -> Option<u64> {
+        10_u64.checked_pow(self.money_scale?.into())
     }
 
     /// The relation of this name.
@@ -229,6 +238,23 @@ impl Catalog {
         false
     }
 
+    /// The columns of the constraint of this name, or of all unique indexes and exclusions of the relation. None where any may be meant: there is none
+    /// of the name, one is of an expression, or those of other relations stand behind it.
+    pub(crate) fn unique_columns(&self, oid: u32, constraint: Option<&str>) -> Option<BTreeSet<String>> {
+        let known = self.by_oid(oid)?;
+        if constraint.is_none() && self.behind(oid).next().is_some() {
+            return None;
+        }
+        let keys = self.keys.get(&oid);
+        let meant = |name: &str| constraint.is_none_or(|constraint| constraint == name);
+        let found: Vec<_> = keys.into_iter().flatten().filter(|(name, _)| meant(name)).collect();
+        if found.is_empty() && constraint.is_some() {
+            return None;
+        }
+        let numbers = found.into_iter().flat_map(|(_, numbers)| numbers);
+        numbers.map(|number| known.columns.get(number).map(|column| column.name.to_string())).collect()
+    }
+
     pub(crate) fn generated(&self) -> impl Iterator<Item = (u32, &[(i16, i16)])> {
         self.generated.iter().map(|(oid, pairs)| (*oid, pairs.as_slice()))
     }
@@ -275,7 +301,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_as_asked_for_are_refused() {
-        let bad: [(CatalogPart, &[Option<&str>]); 11] = [
+        let bad: [(CatalogPart, &[Option<&str>]); 12] = [
             (CatalogPart::Session, &[Some("gate")]),
             (CatalogPart::Schemas, &[None]),
             (CatalogPart::Relations, &[Some("x"), Some("public"), Some("t"), Some("r")]),
@@ -287,6 +313,7 @@ mod tests {
             (CatalogPart::Casts, &[Some("t"), Some("public"), Some("f")]),
             (CatalogPart::Types, &[Some("1"), Some("t"), Some("x")]),
             (CatalogPart::Calls, &[Some("1"), Some("c"), Some("0"), Some("0"), None]),
+            (CatalogPart::Keys, &[Some("1"), Some("k"), None]),
         ];
         for (part, values) in bad {
             assert_eq!(CatalogBuilder::new().row(part, values), Err(CatalogError::Malformed(part)));

@@ -1,6 +1,7 @@
 //! Masking rules resolved against a catalog.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use postern_core::masking::{MaskFunction, MaskSlice, NamedColumn};
@@ -42,8 +43,20 @@ impl Types {
     fn new(masks: &MaskSlice, catalog: &Catalog) -> Option<Self> {
         masks.types().next()?;
         let mask_of = |oid: u32| masks.types().find(|(name, _)| catalog.may_be_of_type(oid, name));
-        let known = catalog.types().map(|oid| (oid, mask_of(oid).map(|(_, mask)| mask.clone())));
+        let known = catalog.types().map(|oid| (oid, mask_of(oid).map(|(_, mask)| in_units(mask, oid, catalog))));
         Some(Self(known.collect()))
+    }
+}
+
+/// Of money, a bucket's width in its smallest unit, of which the server keeps it: how many make one depends on `lc_monetary`, which a session may change
+/// for itself.
+fn in_units(function: &MaskFunction, type_oid: u32, catalog: &Catalog) -> MaskFunction {
+    match function {
+        MaskFunction::Bucket(width) if catalog.may_be_of_type(type_oid, "money") => {
+            let wider = catalog.money_unit().and_then(|unit| width.get().checked_mul(unit)).and_then(NonZeroU64::new);
+            wider.map_or(MaskFunction::Null, MaskFunction::Bucket)
+        }
+        _ => function.clone(),
     }
 }
 
@@ -60,7 +73,7 @@ fn named(masks: &MaskSlice, catalog: &Catalog, database: &str) -> BTreeMap<u32, 
             let is_of = |name: &str| catalog.may_be_of_type(column.type_oid, name);
             let named = NamedColumn { path, is_of: &is_of };
             if let Some(function) = masks.column(&named) {
-                mask.columns.insert(*number, function.clone());
+                mask.columns.insert(*number, in_units(function, column.type_oid, catalog));
                 mask.names.insert(Arc::clone(&column.name));
                 if masks.is_opaque(&named) {
                     mask.opaque.insert(Arc::clone(&column.name));

@@ -154,18 +154,19 @@ impl Masking {
     fn admit_uses(&self, facts: &Facts) -> Result<(), Unclassifiable> {
         for relation in facts.reads.iter().chain(&facts.writes).filter(|relation| !is_systems(relation)) {
             let Some(mask) = self.mask_of(relation) else {
-                if self.is_unknown(relation) && (facts.any_used || !facts.used.is_empty()) {
+                if self.is_unknown(relation) && (facts.any_used || !facts.used.is_empty() || !facts.keys.is_empty()) {
                     return Err(Unclassifiable::doubt(format!(
                         "{relation} is not in the target's catalog yet, and may have columns that may only be shown"
                     )));
                 }
                 continue;
             };
-            if let Some(column) = mask.opaque.iter().find(|name| facts.any_used || facts.used.contains(&***name)) {
-                let how = if facts.used.contains(&**column) { "is" } else { "may be" };
+            let used = |name: &str| facts.used.contains(name) || facts.keys.contains(name);
+            if let Some(column) = mask.opaque.iter().find(|name| facts.any_used || used(name)) {
+                let how = if used(column) { "is" } else { "may be" };
                 return Err(Unclassifiable::doubt(format!(
                     "{relation}.{column} {how} used for more than to be shown, which its masking rule (opaque) does not allow: \
-                     no filters, joins, order, grouping, DISTINCT or expressions"
+                     no filters, joins, order, grouping, DISTINCT, ON CONFLICT or expressions"
                 )));
             }
         }

@@ -36,22 +36,27 @@ pub(super) fn in_int(
     out: &mut BytesMut,
 ) -> Option<()> {
     let value = read_int(value, binary)?;
-    let mut digits = Digits::default();
-    value.unsigned_abs().to_string().bytes().try_for_each(|digit| digits.push(digit))?;
-    let count = digits.count;
     let max = match size {
         2 => i64::from(i16::MAX),
         4 => i64::from(i32::MAX),
         _ => i64::MAX,
     };
+    let made = whole(luhn, value.unsigned_abs().to_string().as_bytes(), Some(max.unsigned_abs().into()), permutation)?;
+    let made = i128::try_from(number(&made)?).ok()?;
+    write_int(size, if value < 0 { made.checked_neg()? } else { made }, binary, out)
+}
+
+/// Of the digits of a number that has no zeros in front: as many others, likewise, that are no number above `max`. Zeros where there are too few.
+pub(super) fn whole(luhn: bool, number: &[u8], max: Option<u128>, permutation: &Permutation) -> Option<Vec<u8>> {
+    let mut digits = Digits::default();
+    number.iter().try_for_each(|digit| digits.push(*digit))?;
     for _ in 0..MAX_WALK {
         digits.permute(luhn, permutation)?;
-        let made = digits.value()?;
         // Without a zero in front, which the number would lose. The walk ends where it began at the latest.
-        let whole = digits.iter().next() != Some(b'0') || count < MIN_DIGITS;
-        if whole && made <= i128::from(max) {
-            let signed = if value < 0 { made.checked_neg()? } else { made };
-            return write_int(size, signed, binary, out);
+        let keeps = digits.iter().next() != Some(b'0') || digits.count.saturating_sub(luhn.into()) < MIN_DIGITS;
+        let made: Vec<u8> = digits.iter().collect();
+        if keeps && max.is_none_or(|max| self::number(&made).is_some_and(|made| made <= max)) {
+            return Some(made);
         }
     }
     None
@@ -78,10 +83,6 @@ impl Digits {
 
     fn iter(&self) -> impl Iterator<Item = u8> {
         self.all.iter().copied().take(usize::try_from(self.count).unwrap_or(0))
-    }
-
-    fn value(&self) -> Option<i128> {
-        number(self.all.get(..usize::try_from(self.count).ok()?)?).and_then(|value| value.try_into().ok())
     }
 
     fn permute(&mut self, luhn: bool, permutation: &Permutation) -> Option<()> {

@@ -1,6 +1,7 @@
 //! What one value becomes.
 
 mod dates;
+mod decimals;
 mod digits;
 mod numbers;
 mod permute;
@@ -56,6 +57,8 @@ enum Work {
     Bucket(u64, Number, Format),
     DigitsText(bool),
     DigitsInt(bool, u8, Format),
+    DigitsNumeric(bool, Format),
+    DigitsMoney(bool, Format),
     Scan(Scanner, Container),
 }
 
@@ -151,6 +154,8 @@ impl Work {
             MaskFunction::Digits { luhn } => match number {
                 _ if text => Self::DigitsText(*luhn),
                 Some(Number::Int(size)) => Self::DigitsInt(*luhn, size, format),
+                Some(Number::Numeric) => Self::DigitsNumeric(*luhn, format),
+                Some(Number::Money) => Self::DigitsMoney(*luhn, format),
                 _ => return None,
             },
         })
@@ -186,6 +191,12 @@ impl Work {
             Self::DigitsText(luhn) => digits::in_text(*luhn, value, &keys()?.digits, out),
             Self::DigitsInt(luhn, size, format) => {
                 digits::in_int(*size, *luhn, value, format.is_binary(), &keys()?.digits, out)
+            }
+            Self::DigitsNumeric(luhn, format) => {
+                decimals::digits(*luhn, value, format.is_binary(), &keys()?.digits, out)
+            }
+            Self::DigitsMoney(luhn, format) => {
+                decimals::money_digits(*luhn, value, format.is_binary(), &keys()?.digits, out)
             }
         }
     }

@@ -9,8 +9,8 @@ const MAX_DIGITS: usize = 38;
 /// Groups of four digits in the binary form of numeric that an i128 surely holds.
 const MAX_GROUPS: i16 = 9;
 /// Signs of numeric's binary form; all others stand for no number.
-const POSITIVE: u16 = 0;
-const NEGATIVE: u16 = 0x4000;
+pub(super) const POSITIVE: u16 = 0;
+pub(super) const NEGATIVE: u16 = 0x4000;
 
 /// Which of the types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(super) enum Number {
     Float4,
     Float8,
     Numeric,
+    /// A whole number of the smallest unit.
+    Money,
 }
 
 impl Number {
@@ -30,16 +32,18 @@ impl Number {
             23 => Self::Int(4),
             700 => Self::Float4,
             701 => Self::Float8,
+            790 => Self::Money,
             1_700 => Self::Numeric,
             _ => return None,
         })
     }
 
-    /// Writes the lower bound; `None` for NULL, where the value is no number or the type cannot hold the bound.
+    /// Writes the lower bound, of money by a width in its smallest unit; `None` for NULL, where the value is no number or the type cannot hold the bound.
     pub(super) fn bucket(self, width: u64, value: &[u8], binary: bool, out: &mut BytesMut) -> Option<()> {
         match self {
             Self::Int(size) => write_int(size, floor(read_int(value, binary)?.into(), width)?, binary, out),
             Self::Float4 | Self::Float8 => self.float(width, value, binary, out),
+            Self::Money => super::decimals::money_bucket(width, value, binary, out),
             Self::Numeric if binary => numeric_binary(width, value, out),
             Self::Numeric => numeric_text(width, value, out),
         }
@@ -78,7 +82,7 @@ fn write_float<T: std::fmt::Display + std::fmt::LowerExp>(bound: &T, large: bool
     write!(out, "{digits}e+{exponent:0>2}").ok()
 }
 
-fn floor(value: i128, width: u64) -> Option<i128> {
+pub(super) fn floor(value: i128, width: u64) -> Option<i128> {
     let width = i128::from(width);
     value.checked_div_euclid(width)?.checked_mul(width)
 }
