@@ -121,7 +121,7 @@ fn older_gateways_have_no_session_where_a_certificate_is_shown() {
     use crate::target::{CredentialKind, CredentialSource};
 
     let mut now = snapshot();
-    let mut shown = now.targets.values().next().unwrap().value.clone();
+    let mut shown = now.targets.iter().next().unwrap().1.value.clone();
     shown.tls.mode = crate::target::TlsMode::Require;
     shown.credential.kind = CredentialKind::Certificate;
     shown.credential.source = CredentialSource::Secret(name("key"));

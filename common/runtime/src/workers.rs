@@ -47,7 +47,8 @@ impl Workers {
         let ends = stop.clone().drop_guard();
         let lanes = (0..count.max(1)).map(|place| lane(place, stop.clone())).collect::<Result<_, _>>()?;
         let supervisor = supervisor.clone();
-        // Not one of the supervisor's tasks, as it waits for all of them.
+        // Not one of the supervisor's tasks, as it waits for all of them. It cannot fail, and its end is theirs.
+        #[allow(clippy::disallowed_methods)]
         tokio::spawn(async move {
             supervisor.all_ended().await;
             drop(ends);

@@ -76,7 +76,7 @@ async fn opened_by_gateways_and_closed_by_people() {
         let listed = people.list_reviews(with_token(list(selection), token)).await.unwrap().into_inner().reviews;
         listed.into_iter().map(|item| item.id).collect::<Vec<_>>()
     };
-    assert_eq!(seen(pb::ReviewSelection::Unspecified, &rita).await, [id.clone()]);
+    assert_eq!(seen(pb::ReviewSelection::Unspecified, &rita).await, std::slice::from_ref(&id));
     assert!(seen(pb::ReviewSelection::Overdue, &rita).await.is_empty());
     assert!(seen(pb::ReviewSelection::All, &sam).await.is_empty());
 

@@ -13,7 +13,7 @@ use super::record::MAGIC;
 /// The file's name before it is a segment.
 const NAME: &str = "next";
 /// Zeros of one write.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What there is of a segment to come.
 #[derive(Debug, Default)]
