@@ -114,7 +114,7 @@ mod tests {
     async fn each_task_stays_on_the_thread_that_had_the_fewest() {
         let supervisor = Supervisor::new();
         let workers = Workers::start(&supervisor, 3).unwrap();
-        let (to, mut from) = mpsc::unbounded_channel();
+        let (to, mut from) = mpsc::channel(8);
         let mut ends = Vec::new();
         let begin = || {
             let (end, ended) = oneshot::channel::<()>();
@@ -123,7 +123,7 @@ mod tests {
                 let began = here();
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 assert_eq!(here(), began);
-                to.send(began).unwrap();
+                to.send(began).await.unwrap();
                 drop(ended.await);
             });
             end
