@@ -131,7 +131,7 @@ fn cases_expect_reviews_afterwards() {
     cases_of(dir.path(), policies, &all).unwrap();
     let wrong = case("select * from app.jobs", "permit, obligations: {reviewAfterwards: {groups: [dba]}}");
     let told = cases_of(dir.path(), policies, &wrong).unwrap_err().to_string();
-    let bound = "bound by reviewed by dba or security within 2 h (glass), reviewed by ops within 24 h (jobs)";
+    let bound = "bound by reviewed afterwards by dba or security within 2 h (glass), reviewed afterwards by ops within 24 h (jobs)";
     assert!(told.contains(bound), "{told}");
     let faulty = case("select 1", "permit, obligations: {reviewAfterwards: {within: 2h}}");
     let told = cases_of(dir.path(), policies, &faulty).unwrap_err().to_string();

@@ -106,6 +106,13 @@ impl State {
         self.reviews.all.values()
     }
 
+    /// How many are open, and how many of these are overdue.
+    #[must_use]
+    pub const fn open_reviews(&self) -> (usize, usize) {
+        let open = self.reviews.open();
+        (open, open.saturating_sub(self.reviews.due.len()))
+    }
+
     /// When the next of them is due, if nothing comes before.
     pub(crate) fn next_review_due(&self) -> Option<Timestamp> {
         self.reviews.due.first_key_value().map(|((at, _), ())| *at)

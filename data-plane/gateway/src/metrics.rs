@@ -133,6 +133,10 @@ pub(crate) fn held(outcome: &'static str, waited: Duration) {
     histogram!("postern_gateway_hold_wait_seconds", "outcome" => outcome).record(waited.as_secs_f64());
 }
 
+pub(crate) fn review_opened(outcome: &'static str) {
+    counter!("postern_gateway_reviews_total", "outcome" => outcome).increment(1);
+}
+
 pub(crate) fn holding() -> Alive {
     Alive::new("postern_gateway_operations_held")
 }

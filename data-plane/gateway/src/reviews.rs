@@ -12,6 +12,7 @@ use postern_proto::gateway::v1::review_service_client::ReviewServiceClient;
 use postern_runtime::backoff::Backoff;
 
 use crate::control::Failover;
+use crate::metrics;
 use crate::uses::may_pass;
 
 /// How long a client waits for the control plane, over all of its members.
@@ -68,10 +69,13 @@ impl Reviews {
                 tokio::time::sleep(backoff.next_delay()).await;
             }
         };
-        match tokio::time::timeout(WAIT, asking).await {
-            Ok(settled) => settled,
-            Err(_) => Err(ReviewError::Away(last)),
-        }
+        let settled = tokio::time::timeout(WAIT, asking).await.unwrap_or(Err(ReviewError::Away(last)));
+        metrics::review_opened(match &settled {
+            Ok(_) => "opened",
+            Err(ReviewError::Away(_)) => "away",
+            Err(ReviewError::Refused(_) | ReviewError::Other) => "refused",
+        });
+        settled
     }
 
     /// Every one of `items`.

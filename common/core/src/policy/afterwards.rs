@@ -28,7 +28,7 @@ pub struct ReviewAfterwards {
     pub within: Ttl,
 }
 
-/// What an operation must be reviewed by afterwards: one for each set of groups that policies ask for, within the shortest time that any of them gives.
+/// What an operation must be reviewed afterwards by afterwards: one for each set of groups that policies ask for, within the shortest time that any of them gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReviewAsked {
     /// By a member of any of these.
@@ -154,7 +154,7 @@ pub(super) fn join(all: &mut Vec<ReviewAsked>, asked: ReviewAsked) {
     }
 }
 
-/// `reviewed by dba or security within 24 h (break-glass)`
+/// `reviewed afterwards by dba or security within 24 h (break-glass)`
 impl std::fmt::Display for ReviewAsked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
@@ -164,7 +164,7 @@ impl std::fmt::Display for ReviewAsked {
             secs if secs % 60 == 0 => format!("{} min", secs / 60),
             secs => format!("{secs} s"),
         };
-        write!(f, "reviewed by {} within {within} ({})", groups.join(" or "), policies.join(", "))
+        write!(f, "reviewed afterwards by {} within {within} ({})", groups.join(" or "), policies.join(", "))
     }
 }
 

@@ -95,18 +95,18 @@ fn each_set_of_groups_reviews_once_within_the_shortest_time() {
             permits(&["public.other"], &[asks(&["dba", "security"], 60)]),
         ]
     };
-    assert_eq!(told(all(), &["notes"]), "reviewed by dba within 24 h (p0)");
+    assert_eq!(told(all(), &["notes"]), "reviewed afterwards by dba within 24 h (p0)");
     assert_eq!(
         told(all(), &["orders"]),
-        "reviewed by audit or security within 90 s (p1), reviewed by dba within 1 h (p0, p1)"
+        "reviewed afterwards by audit or security within 90 s (p1), reviewed afterwards by dba within 1 h (p0, p1)"
     );
     // A permit without one takes no other's back; what is done together is reviewed together; groups that overlap are not the same.
     let mut more = all();
     more.push(permits(&[], &[]));
     assert_eq!(
         told(more, &["other", "orders"]),
-        "reviewed by audit or security within 90 s (p1), reviewed by dba within 1 h (p0, p1), \
-         reviewed by dba or security within 1 min (p2)"
+        "reviewed afterwards by audit or security within 90 s (p1), reviewed afterwards by dba within 1 h (p0, p1), \
+         reviewed afterwards by dba or security within 1 min (p2)"
     );
     let (one, other) = (permit(all(), &["orders"]).into_obliged(), permit(all(), &["other"]).into_obliged());
     assert_eq!(one.clone().and(other.clone()), other.and(one.clone()));

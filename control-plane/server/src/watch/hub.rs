@@ -141,6 +141,9 @@ impl Observer for HubWriter {
         if let Some(set) = set {
             self.ring.push(Arc::new(set));
         }
+        if effects.contains(&Effect::ApprovalsChanged) {
+            count_reviews(state);
+        }
     }
 
     fn restored(&mut self, state: &State) {
@@ -148,7 +151,15 @@ impl Observer for HubWriter {
         self.audit = state.audit_head().0;
         self.known = Known::of(state);
         self.ring.reset(state.index());
+        count_reviews(state);
     }
+}
+
+#[allow(clippy::cast_precision_loss)] // at most ten thousand
+fn count_reviews(state: &State) {
+    let (open, overdue) = state.open_reviews();
+    metrics::gauge!("postern_control_reviews_open").set(open as f64);
+    metrics::gauge!("postern_control_reviews_overdue").set(overdue as f64);
 }
 
 #[cfg(test)]

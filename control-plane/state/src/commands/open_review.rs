@@ -227,6 +227,7 @@ mod tests {
         fixture.run(ExpireApprovals).unwrap();
         let known = fixture.state.review(asked.item.id).unwrap().clone();
         assert!(known.overdue && known.closed.is_none() && fixture.state.next_deadline().is_none());
+        assert_eq!(fixture.state.open_reviews(), (1, 1));
         restored(&fixture);
         fixture.now += 1_000_000_000;
         fixture.run(ExpireApprovals).unwrap();

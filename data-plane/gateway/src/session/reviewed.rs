@@ -83,6 +83,8 @@ impl Relay {
         let Values { relations, values } = self.session.values(pending);
         // Classified, so it is UTF-8.
         let (text, values, text_cut) = beginning(std::str::from_utf8(pending.text()).unwrap_or_default(), values);
+        let asking = self.slice.speaking().filter(|(name, _)| asked.policies.contains(*name));
+        let reasons: Vec<&str> = asking.filter_map(|(_, policy)| policy.reason.as_deref()).collect();
         let mut item = ReviewItem {
             id: clock::review_id(),
             principal: self.principal.clone(),
@@ -97,7 +99,7 @@ impl Relay {
             actions: operation.actions.iter().map(ToString::to_string).collect(),
             policies: asked.policies.iter().map(ToString::to_string).collect(),
             policy_revision: decision.revision,
-            reason: decision.reason.clone(),
+            reason: reasons.join("; "),
             groups: asked.groups.iter().cloned().collect(),
             opened_at: Timestamp::default(),
             due_at: Timestamp::default(),
