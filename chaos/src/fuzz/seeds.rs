@@ -154,6 +154,7 @@ fn rule() -> Resource {
         targets: TargetSelector { names: vec!["*".into()], ..Default::default() },
         columns: vec![Pattern::parse("public.people.email").expect("a pattern")],
         matching: ColumnRegex::parse("(?i)phone$").into_iter().collect(),
+        labels: ColumnRegex::parse("^pii").into_iter().collect(),
         types: vec!["inet".into()],
         mask: MaskFunction::Digits { luhn: true },
         opaque: true,

@@ -377,3 +377,59 @@ fn nothing_beside_rows_tells_a_value() {
     }
     assert_lacks(&postern.log(), &SECRETS);
 }
+
+const LABELS: &str = r##"
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: labelled}
+spec: {targets: {names: ["*"]}, labels: ["^pii$"], mask: {redact: {text: "#"}}, exemptGroups: [privacy]}
+"##;
+
+const GUESTS: &str = "
+CREATE TABLE guests (id int, mail text, room text);
+INSERT INTO guests VALUES (1, 'ada@secret.example', '12');
+COMMENT ON COLUMN guests.mail IS 'Where to write. @postern:pii';
+CREATE TABLE stays (id int, who text) PARTITION BY LIST (id);
+CREATE TABLE stays_1 PARTITION OF stays DEFAULT;
+COMMENT ON TABLE stays IS '@postern:pii';
+INSERT INTO stays VALUES (1, 'ada@secret.example');
+CREATE VIEW letters AS SELECT mail AS m FROM guests;
+ALTER TABLE guests OWNER TO app;
+GRANT ALL ON guests, stays, stays_1, letters TO app, app_md5, app_clear";
+
+#[test]
+fn columns_are_masked_by_their_labels() {
+    let (postgres, postern) = shop();
+    postgres.sql("shop", GUESTS).unwrap();
+    postern.apply(LABELS).unwrap();
+    assert_has(&postern.cli(["get", "maskingrule", "labelled", "-o", "yaml"]).unwrap().ok().unwrap(), &["^pii$"]);
+    let connection = postern.as_member("dora", &["dba"]).unwrap();
+    let ask = |sql: &str| connection.run(sql).unwrap().ok().unwrap();
+    assert_eq!(ask("SELECT * FROM guests"), "1|#|12\n");
+    for sql in [
+        "SELECT upper(mail) FROM guests",
+        "SELECT m FROM letters",
+        "SELECT who FROM stays",
+        "SELECT who FROM stays_1",
+        "COPY guests TO STDOUT",
+    ] {
+        let out = ask(sql);
+        assert!(!out.contains("secret") && out.contains('#'), "{sql}: {out}");
+    }
+    // Whom it masks does not lift it, though the role at the target could.
+    for sql in [
+        "COMMENT ON COLUMN guests.mail IS NULL",
+        "COMMENT ON COLUMN guests.room IS 'x'",
+        "COMMENT ON TABLE guests IS ''",
+    ] {
+        assert_denied(&connection.run(sql).unwrap().stderr);
+    }
+    // Others do, and it is known at once.
+    let exempt = postern.as_member("pat", &["dba", "privacy"]).unwrap();
+    assert_has(&exempt.run("SELECT mail FROM guests").unwrap().ok().unwrap(), &["ada@secret.example"]);
+    exempt.run("COMMENT ON COLUMN guests.room IS '@postern:pii'").unwrap().ok().unwrap();
+    postern_chaos::live::wait_until(std::time::Duration::from_secs(60), "the label", || {
+        Ok(connection.run("SELECT room FROM guests")?.ok()? == "#\n")
+    })
+    .unwrap();
+}

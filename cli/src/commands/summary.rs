@@ -119,8 +119,9 @@ fn targets(selector: Option<&pb::TargetSelector>) -> String {
 fn masked(spec: &pb::MaskingRuleSpec) -> String {
     let matching = spec.columns_matching.iter().map(|regex| format!("/{regex}/"));
     let types = spec.types.iter().map(|name| format!("type {name}"));
+    let labels = spec.labels.iter().map(|regex| format!("label /{regex}/"));
     let detect = spec.detect.iter().map(|kind| format!("any {kind}"));
-    join(&spec.columns.iter().cloned().chain(matching).chain(types).chain(detect).collect::<Vec<_>>())
+    join(&spec.columns.iter().cloned().chain(matching).chain(types).chain(labels).chain(detect).collect::<Vec<_>>())
 }
 
 fn mask(mask: Option<&pb::Mask>) -> &'static str {

@@ -102,6 +102,7 @@ spec:
   targets: {names: ['*']}
   columnsMatching: ['(?i)birth']
   types: [date]
+  labels: ['^pii$', 'anon:']
   mask: {truncate: {to: year}}
 ---
 apiVersion: postern/v1

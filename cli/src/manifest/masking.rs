@@ -13,6 +13,7 @@ pub(super) fn rule(spec: &mut Object<'_>) -> pb::MaskingRuleSpec {
         exempt_groups: spec.strings("exemptGroups"),
         columns_matching: spec.strings("columnsMatching"),
         types: spec.strings("types"),
+        labels: spec.strings("labels"),
         detect: spec.strings("detect"),
         opaque: spec.bool("opaque").unwrap_or_default(),
         only_by_policy: spec.bool("onlyByPolicy").unwrap_or_default(),

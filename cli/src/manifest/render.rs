@@ -421,6 +421,7 @@ fn masking_rule(spec: &pb::MaskingRuleSpec) -> Value {
     fields.list("columns", &spec.columns);
     fields.list("columnsMatching", &spec.columns_matching);
     fields.list("types", &spec.types);
+    fields.list("labels", &spec.labels);
     fields.list("detect", &spec.detect);
     let mask = match spec.mask.as_ref().and_then(|mask| mask.function.as_ref()) {
         None => Value::Null,

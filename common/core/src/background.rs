@@ -110,9 +110,9 @@ impl ValueUse {
             self.columns.iter().any(|column| match &**column {
                 "*" => masks.touches_relation([database, schema, name]),
                 // Of a type that is not known here: it may be of each.
-                column => {
-                    masks.column(&NamedColumn { path: [database, schema, name, column], is_of: &|_| true }).is_some()
-                }
+                column => masks
+                    .column(&NamedColumn { path: [database, schema, name, column], is_of: &|_| true, labels: None })
+                    .is_some(),
             })
         })
     }

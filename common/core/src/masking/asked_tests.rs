@@ -39,7 +39,7 @@ fn slice(rules: &[(&str, MaskingRule)], asked: &[&str], principal: &Principal) -
 }
 
 fn mask<'a>(slice: &'a MaskSlice, column: &str) -> Option<&'a MaskFunction> {
-    slice.column(&NamedColumn { path: ["shop", "public", "customers", column], is_of: &|_| false })
+    slice.column(&NamedColumn { path: ["shop", "public", "customers", column], is_of: &|_| false, labels: Some(&[]) })
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn the_strictest_counts_where_a_policy_asks() {
         ("c", rule("public.customers.email", MaskFunction::Redact("x".into()), true)),
         ("d", rule("public.customers.phone", MaskFunction::Hash, true)),
     ];
-    let column = NamedColumn { path: ["shop", "public", "customers", "email"], is_of: &|_| false };
+    let column = NamedColumn { path: ["shop", "public", "customers", "email"], is_of: &|_| false, labels: Some(&[]) };
     // By name, as ever.
     assert_eq!(slice(&rules, &[], &who(&[])).column(&column), Some(&kept(4)));
     for (asked, expected, opaque) in [

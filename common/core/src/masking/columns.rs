@@ -9,7 +9,7 @@ const MAX_LENGTH: usize = 1_024;
 /// Largest compiled form, in bytes: it is held for as long as the rule is (I11).
 const MAX_COMPILED: usize = 256 << 10;
 
-/// A regular expression over `schema.table.column`. It takes time linear in the name (I11).
+/// A regular expression over `schema.table.column`, or over labels. It takes time linear in the name (I11).
 #[derive(Clone)]
 pub struct ColumnRegex(Regex);
 

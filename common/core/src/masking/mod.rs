@@ -26,6 +26,8 @@ pub struct MaskingRule {
     pub matching: Vec<ColumnRegex>,
     /// Also the columns of these types, of arrays of them, and of types made of them.
     pub types: Vec<String>,
+    /// Also the columns with a label in which one of these is found.
+    pub labels: Vec<ColumnRegex>,
     /// Instead of columns: what is replaced wherever a value holds it, in columns that no other rule masks.
     pub detect: Detectors,
     /// What a value becomes.
@@ -44,6 +46,8 @@ pub struct NamedColumn<'a> {
     pub path: [&'a str; 4],
     /// Whether it is of the type of this name, or made of it.
     pub is_of: &'a dyn Fn(&str) -> bool,
+    /// What the target's catalog says of it; none: not known, any may be its.
+    pub labels: Option<&'a [std::sync::Arc<str>]>,
 }
 
 /// The masking rules that hold for one principal on one target: what a session consults.
@@ -76,6 +80,7 @@ impl MaskingRule {
     pub const fn is_of_level_4(&self) -> bool {
         self.matching.is_empty()
             && self.types.is_empty()
+            && self.labels.is_empty()
             && self.detect.is_empty()
             && !self.opaque
             && !self.only_by_policy
@@ -94,10 +99,19 @@ impl MaskingRule {
         let dotted = || format!("{schema}.{table}.{name}");
         self.columns.iter().any(|pattern| pattern.matches_tail(&column.path))
             || self.types.iter().any(|name| (column.is_of)(name))
+            || self.is_labelled(column.labels)
             || (!self.matching.is_empty() && {
                 let dotted = dotted();
                 self.matching.iter().any(|regex| regex.is_match(&dotted))
             })
+    }
+}
+
+impl MaskingRule {
+    /// Whether it speaks of any of a column's labels.
+    fn is_labelled(&self, labels: Option<&[std::sync::Arc<str>]>) -> bool {
+        let says = |label: &std::sync::Arc<str>| self.labels.iter().any(|regex| regex.is_match(label));
+        labels.map_or(!self.labels.is_empty(), |labels| labels.iter().any(says))
     }
 }
 
@@ -195,6 +209,7 @@ impl MaskSlice {
         self.rules.iter().any(|(_, rule)| {
             !rule.matching.is_empty()
                 || !rule.types.is_empty()
+                || !rule.labels.is_empty()
                 || rule.columns.iter().any(|pattern| pattern.covers_parent_of(&path))
         })
     }

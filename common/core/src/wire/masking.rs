@@ -8,11 +8,12 @@ use crate::masking::{ColumnRegex, Detector, MaskingRule, type_name};
 use crate::target::TargetSelector;
 
 pub(super) fn rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRule {
-    let names_nothing = spec.columns.is_empty() && spec.columns_matching.is_empty() && spec.types.is_empty();
+    let names_nothing =
+        spec.columns.is_empty() && spec.columns_matching.is_empty() && spec.types.is_empty() && spec.labels.is_empty();
     if names_nothing && spec.detect.is_empty() {
         faults.add(
             "spec.columns",
-            "must name at least one column, or else columnsMatching, types or detect must say what is masked",
+            "must name at least one column, or else columnsMatching, types, labels or detect must say what is masked",
         );
     }
     if !names_nothing && !spec.detect.is_empty() {
@@ -43,6 +44,7 @@ pub(super) fn rule(spec: pb::MaskingRuleSpec, faults: &mut Faults) -> MaskingRul
         columns,
         matching: each("spec.columnsMatching", &spec.columns_matching, ColumnRegex::parse, faults),
         types: each("spec.types", &spec.types, type_name, faults),
+        labels: each("spec.labels", &spec.labels, ColumnRegex::parse, faults),
         mask,
         opaque: spec.opaque,
         exempt_groups: spec.exempt_groups,
@@ -78,6 +80,7 @@ pub(super) fn to_proto(rule: &MaskingRule) -> pb::MaskingRuleSpec {
         exempt_groups: rule.exempt_groups.clone(),
         columns_matching: rule.matching.iter().map(|regex| regex.as_str().to_owned()).collect(),
         types: rule.types.clone(),
+        labels: rule.labels.iter().map(|regex| regex.as_str().to_owned()).collect(),
         opaque: rule.opaque,
         only_by_policy: rule.only_by_policy,
         detect: rule.detect.iter().map(|detector| detector.as_str().to_owned()).collect(),

@@ -379,6 +379,7 @@ fn masking_rule(function: pb::mask::Function) -> pb::resource::Spec {
         mask: Some(pb::Mask { function: Some(function) }),
         columns_matching: vec!["(?i)email$".into()],
         types: vec!["inet".into()],
+        labels: vec!["^pii$".into()],
         opaque: true,
         ..Default::default()
     })
@@ -391,15 +392,16 @@ fn masking_rules_are_checked() {
     let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };
     spec.columns_matching.push("(".into());
     spec.types.push("varchar(20)".into());
+    spec.labels.push(String::new());
     let paths: Vec<String> = from_proto(proto.clone()).unwrap_err().into_iter().map(|fault| fault.path).collect();
-    assert_eq!(paths, ["spec.mask", "spec.columnsMatching[1]", "spec.types[1]"]);
+    assert_eq!(paths, ["spec.mask", "spec.columnsMatching[1]", "spec.types[1]", "spec.labels[1]"]);
     let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };
     *spec = pb::MaskingRuleSpec { targets: spec.targets.clone(), mask: spec.mask.clone(), ..Default::default() };
     let faults = from_proto(proto).unwrap_err();
     assert!(faults.iter().any(|fault| fault.path == "spec.columns"), "{faults:?}");
     let mut proto = resource(masking_rule(pb::mask::Function::Hash(pb::HashMask {})));
     let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };
-    (spec.columns_matching, spec.types, spec.opaque) = (vec![], vec![], false);
+    (spec.columns_matching, spec.types, spec.labels, spec.opaque) = (vec![], vec![], vec![], false);
     spec.detect = vec!["credit-card".into(), "cloud-key".into()];
     assert_eq!(to_proto(&from_proto(proto.clone()).unwrap()), proto);
     let Some(pb::resource::Spec::MaskingRule(spec)) = &mut proto.spec else { panic!("a masking rule") };

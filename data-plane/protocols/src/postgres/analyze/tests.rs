@@ -75,6 +75,8 @@ pub(crate) fn catalog() -> Catalog {
     row(CatalogPart::Calls, &["20004", "r", "1", "0", "-"]);
     row(CatalogPart::Calls, &["20002", "w", "0", "1", "-"]);
     row(CatalogPart::Calls, &["20001", "c", "0", "0", "20002"]);
+    row(CatalogPart::Labels, &["20001", "3", "-", "Where to write. @postern:pii"]);
+    row(CatalogPart::Labels, &["20006", "0", "guard", "secret"]);
     row(CatalogPart::Keys, &["20001", "customers_pkey", "1"]);
     row(CatalogPart::Keys, &["20001", "customers_email_key", "3"]);
     row(CatalogPart::Keys, &["20011", "contacts_pkey", "1"]);

@@ -38,6 +38,8 @@ pub enum CatalogPart {
     Calls,
     /// Columns that are unique, or exclude each other.
     Keys,
+    /// What comments and security labels say of columns.
+    Labels,
 }
 
 /// The catalog cannot be used; sessions with masks must be refused.
@@ -54,7 +56,7 @@ pub enum CatalogError {
 /// The queries, in the order in which the builder takes their rows. Each is one statement; all values come as text. Run them in one
 /// read-only transaction (`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`) so that they tell of one moment.
 #[must_use]
-pub fn queries() -> [(CatalogPart, &'static str); 12] {
+pub fn queries() -> [(CatalogPart, &'static str); 13] {
     [
         (
             CatalogPart::Session,
@@ -93,12 +95,12 @@ pub fn queries() -> [(CatalogPart, &'static str); 12] {
             CatalogPart::Views,
             // `:varattno 0` is a row as a whole, of which no column dependency is kept; a function has no pinned entry if it is not
             // the system's.
-            "SELECT r.ev_class, d.refobjid, d.refobjsubid, \
-                    CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN 2 \
-                         WHEN r.ev_action::text LIKE '%:varattno 0 %' THEN 1 ELSE 0 END \
-             FROM pg_catalog.pg_rewrite r \
-             JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid \
-             WHERE r.ev_class >= 16384 AND r.ev_type::text = '1' AND d.refobjid <> r.ev_class \
+            "WITH rules AS MATERIALIZED (SELECT r.oid, r.ev_class, r.ev_action::text LIKE '%:varattno 0 %' AS whole_row \
+                 FROM pg_catalog.pg_rewrite r WHERE r.ev_class >= 16384 AND r.ev_type::text = '1') \
+             SELECT r.ev_class, d.refobjid, d.refobjsubid, \
+                    CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN 2 WHEN r.whole_row THEN 1 ELSE 0 END \
+             FROM rules r JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid \
+             WHERE d.refobjid <> r.ev_class \
                AND d.refclassid IN ('pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass)",
         ),
         (CatalogPart::Inheritance, "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits"),
@@ -167,6 +169,7 @@ pub fn queries() -> [(CatalogPart, &'static str); 12] {
              WHERE c.oid IS NULL OR c.relkind::text = 'c'",
         ),
         (CatalogPart::Calls, super::calls::QUERY),
+        (CatalogPart::Labels, super::labels::QUERY),
         (
             CatalogPart::Keys,
             // A constraint has the name of its index.
@@ -247,6 +250,7 @@ impl CatalogBuilder {
                     name: Arc::from(*name),
                     type_oid: type_oid.parse().ok()?,
                     generated: *generated == "1",
+                    labels: Vec::new(),
                 };
                 // One that was made since the relations were read is of no relation that is known.
                 if let Some(relation) = catalog.relations.get_mut(&oid.parse().ok()?) {
@@ -298,6 +302,10 @@ impl CatalogBuilder {
             (CatalogPart::Keys, [Some(of), Some(name), Some(number)]) => {
                 let keys = catalog.keys.entry(of.parse().ok()?).or_default();
                 keys.entry(Arc::from(*name)).or_default().push(number.parse().ok()?);
+            }
+            (CatalogPart::Labels, [Some(of), Some(number), provider, Some(text)]) => {
+                let (of, number) = (of.parse().ok()?, number.parse().ok()?);
+                catalog.label(of, number, *provider, text);
             }
             (CatalogPart::Calls, values) => catalog.calls.take(values)?,
             _ => return None,

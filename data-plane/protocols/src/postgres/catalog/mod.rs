@@ -4,6 +4,7 @@
 //! the system (OIDs below 16384) are left out: their names are known, and no mask names them.
 
 mod calls;
+mod labels;
 mod load;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,6 +96,8 @@ pub struct CatalogColumn {
     pub type_oid: u32,
     /// Computed by the server; COPY leaves it out.
     pub generated: bool,
+    /// Its own, and its relation's.
+    pub labels: Vec<Arc<str>>,
 }
 
 /// What a view's rule reads of one relation.
@@ -301,7 +304,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_as_asked_for_are_refused() {
-        let bad: [(CatalogPart, &[Option<&str>]); 12] = [
+        let bad: [(CatalogPart, &[Option<&str>]); 13] = [
             (CatalogPart::Session, &[Some("gate")]),
             (CatalogPart::Schemas, &[None]),
             (CatalogPart::Relations, &[Some("x"), Some("public"), Some("t"), Some("r")]),
@@ -314,6 +317,7 @@ mod tests {
             (CatalogPart::Types, &[Some("1"), Some("t"), Some("x")]),
             (CatalogPart::Calls, &[Some("1"), Some("c"), Some("0"), Some("0"), None]),
             (CatalogPart::Keys, &[Some("1"), Some("k"), None]),
+            (CatalogPart::Labels, &[Some("1"), Some("x"), None, Some("pii")]),
         ];
         for (part, values) in bad {
             assert_eq!(CatalogBuilder::new().row(part, values), Err(CatalogError::Malformed(part)));

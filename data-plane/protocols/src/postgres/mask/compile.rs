@@ -71,7 +71,7 @@ fn named(masks: &MaskSlice, catalog: &Catalog, database: &str) -> BTreeMap<u32, 
         for (number, column) in &relation.columns {
             let path = [database, &*relation.schema, &*relation.name, &*column.name];
             let is_of = |name: &str| catalog.may_be_of_type(column.type_oid, name);
-            let named = NamedColumn { path, is_of: &is_of };
+            let named = NamedColumn { path, is_of: &is_of, labels: Some(&column.labels) };
             if let Some(function) = masks.column(&named) {
                 mask.columns.insert(*number, in_units(function, column.type_oid, catalog));
                 mask.names.insert(Arc::clone(&column.name));

@@ -245,6 +245,40 @@ fn values_are_looked_for_in_all_columns() {
     }
 }
 
+#[test]
+fn columns_by_labels() {
+    let rule = |label: &str| {
+        let labels = vec![postern_core::masking::ColumnRegex::parse(label).unwrap()];
+        compiled(MaskingRule { labels, ..MaskingRule::default() })
+    };
+    let masked = |masking: &Masking, sql: &str, table: u32, column: i16| {
+        let statement = read(sql).unwrap();
+        let field = Field { table, column, type_oid: 25, binary: true };
+        RowPlan::for_result(&[field], &statement, masking).mask(0).is_some()
+    };
+    let pii = rule("^pii$");
+    assert!(masked(&pii, "SELECT email FROM customers", CUSTOMERS, 3));
+    assert!(!masked(&pii, "SELECT name FROM customers", CUSTOMERS, 2));
+    assert!(masked(&pii, "SELECT upper(email) FROM customers", 0, 0));
+    assert!(!masked(&pii, "SELECT email FROM events", 20_006, 2));
+    // Whoever has the mask does not lift it.
+    for sql in [
+        "COMMENT ON COLUMN customers.email IS ''",
+        "COMMENT ON COLUMN public.customers.name IS '@postern:x'",
+        "COMMENT ON TABLE customers IS NULL",
+        "SECURITY LABEL ON COLUMN customers.email IS NULL",
+        "SECURITY LABEL FOR guard ON TABLE customers IS 'open'",
+    ] {
+        assert!(pii.admit(&read(sql).unwrap()).is_err(), "{sql}");
+    }
+    assert!(pii.admit(&read("COMMENT ON COLUMN app.jobs.state IS 'x'").unwrap()).is_ok());
+    // Of the table: of all its columns, and of its partitions'.
+    let secret = rule("^guard:secret$");
+    assert!(masked(&secret, "SELECT email FROM events", 20_006, 2));
+    assert!(masked(&secret, "SELECT email FROM events_2026", 20_007, 1));
+    assert!(!masked(&secret, "SELECT email FROM customers", CUSTOMERS, 3));
+}
+
 /// Rules on every column of a type, and on those that an expression finds.
 #[test]
 fn columns_by_type_and_by_expression() {
