@@ -49,6 +49,7 @@ mod saml;
 mod secrets;
 mod secrets_vault;
 mod spare;
+mod startup;
 mod target;
 mod terminal;
 mod three_processes;

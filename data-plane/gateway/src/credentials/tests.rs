@@ -25,7 +25,8 @@ async fn a_file_is_read_as_it_is_now() {
 
 #[test]
 fn an_account_shows_no_password() {
-    let account = Account { username: "app".into(), proof: Proof::Password(SecretBytes::new(b"canary".to_vec())), holding: None };
+    let account =
+        Account { username: "app".into(), proof: Proof::Password(SecretBytes::new(b"canary".to_vec())), holding: None };
     let shown = format!("{account:?}");
     assert!(shown.contains("app") && !shown.contains("canary") && !shown.contains("99, 97"), "{shown}");
 }

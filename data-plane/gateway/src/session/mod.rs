@@ -20,6 +20,7 @@ mod policy;
 mod record;
 mod relay;
 mod reviewed;
+mod startup;
 mod wait;
 
 use std::net::SocketAddr;

@@ -14,7 +14,6 @@ use postern_protocols::postgres::errors::{ErrorFields, client_message};
 use postern_protocols::postgres::handshake::{
     AwaitStartup, HandshakeError, Opened as Step, PasswordStep, Startup, Tls,
 };
-use postern_protocols::postgres::upstream::with_demanded;
 use postern_runtime::clock;
 use postern_runtime::jwt::TokenError;
 use postern_runtime::net::keep_alive;
@@ -25,11 +24,11 @@ use tokio::net::TcpStream;
 use super::Shared;
 use super::names::Beginning;
 use super::relay::Relay;
+use super::startup::{Settings, Unbegun, taken};
 use crate::identify::{Admitted, Refusal, identify};
 use crate::limits::{Central, Exceeded, Handshake, Place};
 use crate::metrics;
 use crate::policy_feed::Current;
-use crate::recorder::RecordError;
 use crate::replayed::Replayed;
 use crate::upstream::{BoxStream, Destination, Recorded};
 
@@ -331,9 +330,10 @@ async fn begin(
     slot: &mut Option<Connection>,
     place: &mut Option<Place>,
 ) -> Result<Box<Relay>, Refused> {
-    let Admitted { principal, bearer, name, target, slice, sent, database } = admitted;
+    let Admitted { principal, bearer, name, target, mut slice, sent, database } = admitted;
     let open = is_open(&principal, &name, &slice, &current, shared);
-    let settings = settings_of(&startup, open)?;
+    let settings = Settings::of(&startup, open)?;
+    let policy_age = shared.feed.borrow().freshness(shared.config.staleness_limit.0);
     let session: SessionId = clock::session_id();
     // Before anything of it is seen anywhere: of those who come at once, one too many has never begun.
     shared.uses.take(&principal, session).await.map_err(|error| Refused::because(error.code(), error))?;
@@ -358,13 +358,14 @@ async fn begin(
     let (begins, recorded) = Recorded::soon();
     let record = async {
         let recorder = shared.recorder.open(started).await?;
+        let decided = settings.decide(&mut slice, (session, from.ip(), policy_age), recorder).await?;
         begins.begun();
-        Ok::<_, RecordError>(recorder)
+        Ok::<_, Unbegun>(decided)
     };
 
     let fresh_enough = Instant::now().checked_sub(FRESH_AT_OPENING).unwrap_or_else(Instant::now);
     let reached = tokio::time::timeout(shared.limits.connect_timeout.0, async {
-        let login = shared.dialer.open(&login_to, &settings, &recorded);
+        let login = shared.dialer.open(&login_to, &settings.told, &recorded);
         let login = async { login.await.map_err(|e| (e.code(), e.to_string(), e.told())) };
         let catalog = shared.catalogs.get(&to, fresh_enough);
         let catalog = async { catalog.await.map_err(|e| (e.code(), e.to_string(), e.told())) };
@@ -372,7 +373,10 @@ async fn begin(
         tokio::try_join!(biased; login, catalog)
     });
     let (recorder, reached) = tokio::join!(record, reached);
-    let recorder = recorder.map_err(|error| Refused::because(error.code(), error))?;
+    let (mut recorder, asked) = recorder.map_err(|unbegun| {
+        let (code, fields, log) = unbegun.told();
+        Refused::Because(code, fields, log)
+    })?;
     let reached = reached.unwrap_or_else(|_| Err((Code::TargetUnavailable, "no session in time".into(), None)));
     let (upstream, catalog) = match reached {
         Ok(reached) => reached,
@@ -389,6 +393,9 @@ async fn begin(
         }
     };
 
+    if let Some(operation) = asked {
+        recorder.enqueue(&taken(operation)).await.map_err(|error| Refused::because(error.code(), error))?;
+    }
     let key = shared.cancels.register(upstream.ready.pid, startup.minor >= 2, current.snapshot.mask_key.expose());
     let mut hello = BytesMut::new();
     write::authentication_ok(&mut hello);
@@ -428,17 +435,6 @@ async fn begin(
 fn is_open(principal: &Principal, name: &Name, slice: &PolicySlice, current: &Current, shared: &Shared) -> bool {
     let fresh = shared.feed.borrow().freshness(shared.config.staleness_limit.0);
     slice.grants_everything(fresh) && current.snapshot.mask_slice(principal, name, &slice.masks()).is_empty()
-}
-
-/// What the target is told at the login. What goes beyond what anybody may ask for may change how every statement is read.
-fn settings_of(startup: &Startup, open: bool) -> Result<Vec<(String, String)>, Refused> {
-    if open {
-        return Ok(startup.settings.iter().chain(&startup.beyond.parameters).cloned().collect());
-    }
-    match &startup.beyond.refused {
-        Some(error) => Err(error.clone().into()),
-        None => Ok(with_demanded(&startup.settings)),
-    }
 }
 
 async fn more(connection: &mut Connection) -> Result<(), Refused> {

@@ -34,7 +34,7 @@ use std::borrow::Cow;
 
 pub use context::{AnalyzeContext, SessionNames};
 pub(crate) use known::{Classified, Texts, is_lasting};
-pub(crate) use settings::split_path;
+pub(crate) use settings::{split_path, startup_setting};
 pub use values::{Values, blanked, values};
 
 use self::walk::Analyzer;

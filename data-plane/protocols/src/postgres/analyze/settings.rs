@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pg_query::protobuf as pb;
-use postern_core::action::{ObjectKind, Verb};
+use postern_core::action::{Action, Object, ObjectKind, Verb};
 
 use super::calls::literal;
 use super::names::SEEN;
@@ -180,6 +180,43 @@ impl Analyzer<'_> {
             _ => self.out.act_on(Verb::SqlSet, ObjectKind::Setting, [name]),
         }
         SEEN
+    }
+}
+
+/// Settings that a login may give, and no SET: they are read when a session begins.
+const AT_LOGIN: &[&str] = &[
+    "ignore_system_indexes",
+    "jit_debugging_support",
+    "jit_profiling_support",
+    "local_preload_libraries",
+    "log_connections",
+    "log_disconnections",
+    "post_auth_delay",
+];
+
+/// A setting that a startup packet gives beyond what anybody may: what SET of it would be decided as; nothing for one that is harmless.
+///
+/// # Errors
+/// When no SET does that, or names and texts would mean other things than followed here: another role, encoding or lexing; replication.
+pub(crate) fn startup_setting(name: &str, value: &str) -> Result<Option<Action>, Unclassifiable> {
+    let set = || Some(Action::new(Verb::SqlSet, Object::new(ObjectKind::Setting, [name])));
+    match name {
+        "search_path" if split_path(value)?.len() <= MAX_PATH => Ok(set()),
+        "standard_conforming_strings" if matches!(value, "on" | "true" | "yes" | "1") => Ok(None),
+        "search_path"
+        | "standard_conforming_strings"
+        | "client_encoding"
+        | "names"
+        | "role"
+        | "session_authorization"
+        | "options"
+        | "replication"
+        | "is_superuser" => Err(Unclassifiable::unsupported("a setting that is not given at startup")),
+        _ if AT_LOGIN.contains(&name) || name.is_empty() => {
+            Err(Unclassifiable::unsupported("a setting that SET does not know"))
+        }
+        _ if is_harmless(name) => Ok(None),
+        _ => Ok(set()),
     }
 }
 

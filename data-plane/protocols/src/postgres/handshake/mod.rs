@@ -7,9 +7,11 @@ mod parameters;
 
 use bytes::{Bytes, BytesMut};
 use postern_core::Code;
+use postern_core::action::Action;
 use postern_core::secret::SecretBytes;
 use zeroize::Zeroize as _;
 
+use super::analyze;
 use super::codec::startup::{self, Opening};
 use super::codec::{self, CodecError, HEADER, Limits, Origin, frontend, write};
 use super::errors::{ErrorFields, client_message};
@@ -98,6 +100,25 @@ impl Beyond {
     #[must_use]
     pub fn is_of_no_database(&self) -> bool {
         self.parameters.iter().any(|(name, value)| name == "replication" && value != "database")
+    }
+
+    /// What it asks for, as SET would be decided.
+    ///
+    /// # Errors
+    /// When it asks for what no SET does, or in a way that is not followed here.
+    pub fn actions(&self) -> Result<Vec<Action>, HandshakeError> {
+        let mut actions = Vec::new();
+        for (name, value) in &self.parameters {
+            let refused = |_| match name.as_str() {
+                "options" => HandshakeError::Options,
+                "replication" => HandshakeError::Replication,
+                "client_encoding" => HandshakeError::Encoding,
+                _ => HandshakeError::Setting(parameters::shown(name)),
+            };
+            let action = analyze::startup_setting(name, value).map_err(refused)?;
+            actions.extend(action.filter(|action| !actions.contains(action)));
+        }
+        Ok(actions)
     }
 
     /// Whether names mean what the database's catalog and the search path say, whatever else it sets.

@@ -74,6 +74,11 @@ fn identifier(bytes: &[u8], what: &'static str) -> Result<String, HandshakeError
     text(bytes, what).map(str::to_owned)
 }
 
+/// A setting's name, for people.
+pub(super) fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect()
+}
+
 impl Beyond {
     fn ask(&mut self, name: &str, value: &str, refused: HandshakeError) {
         self.parameters.push((name.to_owned(), value.to_owned()));
@@ -92,8 +97,7 @@ fn setting(
         return Err(HandshakeError::Name("a setting's value"));
     }
     if !HARMLESS.contains(&folded.as_str()) {
-        let shown: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
-        beyond.ask(&folded, value, HandshakeError::Setting(shown));
+        beyond.ask(&folded, value, HandshakeError::Setting(shown(name)));
         return Ok(());
     }
     if folded == "client_encoding" {

@@ -74,6 +74,39 @@ fn settings_are_let_through_by_name() {
 }
 
 #[test]
+fn what_set_would_be_decided_for_is_told() {
+    let actions = |parameters: &[(&str, &str)]| {
+        let given: Vec<_> = [("user", "shop")].iter().chain(parameters).copied().collect();
+        let opened = AwaitStartup::new(Tls::Established).next(&mut packet(startup::VERSION_3, &given)).unwrap();
+        let Opened::Startup(startup, ..) = opened else { panic!("a startup") };
+        let actions = startup.beyond.actions().map_err(|error| error.fields().sqlstate)?;
+        Ok::<_, &str>(actions.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let set = |name: &str| Ok(vec![format!("sql:set on setting:{name}")]);
+    assert_eq!(actions(&[("options", "-c search_path=app,public")]), set("search_path"));
+    assert_eq!(
+        actions(&[("Search_Path", "a"), ("search_path", "\"$user\", b"), ("work_mem", "1MB")]),
+        set("search_path")
+    );
+    assert_eq!(actions(&[("options", "--row-security=off")]), set("row_security"));
+    assert_eq!(actions(&[("work_mem", "1MB"), ("standard_conforming_strings", "on")]), Ok(vec![]));
+    for refused in [
+        ("search_path", "a,,b"),
+        ("search_path", "\"a"),
+        ("role", "postgres"),
+        ("session_authorization", "postgres"),
+        ("standard_conforming_strings", "off"),
+        ("local_preload_libraries", "x"),
+        ("ignore_system_indexes", "on"),
+    ] {
+        assert_eq!(actions(&[refused]), Err("42501"), "{refused:?}");
+    }
+    for refused in [("replication", "database"), ("options", "-d 5"), ("client_encoding", "SJIS")] {
+        assert_eq!(actions(&[("search_path", "a"), refused]), Err("0A000"), "{refused:?}");
+    }
+}
+
+#[test]
 fn what_is_refused_at_startup() {
     let long = "x".repeat(64);
     let cases: [(&[(&str, &str)], &str); 14] = [
