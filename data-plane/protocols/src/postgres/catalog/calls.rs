@@ -16,29 +16,36 @@ pub(super) const QUERY: &str = "WITH effects AS (SELECT ':funcid (' || pg_catalo
      FROM pg_catalog.pg_proc p WHERE p.oid < 16384 AND p.provolatile = 'v' AND p.proname::text !~ \
          '^(RI_FKey_.*|.*handler|.*_validator|binary_upgrade_.*|pg_(stat_get|ls|control|is)_.*|pg_.*_(size|version|lsn)|random.*|setseed|clock_timestamp|timeofday|\
 gen_random_uuid|uuidv[47]|current_query|pg_sleep.*|pg_blocking_pids|txid_status|pg_xact_status|pg_jit_available|pg_partition_.*|tsvector_update_trigger.*)$'), \
- trees AS ( \
-     SELECT r.ev_class AS of, CASE WHEN r.ev_type::text = '1' THEN 'r' ELSE 'w' END AS how, 'pg_catalog.pg_rewrite'::pg_catalog.regclass AS class, r.oid, \
-         (r.ev_action::text || r.ev_qual::text) ~ e.pattern AS has_effect FROM pg_catalog.pg_rewrite r CROSS JOIN effects e WHERE r.ev_class >= 16384 \
-     UNION ALL SELECT p.polrelid, 'r', 'pg_catalog.pg_policy'::pg_catalog.regclass, p.oid, \
-         (coalesce(p.polqual::text, '') || coalesce(p.polwithcheck::text, '')) ~ e.pattern FROM pg_catalog.pg_policy p CROSS JOIN effects e \
-     UNION ALL SELECT d.adrelid, 'w', 'pg_catalog.pg_attrdef'::pg_catalog.regclass, d.oid, \
-         CASE WHEN pg_catalog.split_part(b.tree, ':funcid ', 3) = '' \
-              AND pg_catalog.split_part(pg_catalog.split_part(b.tree, ':funcid ', 2), ' ', 1) IN ('', '1574', '1299') THEN false \
-              ELSE b.tree ~ e.in_default END \
-     FROM pg_catalog.pg_attrdef d CROSS JOIN effects e CROSS JOIN LATERAL (SELECT d.adbin::text AS tree OFFSET 0) b \
-         WHERE d.adrelid >= 16384 \
-     UNION ALL SELECT t.tgrelid, 'w', 'pg_catalog.pg_trigger'::pg_catalog.regclass, t.oid, false FROM pg_catalog.pg_trigger t \
-     UNION ALL SELECT k.conrelid, 'w', 'pg_catalog.pg_constraint'::pg_catalog.regclass, k.oid, false FROM pg_catalog.pg_constraint k WHERE k.conrelid <> 0 \
-     UNION ALL SELECT i.indrelid, 'w', 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid, false FROM pg_catalog.pg_index i WHERE i.indrelid >= 16384 \
-     UNION ALL SELECT k.partrelid, 'w', 'pg_catalog.pg_class'::pg_catalog.regclass, k.partrelid, false FROM pg_catalog.pg_partitioned_table k), \
  used AS ( \
-     SELECT t.of, t.how, p.provolatile::text = 'v' AS volatile, p.prosecdef AS definer FROM trees t \
-     JOIN pg_catalog.pg_depend d ON d.classid = t.class AND d.objid = t.oid \
-     LEFT JOIN pg_catalog.pg_operator o ON d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND o.oid = d.refobjid \
-     JOIN pg_catalog.pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN d.refobjid ELSE o.oprcode::pg_catalog.oid END \
-     WHERE p.oid >= 16384 \
-     UNION ALL SELECT t.of, t.how, true, false FROM trees t WHERE t.has_effect) \
- SELECT of, how, pg_catalog.max(volatile::int), pg_catalog.max(definer::int), NULL FROM used GROUP BY 1, 2 \
+     SELECT d.classid, d.objid, p.provolatile = 'v' AS volatile, p.prosecdef AS definer FROM pg_catalog.pg_proc p \
+     JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.refobjid = p.oid WHERE p.oid >= 16384 \
+     UNION ALL SELECT d.classid, d.objid, p.provolatile = 'v', p.prosecdef FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode::pg_catalog.oid \
+     JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND d.refobjid = o.oid WHERE o.oid >= 16384), \
+ told AS ( \
+     SELECT r.ev_class AS of, CASE WHEN r.ev_type::text = '1' THEN 'r' ELSE 'w' END AS how, u.volatile, u.definer \
+         FROM used u JOIN pg_catalog.pg_rewrite r ON u.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND r.oid = u.objid \
+     UNION ALL SELECT r.ev_class, CASE WHEN r.ev_type::text = '1' THEN 'r' ELSE 'w' END, true, false FROM pg_catalog.pg_rewrite r CROSS JOIN effects e \
+         WHERE r.ev_class >= 16384 AND (r.ev_action::text || r.ev_qual::text) ~ e.pattern \
+     UNION ALL SELECT p.polrelid, 'r', u.volatile, u.definer \
+         FROM used u JOIN pg_catalog.pg_policy p ON u.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND p.oid = u.objid \
+     UNION ALL SELECT p.polrelid, 'r', true, false FROM pg_catalog.pg_policy p CROSS JOIN effects e \
+         WHERE (coalesce(p.polqual::text, '') || coalesce(p.polwithcheck::text, '')) ~ e.pattern \
+     UNION ALL SELECT d.adrelid, 'w', u.volatile, u.definer \
+         FROM used u JOIN pg_catalog.pg_attrdef d ON u.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.oid = u.objid \
+     UNION ALL SELECT d.adrelid, 'w', true, false \
+         FROM pg_catalog.pg_attrdef d CROSS JOIN effects e CROSS JOIN LATERAL (SELECT d.adbin::text AS tree OFFSET 0) b \
+         WHERE d.adrelid >= 16384 AND CASE WHEN pg_catalog.split_part(b.tree, ':funcid ', 3) = '' \
+             AND pg_catalog.split_part(pg_catalog.split_part(b.tree, ':funcid ', 2), ' ', 1) IN ('', '1574', '1299') THEN false \
+             ELSE b.tree ~ e.in_default END \
+     UNION ALL SELECT t.tgrelid, 'w', u.volatile, u.definer \
+         FROM used u JOIN pg_catalog.pg_trigger t ON u.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass AND t.oid = u.objid \
+     UNION ALL SELECT k.conrelid, 'w', u.volatile, u.definer \
+         FROM used u JOIN pg_catalog.pg_constraint k ON u.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.oid = u.objid WHERE k.conrelid <> 0 \
+     UNION ALL SELECT i.indrelid, 'w', u.volatile, u.definer \
+         FROM used u JOIN pg_catalog.pg_index i ON u.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.indexrelid = u.objid \
+     UNION ALL SELECT k.partrelid, 'w', u.volatile, u.definer \
+         FROM used u JOIN pg_catalog.pg_partitioned_table k ON u.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND k.partrelid = u.objid) \
+ SELECT of, how, pg_catalog.max(volatile::int), pg_catalog.max(definer::int), NULL FROM told GROUP BY 1, 2 \
  UNION ALL SELECT k.confrelid, 'c', 0, 0, k.conrelid FROM pg_catalog.pg_constraint k \
      WHERE k.contype::text = 'f' AND (k.confdeltype::text IN ('c', 'n', 'd') OR k.confupdtype::text IN ('c', 'n', 'd'))";
 
