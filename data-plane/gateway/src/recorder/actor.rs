@@ -306,8 +306,10 @@ impl Actor {
         let spool = &inner.spool;
         self.view.send_if_modified(|view| {
             let (active, len) = spool.active();
+            // Sessions have gone on writing to the one that was active, up to its end.
+            let rolled = view.segments.last_key_value().is_none_or(|(last, _)| *last != active);
             let mut changed = view.segments.insert(active, len) != Some(len);
-            if (view.segments.len(), view.deleted) != (spool.segment_count(), spool.deleted()) {
+            if rolled || view.deleted != spool.deleted() {
                 view.segments = spool.segment_lengths().collect();
                 let held =
                     |(session, state): (_, SessionState)| (session, Held { acked: state.acked, from: state.from });

@@ -403,3 +403,36 @@ fn those_who_wait_for_what_is_undone_are_refused() {
     // One message asks for all of them.
     assert!(matches!(mailbox.try_recv(), Ok(Msg::Flush)) && mailbox.try_recv().is_err());
 }
+
+/// Sessions fill segments while nobody looks: what is told of a segment that is full is all of it, or its end would never be uploaded.
+#[tokio::test]
+async fn all_of_a_full_segment_is_told() {
+    for house in House::both() {
+        let (handle, _uploader) = house.start(16 * (64 << 10));
+        let mut recorders = Vec::new();
+        for _ in 0..4 {
+            recorders.push(handle.open(started(clock::session_id())).await.unwrap());
+        }
+        let big = Event::CancelRequested { client_address: "x".repeat(3 << 10) };
+        for round in 0..30 {
+            // It looks now and then: at most one segment is filled in between.
+            if round % 3 == 0 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+            for recorder in &mut recorders {
+                recorder.enqueue(&big).await.unwrap();
+            }
+            // Each by itself, without waiting for the thread to look.
+            for recorder in &mut recorders {
+                recorder.push().await.unwrap();
+            }
+        }
+        let wanted = house.written();
+        let mut view = handle.view.clone();
+        let all = |view: &View| view.segments.len() > 2 && view.segments.values().sum::<u64>() == wanted;
+        tokio::time::timeout(Duration::from_secs(10), view.wait_for(all)).await.expect("some is never told").unwrap();
+        for recorder in recorders {
+            recorder.seal(None, "done").await.unwrap();
+        }
+    }
+}
