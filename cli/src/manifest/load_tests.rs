@@ -231,7 +231,7 @@ fn what_is_shown_reads_back() {
     let (mut manifests, mut wrong) = (Vec::new(), Vec::new());
     parse("f.yaml", GOOD, Path::new("."), &mut manifests, &mut wrong);
     assert_eq!(wrong, vec![]);
-    assert_eq!(manifests.len(), 19);
+    assert_eq!(manifests.len(), 20);
     for manifest in &manifests {
         let text = crate::yaml::emit(&render(&manifest.resource));
         let (mut again, mut wrong) = (Vec::new(), Vec::new());

@@ -118,13 +118,21 @@ fn both_forms_survive_the_wire_and_neither_carries_a_secret() {
 /// A gateway that does not know of certificates would send the key as a password.
 #[test]
 fn older_gateways_have_no_session_where_a_certificate_is_shown() {
-    use crate::target::{CredentialKind, CredentialSource};
+    use crate::target::{Address, CredentialKind, CredentialRef, CredentialSource, Protocol, Route, Target, TargetTls};
 
     let mut now = snapshot();
-    let mut shown = now.targets.iter().next().unwrap().1.value.clone();
-    shown.tls.mode = crate::target::TlsMode::Require;
-    shown.credential.kind = CredentialKind::Certificate;
-    shown.credential.source = CredentialSource::Secret(name("key"));
+    let source = CredentialSource::Secret(name("key"));
+    let shown = Target {
+        protocol: Protocol::Postgres,
+        address: "db:5432".parse::<Address>().unwrap(),
+        tls: TargetTls { mode: crate::target::TlsMode::Require, ca_pem: None, server_name: None },
+        credential: CredentialRef { username: "app".into(), kind: CredentialKind::Certificate, source },
+        route: Route::Direct,
+        databases: Vec::new(),
+        disabled: false,
+        limits: crate::allowance::Allowance::default(),
+        spare_sessions: 0,
+    };
     now.put(object("new", Spec::Target(shown.clone()))).unwrap();
     let proto = wire::to_proto(&now);
     assert_eq!(wire::from_proto(proto.clone()).unwrap().targets.get(&name("new")).unwrap().value, shown);
