@@ -381,11 +381,6 @@ impl Spool {
         (self.active, self.active_len())
     }
 
-    /// How many segments there are.
-    pub(super) fn segment_count(&self) -> usize {
-        self.segments.len()
-    }
-
     /// All or nothing.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let before = self.written;
