@@ -33,11 +33,11 @@ fn same(direct: &Connection, through: &Connection, options: Option<&str>, script
         psql.args(["-X", "-a", "-v", "VERBOSITY=verbose"]).envs(options.map(|options| ("PGOPTIONS", options)));
         postern_chaos::live::run(psql, script, Duration::from_secs(60)).unwrap()
     };
-    // OIDs and process ids are no part of the comparison.
+    // OIDs and process ids are no part of the comparison. A process id may be short, after the system has begun with small ones again.
     let plain = |text: String| {
         text.split(char::is_whitespace)
             .map(|word| {
-                if word.len() > 4 && word.trim_end_matches('.').bytes().all(|byte| byte.is_ascii_digit()) {
+                if word.len() > 2 && word.trim_end_matches('.').bytes().all(|byte| byte.is_ascii_digit()) {
                     "N"
                 } else {
                     word
