@@ -409,6 +409,17 @@ impl Caller {
         self.principal.as_ref().ok_or_else(|| Status::unauthenticated("a principal's token is needed"))
     }
 
+    /// Who gives their own word in a review. A certificate is no person: n reviewers are n people (I7); and whoever was handed a token may be the one whose
+    /// work is reviewed.
+    pub(super) fn reviewer(&self) -> Result<&Principal, Status> {
+        let reviewer = self.principal()?;
+        if reviewer.is_handed_on() {
+            let text = "a token that was handed on is no person's word: review with your own";
+            return Err(status::with_reason(Status::permission_denied(text), "HANDED_ON"));
+        }
+        Ok(reviewer)
+    }
+
     /// Whether the token is a session token, and no issuer's.
     pub(super) const fn shows_session_token(&self) -> bool {
         self.session
