@@ -16,6 +16,7 @@ mod classify;
 mod client;
 mod flight;
 mod functions;
+mod linger;
 mod messages;
 mod names;
 mod oblige;

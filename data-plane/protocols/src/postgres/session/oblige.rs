@@ -3,6 +3,7 @@
 //! **Read only.** Before whatever a policy lets only read, the session itself sends `SET transaction_read_only = on` to the server, in the same
 //! transaction. PostgreSQL lets that be said at any time and taken back only before the first query, so nothing that the operation calls can write. What is said
 //! of the transaction by the client, before or after, does not matter: it is said anew each time. What could say it within the same text is refused.
+//! What that leaves open is ended in `linger`.
 //!
 //! **Rows.** They are counted as the server sends them: of an operation, whichever portal suspensions are between, and of all cursors together for as long
 //! as one may be open. What comes past the limit is not passed on, the server is asked to cancel, and the client is sent an error in the place of what is
@@ -58,10 +59,14 @@ pub(super) struct Oblige {
     cancel: Option<OperationId>,
     /// The group was made unable to write, and nothing ran since that could change that.
     secured: bool,
+    /// A text that was made unable to write is under way outside of any transaction of the client's.
+    pub(super) lingers: bool,
+    /// The transaction that it left open is being ended: Sync was sent.
+    pub(super) ends: bool,
     /// What ended early was done before the server knew: the transaction, where one is open, is to fail.
     fail: bool,
     /// For the server, because of what it sent.
-    to_server: BytesMut,
+    pub(super) to_server: BytesMut,
     cursors: Cursors,
 }
 
@@ -273,7 +278,8 @@ impl Session {
         if by_itself && !self.flight.is_empty() {
             return Err(Unclassifiable::doubt("policy has changed while it was under way: send it again"));
         }
-        let name = format!("postern_read_only_{:032x}", self.nonce);
+        self.oblige.lingers = by_itself && !self.group_open && self.status == TransactionStatus::Idle;
+        let name = self.own_name();
         write::parse(&mut out, name.as_bytes(), READ_ONLY, b"");
         write::bind(&mut out, name.as_bytes(), name.as_bytes(), &[]);
         write::execute(&mut out, name.as_bytes());
@@ -309,6 +315,9 @@ impl Session {
                 | Message::Describe(_)
                 | Message::Close(_)
         );
+        if self.oblige.lingers || self.oblige.ends {
+            return asks || (matches!(message, Message::Sync) && !self.copy_in);
+        }
         if !asks {
             return false;
         }
@@ -443,23 +452,6 @@ impl Session {
         let error = running.early_error().filter(|_| because)?;
         running.told = true;
         Some(error)
-    }
-
-    /// What the session sent itself has failed, which it does only where the connection is cancelled or the transaction has failed. A text after it was
-    /// skipped, and the server waits for Sync.
-    pub(super) fn own_failed(&mut self, failure: (String, String)) {
-        while matches!(self.flight.head(), Some(Expected::Own(_))) {
-            self.flight.pop();
-        }
-        let Some(Expected::Query { operation, .. }) = self.flight.head() else {
-            self.skip_group();
-            return;
-        };
-        let operation = *operation;
-        if let Some(running) = self.running.get_mut(&operation) {
-            running.failed = Some(failure);
-        }
-        write::sync(&mut self.oblige.to_server);
     }
 }
 

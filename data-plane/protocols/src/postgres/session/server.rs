@@ -237,6 +237,9 @@ impl Session {
 
     /// The end of a group or text; whether the client is told so now.
     fn ready(&mut self, status: TransactionStatus, to_client: &mut BytesMut) -> Result<bool, ProtocolError> {
+        if matches!(self.flight.head(), Some(Expected::Query { .. })) && self.end_lingering(status) {
+            return Ok(false);
+        }
         match self.flight.pop() {
             Some(Expected::Sync) => {}
             Some(Expected::Query { operation, .. }) => {

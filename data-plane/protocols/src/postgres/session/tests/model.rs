@@ -15,6 +15,12 @@ pub(super) struct Model {
     /// Refuses, as Postern would: so a client that talks to it directly sees what one behind Postern sees.
     refuses: bool,
     pub(super) broken: bool,
+    /// As PostgreSQL 18: a text after what was executed without Sync leaves the transaction open.
+    pub(super) lingers: bool,
+    /// Something was executed since the transaction began.
+    piped: bool,
+    /// A transaction is open that Sync alone does not end.
+    left: bool,
     input: BytesMut,
     /// Held back until Sync, Flush or the end of a Query.
     held: BytesMut,
@@ -80,6 +86,7 @@ impl Model {
             self.status = TransactionStatus::Failed;
         }
         self.portals.clear();
+        self.piped = false;
         self.skipping = self.extended;
     }
 
@@ -87,7 +94,10 @@ impl Model {
         if self.status == TransactionStatus::Idle {
             self.portals.clear();
         }
-        write::ready_for_query(&mut self.held, self.status);
+        let open = self.lingers && self.piped && self.status == TransactionStatus::Idle;
+        self.left = open;
+        let status = if open { TransactionStatus::Open } else { self.status };
+        write::ready_for_query(&mut self.held, status);
         self.flush();
     }
 
@@ -118,6 +128,8 @@ impl Model {
         match message {
             Message::Sync => {
                 self.skipping = false;
+                self.piped = self.left;
+                self.broken |= self.left;
                 self.ready();
             }
             Message::Terminate => {}
@@ -135,6 +147,7 @@ impl Model {
             Message::Flush => self.flush(),
             message => {
                 self.extended = true;
+                self.left = false;
                 if let Err(error) = self.extended(message) {
                     self.fail(&error);
                 }
@@ -182,7 +195,10 @@ impl Model {
         }
         match text {
             "begin" => self.status = TransactionStatus::Open,
-            "commit" | "rollback" => self.status = TransactionStatus::Idle,
+            "commit" | "rollback" => {
+                self.status = TransactionStatus::Idle;
+                self.piped = false;
+            }
             text if text.starts_with("selec ") => return Err(error("42601", "syntax error")),
             "select 1/0" => return Err(error("22012", "division by zero")),
             "copy t from stdin" => {
@@ -204,6 +220,7 @@ impl Model {
             other => format!("{}\0", other.to_uppercase()),
         };
         self.frame(backend::COMMAND_COMPLETE, tag.as_bytes());
+        self.piped |= extended;
         Ok(true)
     }
 

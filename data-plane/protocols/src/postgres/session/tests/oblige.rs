@@ -126,6 +126,27 @@ fn what_reads_only_runs_in_a_transaction_that_cannot_write() {
 }
 
 #[test]
+fn no_transaction_is_left_open() {
+    let text = Client::default().query("select 1").query("select 2; select 1").query("select 1/0").query("select 3");
+    let mut rig = bound(reads());
+    rig.server.lingers = true;
+    rig.send(&text.0);
+    assert_eq!(rig.got(), "TDCZI TDDCTDCZI E(22012)ZI TDDDCZI");
+    assert_eq!(rig.outcomes(), ["SELECT 1", "SELECT 2+SELECT 1", "22012", "SELECT 3"]);
+    // What comes right behind a text waits for its end.
+    rig.send(&Client::default().query("select 1").run("select 2").sync().query("select 1").sync().0);
+    assert_eq!(rig.got(), "TDCZI 12DDCZI TDCZI ZI");
+    // The client's own is its own.
+    rig.send(&Client::default().query("begin").query("select 1").query("commit").query("copy t to stdout").0);
+    assert_eq!(rig.got(), "CZT TDCZT CZI HddcCZI");
+    let mut rig = bound(Obliged { read_only: reads().read_only, ..rows(2) });
+    rig.server.lingers = true;
+    rig.send(&Client::default().query("select 3").query("select 1").0);
+    assert_eq!(rig.got(), "TDDE(54000)ZI TDCZI");
+    assert!(!rig.server.broken);
+}
+
+#[test]
 fn a_portal_is_read_only_each_time_it_runs() {
     let mut rig = bound(reads());
     rig.send(&Client::default().run("begin").parse("", "select 5").bind("p", "").execute("p", 2).sync().0);
