@@ -35,7 +35,7 @@ fuzz: ## Looks for bytes that something falls over, by coverage; SECONDS=n for e
 	@scripts/bootstrap.sh fuzz
 	@FUZZ_SECONDS=$(SECONDS) FUZZ_TARGET=$(TARGET) scripts/fuzz.sh
 
-suites: ## Runs PostgreSQL's and drivers' suites direct and through Postern, and compares; SUITE=name runs one
+suites: ## Runs PostgreSQL's and drivers' suites direct and through Postern, and compares; SUITE=name runs one, VERSION=17 with that server
 	@scripts/bootstrap.sh test
 	@scripts/suites.sh
 

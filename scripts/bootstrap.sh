@@ -145,3 +145,14 @@ if [ "$purpose" = test ] && { ! cmp -s chaos/idp/saml/package-lock.json .tools/s
     cp chaos/idp/saml/package.json chaos/idp/saml/package-lock.json .tools/saml/
     (cd .tools/saml && npm ci --silent --no-audit --no-fund --ignore-scripts)
 fi
+
+# PostgreSQL's servers of the versions that Debian does not have here, in the same way. Their links are made by a script of the package's own.
+if [ "$purpose" = test ] && { ! cmp -s chaos/postgres/package-lock.json .tools/postgres/package-lock.json || ! any '.tools/postgres/node_modules/postgres-*/native/lib/libpq.so.5'; }; then
+    echo "bootstrap: installing PostgreSQL 16, 17 and 18 from npm into .tools/postgres: targets are of every version that is in use"
+    mkdir -p .tools/postgres
+    cp chaos/postgres/package.json chaos/postgres/package-lock.json .tools/postgres/
+    (cd .tools/postgres && npm ci --silent --no-audit --no-fund --ignore-scripts)
+    for server in .tools/postgres/node_modules/postgres-*; do
+        (cd "$server" && node scripts/hydrate-symlinks.js)
+    done
+fi

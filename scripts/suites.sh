@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
 # Suites that PostgreSQL and its drivers are tested by, run direct and through Postern, and compared. Everything is granted: there must be no difference.
-# SUITE=regress|classification|asyncpg|psycopg|node runs one. Sources come from the package managers, by the versions that are installed. Minutes, not for CI: a part of
-# it is (chaos/tests/live/everything.rs).
+# SUITE=regress|classification|asyncpg|psycopg|node|live runs one. Sources come from the package managers, by the versions that are installed. Minutes, not for CI: a part of
+# it is (chaos/tests/live/everything.rs). VERSION=16|17|18 runs regress, classification and live with a server of that version, in the place of Debian's.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 work=${SUITES_DIR:-/tmp/postern-suites}
 only=${SUITE:-}
+wanted_version=${VERSION:-}
 suites=$PWD/scripts/suites
+if [ -n "$wanted_version" ]; then
+    servers=("$PWD"/.tools/postgres/node_modules/postgres-"$wanted_version"-*/native/bin)
+    [ -x "${servers[0]}/initdb" ] || { echo "suites: PostgreSQL $wanted_version is not installed: VERSION is 16, 17 or 18, and scripts/bootstrap.sh test installs them" >&2; exit 2; }
+    export POSTERN_TEST_PG_BIN=${servers[0]}
+    work=$work/$wanted_version
+fi
 mkdir -p "$work"
 chmod 755 "$work"
 cargo build --locked -p postern || exit 1
@@ -85,5 +92,10 @@ if wanted node; then
     cp "$suites/driver_node.mjs" "$work/node/"
     both node node --no-deprecation "$work/node/driver_node.mjs"
     judge lines "$work/node/direct.out" "$work/node/through.out"
+fi
+# Of Postern's own tests, with another server; only where one is named: `make test` runs them with Debian's.
+if [ -n "$wanted_version" ] && { [ -z "$only" ] || [ "$only" = live ]; }; then
+    echo "== live tests, with PostgreSQL $wanted_version"
+    cargo build --locked -p postern --bins --examples && cargo test --locked -p postern-chaos --test live -- --test-threads=2 || failed=1
 fi
 exit $failed

@@ -35,8 +35,13 @@ def environment(extra, source, results):
 
 def regress_so(source, results):
     """Some tests call functions in C."""
-    include = subprocess.run([binaries() / "pg_config", "--includedir-server"], capture_output=True, text=True).stdout.strip()
-    include = os.environ.get("PG_SERVER_HEADERS") or include
+    include = os.environ.get("PG_SERVER_HEADERS")
+    if not include:
+        include = subprocess.run([binaries() / "pg_config", "--includedir-server"], capture_output=True, text=True).stdout.strip()
+    for name in ("refint.so", "autoinc.so"):
+        for folder in ("lib", "lib/postgresql"):
+            if (found := binaries().parent / folder / name).exists():
+                shutil.copy(found, results)
     built = subprocess.run(
         ["cc", "-shared", "-fPIC", "-O1", "-w", "-I", include, source / "regress.c", "-o", results / "regress.so"], capture_output=True
     )

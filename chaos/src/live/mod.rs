@@ -19,6 +19,7 @@ mod roles;
 pub mod saml;
 pub mod token;
 pub mod vault;
+mod versions;
 pub mod wire;
 
 pub use cli::Cli;
@@ -30,3 +31,4 @@ pub use provider::Provider;
 pub use psql::{Connection, Psql, PsqlOutput};
 pub use roles::{RoleOptions, ThreeProcesses};
 pub use vault::Vault;
+pub use versions::{INSTALLED, asked_version, with_version};

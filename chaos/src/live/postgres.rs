@@ -110,9 +110,9 @@ impl Postgres {
     }
 
     fn make(options: PostgresOptions, place: Option<Place>) -> Result<Self> {
-        let binaries = find_binaries()?;
         let folder = tempfile::Builder::new().prefix("postern-pg-").tempdir()?;
         own(folder.path())?;
+        let binaries = super::versions::binaries(folder.path(), as_server_user)?;
         let mut this = Self { folder, binaries, port: free_port()?, place, server: None, authority: None };
         this.initialise(options)?;
         this.resume()?;
@@ -310,26 +310,6 @@ impl Drop for Postgres {
         // The fast way leaves no shared memory behind; SIGKILL follows when the process itself is dropped.
         let _ = self.stop();
     }
-}
-
-/// The newest installed server's programs.
-fn find_binaries() -> Result<PathBuf> {
-    if let Some(folder) = std::env::var_os("POSTERN_TEST_PG_BIN") {
-        return Ok(folder.into());
-    }
-    let mut found: Vec<(u32, PathBuf)> = Vec::new();
-    for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
-        let version = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let folder = entry.path().join("bin");
-        if let Some(version) = version.filter(|_| folder.join("initdb").exists()) {
-            found.push((version, folder));
-        }
-    }
-    found.sort();
-    found.pop().map(|(_, folder)| folder).context(
-        "PostgreSQL's server is not installed (no /usr/lib/postgresql/*/bin/initdb): run `scripts/bootstrap.sh test`, \
-         or set POSTERN_TEST_PG_BIN to the folder that has initdb",
-    )
 }
 
 /// Whom to run the server as: it refuses to run as root.

@@ -49,7 +49,7 @@ pub(super) fn reshaped(statement: &Statement) -> BTreeSet<[String; 2]> {
     relations.collect()
 }
 
-/// What belongs to `relations`: how (0: named, 1: inherits, 2: a foreign key or its trigger), OID, schema, relation, name.
+/// What belongs to `relations`: how (0: named, 1: inherits, 2: a foreign key or its trigger, 3: an index), OID, schema, relation, name.
 pub(super) fn belonging(relations: &BTreeSet<[String; 2]>) -> String {
     let pairs: Vec<String> =
         relations.iter().map(|[schema, name]| format!("({}, {})", literal(schema), literal(name))).collect();
@@ -62,7 +62,9 @@ pub(super) fn belonging(relations: &BTreeSet<[String; 2]>) -> String {
             AND (k.conrelid IN (SELECT oid FROM heirs) OR k.confrelid IN (SELECT oid FROM heirs))),
          found AS (SELECT 0 AS how, oid, NULL::name AS part FROM named UNION ALL SELECT 1, oid, NULL FROM heirs
             UNION ALL SELECT 2, conrelid, conname FROM keys
-            UNION ALL SELECT 2, t.tgrelid, t.tgname FROM pg_catalog.pg_trigger t JOIN keys k ON k.oid = t.tgconstraint WHERE t.tgisinternal)
+            UNION ALL SELECT 2, t.tgrelid, t.tgname FROM pg_catalog.pg_trigger t JOIN keys k ON k.oid = t.tgconstraint WHERE t.tgisinternal
+            UNION ALL SELECT 3, i.indexrelid, NULL FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class t ON t.oid IN (SELECT oid FROM heirs)
+                AND i.indrelid IN (t.oid, t.reltoastrelid))
          SELECT f.how, f.oid, n.nspname, c.relname, f.part FROM found f JOIN pg_catalog.pg_class c ON c.oid = f.oid
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
         pairs.join(", ")

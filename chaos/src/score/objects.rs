@@ -35,6 +35,8 @@ pub struct Before {
     pub heirs: BTreeSet<[String; 2]>,
     /// Foreign keys of all of these, from and to, with the server's own triggers behind them: schema, relation and name.
     pub keys: BTreeSet<[String; 3]>,
+    /// Indexes of the relations that are named and of their heirs, and of where their long values are: schema and name.
+    pub indexes: BTreeSet<[String; 2]>,
 }
 
 impl Object {
@@ -74,7 +76,8 @@ pub(super) fn fault(statement: &Statement, object: &Object, before: &Before, exa
     let parts = object.parts.get(skipped..).unwrap_or_default();
     let old = before.names.as_ref().filter(|_| object.what == "made").and_then(|names| names.get(&object.address));
     let Some(old) = old.filter(|old| !parts.starts_with(old)) else {
-        if names(statement, &object.kind, parts, exact, |_| true) || belongs(statement, parts, before) {
+        let covered = names(statement, &object.kind, parts, exact, |_| true) || belongs(statement, parts, before);
+        if covered || made_anew(statement, object, before) {
             return None;
         }
         return object.fault("");
@@ -118,6 +121,17 @@ fn belongs(statement: &Statement, parts: &[String], before: &Before) -> bool {
     statement.actions.iter().any(alters)
         && (before.heirs.contains(&[schema.clone(), relation.clone()])
             || before.keys.contains(&[schema.clone(), relation.clone(), part.clone()]))
+}
+
+/// Whether it is an index that REINDEX makes anew, of a table that is named: since 17 the server tells of each. Of a schema, those that it does not name
+/// are of long values.
+fn made_anew(statement: &Statement, object: &Object, before: &Before) -> bool {
+    let [schema, name] = object.parts.as_slice() else { return false };
+    let maintains =
+        |of: ObjectKind| statement.actions.iter().any(|it| it.verb == Verb::SqlMaintain && it.object.kind == of);
+    let of_table = maintains(ObjectKind::Relation) && before.indexes.contains(&[schema.clone(), name.clone()]);
+    let of_schema = maintains(ObjectKind::Schema) && schema == "pg_toast";
+    object.tag == "REINDEX" && object.kind == "index" && object.what == "made" && (of_table || of_schema)
 }
 
 /// Whether an action of such a verb names an object of these parts.
@@ -271,6 +285,24 @@ mod tests {
             assert!(is_wrong(&refresh, &nested(name), &before), "{name}");
         }
         assert!(is_wrong(&refresh, &nested("pg_temp.pg_temp_25"), &Before::default()));
+    }
+
+    #[test]
+    fn indexes_are_made_anew_of_what_is_named() {
+        let table = statement(&[(Verb::SqlMaintain, RELATION, &["d", "public", "t"])]);
+        let reads = statement(&[(Verb::SqlSelect, RELATION, &["d", "public", "t"])]);
+        let index = |tag: &str, name: &str| Object { tag: tag.to_owned(), ..object("made", "index", 9, name) };
+        let indexes = ["t_pkey", "t_n_idx"].map(|name| ["public".to_owned(), name.to_owned()]);
+        let before = Before { indexes: indexes.into(), ..Before::default() };
+        assert!(!is_wrong(&table, &index("REINDEX", "public.t_pkey"), &before));
+        for (statement, object) in [
+            (&table, index("REINDEX", "public.other_pkey")),
+            (&table, index("CREATE INDEX", "public.t_pkey")),
+            (&table, Object { what: "dropped".to_owned(), ..index("REINDEX", "public.t_pkey") }),
+            (&reads, index("REINDEX", "public.t_pkey")),
+        ] {
+            assert!(is_wrong(statement, &object, &before), "{object:?}");
+        }
     }
 
     #[test]

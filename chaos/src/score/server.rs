@@ -222,6 +222,9 @@ impl Session {
         for row in self.rows(&before::belonging(&reshaped))? {
             match row.as_slice() {
                 [Some(how), Some(oid), ..] if how == "0" => drop(before.named.insert(oid.parse().context("an OID")?)),
+                [Some(how), _, Some(schema), Some(index), None] if how == "3" => {
+                    before.indexes.insert([schema.clone(), index.clone()]);
+                }
                 [_, _, Some(schema), Some(relation), None] => {
                     before.heirs.insert([schema.clone(), relation.clone()]);
                 }

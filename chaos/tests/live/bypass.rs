@@ -218,7 +218,7 @@ impl Seen {
 }
 
 #[test]
-fn every_attempt_is_stopped_or_masked() {
+pub(crate) fn every_attempt_is_stopped_or_masked() {
     let attempts = attempts();
     assert!(attempts.len() >= 150, "{}", attempts.len());
     let range = Range::start().unwrap();

@@ -21,7 +21,7 @@ const TABLES: &str = "
     CREATE FUNCTION app.price(integer) RETURNS integer LANGUAGE sql AS 'SELECT $1';";
 
 #[test]
-fn the_server_says_the_same() {
+pub(crate) fn the_server_says_the_same() {
     let postgres = Postgres::start(PostgresOptions { trust: true, ..Default::default() }).unwrap();
     postgres.sql("shop", &fixture("setup.sql")).unwrap();
     postgres.sql("shop", TABLES).unwrap();

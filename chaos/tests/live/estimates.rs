@@ -54,7 +54,7 @@ fn error(messages: &[Message]) -> String {
 }
 
 #[test]
-fn few_rows_pass_and_many_do_not() {
+pub(crate) fn few_rows_pass_and_many_do_not() {
     let (postgres, postern) = bulk();
     let mut wire = connect(&postern, "movers");
     let mut ask = |sql: &str| error(&wire.query(sql).unwrap());

@@ -27,7 +27,7 @@ const SCRIPTS: &[&str] = &[
     "SELECT $1::text \\bind x \\g\nSELECT 1 \\gset\n\\echo :?column?",
 ];
 
-fn same(direct: &Connection, through: &Connection, options: Option<&str>, script: &str) {
+pub(crate) fn same(direct: &Connection, through: &Connection, options: Option<&str>, script: &str) {
     let run = |connection: &Connection| {
         let mut psql = connection.client("psql");
         psql.args(["-X", "-a", "-v", "VERBOSITY=verbose"]).envs(options.map(|options| ("PGOPTIONS", options)));
@@ -53,7 +53,7 @@ fn same(direct: &Connection, through: &Connection, options: Option<&str>, script
 }
 
 #[test]
-fn whoever_may_do_everything_sees_no_difference() {
+pub(crate) fn whoever_may_do_everything_sees_no_difference() {
     let (postgres, postern) = shop();
     // Without TLS, as the server itself: a client that prefers it tries twice.
     let through = postern.as_member("dora", &["dba", "privacy"]).unwrap().sslmode("disable");

@@ -9,14 +9,14 @@ use crate::{assert_has, assert_lacks, shop};
 const DELETE: &str = "DELETE FROM orders WHERE id = 7";
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Held {
-    psql: Process,
-    approval: String,
+pub(crate) struct Held {
+    pub(crate) psql: Process,
+    pub(crate) approval: String,
     _folder: tempfile::TempDir,
 }
 
 /// A robot's psql that waits with a held statement.
-fn hold(postern: &Postern, connection: &Connection, sql: &str) -> Held {
+pub(crate) fn hold(postern: &Postern, connection: &Connection, sql: &str) -> Held {
     let folder = tempfile::tempdir().unwrap();
     let psql = connection.psql().start("held", sql, folder.path()).unwrap();
     let approval = postern.pending_approval().unwrap();
@@ -30,7 +30,7 @@ fn state(postern: &Postern, approval: &str) -> String {
 }
 
 #[test]
-fn an_approved_operation_runs_once() {
+pub(crate) fn an_approved_operation_runs_once() {
     let (postgres, postern) = shop();
     let robot = postern.token("robot-1", &["robots", "reviewers"]).unwrap();
     let reviewer = postern.token("rita", &["reviewers"]).unwrap();

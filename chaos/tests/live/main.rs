@@ -55,6 +55,7 @@ mod terminal;
 mod three_processes;
 mod vault_client;
 mod vault_keys;
+mod versions;
 mod watch_order;
 
 use postern_chaos::live::{Cli, Postern, Postgres, PostgresOptions};

@@ -78,7 +78,7 @@ fn copy_to_is_masked() {
 
 /// Every other way that we know of to get at a column's value. The member may do anything that SQL can: only the mask stands between.
 #[test]
-fn no_expression_leaks() {
+pub(crate) fn no_expression_leaks() {
     let (_postgres, postern) = shop();
     let connection = postern.as_member("dora", &["dba"]).unwrap();
     let statements = [

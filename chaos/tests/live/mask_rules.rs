@@ -101,7 +101,7 @@ fn passes_luhn(card: &str) -> bool {
 }
 
 #[test]
-fn masks_keep_types_in_text_and_copy() {
+pub(crate) fn masks_keep_types_in_text_and_copy() {
     let (_postgres, postern, connection) = staff();
     let out = connection.run("SET TimeZone = 'Europe/Berlin'; SELECT * FROM staff WHERE id = 1").unwrap().ok().unwrap();
     let row: Vec<&str> = out.trim_end().rsplit('\n').next().unwrap().split('|').collect();
@@ -398,7 +398,7 @@ ALTER TABLE guests OWNER TO app;
 GRANT ALL ON guests, stays, stays_1, letters TO app, app_md5, app_clear";
 
 #[test]
-fn columns_are_masked_by_their_labels() {
+pub(crate) fn columns_are_masked_by_their_labels() {
     let (postgres, postern) = shop();
     postgres.sql("shop", GUESTS).unwrap();
     postern.apply(LABELS).unwrap();

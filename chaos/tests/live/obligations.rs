@@ -166,7 +166,7 @@ fn no_more_rows_leave_than_policy_lets() {
 }
 
 #[test]
-fn a_statement_runs_no_longer_than_policy_lets() {
+pub(crate) fn a_statement_runs_no_longer_than_policy_lets() {
     let (_postgres, postern) = obliged();
     let mut wire = connect(&postern, "soon");
     wire.query("SET statement_timeout = 0").unwrap();
@@ -191,7 +191,7 @@ fn a_statement_runs_no_longer_than_policy_lets() {
 }
 
 #[test]
-fn who_may_only_read_writes_nothing() {
+pub(crate) fn who_may_only_read_writes_nothing() {
     let (postgres, postern) = obliged();
     let mut wire = connect(&postern, "readers");
     let written = || postgres.sql("shop", "SELECT count(*) FROM written").unwrap();
@@ -302,7 +302,7 @@ fn who_may_only_read_writes_nothing() {
 }
 
 #[test]
-fn reading_and_writing_policies_go_together() {
+pub(crate) fn reading_and_writing_policies_go_together() {
     let (postgres, postern) = obliged();
     let token = postern.token("mia", &["mixed"]).unwrap();
     let connection = postern.connection("shop", &token).unwrap();

@@ -71,7 +71,7 @@ fn copy_in_passes_and_is_decided() {
 }
 
 #[test]
-fn cancel_reaches_the_target() {
+pub(crate) fn cancel_reaches_the_target() {
     let (postgres, postern) = shop();
     let connection = postern.as_member("dora", &["dba"]).unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -21,7 +21,7 @@ fn target(postgres: &Postgres, role: Role, address: &str, tls: &str) -> String {
 }
 
 #[test]
-fn every_authentication_and_tls_mode() {
+pub(crate) fn every_authentication_and_tls_mode() {
     let postgres = Postgres::start(PostgresOptions { tls: true, ..Default::default() }).unwrap();
     let postern = Postern::dev(PosternOptions::default()).unwrap();
     let (by_ip, by_name) = (postgres.address(), format!("localhost:{}", postgres.port()));
@@ -133,7 +133,7 @@ fn by_certificate(postgres: &Postgres, pem: &str) -> String {
 
 /// The target knows the gateway by a certificate, and no password is there that could be asked for.
 #[test]
-fn a_certificate_in_the_place_of_a_password() {
+pub(crate) fn a_certificate_in_the_place_of_a_password() {
     let postgres = Postgres::start(PostgresOptions { tls: true, ..Default::default() }).unwrap();
     postgres.sql("shop", &format!("CREATE ROLE {BY_CERTIFICATE} LOGIN; GRANT app TO {BY_CERTIFICATE}")).unwrap();
     let postern = Postern::dev(PosternOptions::default()).unwrap();
