@@ -175,7 +175,7 @@ const SEARCH: &str = "
     tsquery_phrase tsvector_to_array websearch_to_tsquery tsquery_and tsquery_or tsquery_not";
 
 const SYSTEM: &str = "
-    current_catalog current_database current_query current_role current_schema current_schemas current_setting current_user
+    getdatabaseencoding current_catalog current_database current_query current_role current_schema current_schemas current_setting current_user
     inet_client_addr inet_client_port inet_server_addr inet_server_port pg_backend_pid pg_blocking_pids pg_client_encoding
     pg_conf_load_time pg_current_snapshot pg_current_wal_lsn pg_current_xact_id pg_current_xact_id_if_assigned pg_is_in_recovery
     pg_is_wal_replay_paused pg_last_wal_receive_lsn pg_last_wal_replay_lsn pg_last_xact_replay_timestamp pg_my_temp_schema
