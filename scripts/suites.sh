@@ -32,27 +32,58 @@ judge() { # kind, direct, through
     python3 "$suites/compare.py" "$@" || failed=1
 }
 
-sources() { # of PostgreSQL, into $source
+# Of PostgreSQL, into $source; $major, $own and $headers are the version, Debian's release that has it, and where the headers of its server are.
+sources() {
+    own=
+    case $wanted_version in
+    17) own=trixie ;;
+    18) own=sid ;;
+    esac
     version=$(dpkg-query -W -f '${source:Version}' "$(dpkg -S "$(readlink -f "$(command -v /usr/lib/postgresql/*/bin/postgres | tail -1)")" | cut -d: -f1)")
-    major=${version%%.*}
+    # No release of Debian has 16: it is given the suite of 15.
+    major=${own:+$wanted_version}
+    major=${major:-${version%%.*}}
+    headers=$work/src/headers/usr/include/postgresql/$major/server
     source=("$work"/src/postgresql-"$major".*/src/test/regress)
-    if [ ! -d "${source[0]}" ]; then
-        # The sources of the installed release, from the same archive; and the server's headers, for the functions in C that some tests call.
-        mkdir -p "$work/src" "$work/lists/partial"
+    [ -d "${source[0]}" ] && { newer_client; return; }
+    # The sources of the release from the archive that this machine installs from, and the server's headers, for the functions in C that some tests call.
+    mkdir -p "$work/src" "$work/lists/partial"
+    if [ -z "$own" ]; then
         sed 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >"$work/src.sources"
-        printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "-";\nDir::State::lists "%s";\nAPT::Sandbox::User "root";\n' \
-            "$work/src.sources" "$work/lists" >"$work/apt.conf"
-        (cd "$work/src" && export APT_CONFIG=$work/apt.conf && apt-get update -qq && apt-get source -qq --download-only "postgresql-$major=$version" &&
-            tar xjf postgresql-*.orig.tar.bz2)
-        (cd "$work/src" && apt-get download -qq "postgresql-server-dev-$major=$version" "libpq-dev=$version" && for deb in *.deb; do dpkg -x "$deb" headers; done)
-        source=("$work"/src/postgresql-"$major".*/src/test/regress)
+        packages=("postgresql-server-dev-$major=$version" "libpq-dev=$version")
+        wanted_source=postgresql-$major=$version
+    else
+        local archive
+        archive=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources | head -1)
+        printf 'Types: deb deb-src\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' "$archive" "$own" >"$work/src.sources"
+        packages=("postgresql-server-dev-$major" "postgresql-client-$major" libc6)
+        wanted_source=postgresql-$major
     fi
+    printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "-";\nDir::State::lists "%s";\nAPT::Sandbox::User "root";\n' \
+        "$work/src.sources" "$work/lists" >"$work/apt.conf"
+    (cd "$work/src" && export APT_CONFIG=$work/apt.conf && apt-get update -qq && apt-get source -qq --download-only "$wanted_source" && tar xjf postgresql-*.orig.tar.bz2)
+    (cd "$work/src" && { [ -z "$own" ] || export APT_CONFIG=$work/apt.conf; } && apt-get download -qq "${packages[@]}" && for deb in *.deb; do dpkg -x "$deb" headers; done)
+    source=("$work"/src/postgresql-"$major".*/src/test/regress)
+    newer_client
+}
+
+# psql of another release than this machine's, run by its own libc and the libpq of the server that it goes to: nothing is installed.
+newer_client() {
+    [ -n "$own" ] || return 0
+    local libraries loader
+    libraries=$work/src/headers/usr/lib/$(uname -m)-linux-gnu
+    loader=$(compgen -G "$libraries/ld-linux*.so.*" | head -1)
+    mkdir -p "$work/bin"
+    printf '#!/bin/sh\nexec %s --library-path %s:%s:%s %s "$@"\n' "$loader" "$libraries" "$POSTERN_TEST_PG_BIN/../lib" \
+        "/usr/lib/$(uname -m)-linux-gnu" "$work/src/headers/usr/lib/postgresql/$major/bin/psql" >"$work/bin/psql"
+    chmod 755 "$work/bin/psql"
+    PATH=$work/bin:$PATH
 }
 
 if wanted regress; then
     echo "== PostgreSQL's own regression suite, by psql"
     sources
-    export PG_SERVER_HEADERS=$work/src/headers/usr/include/postgresql/$major/server
+    export PG_SERVER_HEADERS=$headers
     for way in direct through; do
         python3 "$suites/regress.py" $way "${source[0]}" "$work/regress/$way"
     done
@@ -62,7 +93,10 @@ fi
 if wanted classification; then
     echo "== classification, against what PostgreSQL itself says of its own suite's statements"
     sources
-    cargo run --locked -q -p postern-chaos --bin classification -- "${source[0]}" docs/classification-score.md || failed=1
+    # The document is of Debian's version.
+    document=docs/classification-score.md
+    [ -z "$wanted_version" ] || document=$work/classification-score.md
+    cargo run --locked -q -p postern-chaos --bin classification -- "${source[0]}" "$document" || failed=1
 fi
 if wanted asyncpg || wanted psycopg; then
     python=$work/python/bin/python

@@ -65,7 +65,7 @@ pub(super) fn belonging(relations: &BTreeSet<[String; 2]>) -> String {
             UNION ALL SELECT 2, t.tgrelid, t.tgname FROM pg_catalog.pg_trigger t JOIN keys k ON k.oid = t.tgconstraint WHERE t.tgisinternal
             UNION ALL SELECT 3, i.indexrelid, NULL FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class t ON t.oid IN (SELECT oid FROM heirs)
                 AND i.indrelid IN (t.oid, t.reltoastrelid))
-         SELECT f.how, f.oid, n.nspname, c.relname, f.part FROM found f JOIN pg_catalog.pg_class c ON c.oid = f.oid
+         SELECT f.how, f.oid, CASE WHEN n.oid = pg_catalog.pg_my_temp_schema() THEN 'pg_temp' ELSE n.nspname END, c.relname, f.part FROM found f JOIN pg_catalog.pg_class c ON c.oid = f.oid
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
         pairs.join(", ")
     )

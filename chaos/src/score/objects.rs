@@ -129,7 +129,9 @@ fn made_anew(statement: &Statement, object: &Object, before: &Before) -> bool {
     let [schema, name] = object.parts.as_slice() else { return false };
     let maintains =
         |of: ObjectKind| statement.actions.iter().any(|it| it.verb == Verb::SqlMaintain && it.object.kind == of);
-    let of_table = maintains(ObjectKind::Relation) && before.indexes.contains(&[schema.clone(), name.clone()]);
+    let path = [schema.clone(), name.clone()];
+    // Of an index itself its partitions are.
+    let of_table = maintains(ObjectKind::Relation) && (before.indexes.contains(&path) || before.heirs.contains(&path));
     let of_schema = maintains(ObjectKind::Schema) && schema == "pg_toast";
     object.tag == "REINDEX" && object.kind == "index" && object.what == "made" && (of_table || of_schema)
 }
