@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_chaos::live::wire::{Wire, message};
+use postern_chaos::live::wire::{PROTOCOL_3, Wire, framed, message};
 use postern_chaos::live::{Connection, Role, wait_until};
 
 use crate::{assert_has, assert_lacks, shop};
@@ -166,6 +166,33 @@ fn clients_know_their_own_backend() {
     other.login("shop", "shop", &postern.token("alice", &["analysts"]).unwrap()).unwrap();
     other.send(&call(957, &(-1_i32).to_be_bytes())).unwrap();
     assert_eq!(other.until_ready().unwrap()[0].field('C').as_deref(), Some("42501"));
+}
+
+/// What the server remarks at a login is told to whom everything is granted, and to nobody else: a trigger might tell what is masked.
+#[test]
+fn remarks_at_the_login_are_passed_on() {
+    let (_postgres, postern) = shop();
+    let name = "x".repeat(65);
+    let remarks = |token: &str| {
+        let mut wire = Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+        let settings = format!("user\0shop\0database\0shop\0application_name\0{name}\0\0");
+        wire.send(&framed(&[&PROTOCOL_3.to_be_bytes(), settings.as_bytes()].concat()).unwrap()).unwrap();
+        let hello = wire.present(token).unwrap();
+        hello.iter().filter(|message| message.kind == 'N').filter_map(|message| message.field('C')).collect::<Vec<_>>()
+    };
+    assert_eq!(remarks(&postern.token("dora", &["dba", "privacy"]).unwrap()), ["42622"]);
+    assert_eq!(remarks(&postern.token("alice", &["analysts"]).unwrap()), [""; 0]);
+}
+
+/// A driver that ends what it has only begun sends Terminate where a startup packet belongs: no answer to it, as by PostgreSQL.
+#[test]
+fn what_is_no_startup_packet_is_not_answered() {
+    let (_postgres, postern) = shop();
+    for bytes in [&b"X\0\0\0\x04"[..], b"\0\0\0\x03", b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut wire = Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+        wire.send(bytes).unwrap();
+        assert!(wire.read().is_err(), "{}", bytes.escape_ascii());
+    }
 }
 
 /// What ran unfollowed is remembered: as soon as less is granted, the session is in doubt about all that it is asked.

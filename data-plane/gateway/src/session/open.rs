@@ -63,6 +63,9 @@ impl From<std::io::Error> for Refused {
 
 impl From<HandshakeError> for Refused {
     fn from(error: HandshakeError) -> Self {
+        if error.is_of_no_client() {
+            return Self::AsSaid(error.code(), Bytes::new(), error.to_string());
+        }
         Self::Because(error.code(), error.fields(), error.to_string())
     }
 }
@@ -399,6 +402,10 @@ async fn begin(
     let key = shared.cancels.register(upstream.ready.pid, startup.minor >= 2, current.snapshot.mask_key.expose());
     let mut hello = BytesMut::new();
     write::authentication_ok(&mut hello);
+    if open {
+        // Of others' logins a trigger might tell what is masked.
+        hello.extend_from_slice(&upstream.ready.notices);
+    }
     for (name, value) in &upstream.ready.parameters {
         write::parameter_status(&mut hello, name, value);
     }

@@ -42,7 +42,7 @@ pub enum Opening {
 }
 
 /// The fault's tag, where there is none on the wire.
-const NO_TAG: u8 = 0;
+pub(in crate::postgres) const NO_TAG: u8 = 0;
 
 /// Takes the opening packet out of `buffer`; `None` while it is incomplete.
 ///

@@ -196,6 +196,13 @@ impl HandshakeError {
         }
     }
 
+    /// Whether what came first cannot be a packet of this protocol, by its length: PostgreSQL answers nothing then.
+    /// Drivers that end what they have just begun send Terminate there, and take an answer for a failure.
+    #[must_use]
+    pub const fn is_of_no_client(&self) -> bool {
+        matches!(self, Self::Codec(CodecError::BadLength { tag: startup::NO_TAG }))
+    }
+
     /// What the client is told.
     #[must_use]
     pub fn fields(&self) -> ErrorFields {

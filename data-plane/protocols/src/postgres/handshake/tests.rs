@@ -134,6 +134,18 @@ fn what_is_refused_at_startup() {
 }
 
 #[test]
+fn what_cannot_be_a_startup_packet_is_not_answered() {
+    let next = |bytes: &[u8]| AwaitStartup::new(Tls::Optional).next(&mut BytesMut::from(bytes)).err();
+    for none in [&b"X\0\0\0\x04"[..], b"\0\0\0\x03", b"GET / HTTP/1.1\r\n"] {
+        assert!(next(none).is_some_and(|error| error.is_of_no_client()), "{}", none.escape_ascii());
+    }
+    // What is one, but a wrong one, is told so.
+    for wrong in [&b"\0\0\0\x09\0\x03\0\0x"[..], b"\0\0\0\x08\0\x02\0\0"] {
+        assert!(next(wrong).is_some_and(|error| !error.is_of_no_client()), "{}", wrong.escape_ascii());
+    }
+}
+
+#[test]
 fn tls_is_not_left_out_nor_preceded() {
     let mut buffer = packet(startup::VERSION_3, &[("user", "shop")]);
     let error = AwaitStartup::new(Tls::Required).next(&mut buffer).err().unwrap();

@@ -21,6 +21,8 @@ pub use scram::{ScramError, ScramKeys};
 /// Most frames and bytes that a server may send before it is ready (I11).
 const MAX_FRAMES: u32 = 1_000;
 const LIMITS: Limits = Limits { statement: 0, frame: 64 << 10 };
+/// Of its notices so many bytes are kept; what comes after that is dropped.
+const MAX_NOTICES: usize = 16 << 10;
 
 /// SSLRequest. Send it first, unless the target's TLS mode is `disable`.
 #[must_use]
@@ -122,6 +124,8 @@ pub enum LoginStep {
 /// An open session.
 #[derive(Clone, Default)]
 pub struct Ready {
+    /// What the server remarked after the login, whole messages as they came: on settings at startup, or by a trigger on logins.
+    pub notices: BytesMut,
     /// Settings that the server reported, in order, each once.
     pub parameters: Vec<(String, String)>,
     /// For a cancel request.
@@ -285,6 +289,7 @@ impl Login {
                     }
                 }
                 (backend::ERROR, _) => return Err(refused(&frame)?),
+                (backend::NOTICE, Phase::Accepted) => self.notice(&frame),
                 (backend::NOTICE | backend::NEGOTIATE_VERSION, _) => {}
                 (backend::PARAMETER_STATUS, Phase::Accepted) => self.parameter(&frame)?,
                 (backend::BACKEND_KEY_DATA, Phase::Accepted) => {
@@ -303,6 +308,13 @@ impl Login {
             }
         }
         Ok(LoginStep::NeedMore)
+    }
+
+    fn notice(&mut self, frame: &Frame) {
+        let kept = &mut self.ready.notices;
+        if kept.len().saturating_add(frame.raw().len()) <= MAX_NOTICES {
+            kept.extend_from_slice(frame.raw());
+        }
     }
 
     fn parameter(&mut self, frame: &Frame) -> Result<(), LoginError> {

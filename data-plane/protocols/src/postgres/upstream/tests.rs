@@ -130,6 +130,21 @@ fn refusals_are_told_apart() {
 }
 
 #[test]
+fn notices_of_a_login_are_kept_within_bounds() {
+    let mut remark = BytesMut::new();
+    write::message(&mut remark, backend::NOTICE, &vec![(b'M', b"of a login".to_vec())]);
+    let mut bytes = remark.clone(); // of nobody who is logged in: dropped
+    write::authentication_ok(&mut bytes);
+    (0..900).for_each(|_| bytes.extend_from_slice(&remark));
+    write::parameter_status(&mut bytes, "client_encoding", "UTF8");
+    write::parameter_status(&mut bytes, "standard_conforming_strings", "on");
+    write::ready_for_query(&mut bytes, TransactionStatus::Idle);
+    let LoginStep::Ready(ready) = login(false).0.next(&mut bytes).unwrap() else { panic!("ready") };
+    assert_eq!(ready.notices.len(), MAX_NOTICES / remark.len() * remark.len());
+    assert!(ready.notices.starts_with(&remark));
+}
+
+#[test]
 fn hostile_servers_are_given_up() {
     let next = |bytes: &BytesMut| login(false).0.next(&mut bytes.clone()).unwrap_err();
     let mut row = BytesMut::new();
