@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Suites that PostgreSQL and its drivers are tested by, run direct and through Postern, and compared. Everything is granted: there must be no difference.
-# SUITE=regress|classification|asyncpg|psycopg|node|live runs one. Sources come from the package managers, by the versions that are installed. Minutes, not for CI: a part of
+# SUITE=regress|classification|asyncpg|psycopg|node|node-own|rust|jdbc|live runs one. Sources come from the package managers, by the versions that are installed. Minutes, not for CI: a part of
 # it is (chaos/tests/live/everything.rs). VERSION=16|17|18 runs regress, classification and live with a server of that version, in the place of Debian's.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -126,6 +126,46 @@ if wanted node; then
     cp "$suites/driver_node.mjs" "$work/node/"
     both node node --no-deprecation "$work/node/driver_node.mjs"
     judge lines "$work/node/direct.out" "$work/node/through.out"
+fi
+if wanted node-own; then
+    echo "== node-postgres' own tests"
+    own=$work/node-own
+    if [ ! -d "$own/node_modules/pg/test" ]; then
+        # The packages of npm hold no tests: those are in Debian's source, of its newest release.
+        mkdir -p "$own/lists/partial" "$own/src"
+        printf 'Types: deb-src\nURIs: http://deb.debian.org/debian\nSuites: sid\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' >"$own/src.sources"
+        printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "-";\nDir::State::lists "%s";\nAPT::Sandbox::User "root";\n' "$own/src.sources" "$own/lists" >"$own/apt.conf"
+        (cd "$own" && export APT_CONFIG=$own/apt.conf && apt-get update -qq && apt-get source -qq --download-only node-postgres
+            tar xzf node-postgres_*.orig.tar.gz -C src --strip-components 1) # Its other archives are not needed.
+        version=$(node -p "require('$own/src/packages/pg/package.json').version")
+        (cd "$own" && npm init -y >/dev/null && npm install --silent --no-audit --no-fund --ignore-scripts "pg@$version" pg-cursor@2 pg-query-stream@4 async@2.6.4 bluebird@3.7.2 co@4.6.0 pg-copy-streams@0.3.0)
+        cp -r "$own/src/packages/pg/test" "$own/src/packages/pg/script" "$own/node_modules/pg/"
+        # A debug build is slower than five seconds allow: one test makes 5000 round trips.
+        sed -i 's/this.timeout = 5000/this.timeout = 50000/' "$own/node_modules/pg/test/suite.js"
+    fi
+    mapfile -t files < <(cd "$own/node_modules/pg" && find test/integration -name '*-tests.js' | sort)
+    SUITE_LOGINS=1 both node-own python3 "$suites/node_postgres.py" "$own/node_modules/pg" "${files[@]}"
+    judge pytest "$own/direct.out" "$own/through.out"
+fi
+if wanted rust; then
+    echo "== tokio-postgres' own tests"
+    version=$(sed -n '/^name = "tokio-postgres"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+    cargo fetch --locked -q
+    crates=("${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/tokio-postgres-"$version")
+    mkdir -p "$work/rust"
+    python3 "$suites/rust_postgres.py" "${crates[0]}" "$work/rust/crate"
+    test=$(cd "$work/rust/crate" && CARGO_TARGET_DIR=$work/rust/target CARGO_PROFILE_DEV_DEBUG=0 cargo test -q --all-features --test test --no-run --message-format json |
+        sed -n 's/.*"name":"test".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    SUITE_LOGINS=1 both rust "$test" --test-threads 4
+    judge cargo "$work/rust/direct.out" "$work/rust/through.out"
+fi
+if wanted jdbc; then
+    echo "== what pgjdbc can do"
+    mkdir -p "$work/jdbc"
+    command -v java >/dev/null || apt-get install -y -qq --no-install-recommends default-jdk-headless
+    [ -d "$work/jdbc/usr" ] || (cd "$work/jdbc" && apt-get download -qq libpostgresql-jdbc-java && dpkg -x libpostgresql-jdbc-java_*.deb .)
+    SUITE_LOGINS=1 both jdbc java -cp "$work/jdbc/usr/share/java/postgresql.jar" "$suites/DriverJdbc.java"
+    judge lines "$work/jdbc/direct.out" "$work/jdbc/through.out"
 fi
 # Of Postern's own tests, with another server; only where one is named: `make test` runs them with Debian's.
 if [ -n "$wanted_version" ] && { [ -z "$only" ] || [ "$only" = live ]; }; then

@@ -1,4 +1,4 @@
-"""Compares what a suite said direct and through: `compare.py regress|lines|pytest DIRECT THROUGH`. Prints every difference, then one line of numbers."""
+"""Compares what a suite said direct and through: `compare.py regress|lines|pytest|cargo DIRECT THROUGH`. Prints every difference, then one line of numbers."""
 
 import difflib
 import pathlib
@@ -48,16 +48,29 @@ def outcomes(path):
     return found
 
 
+def cargo_outcomes(path):
+    found = re.findall(r"^test (\S+) \.\.\. (ok|FAILED|ignored)", path.read_text(errors="replace"), re.M)
+    return {name: "PASSED" if outcome == "ok" else outcome for name, outcome in found}
+
+
+def cargo(direct, through):
+    return tests(cargo_outcomes(direct), cargo_outcomes(through))
+
+
 def pytest(direct, through):
-    one, two = outcomes(direct), outcomes(through)
+    return tests(outcomes(direct), outcomes(through))
+
+
+def tests(one, two):
     other = [name for name in sorted(one | two) if one.get(name) != two.get(name)]
     for name in other:
         print(f"{name}: {one.get(name)} direct, {two.get(name)} through")
     passed = sum(outcome == "PASSED" for outcome in two.values())
     print(f"{passed} of {len(two)} tests pass through Postern, {len(other)} end otherwise than direct")
-    return len(other)
+    # Nothing compared is no result.
+    return len(other) or not two
 
 
 if __name__ == "__main__":
-    compare = {"regress": regress, "lines": lines, "pytest": pytest}[sys.argv[1]]
+    compare = {"regress": regress, "lines": lines, "pytest": pytest, "cargo": cargo}[sys.argv[1]]
     sys.exit(bool(compare(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))))

@@ -37,6 +37,18 @@ spec:
   targets: {{names: ["*"]}}
   actions: ["*"]
 """
+# The logins that drivers' own tests are about, and how the server asks for each of their passwords.
+METHODS = {"pass-user": "password", "md5-user": "md5", "scram-user": "scram-sha-256"}
+LOGIN = """---
+apiVersion: postern/v1
+kind: Target
+metadata: {{name: {name}}}
+spec:
+  protocol: postgres
+  address: "127.0.0.1:{port}"
+  tls: {{mode: require}}
+  credential: {{username: {name}, secret: suites}}
+"""
 SETTINGS = """
 listen_addresses = '127.0.0.1'
 fsync = off
@@ -84,10 +96,11 @@ def answers(port):
 
 
 class Server:
-    """A PostgreSQL with a superuser `postgres`."""
+    """A PostgreSQL with a superuser `postgres`; with `logins`, also with TLS, a user for each method, and the extensions whose types drivers know."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, logins=False):
         self.folder = pathlib.Path(folder)
+        self.logins = METHODS if logins else {}
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.as_user = []
@@ -106,6 +119,8 @@ class Server:
             conf.write(SETTINGS.format(folder=self.folder))
         with open(data / "pg_hba.conf", "a") as hba:
             hba.write("host replication all 127.0.0.1/32 scram-sha-256\n")
+        if logins:
+            self.prepare_logins(data)
         self.port = free_port()
         self.process = subprocess.Popen(
             [*self.as_user, binaries() / "postgres", "-D", data, "-p", str(self.port)],
@@ -114,6 +129,27 @@ class Server:
         until("PostgreSQL", lambda: "ready to accept" in (self.folder / "log").read_text() or answers(self.port))
         self.environment = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGPASSWORD": PASSWORD,
                             "PGSSLMODE": "disable"}
+        for name, method in self.logins.items():
+            kept = "md5" if method == "md5" else "scram-sha-256"
+            self.psql(f"""SET password_encryption = '{kept}'; CREATE USER "{name}" PASSWORD '{PASSWORD}'""")
+        if logins:
+            self.psql("CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree")
+
+    def prepare_logins(self, data):
+        lines = "".join(f'host all "{name}" 127.0.0.1/32 {method}\n' for name, method in self.logins.items())
+        hba = data / "pg_hba.conf"
+        hba.write_text(lines + hba.read_text())
+        subprocess.run(
+            [*self.as_user, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+             "-keyout", data / "server.key", "-out", data / "server.crt"],
+            check=True, capture_output=True, cwd=self.folder,
+        )
+        with open(data / "postgresql.conf", "a") as conf:
+            conf.write("ssl = on\n")
+
+    def psql(self, text):
+        environment = {**os.environ, **self.environment, "PGDATABASE": "postgres"}
+        subprocess.run(["psql", "-Xqc", text], env=environment, check=True)
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)
@@ -142,7 +178,8 @@ class Postern:
         port = json.loads(endpoints.read_text())["postgres"].rsplit(":", 1)[1]
         until("the gateway", lambda: answers(int(port)))
         objects = self.folder / "objects.yaml"
-        objects.write_text(OBJECTS.format(password=PASSWORD, port=server.port))
+        logins = "".join(LOGIN.format(name=name, port=server.port) for name in server.logins)
+        objects.write_text(OBJECTS.format(password=PASSWORD, port=server.port) + logins)
         self.cli("apply", "-f", str(objects))
         token = self.cli("dev", "token", "--subject", "suites", "--group", "everyone", "--ttl", "12h").strip()
         self.environment = {**server.environment, "PGPORT": port, "PGPASSWORD": token}
