@@ -133,7 +133,7 @@ if wanted node-own; then
     if [ ! -d "$own/node_modules/pg/test" ]; then
         # The packages of npm hold no tests: those are in Debian's source, of its newest release.
         mkdir -p "$own/lists/partial" "$own/src"
-        printf 'Types: deb-src\nURIs: http://deb.debian.org/debian\nSuites: sid\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' >"$own/src.sources"
+        sed -n '/^$/q; s/^Types: .*/Types: deb-src/; s/^Suites: .*/Suites: sid/; p' /etc/apt/sources.list.d/debian.sources >"$own/src.sources"
         printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "-";\nDir::State::lists "%s";\nAPT::Sandbox::User "root";\n' "$own/src.sources" "$own/lists" >"$own/apt.conf"
         (cd "$own" && export APT_CONFIG=$own/apt.conf && apt-get update -qq && apt-get source -qq --download-only node-postgres
             tar xzf node-postgres_*.orig.tar.gz -C src --strip-components 1) # Its other archives are not needed.
