@@ -135,7 +135,7 @@ fn notices_of_a_login_are_kept_within_bounds() {
     write::message(&mut remark, backend::NOTICE, &vec![(b'M', b"of a login".to_vec())]);
     let mut bytes = remark.clone(); // of nobody who is logged in: dropped
     write::authentication_ok(&mut bytes);
-    (0..900).for_each(|_| bytes.extend_from_slice(&remark));
+    (0..950).for_each(|_| bytes.extend_from_slice(&remark));
     write::parameter_status(&mut bytes, "client_encoding", "UTF8");
     write::parameter_status(&mut bytes, "standard_conforming_strings", "on");
     write::ready_for_query(&mut bytes, TransactionStatus::Idle);
