@@ -1,7 +1,7 @@
-//! I4: digits and buckets of `numeric` and `money`, in both formats. The server itself reads what the masks have made of its values.
+//! I4: hashes, digits and buckets of `numeric` and `money`, in both formats. The server itself reads what the masks have made of its values.
 
 use futures::{SinkExt as _, TryStreamExt as _};
-use postern_chaos::live::{Connection, Role};
+use postern_chaos::live::{Connection, Postgres, Role};
 use tokio_postgres::Client;
 
 use crate::shop;
@@ -75,12 +75,53 @@ async fn numbers_become_others_of_their_type() {
     }
     assert_eq!((rows[0][1], rows[0][5]), (rows[6][1], rows[6][5]), "equal stays equal");
     assert_eq!(rows[1][1].strip_prefix('-'), Some(rows[0][1]));
-    // What the server reads of the binary form is what it reads of the text form, and is what was shown.
-    let (theirs, ours) = (client(&connection).await, client(&postgres.connection(Role::Scram)).await);
     // What has become longer has no separator to go by.
     let told = masked.trim().replace("-$1000.00", "-$1,000.00");
+    the_server_reads_the_same(&connection, &postgres, "sums", &told).await;
+}
+
+const HASHED: &str = r#"
+apiVersion: postern/v1
+kind: MaskingRule
+metadata: {name: owed-hash}
+spec: {targets: {names: ["*"]}, columns: ["public.owed.m*"], mask: hash, exemptGroups: [privacy]}
+"#;
+
+const OWED: &str = "
+CREATE TABLE owed (id int PRIMARY KEY, m_n numeric, m_few numeric(6, 2), m_cash money);
+INSERT INTO owed VALUES (1, 1.5, 1.50, '$1,234.56'), (2, 1.500, -1.5, '-$1,234.56'), (3, 'NaN', 1000, '$9,876.54'), (4, NULL, NULL, NULL),
+    (5, -1.5, 1.5, '92233720368547758.07'), (6, 1e40, 0, '$1,234.56'), (7, 'Infinity', 0.00, '-92233720368547758.08');
+CREATE TABLE back (id int, m_n numeric, m_few numeric, m_cash money);
+CREATE TABLE back_text (LIKE back);
+GRANT ALL ON owed, back, back_text TO app, app_md5, app_clear;
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn equal_numbers_have_equal_hashes_of_their_type() {
+    let (postgres, postern) = shop();
+    postgres.sql("shop", OWED).unwrap();
+    postern.apply(HASHED).unwrap();
+    let connection = postern.as_member("dora", &["dba"]).unwrap();
+    let masked = connection.run("SELECT * FROM owed ORDER BY id").unwrap().ok().unwrap();
+    let rows: Vec<Vec<&str>> = masked.lines().map(|line| line.split('|').collect()).collect();
+    let of = |row: usize, column: usize| rows[row - 1][column];
+    assert!(of(1, 1).len() > 9 && of(1, 1).bytes().all(|byte| byte.is_ascii_digit()), "{masked}");
+    for (one, other) in [((1, 1), (2, 1)), ((1, 1), (1, 2)), ((1, 2), (5, 2)), ((6, 2), (7, 2)), ((1, 3), (6, 3))] {
+        assert_eq!(of(one.0, one.1), of(other.0, other.1), "equal stays equal: {masked}");
+    }
+    for (one, other) in [((1, 1), (5, 1)), ((1, 1), (6, 1)), ((1, 3), (2, 3)), ((5, 3), (7, 3))] {
+        assert_ne!(of(one.0, one.1), of(other.0, other.1), "what differs goes on to: {masked}");
+    }
+    assert_eq!((of(3, 1), of(7, 1), of(4, 1), of(4, 2), of(4, 3)), ("", "", "", "", ""));
+    assert!(!masked.contains("1234.56") && !masked.contains("1,234.56"), "{masked}");
+    the_server_reads_the_same(&connection, &postgres, "owed", masked.trim()).await;
+}
+
+/// What the server reads of the masks' binary form is what it reads of their text form, and is what was shown.
+async fn the_server_reads_the_same(connection: &Connection, postgres: &Postgres, from: &str, told: &str) {
+    let (theirs, ours) = (client(connection).await, client(&postgres.connection(Role::Scram)).await);
     for (table, options) in [("back", "(FORMAT binary)"), ("back_text", "")] {
-        let out = theirs.copy_out(&format!("COPY sums TO STDOUT {options}")).await.unwrap();
+        let out = theirs.copy_out(&format!("COPY {from} TO STDOUT {options}")).await.unwrap();
         let all: Vec<bytes::Bytes> = out.try_collect().await.unwrap();
         let sink = ours.copy_in(&format!("COPY {table} FROM STDIN {options}")).await.unwrap();
         let mut sink = std::pin::pin!(sink);

@@ -3,6 +3,7 @@
 //! `money` is a whole number of the smallest unit. Its text form depends on the session's `lc_monetary`, of which nothing is known here: all digits of it
 //! are that number, whatever stands between.
 
+use aws_lc_rs::hmac;
 use bytes::{Buf as _, BufMut as _, BytesMut};
 
 use super::digits;
@@ -15,6 +16,8 @@ const MAX_SCALE: usize = 16_383;
 const MAX_WHOLE: i16 = 15;
 /// Decimal digits in a group of numeric's binary form.
 const GROUP: usize = 4;
+/// What is above the hash of a numeric: it fits where a whole number of 8 bytes does.
+const HASHES: u64 = 1_000_000_000_000_000_000;
 
 /// A finite numeric.
 struct Decimal {
@@ -85,6 +88,14 @@ impl Decimal {
         self.negative && self.digits.iter().any(|digit| *digit != b'0')
     }
 
+    /// The same bytes for equal numbers, 1.5 and 1.50, and for no others.
+    fn canonical(&self) -> Vec<u8> {
+        let (whole, mut fraction) = self.parts();
+        fraction.truncate(fraction.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last.saturating_add(1)));
+        let sign: &[u8] = if self.is_negative() { b"-" } else { b"+" };
+        [sign, &significant(&whole), b".", &fraction].concat()
+    }
+
     fn to_text(&self, out: &mut BytesMut) {
         let (whole, fraction) = self.parts();
         if self.is_negative() {
@@ -143,6 +154,19 @@ pub(super) fn digits(luhn: bool, value: &[u8], binary: bool, key: &Permutation, 
     Some(())
 }
 
+/// Of a numeric: a whole number of at most 18 digits, the same for equal ones whatever their scale. `None` for NULL.
+pub(super) fn hash(value: &[u8], binary: bool, key: &hmac::Key, out: &mut BytesMut) -> Option<()> {
+    let read = if binary { Decimal::from_binary(value)? } else { Decimal::from_text(value)? };
+    let tag = hmac::sign(key, &read.canonical());
+    let number = u64::from_be_bytes(*tag.as_ref().first_chunk()?).checked_rem(HASHES)?;
+    let made = Decimal { negative: false, digits: significant(number.to_string().as_bytes()), scale: 0 };
+    if binary {
+        return made.to_binary(out);
+    }
+    made.to_text(out);
+    Some(())
+}
+
 /// Of money, likewise.
 pub(super) fn money_digits(
     luhn: bool,
@@ -171,29 +195,23 @@ pub(super) fn money_digits(
 
 /// The greatest multiple of `width` smallest units that is not above it.
 pub(super) fn money_bucket(width: u64, value: &[u8], binary: bool, out: &mut BytesMut) -> Option<()> {
+    money(value, binary, |number| i64::try_from(floor(number.into(), width)?).ok(), out)
+}
+
+/// Of money: another, each its own.
+pub(super) fn money_hash(value: &[u8], binary: bool, key: &Permutation, out: &mut BytesMut) -> Option<()> {
+    money(value, binary, |number| Some(key.bits(64, number.cast_unsigned())?.cast_signed()), out)
+}
+
+/// What `change` makes of the smallest units, in the form of the value.
+fn money(value: &[u8], binary: bool, change: impl Fn(i64) -> Option<i64>, out: &mut BytesMut) -> Option<()> {
     if binary {
-        return write_int(8, floor(read_int(value, true)?.into(), width)?, true, out);
+        return write_int(8, change(read_int(value, true)?)?.into(), true, out);
     }
     let text = Money::read(value)?;
     let number: i128 = std::str::from_utf8(&text.digits).ok()?.parse().ok()?;
-    let bound = floor(if text.negative { number.checked_neg()? } else { number }, width)?;
-    i64::try_from(bound).ok()?;
-    let mut made = bound.unsigned_abs().to_string().into_bytes();
-    // As many digits after the point as there were, and one before it.
-    let least = text.fraction.saturating_add(1);
-    made.splice(0..0, std::iter::repeat_n(b'0', least.saturating_sub(made.len())));
-    out.put_slice(text.before);
-    let whole = made.len().checked_sub(text.fraction)?;
-    for (place, digit) in made.into_iter().enumerate() {
-        if place == whole {
-            out.put_slice(text.point);
-        } else if place > 0 && place < whole && whole.checked_sub(place)?.is_multiple_of(3) {
-            out.put_slice(text.separator);
-        }
-        out.put_u8(digit);
-    }
-    out.put_slice(text.after);
-    Some(())
+    let number = if text.negative { number.checked_neg()? } else { number };
+    text.with(change(i64::try_from(number).ok()?)?, out)
 }
 
 /// The text form of money, `cash_out` of PostgreSQL.
@@ -240,6 +258,39 @@ impl<'a> Money<'a> {
         let negative = before.iter().chain(after).any(|byte| matches!(byte, b'-' | b'('));
         Some(Self { before, after, negative, digits, fraction, point, separator })
     }
+
+    /// Another value in its form. The sign of a number that had another is put before all, as most locales do.
+    fn with(&self, value: i64, out: &mut BytesMut) -> Option<()> {
+        let mut made = value.unsigned_abs().to_string().into_bytes();
+        // As many digits after the point as there were, and one before it.
+        let least = self.fraction.saturating_add(1);
+        made.splice(0..0, std::iter::repeat_n(b'0', least.saturating_sub(made.len())));
+        let plain = |part: &'a [u8]| part.iter().copied().filter(|byte| !matches!(byte, b'-' | b'(' | b')'));
+        if value < 0 && !self.negative {
+            out.put_u8(b'-');
+        }
+        let keeps = value < 0 && self.negative;
+        if keeps {
+            out.put_slice(self.before)
+        } else {
+            out.extend(plain(self.before))
+        }
+        let whole = made.len().checked_sub(self.fraction)?;
+        for (place, digit) in made.into_iter().enumerate() {
+            if place == whole {
+                out.put_slice(self.point);
+            } else if place > 0 && place < whole && whole.checked_sub(place)?.is_multiple_of(3) {
+                out.put_slice(self.separator);
+            }
+            out.put_u8(digit);
+        }
+        if keeps {
+            out.put_slice(self.after)
+        } else {
+            out.extend(plain(self.after))
+        }
+        Some(())
+    }
 }
 
 #[cfg(test)]
@@ -256,7 +307,7 @@ mod tests {
         Some(String::from_utf8(out.to_vec()).unwrap())
     }
 
-    fn money(value: &str) -> String {
+    fn masked_money(value: &str) -> String {
         let mut out = BytesMut::new();
         money_digits(false, value.as_bytes(), false, &key(), &mut out).unwrap();
         String::from_utf8(out.to_vec()).unwrap()
@@ -316,7 +367,7 @@ mod tests {
         for value in
             ["$1,234.56", "-$12,345.67", "($1,234,567.89)", "1.234,56 €", "￥123,456", "12 345,67 kr", "Rs1,234.567"]
         {
-            let made = money(value);
+            let made = masked_money(value);
             assert_ne!(made, value);
             let form = |text: &str| text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect::<String>();
             assert_eq!(form(&made), form(value));
@@ -327,8 +378,51 @@ mod tests {
             let made: i64 = units(&made).parse().unwrap();
             assert_eq!(out.as_ref(), made.to_be_bytes(), "{value}");
         }
-        assert_eq!(money("-$0.05"), "$0.00");
-        assert_eq!(money("($12.34)"), "$00.00");
+        assert_eq!(masked_money("-$0.05"), "$0.00");
+        assert_eq!(masked_money("($12.34)"), "$00.00");
+    }
+
+    fn hashed(value: &str) -> Option<String> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
+        let mut out = BytesMut::new();
+        hash(value.as_bytes(), false, &key, &mut out)?;
+        let mut binary = BytesMut::new();
+        Decimal::from_text(value.as_bytes())?.to_binary(&mut binary)?;
+        let mut made = BytesMut::new();
+        hash(&binary, true, &key, &mut made)?;
+        let mut shown = BytesMut::new();
+        Decimal::from_binary(&made)?.to_text(&mut shown);
+        assert_eq!(shown, out, "{value}: the same in both formats");
+        Some(String::from_utf8(out.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn equal_numerics_have_equal_hashes_and_others_others() {
+        for equal in [["1.5", "1.50"], ["0", "0.000"], ["-0", "0"], ["100", "100.0"], ["-7.10", "-7.1"]] {
+            assert_eq!(hashed(equal[0]), hashed(equal[1]), "{equal:?}");
+        }
+        let values = ["0", "1", "-1", "10", "0.1", "0.01", "1.5", "15", "123456789012345678901234567890.5"];
+        let made: std::collections::BTreeSet<String> = values.iter().map(|value| hashed(value).unwrap()).collect();
+        assert_eq!(made.len(), values.len());
+        assert!(made.iter().all(|made| made.len() <= 18 && made.bytes().all(|byte| byte.is_ascii_digit())), "{made:?}");
+        assert_eq!((hashed("NaN"), hashed("Infinity"), hashed("")), (None, None, None));
+    }
+
+    #[test]
+    fn money_is_hashed_as_the_number_that_it_is() {
+        for (value, raw) in [("$1,234.56", 123_456_i64), ("-$0.05", -5), ("($12.34)", -1_234), ("1.234,56 €", 123_456)]
+        {
+            let mut out = BytesMut::new();
+            money_hash(value.as_bytes(), false, &key(), &mut out).unwrap();
+            let text = String::from_utf8(out.to_vec()).unwrap();
+            let mut out = BytesMut::new();
+            money_hash(&raw.to_be_bytes(), true, &key(), &mut out).unwrap();
+            let number = i64::from_be_bytes(out.as_ref().try_into().unwrap());
+            let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+            assert_eq!(digits.parse::<u64>().unwrap(), number.unsigned_abs(), "{text}");
+            assert_eq!(text.contains(['-', '(']), number < 0, "{text}");
+            assert_ne!(number, raw);
+        }
     }
 
     #[test]

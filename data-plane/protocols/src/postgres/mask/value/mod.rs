@@ -53,6 +53,8 @@ enum Work {
     HashInt(u8, Format),
     HashUuid(Format),
     HashBytea(Format),
+    HashNumeric(Format),
+    HashMoney(Format),
     Truncate(DateUnit, Moment, Format),
     Bucket(u64, Number, Format),
     DigitsText(bool),
@@ -147,6 +149,8 @@ impl Work {
                 (UUID, _) => Self::HashUuid(format),
                 (BYTEA, _) => Self::HashBytea(format),
                 (_, Some(Number::Int(size))) => Self::HashInt(size, format),
+                (_, Some(Number::Numeric)) => Self::HashNumeric(format),
+                (_, Some(Number::Money)) => Self::HashMoney(format),
                 _ => return None,
             },
             MaskFunction::Truncate(unit) => Self::Truncate(*unit, Moment::of(type_oid)?, format),
@@ -186,6 +190,8 @@ impl Work {
                 out.put_slice(b"\\x");
                 hash_hex(&bytes, &keys()?.hash, out)
             }
+            Self::HashNumeric(format) => decimals::hash(value, format.is_binary(), &keys()?.hash, out),
+            Self::HashMoney(format) => decimals::money_hash(value, format.is_binary(), &keys()?.whole, out),
             Self::Truncate(unit, moment, format) => moment.truncate(*unit, value, format.is_binary(), out),
             Self::Bucket(width, number, format) => number.bucket(*width, value, format.is_binary(), out),
             Self::DigitsText(luhn) => digits::in_text(*luhn, value, &keys()?.digits, out),
@@ -326,7 +332,13 @@ mod tests {
     #[test]
     fn without_a_key_nothing_is_shown() {
         for function in [MaskFunction::Hash, MaskFunction::Digits { luhn: false }] {
-            for (type_oid, value) in [(25, "4111111111111111"), (23, "1234567"), (UUID, "0011223344556677")] {
+            for (type_oid, value) in [
+                (25, "4111111111111111"),
+                (23, "1234567"),
+                (1_700, "1234567"),
+                (790, "$1234567.00"),
+                (UUID, "0011223344556677"),
+            ] {
                 let mut out = BytesMut::new();
                 let mask = ColumnMask::new(&function, type_oid, false);
                 assert!(!mask.replace(value.as_bytes(), &Keys::new(&[]), &mut out));
