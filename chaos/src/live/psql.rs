@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::process::{Finished, Process, run};
+use super::net::Place;
+use super::process::{Finished, Process, command_in, run};
 
 /// Where and as whom to connect. For Postern, `user` is the target and `password` the token.
 #[derive(Clone)]
@@ -33,6 +34,7 @@ pub struct Psql {
     connection: Connection,
     options: Vec<String>,
     limit: Duration,
+    namespace: Option<String>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -52,7 +54,11 @@ impl Connection {
     /// A stock libpq client: connection and password in its environment.
     #[must_use]
     pub fn client(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        self.client_in(None, program)
+    }
+
+    fn client_in(&self, namespace: Option<&str>, program: &str) -> Command {
+        let mut command = command_in(namespace, program);
         command.env("PGHOST", &self.host).env("PGPORT", self.port.to_string()).env("PGUSER", &self.user);
         command.env("PGDATABASE", &self.database).env("PGPASSWORD", &self.password).env("PGSSLMODE", self.sslmode);
         command.env("PGCONNECT_TIMEOUT", "10");
@@ -76,7 +82,7 @@ impl Connection {
     /// A psql of it.
     #[must_use]
     pub fn psql(&self) -> Psql {
-        Psql { connection: self.clone(), options: Vec::new(), limit: Duration::from_secs(60) }
+        Psql { connection: self.clone(), options: Vec::new(), limit: Duration::from_secs(60), namespace: None }
     }
 
     /// Runs `sql` by psql, a script on its standard input: it goes on after an error, as a person would.
@@ -103,12 +109,19 @@ impl Psql {
         self
     }
 
+    /// The same, on a host of its own. Needs root.
+    #[must_use]
+    pub fn at(mut self, place: &Place) -> Self {
+        self.namespace = Some(place.namespace.clone());
+        self
+    }
+
     /// Runs a script.
     ///
     /// # Errors
     /// When psql cannot be started or does not end.
     pub fn run(&self, sql: &str) -> Result<PsqlOutput> {
-        let mut command = self.connection.client("psql");
+        let mut command = self.connection.client_in(self.namespace.as_deref(), "psql");
         command.args(self.arguments());
         run(command, sql, self.limit)
     }
@@ -123,7 +136,8 @@ impl Psql {
             arguments.extend(["-c".to_owned(), statement.to_owned()]);
         }
         let environment: Vec<(String, String)> = self.connection.client("psql").get_envs().filter_map(pair).collect();
-        Process::start(name, std::path::Path::new("psql"), &arguments, &environment, None, folder)
+        let (place, program) = (self.namespace.as_deref(), std::path::Path::new("psql"));
+        Process::start_in(place, name, program, &arguments, &environment, None, folder)
     }
 
     fn arguments(&self) -> Vec<String> {

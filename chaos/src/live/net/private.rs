@@ -57,6 +57,16 @@ impl Private {
         ])
     }
 
+    /// The router forgets a TCP connection after so long a silence, in seconds, and what comes of it later is dropped: home routers and the NATs of
+    /// cloud providers do.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn forget_tcp_after(&self, seconds: u64) -> Result<()> {
+        let silence = format!("net.netfilter.nf_conntrack_tcp_timeout_established={seconds}");
+        self.exec(&["sysctl", "-qw", &silence, "net.netfilter.nf_conntrack_tcp_loose=0"])
+    }
+
     /// A host on it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod agents;
 mod basics;
 mod cancel;
 mod fail_static;
+mod nat;
 mod partitions;
 mod relay;
 mod restored;
