@@ -145,29 +145,35 @@ fn significant(digits: &[u8]) -> Vec<u8> {
 
 /// Of a numeric: another of as many digits that count, as many of them after the point, and the same sign. `None` for NULL.
 pub(super) fn digits(luhn: bool, value: &[u8], binary: bool, key: &Permutation, out: &mut BytesMut) -> Option<()> {
-    let read = if binary { Decimal::from_binary(value)? } else { Decimal::from_text(value)? };
-    let made = Decimal { digits: digits::whole(luhn, &read.digits, None, key)?, ..read };
-    if binary {
-        return made.to_binary(out);
-    }
-    made.to_text(out);
-    Some(())
+    let other = |read: Decimal| Some(Decimal { digits: digits::whole(luhn, &read.digits, None, key)?, ..read });
+    numeric(value, binary, other, out)
 }
 
 /// Of a numeric: a whole number of at most 18 digits, the same for equal ones whatever their scale. `None` for NULL.
 pub(super) fn hash(value: &[u8], binary: bool, key: &hmac::Key, out: &mut BytesMut) -> Option<()> {
-    let read = if binary { Decimal::from_binary(value)? } else { Decimal::from_text(value)? };
-    let tag = hmac::sign(key, &read.canonical());
-    let number = u64::from_be_bytes(*tag.as_ref().first_chunk()?).checked_rem(HASHES)?;
-    let made = Decimal { negative: false, digits: significant(number.to_string().as_bytes()), scale: 0 };
+    let tag = |read: Decimal| {
+        let tag = hmac::sign(key, &read.canonical());
+        let number = u64::from_be_bytes(*tag.as_ref().first_chunk()?).checked_rem(HASHES)?;
+        Some(Decimal { negative: false, digits: significant(number.to_string().as_bytes()), scale: 0 })
+    };
+    numeric(value, binary, tag, out)
+}
+
+/// What `change` makes of a numeric, in the format of the value.
+fn numeric(
+    value: &[u8],
+    binary: bool,
+    change: impl FnOnce(Decimal) -> Option<Decimal>,
+    out: &mut BytesMut,
+) -> Option<()> {
     if binary {
-        return made.to_binary(out);
+        return change(Decimal::from_binary(value)?)?.to_binary(out);
     }
-    made.to_text(out);
+    change(Decimal::from_text(value)?)?.to_text(out);
     Some(())
 }
 
-/// Of money, likewise.
+/// As [`digits`], of money.
 pub(super) fn money_digits(
     luhn: bool,
     value: &[u8],
