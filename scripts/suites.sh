@@ -32,6 +32,20 @@ judge() { # kind, direct, through
     python3 "$suites/compare.py" "$@" || failed=1
 }
 
+# Lists of packages in a folder of their own, from the archive that this machine installs from: FOLDER/apt.conf says so to apt.
+archive() { # folder, another release of Debian
+    local folder=$1 release=${2:-} uri
+    mkdir -p "$folder/lists/partial"
+    if [ -z "$release" ]; then
+        sed 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >"$folder/src.sources"
+    else
+        uri=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources | head -1)
+        printf 'Types: deb deb-src\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' "$uri" "$release" >"$folder/src.sources"
+    fi
+    printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "-";\nDir::State::lists "%s";\nAPT::Sandbox::User "root";\n' \
+        "$folder/src.sources" "$folder/lists" >"$folder/apt.conf"
+}
+
 # Of PostgreSQL, into $source; $major, $own and $headers are the version, Debian's release that has it, and where the headers of its server are.
 sources() {
     own=
@@ -47,20 +61,15 @@ sources() {
     source=("$work"/src/postgresql-"$major".*/src/test/regress)
     [ -d "${source[0]}" ] && { newer_client; return; }
     # The sources of the release from the archive that this machine installs from, and the server's headers, for the functions in C that some tests call.
-    mkdir -p "$work/src" "$work/lists/partial"
+    mkdir -p "$work/src"
+    archive "$work" "$own"
     if [ -z "$own" ]; then
-        sed 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >"$work/src.sources"
         packages=("postgresql-server-dev-$major=$version" "libpq-dev=$version")
         wanted_source=postgresql-$major=$version
     else
-        local archive
-        archive=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources | head -1)
-        printf 'Types: deb deb-src\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' "$archive" "$own" >"$work/src.sources"
         packages=("postgresql-server-dev-$major" "postgresql-client-$major" libc6)
         wanted_source=postgresql-$major
     fi
-    printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "-";\nDir::State::lists "%s";\nAPT::Sandbox::User "root";\n' \
-        "$work/src.sources" "$work/lists" >"$work/apt.conf"
     (cd "$work/src" && export APT_CONFIG=$work/apt.conf && apt-get update -qq && apt-get source -qq --download-only "$wanted_source" && tar xjf postgresql-*.orig.tar.bz2)
     (cd "$work/src" && { [ -z "$own" ] || export APT_CONFIG=$work/apt.conf; } && apt-get download -qq "${packages[@]}" && for deb in *.deb; do dpkg -x "$deb" headers; done)
     source=("$work"/src/postgresql-"$major".*/src/test/regress)
@@ -132,9 +141,8 @@ if wanted node-own; then
     own=$work/node-own
     if [ ! -d "$own/node_modules/pg/test" ]; then
         # The packages of npm hold no tests: those are in Debian's source, of its newest release.
-        mkdir -p "$own/lists/partial" "$own/src"
-        sed -n '/^$/q; s/^Types: .*/Types: deb-src/; s/^Suites: .*/Suites: sid/; p' /etc/apt/sources.list.d/debian.sources >"$own/src.sources"
-        printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "-";\nDir::State::lists "%s";\nAPT::Sandbox::User "root";\n' "$own/src.sources" "$own/lists" >"$own/apt.conf"
+        mkdir -p "$own/src"
+        archive "$own" sid
         (cd "$own" && export APT_CONFIG=$own/apt.conf && apt-get update -qq && apt-get source -qq --download-only node-postgres
             tar xzf node-postgres_*.orig.tar.gz -C src --strip-components 1) # Its other archives are not needed.
         version=$(node -p "require('$own/src/packages/pg/package.json').version")
