@@ -38,6 +38,7 @@ pub mod snapshot;
 pub mod target;
 pub mod time;
 pub mod token;
+pub mod transparency;
 pub mod webhook;
 pub mod wire;
 
