@@ -14,14 +14,16 @@ use crate::commands::{
     EndAccess, EndJob, ExpireApprovals, InitCluster, OpenReview, OpenSession, PutResources, RaiseFeatureLevel,
     RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin, RemoveNode, RequestAccess, RequestApproval,
     ReviewAccess, ReviewApproval, RevokeCertificates, RevokeSigningKey, RevokeTokens, RewrapSecrets, RotateSigningKey,
-    SealSession, SetIssuerKeys, SettleWebhook, StartJob, TakeUses, UpdateNode, WithdrawApproval,
+    SealSession, SetIssuerKeys, SetLogKey, SettleWebhook, SignLogHead, StartJob, TakeUses, UpdateNode,
+    WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
+use crate::recording_log::LOGS_RECORDINGS;
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
 /// all of its members know (`RaiseFeatureLevel`).
-pub const FEATURE_LEVEL: u32 = 5;
+pub const FEATURE_LEVEL: u32 = 6;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +118,8 @@ commands!(
     SettleWebhook,
     OpenReview,
     CloseReview,
+    SetLogKey,
+    SignLogHead,
 );
 
 impl Command {
@@ -128,6 +132,7 @@ impl Command {
             Self::DeleteResource(delete) => delete.feature_level(),
             Self::AcceptAssertion(accept) => accept.feature_level(),
             Self::RequestApproval(request) => request.feature_level(),
+            Self::SetLogKey(_) | Self::SignLogHead(_) => LOGS_RECORDINGS,
             Self::SettleWebhook(_) | Self::OpenReview(_) | Self::CloseReview(_) => 5,
             Self::RedeemLogin(_) => 3,
             Self::RevokeTokens(_) | Self::TakeUses(_) => 4,

@@ -105,7 +105,7 @@ fn member_command() -> impl Strategy<Value = Command> {
             let (serials, node) = (vec![serial.to_owned()], Some((role, name(of))));
             RevokeCertificates { serials, node, by: "x".into(), because: "y".into() }.into()
         }),
-        1 => (0_u32..6).prop_map(|level| RaiseFeatureLevel { level }.into()),
+        1 => (0_u32..7).prop_map(|level| RaiseFeatureLevel { level }.into()),
         1 => (names, 0_u8..3).prop_map(move |(of, byte)| {
             let items = vec![rewrap(SealedOf::Secret(name(of)), byte), rewrap(SealedOf::CaKey, byte)];
             RewrapSecrets { items }.into()

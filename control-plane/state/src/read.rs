@@ -7,9 +7,16 @@ use postern_core::audit::AuditRecord;
 use postern_core::cluster::{ControlNode, GatewayNode, JoinToken, NodeCertificate};
 use postern_core::revocation::{Mark, Revocation, RevocationKey, Revocations};
 
+use crate::recording_log::RecordingLog;
 use crate::state::State;
 
 impl State {
+    /// The log of recordings.
+    #[must_use]
+    pub const fn recording_log(&self) -> &RecordingLog {
+        &self.recording_log
+    }
+
     /// The members of the control plane, by id.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<ControlNode>> {
         self.members.nodes.values()

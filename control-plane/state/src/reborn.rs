@@ -10,7 +10,8 @@ use crate::state::{Cluster, State};
 impl State {
     /// The same data as the state of another life of the cluster: `founder` is its only member, under an id that none ever had, and gateways are
     /// told by the new `incarnation` that what they know is of the past. Join tokens and the certificates of the former members are good no
-    /// more; requests for access and grants are over, for whoever ended one may have done so after the backup. The index stays: the log goes on from there.
+    /// more; requests for access and grants are over, for whoever ended one may have done so after the backup. The log of recordings keeps its leaves under a new key: heads by the old one may
+    /// speak of leaves that the backup has not. The index stays: the log goes on from there.
     ///
     /// Gives the founder's id; `None` when the state is of no cluster yet.
     pub fn begin_anew(&mut self, incarnation: &str, founder: ControlNode) -> Option<u64> {
@@ -32,6 +33,7 @@ impl State {
             let certificate = NodeCertificate { revoked, revision: self.index, ..NodeCertificate::clone(&certificate) };
             self.members.put_certificate(certificate);
         }
+        self.recording_log.begin_anew();
         self.end_all_access("the cluster was restored from a backup: ask again");
         let id = self.members.next_node_id;
         self.members.next_node_id = id.saturating_add(1);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use postern_core::principal::PrincipalId;
 use postern_core::revocation::RevocationKey;
+use postern_core::transparency::Leaf;
 use postern_core::wire::{access, cluster, identity, job, resource, review, webhook};
 use postern_core::{RequestId, Timestamp};
 use postern_proto::state::v1 as pb;
@@ -13,6 +14,7 @@ use crate::audit::AuditLog;
 use crate::commands::InitCluster;
 use crate::level::known_level;
 use crate::logins::PendingLogin;
+use crate::recording_log::RecordingLog;
 use crate::requests::Remembered;
 use crate::revocations;
 use crate::state::{IssuerKeys, State};
@@ -149,6 +151,10 @@ impl State {
                 taken: *taken,
             })
         );
+        // None before the cluster has one: its snapshots are what former releases write.
+        let log = &self.recording_log;
+        part(pb::StateSnapshot { recording_log: log.to_proto(), ..Default::default() });
+        list!(log_leaves, log.leaves_from(0).map(|(_, leaf)| leaf.to_bytes().to_vec()));
     }
 
     /// The state that [`Self::snapshot`] gave the bytes of. Beside the bytes and the state there are only some objects in memory at a time.
@@ -187,6 +193,9 @@ impl State {
             return Err(RestoreError::FeatureLevel { level: members.feature_level, known: known_level() });
         }
         state.audit = AuditLog::restored(single.audit_sequence, single.audit_head.try_into().unwrap_or_default());
+        if let Some(log) = single.recording_log {
+            state.recording_log = RecordingLog::restored(log).map_err(invalid)?;
+        }
         let mut lists = Fields(bytes).filter_map(|field| match field {
             Ok((list, field)) => list.then_some(Ok(field)),
             Err(error) => Some(Err(error)),
@@ -287,6 +296,9 @@ impl State {
             let key = (who, used.policy.parse().map_err(invalid)?, used.rule.into());
             self.rule_uses.put(key, used.day, used.taken);
         }
+        for leaf in part.log_leaves {
+            self.recording_log.push(Leaf::from_bytes(&leaf).map_err(invalid)?);
+        }
         for record in part.audit {
             self.audit.keep(cluster::audit_from_proto(record).map_err(invalid)?);
         }
@@ -320,8 +332,8 @@ const VARINT: usize = 0;
 const FIXED64: usize = 1;
 const LENGTH: usize = 2;
 const FIXED32: usize = 5;
-/// Fields with a length that there is one of: `cluster` and `audit_head`.
-const SINGLE: [usize; 2] = [4, 20];
+/// Fields with a length that there is one of: `cluster`, `audit_head` and `recording_log`.
+const SINGLE: [usize; 3] = [4, 20, 100];
 
 impl<'a> Fields<'a> {
     fn field(&mut self) -> Result<(bool, &'a [u8]), prost::DecodeError> {

@@ -19,6 +19,7 @@ use crate::level::known_level;
 use crate::logins::Logins;
 use crate::members::Members;
 use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
+use crate::recording_log::RecordingLog;
 use crate::requests::{Remembered, Requests};
 use crate::resources::Resources;
 use crate::reviews::Reviews;
@@ -86,6 +87,8 @@ pub struct Limits {
     pub counted_tokens: usize,
     /// Principals for whom rules have approved access today, each with each rule that counts.
     pub counted_rules: usize,
+    /// Leaves of the log of recordings that no signed head covers yet.
+    pub unsigned_leaves: u64,
     /// Jobs that have not ended.
     pub jobs: usize,
     /// Of those, each principal's.
@@ -122,6 +125,7 @@ impl Limits {
         finished_access_bytes: 16 << 20,
         counted_tokens: 500_000,
         counted_rules: 100_000,
+        unsigned_leaves: 65_536,
         jobs: 20_000,
         jobs_each: 1_000,
     };
@@ -178,6 +182,7 @@ pub struct State {
     pub(crate) rule_uses: RuleUses,
     pub(crate) webhooks: Webhooks,
     pub(crate) reviews: Reviews,
+    pub(crate) recording_log: RecordingLog,
     pub(crate) policy_revision: u64,
     // What follows is derived from the above, and not in a snapshot.
     pub(crate) deadlines: Set<(Timestamp, ApprovalId)>,

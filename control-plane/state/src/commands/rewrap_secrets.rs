@@ -6,6 +6,7 @@ use postern_core::secret::Sealed;
 use postern_proto::state::v1 as pb;
 
 use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
+use crate::recording_log::LogKey;
 use crate::state::Context;
 
 const SIGNING_KEY: &str = "cluster/signing-key/";
@@ -54,6 +55,8 @@ pub enum SealedOf {
     SigningKey(String),
     /// The key of the `hash` mask.
     MaskKey,
+    /// The key that signs heads of the log of recordings.
+    LogKey,
 }
 
 impl std::fmt::Display for SealedOf {
@@ -64,6 +67,7 @@ impl std::fmt::Display for SealedOf {
             Self::SessionTokenKey => f.write_str("cluster/session-token-key"),
             Self::SigningKey(kid) => write!(f, "{SIGNING_KEY}{kid}"),
             Self::MaskKey => f.write_str("cluster/mask-key"),
+            Self::LogKey => f.write_str("cluster/log-key"),
         }
     }
 }
@@ -76,6 +80,7 @@ impl std::str::FromStr for SealedOf {
             "cluster/ca-key" => Ok(Self::CaKey),
             "cluster/session-token-key" => Ok(Self::SessionTokenKey),
             "cluster/mask-key" => Ok(Self::MaskKey),
+            "cluster/log-key" => Ok(Self::LogKey),
             _ => {
                 if let Some(kid) = text.strip_prefix(SIGNING_KEY).filter(|kid| !kid.is_empty()) {
                     return Ok(Self::SigningKey(kid.to_owned()));
@@ -146,6 +151,14 @@ fn rewrap(cx: &mut Context<'_>, item: RewrapItem) -> bool {
             cx.state.resources.insert(Arc::new(resource));
             Effect::Changed(ObjectKey::Resource(Kind::Secret, name.clone())).add_to(cx.effects);
         }
+        SealedOf::LogKey => {
+            let Some(key) = cx.state.recording_log.key.as_ref() else { return false };
+            let mut key = LogKey::clone(key);
+            if !put(&mut key.private) {
+                return false;
+            }
+            cx.state.recording_log.key = Some(Arc::new(key));
+        }
         SealedOf::CaKey | SealedOf::SessionTokenKey | SealedOf::SigningKey(_) | SealedOf::MaskKey => {
             let Some(cluster) = &cx.state.cluster else { return false };
             let mut cluster = crate::state::Cluster::clone(cluster);
@@ -158,7 +171,7 @@ fn rewrap(cx: &mut Context<'_>, item: RewrapItem) -> bool {
                     let Some(sealed) = sealed else { return false };
                     sealed
                 }
-                SealedOf::MaskKey | SealedOf::Secret(_) => &mut cluster.mask_key,
+                SealedOf::MaskKey | SealedOf::Secret(_) | SealedOf::LogKey => &mut cluster.mask_key,
             };
             if !put(sealed) {
                 return false;

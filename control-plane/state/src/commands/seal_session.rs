@@ -1,17 +1,19 @@
 use postern_core::operation::Digest;
 use postern_core::resource::FieldFault;
 use postern_core::session::{Session, SessionEnd};
+use postern_core::transparency::Leaf;
 use postern_core::{SessionId, Timestamp};
 use postern_proto::state::v1 as pb;
 
 use crate::entry::parse;
 use crate::outcome::{Outcome, Refusal, Success};
+use crate::recording_log::LOGS_RECORDINGS;
 use crate::state::Context;
 
 /// The longest reason, in bytes.
 const MAX_REASON: usize = 4_096;
 
-/// Ends a session in the index: its recording is whole.
+/// Ends a session in the index: its recording is whole. From feature level 6 on it is a leaf of the log of recordings from then on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealSession {
     /// Which session.
@@ -58,6 +60,10 @@ impl SealSession {
             return Err(Refusal::invalid("end_reason", format!("is longer than {MAX_REASON} bytes")));
         }
         let mut session = Session::clone(known);
+        if cx.state.feature_level() >= LOGS_RECORDINGS {
+            let leaf = Leaf::of_session(self.id, &self.end, cx.state.now);
+            cx.state.recording_log.append(leaf)?;
+        }
         session.end = Some(self.end);
         session.revision = cx.state.index;
         cx.state.put_session(session, cx.effects);

@@ -16,7 +16,7 @@ use postern_core::review::ReviewItem;
 use postern_core::role::{Grant, Role, RoleBinding};
 use postern_core::scope::Scope;
 use postern_core::secret::Sealed;
-use postern_core::session::Session;
+use postern_core::session::{Session, SessionEnd};
 use postern_core::target::{
     CredentialKind, CredentialRef, CredentialSource, Protocol, Route, Target, TargetSelector, TargetTls, TlsMode,
 };
@@ -24,7 +24,8 @@ use postern_core::time::Ttl;
 use postern_core::{AccessId, ApprovalId, Name, OperationId, Principal, RequestId, ReviewId, SessionId, Timestamp};
 
 use super::{
-    InitCluster, PutResources, RaiseFeatureLevel, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval,
+    InitCluster, OpenSession, PutResources, RaiseFeatureLevel, RequestAccess, RequestApproval, ReviewAccess,
+    ReviewApproval,
 };
 use crate::entry::{Command, Entry};
 use crate::outcome::{Effect, Outcome, Success};
@@ -381,6 +382,15 @@ impl Fixture {
         let resources = vec![target("db", None, 0), on_request("jit", asked, 0)];
         fixture.run(PutResources { resources }).unwrap();
         fixture
+    }
+
+    /// A session that was opened, and the head that its recording is sealed with.
+    pub(crate) fn sealed(&mut self, n: u128) -> Outcome {
+        self.run(OpenSession { session: session(n) }).unwrap();
+        let head = Digest([u8::try_from(n % 251).unwrap(); 32]);
+        let (at, reason) = (Timestamp::from_millis(9), "closed".into());
+        let end = SessionEnd { interrupted: false, at, reason, events: 4, head };
+        self.run(super::SealSession { id: session(n).id, end })
     }
 
     pub(crate) fn access_state(&self, n: u128) -> AccessState {
