@@ -17,6 +17,7 @@ const FILES: &[&str] = &[
     "postern/admin/v1/access.proto",
     "postern/admin/v1/admin.proto",
     "postern/admin/v1/audit.proto",
+    "postern/admin/v1/log.proto",
     "postern/admin/v1/client.proto",
     "postern/admin/v1/cluster.proto",
     "postern/admin/v1/fleet.proto",

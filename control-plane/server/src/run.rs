@@ -40,6 +40,7 @@ use crate::raft::log_store::{DiskLog, StorageError};
 use crate::raft::{DriverError, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
 use crate::recordings::copies::Copies;
+use crate::recordings::log::{self, LogBook, LogObserver};
 use crate::watch::WatchHub;
 use crate::web::{self, WebError};
 use crate::{serve, serving, webhooks};
@@ -259,7 +260,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         &supervisor,
         peers_stop.clone(),
     );
-    let observers = Observers { first: hub_writer, view: view_writer, book: peers.book().clone() };
+    let (log_writer, log_state) = LogObserver::new();
+    let observers = Observers { first: (hub_writer, log_writer), view: view_writer, book: peers.book().clone() };
     let node = config.raft(file.id);
     let raft = start(&node, log, transport, observers, forward, &supervisor, raft_stop.clone())?;
     let (stop_raft, stop_peers) = (raft_stop.clone().drop_guard(), peers_stop.clone().drop_guard());
@@ -267,7 +269,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let members =
         Members { raft: raft.clone(), view: views.view.clone(), peers: peers.clone(), credential, fleet: Fleet::new() };
     let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
-    let copies = Copies::new(recordings.clone(), members.clone());
+    let book = LogBook::open(&data.recording_log(), &file.incarnation, log_state).map_err(ControlError::Recordings)?;
+    let copies = Copies::new(recordings.clone(), members.clone(), book.clone());
     if let Some(listener) = peer_listener {
         // TLS would only say no. The services tell a member that was removed, whose certificate is revoked as well, that it was.
         let told_by_services = Revocations::none();
@@ -310,6 +313,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let rotation = signing::keep(members.clone(), Arc::clone(&kek), signers.clone(), config.signing_keys, stop.clone());
     supervisor.spawn("signing-keys", OnEnd::StopNode, rotation);
     supervisor.spawn("leader", OnEnd::StopNode, duties::lead(members.clone(), config.max_feature_level, stop.clone()));
+    let keeper = log::Keeper { book: book.clone(), members: members.clone(), kek: Arc::clone(&kek) };
+    supervisor.spawn("recording-log", OnEnd::StopNode, log::keep(keeper, stop.clone()));
     supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));
     supervisor.spawn("clock", OnEnd::StopNode, duties::watch_clock(members.clone(), stop.clone()));
     supervisor.spawn("readiness", OnEnd::StopNode, tell_readiness(raft.clone(), readiness.clone(), stop.clone()));
@@ -343,7 +348,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         &access,
         &published,
         (&desk, &saml, &jobs),
-        (&recordings, &copies),
+        (&recordings, &copies, &book),
         cluster_api,
         &members,
         &stop,

@@ -16,6 +16,7 @@ mod hold;
 mod issuers;
 mod jobs;
 mod labels;
+mod log;
 mod logins;
 mod mask;
 mod members;
@@ -55,6 +56,7 @@ use postern_proto::admin::v1::client_service_server::ClientServiceServer;
 use postern_proto::admin::v1::cluster_service_server::ClusterServiceServer;
 use postern_proto::admin::v1::fleet_service_server::FleetServiceServer as AdminFleetServiceServer;
 use postern_proto::admin::v1::job_service_server::JobServiceServer;
+use postern_proto::admin::v1::log_service_server::LogServiceServer;
 use postern_proto::admin::v1::resource_service_server::ResourceServiceServer;
 use postern_proto::admin::v1::review_service_server::ReviewServiceServer;
 use postern_proto::admin::v1::revocation_service_server::RevocationServiceServer;
@@ -91,6 +93,7 @@ use crate::keys::Kek;
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
 use crate::recordings::copies::Copies;
+use crate::recordings::log::LogBook;
 use crate::watch::WatchHub;
 
 use logins::Logins;
@@ -132,7 +135,7 @@ pub(crate) fn routes(
     access: &Access,
     published: &Published,
     (desk, saml, jobs): (&TokenDesk, &SamlLogins, &Jobs),
-    (recordings, copies): (&Recordings, &Copies),
+    (recordings, copies, book): (&Recordings, &Copies, &LogBook),
     cluster: ClusterServiceServer<cluster::Service>,
     members: &Members,
     stop: &CancellationToken,
@@ -151,6 +154,7 @@ pub(crate) fn routes(
     let reviews = reviews::Service { raft: raft.clone(), access: access.clone() };
     let opened = opened::Service { raft: raft.clone(), access: access.clone() };
     let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), copies: copies.clone(), watches };
+    let log = log::Service { raft: raft.clone(), access: access.clone(), book: book.clone() };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { access: access.clone(), desk: desk.clone() };
     let revocations = revocations::Service { raft: raft.clone(), access: access.clone() };
@@ -185,6 +189,7 @@ pub(crate) fn routes(
         .add_service(ReviewServiceServer::new(reviews).max_decoding_message_size(MAX_REQUEST))
         .add_service(AccessServiceServer::new(requests).max_decoding_message_size(MAX_REQUEST))
         .add_service(SessionServiceServer::new(sessions).max_decoding_message_size(MAX_REQUEST))
+        .add_service(LogServiceServer::new(log).max_decoding_message_size(MAX_REQUEST))
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST))
         .add_service(JobServiceServer::new(jobs).max_decoding_message_size(MAX_REQUEST))

@@ -99,6 +99,16 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
         ],
     ),
     (
+        "postern.admin.v1.LogService",
+        &[
+            // Heads are published: they tell of no recording.
+            ("GetHead", quiet(Nothing)),
+            ("GetConsistency", quiet(Nothing)),
+            ("GetEvidence", audited(Name)),
+            ("ListLeaves", audited(May(Object::Sessions, List))),
+        ],
+    ),
+    (
         "postern.admin.v1.TokenService",
         &[("ExchangeToken", audited(Nothing)), ("WhoAmI", Rule { needs: Name, audit: Audit::Refusals })],
     ),

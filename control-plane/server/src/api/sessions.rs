@@ -35,7 +35,7 @@ pub(super) struct Service {
     pub(super) watches: Watches,
 }
 
-fn may_see(caller: &Caller, session: &Session) -> bool {
+pub(super) fn may_see(caller: &Caller, session: &Session) -> bool {
     caller.may(Object::Sessions, Verb::Get) || (caller.reaches(&session.target) && caller.is(&session.principal))
 }
 

@@ -116,6 +116,11 @@ impl DataDir {
         self.0.join("recordings")
     }
 
+    /// Beside the recordings: who saves them saves it.
+    pub(crate) fn recording_log(&self) -> PathBuf {
+        self.recordings().join("log")
+    }
+
     /// The administrator's credential of a `postern dev`.
     pub(crate) fn admin(&self) -> PathBuf {
         self.0.join("admin")

@@ -32,6 +32,9 @@ pub(crate) fn sealed_values(state: &State) -> Vec<Found> {
         found.push((SealedOf::CaKey, cluster.ca_key.clone()));
         found.push((SealedOf::MaskKey, cluster.mask_key.clone()));
     }
+    if let Some(key) = state.recording_log().key() {
+        found.push((SealedOf::LogKey, key.private.clone()));
+    }
     found.extend(state.signing_keys().into_iter().filter_map(|key| Some((key.sealed_of(), key.sealed?))));
     for object in state.resources(Kind::Secret) {
         if let Spec::Secret(sealed) = &object.spec {

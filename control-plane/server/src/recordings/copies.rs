@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::log::{LogBook, packed};
 use super::{Append, Located, Recordings, StoreError, Stored, chunks};
 use crate::cluster::members::Members;
 
@@ -33,6 +34,7 @@ const FETCH_LIMIT: Duration = Duration::from_secs(15);
 /// Whole frames are stored once there are so many bytes of them.
 const BATCH: usize = 512 << 10;
 
+type Leaves = std::pin::Pin<Box<dyn Stream<Item = Result<pb::ReadLeavesResponse, Status>> + Send>>;
 type Parts = std::pin::Pin<Box<dyn Stream<Item = Result<pb::ReadRecordingResponse, Status>> + Send>>;
 
 /// Knows where else recordings are. Cheap to clone.
@@ -40,6 +42,7 @@ type Parts = std::pin::Pin<Box<dyn Stream<Item = Result<pb::ReadRecordingRespons
 pub(crate) struct Copies {
     recordings: Recordings,
     members: Members,
+    book: LogBook,
     silent: Arc<Mutex<BTreeMap<u64, Instant>>>,
     /// One after the other: requests of one session come together.
     fetching: Arc<tokio::sync::Mutex<()>>,
@@ -81,8 +84,8 @@ pub(crate) enum Fetched {
 }
 
 impl Copies {
-    pub(crate) fn new(recordings: Recordings, members: Members) -> Self {
-        Self { recordings, members, silent: Arc::default(), fetching: Arc::default() }
+    pub(crate) fn new(recordings: Recordings, members: Members, book: LogBook) -> Self {
+        Self { recordings, members, book, silent: Arc::default(), fetching: Arc::default() }
     }
 
     /// The copy of a recording that goes furthest; of one with so many events, one that has them all when there is one.
@@ -296,6 +299,26 @@ impl RecordingService for Copies {
             }
         });
         Ok(Response::new(Box::pin(futures::stream::once(std::future::ready(first)).chain(data))))
+    }
+
+    type ReadLeavesStream = Leaves;
+
+    async fn read_leaves(
+        &self,
+        request: Request<pb::ReadLeavesRequest>,
+    ) -> Result<Response<Self::ReadLeavesStream>, Status> {
+        self.members.admit(&request)?;
+        let pb::ReadLeavesRequest { from, until } = request.into_inner();
+        let book = self.book.clone();
+        let parts = futures::stream::try_unfold(from, move |from| {
+            let book = book.clone();
+            async move {
+                let some = book.read(from, until).await.map_err(|error| Status::unavailable(error.to_string()))?;
+                let next = from.saturating_add(u64::try_from(some.len()).unwrap_or(u64::MAX));
+                Ok((!some.is_empty()).then(|| (pb::ReadLeavesResponse { leaves: packed(&some) }, next)))
+            }
+        });
+        Ok(Response::new(Box::pin(parts)))
     }
 }
 

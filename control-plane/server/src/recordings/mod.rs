@@ -6,6 +6,7 @@
 
 pub(crate) mod copies;
 mod file;
+pub(crate) mod log;
 mod store;
 
 use std::io;

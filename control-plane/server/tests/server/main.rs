@@ -13,6 +13,7 @@ mod issuer_keys;
 mod jobs;
 mod node;
 mod policy;
+mod recording_log;
 mod recordings;
 mod resources;
 mod reviews;

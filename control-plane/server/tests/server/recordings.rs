@@ -18,7 +18,7 @@ use crate::issuer::Issuer;
 use crate::node::{Node, start, with_token};
 
 /// A whole recording of gateway `g1`: each event's frame.
-fn recording(node: &Node, credential: &NodeCredential, session: SessionId) -> Vec<Vec<u8>> {
+pub(crate) fn recording(node: &Node, credential: &NodeCredential, session: SessionId) -> Vec<Vec<u8>> {
     let principal = Principal {
         id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
         groups: Default::default(),
@@ -60,11 +60,11 @@ fn recording(node: &Node, credential: &NodeCredential, session: SessionId) -> Ve
     frames
 }
 
-fn upload(session: SessionId, first_seq: u64, frames: &[Vec<u8>]) -> UploadRequest {
+pub(crate) fn upload(session: SessionId, first_seq: u64, frames: &[Vec<u8>]) -> UploadRequest {
     UploadRequest { session: session.to_string(), first_seq, frames: frames.concat(), held_from: 0 }
 }
 
-async fn send(channel: Channel, requests: Vec<UploadRequest>) -> Vec<UploadResponse> {
+pub(crate) async fn send(channel: Channel, requests: Vec<UploadRequest>) -> Vec<UploadResponse> {
     let mut client = RecordingServiceClient::new(channel);
     let mut stream = client.upload(futures::stream::iter(requests)).await.unwrap().into_inner();
     let mut answers = Vec::new();
