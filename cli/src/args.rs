@@ -11,6 +11,7 @@ use crate::client_args::{EnvArgs, ExecArgs, ProxyArgs};
 use crate::cluster_args::{ClusterCommand, ControlArgs, FleetCommand};
 use crate::dev::DevArgs;
 use crate::job_args::JobCommand;
+use crate::log_args::{LogCommand, VerifyArgs};
 use crate::manifest::parse_duration;
 use crate::policy_args::PolicyCommand;
 use crate::review_args::ReviewCommand;
@@ -111,6 +112,11 @@ pub(crate) enum Command {
     /// Recorded sessions: list, show, replay, verify, export.
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// The log of recordings, which proves that none was changed or left out: its head, key, proofs; export of all between two heads.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Verifies exported recordings, and exports of the log, offline: public keys are enough.
+    Verify(VerifyArgs),
     /// Exchanges the token in POSTERN_TOKEN or --token-file, or the login's, for a session token, and prints it.
     Token(TokenArgs),
     /// Logs you in at an identity provider, in a browser or on another device. All commands act by that login then.

@@ -12,6 +12,7 @@ mod credentials;
 mod dev;
 mod failure;
 mod job_args;
+mod log_args;
 mod login;
 mod manifest;
 mod output;
@@ -89,6 +90,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Webhooks(command) => commands::webhooks::run(&command, connection).await,
         Command::Access(command) => commands::access::run(&command, connection).await,
         Command::Sessions(command) => commands::sessions::run(&command, connection).await,
+        Command::Log(command) => commands::log::run(&command, connection).await,
+        Command::Verify(args) => commands::verify::run(&args, connection),
         Command::Token(args) => commands::tokens::run(&args, connection).await,
         Command::Login(args) => login::run(&args, connection).await,
         Command::Logout => commands::logout::run(connection).await,

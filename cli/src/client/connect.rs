@@ -12,6 +12,7 @@ use postern_proto::admin::v1::client_service_client::ClientServiceClient;
 use postern_proto::admin::v1::cluster_service_client::ClusterServiceClient;
 use postern_proto::admin::v1::fleet_service_client::FleetServiceClient;
 use postern_proto::admin::v1::job_service_client::JobServiceClient;
+use postern_proto::admin::v1::log_service_client::LogServiceClient;
 use postern_proto::admin::v1::resource_service_client::ResourceServiceClient;
 use postern_proto::admin::v1::review_service_client::ReviewServiceClient;
 use postern_proto::admin::v1::revocation_service_client::RevocationServiceClient;
@@ -131,6 +132,10 @@ impl Client {
 
     pub(crate) fn sessions(&self) -> SessionServiceClient<Service> {
         SessionServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn log(&self) -> LogServiceClient<Service> {
+        LogServiceClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn secrets(&self) -> SecretServiceClient<Service> {

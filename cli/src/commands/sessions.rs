@@ -192,7 +192,7 @@ async fn verify(recording: &str, connection: &ConnectionArgs) -> Result<(), Fail
 
 /// The cluster's certificate authority as DER: from --ca or the profile; nothing is asked of the control plane, which could be the
 /// one that lies.
-fn authority(connection: &ConnectionArgs) -> Result<Vec<u8>, Failure> {
+pub(crate) fn authority(connection: &ConnectionArgs) -> Result<Vec<u8>, Failure> {
     let pem = crate::client::authority(connection)?;
     let der = CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| Failure::failed(format!("the certificate authority is not PEM: {error}")))?;
@@ -201,13 +201,20 @@ fn authority(connection: &ConnectionArgs) -> Result<Vec<u8>, Failure> {
 
 async fn export(id: &str, path: &Path, connection: &ConnectionArgs) -> Result<(), Failure> {
     let client = connect(connection).await?;
-    let mut source = Source::remote(&client, id).await?;
     if path.as_os_str() == "-" {
+        let mut source = Source::remote(&client, id).await?;
         while let Some(piece) = source.next().await? {
             output::raw(&piece)?;
         }
         return Ok(());
     }
+    let size = save(&client, id, path).await?;
+    output::line(format!("{}: {size} bytes written", path.display()))
+}
+
+/// Writes a recording to a file; how many bytes those were.
+pub(crate) async fn save(client: &Client, id: &str, path: &Path) -> Result<usize, Failure> {
+    let mut source = Source::remote(client, id).await?;
     let cannot = |error: std::io::Error| Failure::failed(format!("cannot write {}: {error}", path.display()));
     let mut file = std::fs::File::create(path).map_err(cannot)?;
     let mut size = 0_usize;
@@ -216,7 +223,7 @@ async fn export(id: &str, path: &Path, connection: &ConnectionArgs) -> Result<()
         file.write_all(&piece).map_err(cannot)?;
     }
     file.sync_all().map_err(cannot)?;
-    output::line(format!("{}: {size} bytes written", path.display()))
+    Ok(size)
 }
 
 fn value(session: &pb::Session) -> Value {

@@ -7,6 +7,7 @@ mod checkpoint;
 mod evidence;
 mod leaf;
 mod merkle;
+mod range;
 
 pub use checkpoint::{Checkpoint, CheckpointFault, NoteKey, NoteSigner, SignedCheckpoint};
 pub use evidence::{Evidence, EvidenceFault};
@@ -15,3 +16,4 @@ pub use merkle::{
     Frontier, FrontierFault, MAX_LEAVES, ProofFault, Subtrees, consistency_proof, empty_root, inclusion_proof,
     leaf_hash, node_hash, subtree, verify_consistency, verify_inclusion,
 };
+pub use range::{Exported, Range, RangeFault};

@@ -1,0 +1,178 @@
+//! `postern verify`: offline, by public keys.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use postern_core::operation::Digest;
+use postern_core::recording::{self, Authority, Report};
+use postern_core::transparency::{Evidence, Exported, NoteKey, Range, SignedCheckpoint};
+
+use super::log::{EDGE, HEAD, LEAVES, SINCE, kept, named};
+use super::sessions::authority;
+use crate::args::ConnectionArgs;
+use crate::failure::Failure;
+use crate::log_args::VerifyArgs;
+use crate::output;
+
+/// The largest recording that is taken into memory.
+const MAX_RECORDING: u64 = 2 << 30;
+
+/// What is verified by, and what was found.
+struct Verifier {
+    authority: Vec<u8>,
+    log_key: Option<NoteKey>,
+    faults: usize,
+}
+
+pub(crate) fn run(args: &VerifyArgs, connection: &ConnectionArgs) -> Result<(), Failure> {
+    let log_key = args.log_key.as_deref().map(log_key).transpose()?;
+    let mut verifier = Verifier { authority: authority(connection)?, log_key, faults: 0 };
+    for path in &args.paths {
+        if path.is_dir() {
+            verifier.export(path, args)?;
+        } else {
+            verifier.alone(path)?;
+        }
+    }
+    match verifier.faults {
+        0 => output::line("no fault was found"),
+        1 => output::line("1 fault").and(Err(Failure::Told)),
+        faults => output::line(format!("{faults} faults")).and(Err(Failure::Told)),
+    }
+}
+
+/// A key as text, or a file with it.
+fn log_key(given: &str) -> Result<NoteKey, Failure> {
+    let text = match std::fs::read_to_string(given) {
+        Ok(text) => text,
+        Err(_) => given.to_owned(),
+    };
+    text.trim().parse().map_err(|fault: postern_core::transparency::CheckpointFault| Failure::usage(fault.to_string()))
+}
+
+impl Verifier {
+    fn fault(&mut self, what: &Path, fault: impl std::fmt::Display) -> Result<(), Failure> {
+        self.faults = self.faults.saturating_add(1);
+        output::line(output::printable(&format!("{}: {fault}", what.display())))
+    }
+
+    /// One recording; what is wrong with it is told.
+    fn recording(&mut self, path: &Path) -> Result<Option<Report>, Failure> {
+        let bytes = match read(path) {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                self.fault(path, why)?;
+                return Ok(None);
+            }
+        };
+        let report = recording::verify(&bytes, Authority(&self.authority));
+        for fault in &report.faults {
+            self.fault(path, fault)?;
+        }
+        if let (Some(named), Some(found)) = (named(path), report.session)
+            && named != found
+        {
+            self.fault(path, format_args!("it is the recording of {found}"))?;
+        }
+        Ok(Some(report))
+    }
+
+    /// A recording by itself, with its proof where that lies beside it.
+    fn alone(&mut self, path: &Path) -> Result<(), Failure> {
+        let Some(report) = self.recording(path)? else { return Ok(()) };
+        let beside = PathBuf::from(format!("{}.tlog-proof", path.display()));
+        let proved = match (std::fs::read_to_string(&beside), &self.log_key) {
+            (Ok(text), Some(key)) => match prove(&text, key, &report) {
+                Ok(place) => place,
+                Err(why) => return self.fault(&beside, why),
+            },
+            (Ok(_), None) => "the log was not asked: no --log-key".to_owned(),
+            (Err(_), _) => format!("the log was not asked: no {}", beside.display()),
+        };
+        let (Some(session), true) = (report.session, report.is_good()) else { return Ok(()) };
+        let interrupted = if report.interrupted { ", broken off: the gateway had died" } else { "" };
+        let text = format!("{}: {session}, {} events, good{interrupted}; {proved}", path.display(), report.events);
+        output::line(output::printable(&text))
+    }
+
+    /// A folder of `postern log export`.
+    fn export(&mut self, dir: &Path, args: &VerifyArgs) -> Result<(), Failure> {
+        let Some(key) = self.log_key.clone() else {
+            return Err(Failure::usage(format!("{} is an export of the log: give --log-key", dir.display())));
+        };
+        let own = dir.join(SINCE);
+        let older = match &args.since {
+            Some(path) => Some(kept(path)?),
+            None => own.exists().then(|| kept(&own)).transpose()?,
+        };
+        let newer = kept(&dir.join(HEAD))?;
+        if let Some(until) = args.until.as_deref().map(kept).transpose()? {
+            self.until(dir, &newer, &until)?;
+        }
+        let edge = std::fs::read_to_string(dir.join(EDGE)).map_err(|error| missing(dir, EDGE, &error))?;
+        let edge: Option<Vec<Digest>> =
+            edge.lines().map(|line| STANDARD.decode(line).ok().and_then(|hash| Digest::from_slice(&hash))).collect();
+        let leaves = std::fs::read(dir.join(LEAVES)).map_err(|error| missing(dir, LEAVES, &error))?;
+        if edge.is_none() {
+            self.fault(&dir.join(EDGE), "it does not hold hashes")?;
+        }
+        let edge = edge.unwrap_or_default();
+        let given = Exported { older: older.as_ref(), newer: &newer, edge: &edge, leaves: &leaves };
+        let mut range = Range::open(&key, given);
+        let mut files: Vec<PathBuf> = std::fs::read_dir(dir)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "rec"))
+            .collect();
+        files.sort_unstable();
+        let mut count = 0_usize;
+        for file in files {
+            if let Some(report) = self.recording(&file)? {
+                range.take(&report);
+                count = count.saturating_add(1);
+            }
+        }
+        let (first, size) = (older.as_ref().map_or(0, |older| older.head().size), newer.head().size);
+        for fault in range.faults() {
+            self.fault(dir, fault)?;
+        }
+        output::line(format!("{}: leaves {first} to {size} of the log, {count} recordings", dir.display()))
+    }
+
+    /// Whether the export reaches the head that it must.
+    fn until(&mut self, dir: &Path, newer: &SignedCheckpoint, until: &SignedCheckpoint) -> Result<(), Failure> {
+        let (has, must) = (newer.head(), until.head());
+        if has == must {
+            return Ok(());
+        }
+        self.fault(dir, format_args!("it ends at a head of {} leaves, not at the one of {}, or at another tree", has.size, must.size))
+    }
+}
+
+fn missing(dir: &Path, file: &str, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("{}: it is no whole export of the log: {error}", dir.join(file).display()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    let most = MAX_RECORDING.saturating_add(1);
+    let read = file.take(most).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if u64::try_from(read).is_ok_and(|read| read >= most) {
+        return Err("it is larger than 2 GiB".to_owned());
+    }
+    Ok(bytes)
+}
+
+/// Where the log has it.
+fn prove(text: &str, key: &NoteKey, report: &Report) -> Result<String, String> {
+    let evidence: Evidence = text.parse().map_err(|fault: postern_core::transparency::EvidenceFault| fault.to_string())?;
+    let head = evidence.verify(key).map_err(|fault| fault.to_string())?;
+    let leaf = evidence.leaf;
+    if (Some(leaf.session), leaf.events, Some(leaf.head)) != (report.session, report.events, report.head) {
+        return Err("it is the proof of another recording".to_owned());
+    }
+    Ok(format!("leaf {} of {} in the log, since {}", evidence.index, head.size, leaf.at))
+}
