@@ -42,6 +42,7 @@ mod policy_masks;
 mod python_client;
 mod readme;
 mod record;
+mod recording_log;
 mod restart;
 mod reviews;
 mod revocation;

@@ -147,7 +147,13 @@ impl Verifier {
         if has == must {
             return Ok(());
         }
-        self.fault(dir, format_args!("it ends at a head of {} leaves, not at the one of {}, or at another tree", has.size, must.size))
+        self.fault(
+            dir,
+            format_args!(
+                "it ends at a head of {} leaves, not at the one of {}, or at another tree",
+                has.size, must.size
+            ),
+        )
     }
 }
 
@@ -168,7 +174,8 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 
 /// Where the log has it.
 fn prove(text: &str, key: &NoteKey, report: &Report) -> Result<String, String> {
-    let evidence: Evidence = text.parse().map_err(|fault: postern_core::transparency::EvidenceFault| fault.to_string())?;
+    let evidence: Evidence =
+        text.parse().map_err(|fault: postern_core::transparency::EvidenceFault| fault.to_string())?;
     let head = evidence.verify(key).map_err(|fault| fault.to_string())?;
     let leaf = evidence.leaf;
     if (Some(leaf.session), leaf.events, Some(leaf.head)) != (report.session, report.events, report.head) {
