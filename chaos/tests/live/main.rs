@@ -29,6 +29,7 @@ mod library;
 mod limits;
 mod local_clients;
 mod login;
+mod login_triggers;
 mod mask;
 mod mask_numbers;
 mod mask_rules;

@@ -44,6 +44,8 @@ told_again! {
         masks: super::its_own_words_tell_nothing,
         labels: crate::mask_rules::columns_are_masked_by_their_labels,
         clients: super::its_own_clients_come_in,
+        login_triggers: crate::login_triggers::names_are_the_sessions_own,
+        login_doubts: crate::login_triggers::what_is_not_followed_is_denied,
     }
     postgres_18 = 18 {
         logins: crate::target::every_authentication_and_tls_mode,
@@ -58,6 +60,7 @@ told_again! {
         masks: super::its_own_words_tell_nothing,
         typed_masks: crate::mask_rules::masks_keep_types_in_text_and_copy,
         clients: super::its_own_clients_come_in,
+        login_triggers: crate::login_triggers::names_are_the_sessions_own,
     }
 }
 

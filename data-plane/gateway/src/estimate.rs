@@ -91,7 +91,7 @@ pub(crate) struct Estimator {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum EstimateError {
+pub(crate) enum EstimateError {
     #[error("the target could not be asked")]
     Upstream(#[from] UpstreamError),
     #[error("the target could not be understood")]
@@ -175,7 +175,8 @@ async fn asked(
     read_plan(&plan)
 }
 
-async fn simple(upstream: &mut Upstream, statement: &str) -> Result<Vec<Vec<String>>, EstimateError> {
+/// Runs a statement of Postern's own; its rows, NULL as an empty text.
+pub(crate) async fn simple(upstream: &mut Upstream, statement: &str) -> Result<Vec<Vec<String>>, EstimateError> {
     let mut query = BytesMut::new();
     write::query(&mut query, statement.as_bytes());
     exchange(upstream, &query).await

@@ -4,6 +4,7 @@
 //! the only way by which an operation gets into the [`outbox`]; [`end`] tells the client why and seals.
 
 mod alarm;
+mod begun;
 mod buffers;
 mod cancel;
 mod clock;
@@ -97,9 +98,12 @@ impl End {
         Self { code: Some(code), reason: message.clone(), told: Some(ErrorFields::fatal(code, message)) }
     }
 
-    /// Whether the session has lost the right to what it has under way.
+    /// Whether the session has lost the right to what it has under way: its statement may have had its time, and not been stopped by the target.
     const fn cuts_off(&self) -> bool {
-        matches!(self.code, Some(Code::Denied | Code::PolicyUnavailable | Code::TokenExpired | Code::Revoked))
+        matches!(
+            self.code,
+            Some(Code::Denied | Code::PolicyUnavailable | Code::TokenExpired | Code::Revoked | Code::Cancelled)
+        )
     }
 
     /// Broken off: the client is told what `code` says, the log more.

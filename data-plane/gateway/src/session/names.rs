@@ -7,7 +7,6 @@ use postern_core::OperationId;
 use postern_core::action::Action;
 use postern_core::policy::Verdict;
 use postern_core::recording::OperationOutcome;
-use postern_protocols::postgres::analyze::AnalyzeContext;
 use postern_protocols::postgres::catalog::Catalog;
 use postern_protocols::postgres::mask::Masking;
 use postern_protocols::postgres::session::{Pending, ResultEvent};
@@ -27,29 +26,6 @@ const WAIT: Duration = Duration::from_secs(20);
 
 /// Relations in no catalog that a session remembers (I11).
 const MAX_UNLISTED: usize = 64;
-
-/// What the startup said of how texts are read.
-#[derive(Debug)]
-pub(super) struct Beginning {
-    /// The search path, where it gave one.
-    pub(super) search_path: Option<String>,
-    /// It says nothing else that bears on what names mean.
-    pub(super) keeps_names: bool,
-    pub(super) max_statement: usize,
-}
-
-impl Beginning {
-    /// What names mean by this catalog, and whether that is all there is to say.
-    pub(super) fn context(&self, database: &str, catalog: &Arc<Catalog>) -> (Arc<AnalyzeContext>, bool) {
-        let context = AnalyzeContext::new(database, Arc::clone(catalog), self.max_statement);
-        let begun = self.search_path.as_ref().map(|path| context.clone().beginning_with(path));
-        match begun {
-            None => (Arc::new(context), self.keeps_names),
-            Some(Some(context)) => (Arc::new(context), self.keeps_names),
-            Some(None) => (Arc::new(context), false),
-        }
-    }
-}
 
 /// A reading of the catalog that is under way.
 #[derive(Debug)]

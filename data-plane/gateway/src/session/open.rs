@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::Shared;
-use super::names::Beginning;
+use super::begun::{Beginning, ask_begun};
 use super::relay::Relay;
 use super::startup::{Settings, Unbegun, taken};
 use crate::identify::{Admitted, Refusal, identify};
@@ -373,7 +373,9 @@ async fn begin(
         let catalog = shared.catalogs.get(&to, fresh_enough);
         let catalog = async { catalog.await.map_err(|e| (e.code(), e.to_string(), e.told())) };
         // In this order: the login's error tells more than the catalog's of the same cause.
-        tokio::try_join!(biased; login, catalog)
+        let (mut upstream, catalog) = tokio::try_join!(biased; login, catalog)?;
+        let begun = ask_begun(&mut upstream, &catalog.catalog, open).await?;
+        Ok((upstream, catalog, begun))
     });
     let (recorder, reached) = tokio::join!(record, reached);
     let (mut recorder, asked) = recorder.map_err(|unbegun| {
@@ -381,7 +383,7 @@ async fn begin(
         Refused::Because(code, fields, log)
     })?;
     let reached = reached.unwrap_or_else(|_| Err((Code::TargetUnavailable, "no session in time".into(), None)));
-    let (upstream, catalog) = match reached {
+    let (upstream, catalog, begun) = match reached {
         Ok(reached) => reached,
         Err((code, why, said)) => {
             metrics::upstream_failed(code);
@@ -414,12 +416,8 @@ async fn begin(
     let seat = shared.standings.join((&principal, &bearer), (&to.name, &to.database), &current.snapshot);
     let seat = seat.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no policy"))?;
     let Connection { stream, received, .. } = slot.take().ok_or(Refused::Silently)?;
-    let beginning = Beginning {
-        // Of those that come later, ALTER ROLE ... SET may change it; not of this one.
-        search_path: startup.beyond.search_path().or_else(|| catalog.catalog.declared_path()).map(str::to_owned),
-        keeps_names: startup.beyond.keeps_names(),
-        max_statement: usize::try_from(shared.limits.max_statement_bytes.0).unwrap_or(usize::MAX),
-    };
+    let max_statement = usize::try_from(shared.limits.max_statement_bytes.0).unwrap_or(usize::MAX);
+    let beginning = Beginning::of(&startup, &upstream.ready.parameters, &catalog.catalog, begun, max_statement);
     Ok(Box::new(Relay::new(super::relay::Parts {
         shared: Arc::clone(shared),
         place: place.take().ok_or(Refused::Silently)?,

@@ -23,12 +23,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::alarm::Alarm;
+use super::begun::Beginning;
 use super::clock::{Cancelling, Clock};
 use super::decide::Asked;
 use super::delayed::Delayed;
 use super::drain::Drain;
 use super::hold::{Next, Waiting};
-use super::names::{Beginning, Gate, Refresh, masking};
+use super::names::{Gate, Refresh, masking};
 use super::outbox::Outbox;
 use super::past::History;
 use super::policy::in_flight;
@@ -160,6 +161,9 @@ impl Relay {
         let Upstream { stream, received, ready, holding, .. } = parts.upstream;
         let reported = ready.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         session.begin_with(reported, names_known);
+        if let Some(begun) = &beginning.begun {
+            session.begin_as(begun);
+        }
         let says_constant = Self::said_constant(&ready.parameters);
         let fresh = shared.feed.borrow().freshness(shared.config.staleness_limit.0);
         session.set_open(slice.grants_everything(fresh));

@@ -61,7 +61,8 @@ pub fn queries() -> [(CatalogPart, &'static str); 13] {
         (
             CatalogPart::Session,
             "SELECT current_user::text, s.n, s.name \
-             FROM (SELECT -1 AS n, (pg_catalog.length(pg_catalog.regexp_replace('1'::pg_catalog.money::text, '[^0-9]', '', 'g')) - 1)::text AS name \
+             FROM (SELECT -2 AS n, 'login trigger' AS name FROM pg_catalog.pg_event_trigger WHERE evtevent::text = 'login' AND evtenabled::text <> 'D' \
+                   UNION ALL SELECT -1 AS n, (pg_catalog.length(pg_catalog.regexp_replace('1'::pg_catalog.money::text, '[^0-9]', '', 'g')) - 1)::text AS name \
                    UNION ALL SELECT 0, pg_catalog.current_setting('search_path') UNION ALL SELECT p.ord::int, p.name::text \
                    FROM unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p(name, ord)) s ORDER BY s.n",
         ),
@@ -216,6 +217,7 @@ impl CatalogBuilder {
             (CatalogPart::Session, [Some(user), Some(place), schema]) => {
                 catalog.user = Arc::from(*user);
                 match *place {
+                    "-2" => catalog.login_triggers = true,
                     "-1" => catalog.money_scale = schema.and_then(|digits| digits.parse().ok()),
                     // One that cannot be read here is gone by as far as its schemas exist.
                     "0" => catalog.declared_path = schema.filter(|path| split_path(path).is_ok()).map(Arc::from),

@@ -24,6 +24,8 @@ pub struct Catalog {
     search_path: Vec<Arc<str>>,
     /// The search path as it was set.
     declared_path: Option<Arc<str>>,
+    /// Code of the database's own runs at each login (event triggers, from 17 on).
+    login_triggers: bool,
     /// Digits after the point of money, of which the server keeps the smallest unit.
     money_scale: Option<u8>,
     schemas: BTreeSet<Arc<str>>,
@@ -135,6 +137,12 @@ impl Catalog {
     #[must_use]
     pub fn declared_path(&self) -> Option<&str> {
         self.declared_path.as_deref()
+    }
+
+    /// Whether code of the database's own runs at each login: a session may begin with other names than the one that read this.
+    #[must_use]
+    pub const fn has_login_triggers(&self) -> bool {
+        self.login_triggers
     }
 
     /// How many smallest units of money make one.

@@ -12,6 +12,7 @@
 //! always fails is sent in its place, and the server's error is replaced by Postern's. Order, skipping until Sync and the transaction's
 //! fate then are the server's own.
 
+mod begun;
 mod classify;
 mod client;
 mod flight;
@@ -45,6 +46,7 @@ use flight::Flight;
 use names::{OwnTexts, Portals, Statements};
 use results::{CopyOut, ResultSet, Running};
 
+pub use begun::{Begun, QUERY as BEGUN};
 pub use plannable::Plannable;
 pub use step::{ClientStep, Pending, ProtocolError, Refused, ResultEvent, ServerProgress};
 

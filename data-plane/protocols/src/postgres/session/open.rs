@@ -22,6 +22,8 @@ pub(super) struct Openness {
     granted: bool,
     /// Something ran that was not followed.
     lost: bool,
+    /// Code of the database's own gave it names at the login that cannot be followed.
+    begun_in_doubt: bool,
     /// The settings by which texts are read are others than the classifier's.
     encoding: bool,
     strings: bool,
@@ -37,10 +39,20 @@ impl Openness {
         if self.strings {
             return Err(Unclassifiable::unsupported("standard_conforming_strings must be on"));
         }
+        if self.begun_in_doubt {
+            return Err(Unclassifiable::doubt(
+                "a login trigger of the database gave the session a role or temporary names that Postern does not follow",
+            ));
+        }
         if self.lost {
             return Err(Unclassifiable::doubt("the session has run what Postern could not follow: connect again"));
         }
         Ok(())
+    }
+
+    /// Names may mean anything from the beginning.
+    pub(super) const fn begin_in_doubt(&mut self) {
+        self.begun_in_doubt = true;
     }
 
     /// From now on names may mean anything.
@@ -81,7 +93,7 @@ impl Session {
         }
         self.openness.granted = granted;
         self.names_changed();
-        if !granted && self.openness.lost {
+        if !granted && (self.openness.lost || self.openness.begun_in_doubt) {
             // What they stand for may have been changed by what was not followed.
             self.forget_portals();
             self.statements.clear();
