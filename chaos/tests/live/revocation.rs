@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use postern_chaos::live::wire::Wire;
-use postern_chaos::live::{Postern, wait_until};
+use postern_chaos::live::{Postern, Postgres, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{assert_has, assert_lacks, shop};
 
@@ -179,7 +180,7 @@ fn a_statement_under_way_is_stopped_and_a_held_one_withdrawn() {
     let approval = postern.pending_approval().unwrap();
     let slow = postern.as_member("ann", &["dba"]).unwrap();
     let mut slow = slow.psql().start("slow", "SELECT pg_sleep(60)", folder.path()).unwrap();
-    wait_until(SOON, "the statement at the target", || Ok(postgres.log().contains("pg_sleep"))).unwrap();
+    wait_until(SOON, "the statement at the target", || runs(&postgres, "SELECT pg_sleep(60)")).unwrap();
     revoke(&postern, &["all", "--before", "now"]);
     for psql in [&mut held, &mut slow] {
         assert!(!psql.wait(SOON).unwrap().success());
@@ -191,4 +192,38 @@ fn a_statement_under_way_is_stopped_and_a_held_one_withdrawn() {
     })
     .unwrap();
     wait_until(SOON, "the target to be told", || Ok(postgres.log().contains("canceling statement"))).unwrap();
+}
+
+/// Whether a session of the target's is at this statement. (Its log has the words of the catalog's queries, too.)
+fn runs(postgres: &Postgres, statement: &str) -> anyhow::Result<bool> {
+    let count = format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{statement}'");
+    Ok(postgres.sql("shop", &count)?.trim() == "1")
+}
+
+/// A cancel request that comes before the server has read the statement hits nothing. The statement must end all the same, once the server gets to it.
+#[test]
+fn a_statement_that_the_target_has_not_begun_is_stopped_too() {
+    let (postgres, postern) = shop();
+    let mut ann = open(&postern, "ann", &postern.token("ann", &["dba"]).unwrap());
+    let answer = ann.wire.query("SELECT pg_backend_pid()").unwrap();
+    let pid = answer[1].values().unwrap()[0].clone().unwrap();
+    let server = Pid::from_raw(String::from_utf8(pid).unwrap().parse().unwrap()).unwrap();
+    kill_process(server, Signal::STOP).unwrap();
+    ann.wire.message('Q', b"SELECT pg_sleep(50)\0").unwrap();
+    // It is on its way, and nobody takes it.
+    let for_a_while = || postgres.sql("shop", "SELECT pg_sleep(0.7)").unwrap();
+    for_a_while();
+    let since = Instant::now();
+    revoke(&postern, &["all", "--before", "now"]);
+    ann.has_ended(&postern, since);
+    for_a_while();
+    kill_process(server, Signal::CONT).unwrap();
+    wait_until(SOON, "the target to stop it", || {
+        let log = postgres.log();
+        let after = log.split_once("SELECT pg_sleep(50)").map(|(_, after)| after);
+        Ok(after.is_some_and(|after| after.contains("canceling statement")))
+    })
+    .unwrap();
+    let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {}", server.as_raw_nonzero());
+    wait_until(SOON, "the session's end", || Ok(postgres.sql("shop", &gone)?.trim() == "0")).unwrap();
 }

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt as _;
 
 use super::End;
+use super::cancel::Stop;
 use super::open::farewell;
 use super::policy::CLIENTS_FIRST;
 use super::relay::{Relay, Sides};
@@ -19,8 +20,9 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
     if let Err(worse) = relay.last_events().await {
         tracing::warn!(reason = worse.reason, "the session's last events could not be recorded");
     }
+    let stop = relay.stops.then(|| Stop::of(&relay));
     let Relay { recorder, session, sides, mut outbox, mut to_client, .. } = *relay;
-    let Sides { client_read, client_write, server_read, mut server_write } = sides;
+    let Sides { client_read, client_write, mut server_read, mut server_write } = sides;
     metrics::session_ended(end.code);
     match end.code {
         None => tracing::info!(reason = end.reason, "session ends"),
@@ -57,6 +59,9 @@ pub(super) async fn finish(mut relay: Box<Relay>, end: End) {
             server_write.shutdown().await
         };
         let _ = tokio::time::timeout(TARGET, sent).await;
+        if let Some(stop) = stop {
+            stop.until_closed(&mut server_read).await;
+        }
         drop(server_read);
     };
     let sealed = async {

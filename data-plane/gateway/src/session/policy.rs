@@ -145,11 +145,11 @@ impl Relay {
         Ok(())
     }
 
-    /// Nothing more of the session reaches the target, and what it works at shall stop.
+    /// Nothing more of the session reaches the target, and what it works at shall stop there ([`Stop`](super::cancel::Stop)).
     pub(super) fn cut_off(&mut self) {
         self.outbox.pending().clear();
         if self.session.current_operation().is_some() {
-            self.cancel_at_target(CLIENTS_FIRST);
+            self.stops = true;
         }
     }
 }

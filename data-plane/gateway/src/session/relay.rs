@@ -131,6 +131,8 @@ pub(super) struct Relay {
     /// When what runs has run for long enough.
     pub(super) clock: Clock,
     pub(super) cancelling: Option<Cancelling>,
+    /// It has ended, and what it had under way is to be stopped at the target.
+    pub(super) stops: bool,
 }
 
 impl From<ProtocolError> for End {
@@ -221,6 +223,7 @@ impl Relay {
             quiet: Alarm::default(),
             clock: Clock::default(),
             cancelling: None,
+            stops: false,
         };
         this.watch_age();
         this
