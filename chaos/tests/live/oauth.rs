@@ -140,6 +140,12 @@ fn a_token_is_exchanged_as_the_guide_says() {
     let metadata = house.browser.get(&format!("{}/.well-known/openid-configuration", house.web)).unwrap();
     assert_eq!(metadata.headers["cache-control"], "public, max-age=300");
     assert_has(&metadata.body, &[&house.web, "token-exchange"]);
+    // The head of the log of recordings is published, too: whoever keeps it needs no account.
+    let published = |path: &str| house.browser.get(&format!("{}/log/{path}", house.web)).unwrap();
+    let (head, key) = (published("checkpoint"), published("key"));
+    assert_eq!(head.headers["content-type"], "text/plain; charset=utf-8");
+    let origin = head.body.lines().next().unwrap();
+    assert!(origin.ends_with(".log.postern.internal") && key.body.starts_with(&format!("{origin}+")), "{key:?}");
     // One that is bound is good with its certificate alone.
     house.sh(block(GUIDE, "certificate_sha256@"));
     let bound = block(GUIDE, "PGSSLCERT=");

@@ -336,7 +336,13 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     supervisor.spawn("webhooks", OnEnd::StopNode, webhooks::deliver(parts, stop.clone()));
     let desk = api::token_desk((&keys, &signers), &access, &saml, &jobs);
     if let Some(listener) = web_listener {
-        let parts = web::Parts { saml: saml.clone(), audit, desk: desk.clone(), policy: published.policy.clone() };
+        let parts = web::Parts {
+            saml: saml.clone(),
+            audit,
+            desk: desk.clone(),
+            policy: published.policy.clone(),
+            book: book.clone(),
+        };
         listener.start(&shown, parts, &supervisor, &stop)?;
     }
     let cluster_api = api::cluster::Service::new(&members, &kek, &keys, &access, config.signing_keys);

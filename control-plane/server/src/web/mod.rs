@@ -5,6 +5,7 @@
 
 mod config;
 mod listener;
+mod log;
 mod oauth;
 mod pages;
 mod saml;
@@ -24,6 +25,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 
 use crate::api::{AuditLog, TokenDesk};
 use crate::identity::saml::SamlLogins;
+use crate::recordings::log::LogBook;
 use crate::run::PolicyWatch;
 
 pub use config::WebConfig;
@@ -50,6 +52,7 @@ pub(crate) struct Parts {
     pub(crate) audit: AuditLog,
     pub(crate) desk: TokenDesk,
     pub(crate) policy: PolicyWatch,
+    pub(crate) book: LogBook,
 }
 
 /// Every route. A part that is added is merged here.
@@ -57,6 +60,7 @@ fn routes(parts: &Parts, url: &str) -> Router {
     Router::new()
         .merge(saml::routes(parts))
         .merge(oauth::routes(parts, url))
+        .merge(log::routes(parts))
         .fallback(async || pages::message(StatusCode::NOT_FOUND, "There is nothing here."))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(within_limits))

@@ -1,6 +1,7 @@
 //! Clusters of several members in one process, over real sockets.
 
 mod certificates;
+mod log;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

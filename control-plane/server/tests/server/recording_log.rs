@@ -12,7 +12,7 @@ use crate::node::{Node, eventually, start, with_token};
 use crate::recordings::{recording, send, upload};
 
 /// The newest head, once it covers so many leaves.
-async fn head(client: &mut LogServiceClient<Channel>, size: u64) -> (SignedCheckpoint, NoteKey) {
+pub(crate) async fn head(client: &mut LogServiceClient<Channel>, size: u64) -> (SignedCheckpoint, NoteKey) {
     let head = eventually("a signed head", async || {
         let answer = client.clone().get_head(pb::GetHeadRequest {}).await.ok()?.into_inner();
         let checkpoint: SignedCheckpoint = answer.checkpoint.parse().unwrap();
@@ -29,7 +29,7 @@ async fn seal(node: &Node, count: usize) -> Vec<postern_core::SessionId> {
     let mut requests = Vec::new();
     for _ in 0..count {
         let session = clock::session_id();
-        requests.push(upload(session, 0, &recording(node, &credential, session)));
+        requests.push(upload(session, 0, &recording(&node.control, &credential, session)));
         sessions.push(session);
     }
     let answers = send(node.as_node(NodeRole::Gateway, "g1").await, requests).await;
@@ -135,7 +135,7 @@ async fn leaves_that_are_damaged_or_lost_are_written_again() {
     for damaged in [changed, vec![0; 100], Vec::new()] {
         std::fs::write(&file, damaged).unwrap();
         let node = start(dir.path()).await;
-        let mut log = LogServiceClient::new(node.admin().await);
+        let log = LogServiceClient::new(node.admin().await);
         let request = || pb::GetEvidenceRequest { session: sessions[0].to_string() };
         let answer = eventually("a proof", async || log.clone().get_evidence(request()).await.ok()).await.into_inner();
         let evidence: Evidence = answer.evidence.parse().unwrap();

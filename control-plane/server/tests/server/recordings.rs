@@ -11,14 +11,15 @@ use postern_proto::gateway::v1::{UploadRequest, UploadResponse};
 use postern_proto::resource::v1::SessionState;
 use postern_runtime::clock;
 use postern_runtime::pki::NodeCredential;
+use postern_server::ControlHandle;
 use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::issuer::Issuer;
-use crate::node::{Node, start, with_token};
+use crate::node::{start, with_token};
 
 /// A whole recording of gateway `g1`: each event's frame.
-pub(crate) fn recording(node: &Node, credential: &NodeCredential, session: SessionId) -> Vec<Vec<u8>> {
+pub(crate) fn recording(control: &ControlHandle, credential: &NodeCredential, session: SessionId) -> Vec<Vec<u8>> {
     let principal = Principal {
         id: PrincipalId { issuer: "corp".parse().unwrap(), subject: "alice".into() },
         groups: Default::default(),
@@ -33,7 +34,7 @@ pub(crate) fn recording(node: &Node, credential: &NodeCredential, session: Sessi
         target: "db".parse().unwrap(),
         protocol: Protocol::Postgres,
         database: "shop".into(),
-        cluster: node.control.cluster_id.clone(),
+        cluster: control.cluster_id.clone(),
         gateway: "g1".into(),
         client_address: "127.0.0.1:1".into(),
         application: "psql".into(),
@@ -90,7 +91,7 @@ async fn uploaded_exported_and_verified_across_a_restart() {
     let node = start(dir.path()).await;
     let credential = node.credential(NodeRole::Gateway, "g1").await;
     let session = clock::session_id();
-    let all = recording(&node, &credential, session);
+    let all = recording(&node.control, &credential, session);
     let gateway = node.as_node(NodeRole::Gateway, "g1").await;
     let answers = send(gateway, vec![upload(session, 0, &all[..2]), upload(session, 2, &all[2..3])]).await;
     assert_eq!(answers.iter().map(|answer| answer.next_seq).collect::<Vec<_>>(), [2, 3]);
@@ -110,7 +111,7 @@ async fn uploaded_exported_and_verified_across_a_restart() {
     assert!(answers.iter().all(|answer| answer.refused.is_empty()), "{answers:?}");
     // What a gateway has no more and no member has is lost: it is told, and keeps the rest no longer.
     let gone = clock::session_id();
-    let late = recording(&node, &credential, gone);
+    let late = recording(&node.control, &credential, gone);
     let gateway = node.as_node(NodeRole::Gateway, "g1").await;
     let request = UploadRequest { held_from: 3, ..upload(gone, 3, &late[3..]) };
     let answers = send(gateway, vec![request]).await;
@@ -147,7 +148,7 @@ async fn a_gateway_writes_its_own_sessions_only_and_only_whole_chains() {
     let node = start(dir.path()).await;
     let credential = node.credential(NodeRole::Gateway, "g1").await;
     let session = clock::session_id();
-    let all = recording(&node, &credential, session);
+    let all = recording(&node.control, &credential, session);
     let other = node.as_node(NodeRole::Gateway, "g2").await;
     let answers = send(other.clone(), vec![upload(session, 0, &all)]).await;
     assert!(answers[0].refused.contains("another gateway"), "{answers:?}");

@@ -58,6 +58,7 @@ pub(crate) async fn keep(keeper: Keeper, stop: CancellationToken) {
     let (mut told, mut checked) = (false, false);
     loop {
         let log = state.borrow_and_update().clone();
+        measure(&log);
         let step = async {
             let known = log.clone();
             match keeper.book.with(move |leaves| Ok(catch_up(leaves, &known, checked)?)).await? {
@@ -84,6 +85,7 @@ pub(crate) async fn keep(keeper: Keeper, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             done = step => if let Err(error) = done {
+                metrics::counter!("postern_control_log_failures_total").increment(1);
                 // After a failed write nobody knows what is on the disk: whoever starts the node again reads it anew.
                 error!(%error, "the log of recordings cannot be kept: this member proves nothing until it can");
             }
@@ -102,6 +104,12 @@ pub(crate) async fn keep(keeper: Keeper, stop: CancellationToken) {
             }
         }
     }
+}
+
+#[allow(clippy::cast_precision_loss)] // of numbers that people look at
+fn measure(log: &RecordingLog) {
+    metrics::gauge!("postern_control_log_leaves").set(log.size() as f64);
+    metrics::gauge!("postern_control_log_unsigned_leaves").set(log.size().saturating_sub(log.signed()) as f64);
 }
 
 /// Writes what the state has and the disk has not. What is there is `checked` once.
