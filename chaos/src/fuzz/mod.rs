@@ -7,6 +7,7 @@ mod answers;
 mod bearers;
 mod bytes;
 mod entries;
+mod evidence;
 mod files;
 mod messages;
 mod policy;
@@ -41,11 +42,13 @@ pub enum Target {
     Answers,
     /// What a SAML identity provider answers, and its metadata.
     Saml,
+    /// Signed heads, proofs and exports of the log of recordings.
+    Evidence,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Entries,
         Self::Restore,
         Self::Messages,
@@ -56,6 +59,7 @@ impl Target {
         Self::Bearers,
         Self::Answers,
         Self::Saml,
+        Self::Evidence,
     ];
 
     /// Also of its folders.
@@ -72,6 +76,7 @@ impl Target {
             Self::Bearers => "bearers",
             Self::Answers => "answers",
             Self::Saml => "saml",
+            Self::Evidence => "evidence",
         }
     }
 
@@ -91,6 +96,7 @@ impl Target {
             Self::Bearers => bearers::run(data),
             Self::Answers => answers::run(data),
             Self::Saml => saml::run(data),
+            Self::Evidence => evidence::run(data),
         }
     }
 }

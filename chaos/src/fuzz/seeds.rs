@@ -37,7 +37,7 @@ use postern_proto::gateway::v1 as pb;
 use postern_state::{Cluster, Command, Entry, FEATURE_LEVEL, commands};
 use prost::Message as _;
 
-use super::{Target, answers, bearers, entries, files, saml, tokens, tunnel};
+use super::{Target, answers, bearers, entries, evidence, files, saml, tokens, tunnel};
 
 /// Something for `target` to begin with.
 #[must_use]
@@ -68,6 +68,7 @@ pub fn seeds(target: Target) -> Vec<Vec<u8>> {
         Target::Bearers => bearers::seeds(),
         Target::Answers => answers::seeds(),
         Target::Saml => saml::seeds(),
+        Target::Evidence => evidence::seeds(),
     }
 }
 
@@ -373,6 +374,8 @@ fn log() -> Vec<Vec<u8>> {
         }
         .into(),
         c::SettleWebhook { webhook: name("ops"), delivered: vec![1, 2], failure: "it is away".into() }.into(),
+        c::SetLogKey { key: evidence::log_key(sealed()) }.into(),
+        c::SignLogHead { checkpoint: evidence::empty_head() }.into(),
         c::OpenSession { session }.into(),
         c::SealSession { id: session_id, end }.into(),
         c::CreateJoinToken { token: token.clone() }.into(),
