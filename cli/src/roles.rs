@@ -7,7 +7,7 @@ use postern_agent::AgentConfig;
 use postern_gateway::GatewayConfig;
 use postern_runtime::config;
 use postern_runtime::pki::NodeCredential;
-use postern_runtime::supervisor::Supervisor;
+use postern_runtime::supervisor::{OnEnd, Supervisor};
 use postern_runtime::telemetry::{self, Guard, TelemetryConfig};
 use postern_server::ControlConfig;
 use serde::Deserialize;
@@ -49,30 +49,40 @@ pub(crate) fn control_config(file: &Path) -> Result<ControlConfig, Failure> {
 }
 
 pub(crate) async fn control(config: &Path) -> Result<(), Failure> {
+    let supervisor = heedful();
     let file: ControlFile = load(config)?;
     let _guard = init("control", &file.telemetry)?;
-    let supervisor = Supervisor::new();
     let _handle = postern_server::run(file.control, supervisor.clone()).await.map_err(cannot_start)?;
     until_end(&supervisor, DRAIN_LIMIT).await
 }
 
 pub(crate) async fn gateway(args: &RoleArgs) -> Result<(), Failure> {
+    let supervisor = heedful();
     let file: GatewayFile = load(&args.config)?;
     let _guard = init("gateway", &file.telemetry)?;
     let credential = credential(&file.gateway.credential_dir)?;
-    let supervisor = Supervisor::new();
     let drain = file.gateway.drain_limit.0.saturating_add(file.gateway.flush_limit.0).saturating_add(DRAIN_LIMIT);
     let _handle = postern_gateway::run(file.gateway, credential, supervisor.clone()).await.map_err(cannot_start)?;
     until_end(&supervisor, drain).await
 }
 
 pub(crate) async fn agent(args: &RoleArgs) -> Result<(), Failure> {
+    let supervisor = heedful();
     let file: AgentFile = load(&args.config)?;
     let _guard = init("agent", &file.telemetry)?;
-    let supervisor = Supervisor::new();
     let drain = file.agent.drain_limit.0.saturating_add(DRAIN_LIMIT);
     let _handle = postern_agent::start(file.agent, supervisor.clone()).await.map_err(cannot_start)?;
-    until_end(&supervisor, drain).await
+    supervisor.until_shutdown().await;
+    // One that was not let in, for one, has nobody's connections to wait for.
+    let serves_nobody = supervisor.failure().is_some() && supervisor.running(OnEnd::EndSession) == 0;
+    end(&supervisor, if serves_nobody { DRAIN_LIMIT } else { drain }).await
+}
+
+/// One for a node that can be told to stop from its first moment.
+fn heedful() -> Supervisor {
+    let supervisor = Supervisor::new();
+    supervisor.heed_signals();
+    supervisor
 }
 
 async fn until_end(supervisor: &Supervisor, limit: Duration) -> Result<(), Failure> {

@@ -59,6 +59,7 @@ async fn serve(options: &DevOptions, data_dir: &Path) -> Result<(), Failure> {
     let endpoints = ports::choose(options, layout.last().as_ref())?;
 
     let supervisors = Supervisors { control: Supervisor::new(), data: Supervisor::new() };
+    supervisors.data.heed_signals();
     let started = tokio::select! {
         started = tokio::time::timeout(START_LIMIT, start(options, &layout, &endpoints, &supervisors)) => {
             started.unwrap_or_else(|_| Err(Failure::failed("not everything was up in a minute: see the log")))

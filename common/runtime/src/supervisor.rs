@@ -160,6 +160,18 @@ impl Supervisor {
         self.0.stopping.cancel();
     }
 
+    /// From now on SIGINT and SIGTERM start shutdown, also of a node that is only starting. Comes before all else that a node does: until then they
+    /// end the process at once.
+    pub fn heed_signals(&self) {
+        let (told, this) = (signal(), self.clone());
+        self.spawn("signals", OnEnd::EndPart, async move {
+            tokio::select! {
+                () = this.0.stopping.cancelled() => {}
+                signal = told => this.request_shutdown(signal),
+            }
+        });
+    }
+
     /// Waits for SIGINT, SIGTERM, a request, or the end of a `StopNode` task; shutdown has then started.
     pub async fn until_shutdown(&self) {
         tokio::select! {
@@ -252,17 +264,20 @@ impl Supervisor {
     }
 }
 
-/// Waits for SIGINT or SIGTERM and names it. Where handlers cannot be installed, waits for ever.
-async fn signal() -> &'static str {
+/// Waits for SIGINT or SIGTERM and names it; listens from the call on, not from the first poll. Where handlers cannot be installed, waits for ever.
+fn signal() -> impl Future<Output = &'static str> {
     use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        },
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "no signal handler: the node only stops when killed");
-            std::future::pending().await
+    let listening = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async {
+        match listening {
+            (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            },
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "no signal handler: the node only stops when killed");
+                std::future::pending().await
+            }
         }
     }
 }
@@ -272,6 +287,16 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_signal_is_heeded_before_anybody_waits_for_it() {
+        let supervisor = Supervisor::new();
+        supervisor.heed_signals();
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+        tokio::time::timeout(LONG, supervisor.shutdown_token().cancelled()).await.unwrap();
+        assert!(supervisor.failure().is_none());
+        assert!(supervisor.drain(LONG).await.all_ended);
+    }
 
     #[tokio::test]
     async fn end_of_a_node_task_stops_the_node() {

@@ -111,7 +111,8 @@ fn tokens_that_are_not_good() {
     for (token, name, why) in told {
         let agent = newcomer(&mut fleet, token, name);
         agent.spawn().unwrap();
-        let status = agent.process().unwrap().wait(LIMIT).unwrap();
+        let status = agent.process().unwrap().wait(LIMIT);
+        let status = status.unwrap_or_else(|error| panic!("{name}: {error:#}\n{}", agent.log()));
         assert!(!status.success(), "{name}: {}", agent.log());
         assert_has(&agent.log(), &[why]);
     }
