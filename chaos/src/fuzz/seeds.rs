@@ -135,7 +135,7 @@ fn target() -> Resource {
     let target = Server {
         protocol: Protocol::Postgres,
         address: "db:5432".parse().expect("an address"),
-        tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
+        tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None, direct: false },
         credential: CredentialRef {
             username: "app".into(),
             kind: CredentialKind::Password,

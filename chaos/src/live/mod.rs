@@ -25,7 +25,7 @@ pub mod wire;
 pub use cli::Cli;
 pub use issuer::Issuer;
 pub use postern::{Postern, PosternOptions, next_binary, postern_binary, shop_objects};
-pub use postgres::{BY_CERTIFICATE, Postgres, PostgresOptions, Role, is_root};
+pub use postgres::{BY_BOTH, BY_CERTIFICATE, Postgres, PostgresOptions, Role, is_root};
 pub use process::{Finished, Process, free_port, run, wait_until};
 pub use provider::Provider;
 pub use psql::{Connection, Psql, PsqlOutput};

@@ -63,6 +63,9 @@ pub struct PostgresOptions {
 /// A role that is let in by a client's certificate alone; to be made by who needs it.
 pub const BY_CERTIFICATE: &str = "app_cert";
 
+/// A role that is let in by a client's certificate and a password together; to be made by who needs it.
+pub const BY_BOTH: &str = "app_both";
+
 /// The shop's roles, one for each way to authenticate; each may do all in database `shop`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -277,8 +280,13 @@ impl Postgres {
 
         let any = if options.tls_only { "hostssl" } else { "host" };
         let trust = if options.trust { "host all all samenet trust\n" } else { "" };
-        let by_certificate =
-            if options.tls { format!("hostssl all {BY_CERTIFICATE} samenet cert\n") } else { String::new() };
+        let by_certificate = if options.tls {
+            format!(
+                "hostssl all {BY_CERTIFICATE} samenet cert\nhostssl all {BY_BOTH} samenet scram-sha-256 clientcert=verify-full\n"
+            )
+        } else {
+            String::new()
+        };
         let hba = format!(
             "{by_certificate}{trust}host all postgres samenet scram-sha-256\n{any} all app_md5 samenet md5\n\
              hostssl all app_clear samenet password\nhostnossl all app_clear samenet reject\n{any} all all samenet scram-sha-256\n"

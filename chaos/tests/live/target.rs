@@ -1,7 +1,8 @@
 //! The gateway's own connection: every way to authenticate, every TLS mode, and targets that are not there.
 
 use postern_chaos::live::{
-    BY_CERTIFICATE, Postern, PosternOptions, Postgres, PostgresOptions, PsqlOutput, Role, wait_until,
+    BY_BOTH, BY_CERTIFICATE, Postern, PosternOptions, Postgres, PostgresOptions, PsqlOutput, Role, asked_version,
+    wait_until,
 };
 
 use crate::{assert_has, assert_lacks, shop};
@@ -177,4 +178,62 @@ pub(crate) fn a_certificate_in_the_place_of_a_password() {
         !run.status.success() && postern.log().contains("the credential is a certificate")
     });
     assert_lacks(&postern.log(), &[&secret]);
+}
+
+/// `clientcert=verify-full` beside a password: the target has both of one credential.
+#[test]
+pub(crate) fn a_certificate_beside_a_password() {
+    let postgres = Postgres::start(PostgresOptions { tls: true, ..Default::default() }).unwrap();
+    let password = "with-certificate-4d1f";
+    let role = format!("CREATE ROLE {BY_BOTH} LOGIN PASSWORD '{password}'; GRANT app TO {BY_BOTH}");
+    postgres.sql("shop", &role).unwrap();
+    let postern = Postern::dev(PosternOptions::default()).unwrap();
+    let connection = postern.connection("db", &postern.token("dora", &["dba"]).unwrap()).unwrap();
+    let pem = postgres.client_pem(BY_BOTH).unwrap();
+    let stranger = postgres.client_pem("somebody").unwrap();
+    let good = format!("password: {password}\n{pem}");
+    for (source, works) in [
+        (good.clone(), true),
+        (pem.clone(), false),
+        (good.clone(), true),
+        (format!("password: another\n{pem}"), false),
+        (good, true),
+        (format!("password: {password}\n{stranger}"), false),
+    ] {
+        let objects = by_certificate(&postgres, &source)
+            .replace(&format!("username: {BY_CERTIFICATE}"), &format!("username: {BY_BOTH}"));
+        postern.apply(&objects).unwrap();
+        let mut last = None;
+        let reached = wait_until(std::time::Duration::from_secs(10), "the credential", || {
+            let run = connection.run("SELECT client_dn, current_user FROM pg_stat_ssl WHERE pid = pg_backend_pid()")?;
+            let done = run.status.success() == works;
+            last = Some(run);
+            Ok(done)
+        });
+        let run = last.unwrap();
+        assert!(reached.is_ok(), "{works}: {run:?}\n{}", postern.log());
+        assert_eq!(run.stdout, if works { format!("/CN={BY_BOTH}|{BY_BOTH}\n") } else { String::new() });
+        assert_lacks(&(run.stderr + &postern.log()), &[password, "PRIVATE KEY-----"]);
+    }
+}
+
+/// TLS from the first byte on, which servers speak from 17 on: an older one is never asked in clear instead.
+#[test]
+pub(crate) fn tls_first() {
+    let postgres = Postgres::start(PostgresOptions { tls: true, ..Default::default() }).unwrap();
+    let postern = Postern::dev(PosternOptions::default()).unwrap();
+    let connection = postern.connection("db", &postern.token("dora", &["dba"]).unwrap()).unwrap();
+    let by_name = format!("localhost:{}", postgres.port());
+    let objects = target(&postgres, Role::Scram, &by_name, "mode: verify-full\n    direct: true\n    @CA@");
+    postern.apply(&objects).unwrap();
+    let works = asked_version() >= Some(17);
+    wait_until(std::time::Duration::from_secs(10), "the target", || {
+        let run = connection.run("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")?;
+        Ok(if works { run.stdout == "t\n" } else { postern.log().contains("target db: TLS") })
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", postern.log()));
+    assert_eq!(connection.run("SELECT 1").unwrap().status.success(), works);
+    // Without a mode that demands TLS it would say less than it seems to.
+    let prefer = target(&postgres, Role::Scram, &by_name, "mode: prefer\n    direct: true");
+    assert_has(&postern.try_apply(&prefer).unwrap().fails().unwrap(), &["spec.tls.mode", "where TLS is direct"]);
 }

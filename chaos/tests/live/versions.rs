@@ -34,6 +34,8 @@ told_again! {
         masks: super::its_own_words_tell_nothing,
     }
     postgres_17 = 17 {
+        tls_first: crate::target::tls_first,
+        both_proofs: crate::target::a_certificate_beside_a_password,
         cancelling: crate::passthrough::cancel_reaches_the_target,
         holds: crate::hold::an_approved_operation_runs_once,
         hold_limits: super::the_end_of_a_transaction_is_told,

@@ -149,6 +149,7 @@ fn target(spec: &mut Object<'_>, base: &Path) -> pb::TargetSpec {
             mode: tls.choice("mode", &modes).unwrap_or_default().into(),
             ca_pem: pem(&mut tls, base),
             server_name: tls.string("serverName").unwrap_or_default(),
+            direct: tls.bool("direct").unwrap_or_default(),
         };
         tls.finish();
         read

@@ -42,6 +42,7 @@ spec:
       abc
       -----END CERTIFICATE-----
     serverName: db
+    direct: true
   credential: {username: app, secret: shop-password}
   agentPool: lab
   databases: [shop]

@@ -199,6 +199,9 @@ fn target(spec: &pb::TargetSpec) -> Value {
         shown.text("mode", mode);
         shown.text("ca", &tls.ca_pem);
         shown.text("serverName", &tls.server_name);
+        if tls.direct {
+            shown.value("direct", json!(true));
+        }
         fields.value("tls", shown.done());
     }
     if let Some(credential) = &spec.credential {

@@ -125,7 +125,7 @@ fn older_gateways_have_no_session_where_a_certificate_is_shown() {
     let shown = Target {
         protocol: Protocol::Postgres,
         address: "db:5432".parse::<Address>().unwrap(),
-        tls: TargetTls { mode: crate::target::TlsMode::Require, ca_pem: None, server_name: None },
+        tls: TargetTls { mode: crate::target::TlsMode::Require, ca_pem: None, server_name: None, direct: false },
         credential: CredentialRef { username: "app".into(), kind: CredentialKind::Certificate, source },
         route: Route::Direct,
         databases: Vec::new(),

@@ -62,6 +62,8 @@ pub struct TargetTls {
     pub ca_pem: Option<String>,
     /// The name the certificate must bear, when it is not the address's host.
     pub server_name: Option<String>,
+    /// From the first byte on, and not asked for in clear. Only where [`TlsMode::is_demanded`].
+    pub direct: bool,
 }
 
 /// As PostgreSQL's `sslmode`, without `allow`.
@@ -96,7 +98,8 @@ pub enum CredentialKind {
     /// By a password.
     #[default]
     Password,
-    /// By a private key and its certificate, in PEM, in the handshake of TLS. Only where [`TlsMode::is_demanded`].
+    /// By a private key and its certificate, in PEM, in the handshake of TLS, and by a password where a line before them has one. Only where
+    /// [`TlsMode::is_demanded`].
     Certificate,
 }
 

@@ -202,6 +202,9 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
     if matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && ca_pem.is_none() {
         faults.add("spec.tls.ca", "is needed by verify-ca and verify-full");
     }
+    if tls.direct && !mode.is_demanded() {
+        faults.add("spec.tls.mode", "must be require, verify-ca or verify-full where TLS is direct");
+    }
     let credential = credential::read(spec.credential.unwrap_or_default(), mode, faults);
     let route = optional_name("spec.agentPool", &spec.agent_pool, faults).map_or(Route::Direct, Route::AgentPool);
     faults.bound_all("spec.databases", &spec.databases);
@@ -214,7 +217,12 @@ fn target(spec: pb::TargetSpec, faults: &mut Faults) -> Option<Target> {
     Some(Target {
         protocol,
         address,
-        tls: TargetTls { mode, ca_pem, server_name: Some(tls.server_name).filter(|name| !name.is_empty()) },
+        tls: TargetTls {
+            mode,
+            ca_pem,
+            server_name: Some(tls.server_name).filter(|name| !name.is_empty()),
+            direct: tls.direct,
+        },
         credential,
         route,
         databases: spec.databases,
@@ -242,6 +250,7 @@ fn target_to_proto(target: &Target) -> pb::TargetSpec {
             mode: mode.into(),
             ca_pem: target.tls.ca_pem.clone().unwrap_or_default(),
             server_name: target.tls.server_name.clone().unwrap_or_default(),
+            direct: target.tls.direct,
         }),
         credential: Some(credential::to_proto(&target.credential)),
         agent_pool: match &target.route {

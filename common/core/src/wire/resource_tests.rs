@@ -137,6 +137,7 @@ fn whole_objects_round_trip() {
                 mode: pb::TlsMode::VerifyFull.into(),
                 ca_pem: "pem".into(),
                 server_name: "db".into(),
+                direct: true,
             }),
             credential: Some(pb::TargetCredential {
                 username: "app".into(),

@@ -42,7 +42,7 @@ pub(crate) fn target(name: &str, source: CredentialSource) -> Resource {
     let target = Target {
         protocol: Protocol::Postgres,
         address: "db:5432".parse().unwrap(),
-        tls: TargetTls { mode: TlsMode::Disable, ca_pem: None, server_name: None },
+        tls: TargetTls { mode: TlsMode::Disable, ca_pem: None, server_name: None, direct: false },
         credential: CredentialRef { username: "u".into(), kind: CredentialKind::Password, source },
         route: Route::Direct,
         databases: vec![],

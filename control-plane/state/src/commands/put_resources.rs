@@ -258,6 +258,7 @@ fn at(place: usize, path: &str, message: impl Into<String>) -> FieldFault {
 /// The feature level that knows all that an object says.
 fn level_of(spec: &Spec) -> u32 {
     match spec {
+        Spec::Target(target) if target.tls.direct => 6,
         Spec::MaskingRule(rule) if !rule.is_of_level_4() => 5,
         Spec::Issuer(issuer) if !issuer.keep.is_empty() => 4,
         Spec::Issuer(issuer) if issuer.max_token_ttl.is_some() || issuer.token_ttl.is_some() => 4,
@@ -290,6 +291,19 @@ mod tests {
     use super::super::testing::*;
     use super::super::{DeleteResource, RaiseFeatureLevel};
     use super::*;
+
+    #[test]
+    fn direct_tls_needs_level_6() {
+        let with = |direct: bool| {
+            let mut put = target("db", None, 0);
+            if let Spec::Target(spec) = &mut put.spec {
+                spec.tls.direct = direct;
+            }
+            level_of(&put.spec)
+        };
+        assert_eq!(with(true), 6);
+        assert!(with(false) < 6);
+    }
 
     #[test]
     fn service_accounts_need_level_4_and_a_name_of_their_own() {

@@ -136,7 +136,7 @@ pub(crate) fn target(of: &str, secret: Option<&str>, revision: u64) -> Resource 
     let target = Target {
         protocol: Protocol::Postgres,
         address: "db:5432".parse().unwrap(),
-        tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
+        tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None, direct: false },
         credential: CredentialRef {
             username: "app".into(),
             kind: CredentialKind::Password,

@@ -46,15 +46,25 @@ impl std::fmt::Debug for Account {
 pub(crate) enum Proof {
     /// May be empty, where the target asks for none.
     Password(SecretBytes),
-    /// A private key and its certificate, PEM.
-    Certificate(SecretBytes),
+    /// A private key and its certificate, PEM, and a password, where the target asks for both.
+    Certificate(SecretBytes, Option<SecretBytes>),
 }
+
+/// What a line of a certificate's source begins with that is the password beside it.
+const PASSWORD: &[u8] = b"password: ";
 
 impl Proof {
     fn of(kind: CredentialKind, secret: SecretBytes) -> Self {
         match kind {
             CredentialKind::Password => Self::Password(secret),
-            CredentialKind::Certificate => Self::Certificate(secret),
+            CredentialKind::Certificate => {
+                // Before the first of PEM's blocks, which pass over such lines: a gateway that does not know it shows the certificate alone.
+                let mut lines =
+                    secret.expose().split(|byte| *byte == b'\n').take_while(|line| !line.starts_with(b"-----"));
+                let password = lines.find_map(|line| line.strip_prefix(PASSWORD));
+                let password = password.map(|line| SecretBytes::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec()));
+                Self::Certificate(secret, password)
+            }
         }
     }
 
@@ -62,7 +72,7 @@ impl Proof {
     pub(crate) fn password(&self) -> Option<&SecretBytes> {
         match self {
             Self::Password(password) => Some(password),
-            Self::Certificate(_) => None,
+            Self::Certificate(_, password) => password.as_ref(),
         }
     }
 
@@ -70,7 +80,7 @@ impl Proof {
     pub(crate) fn certificate(&self) -> Option<&SecretBytes> {
         match self {
             Self::Password(_) => None,
-            Self::Certificate(pem) => Some(pem),
+            Self::Certificate(pem, _) => Some(pem),
         }
     }
 }

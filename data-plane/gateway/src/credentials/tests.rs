@@ -43,3 +43,19 @@ fn a_configuration_that_allows_nothing_useful_is_a_fault() {
     assert!(with(|config| config.env_allow.push(String::new())).is_some());
     assert!(with(|config| config.vault_allow.push(String::new())).is_some());
 }
+
+#[test]
+fn a_certificate_may_have_a_password_before_it() {
+    const PEM: &str = "-----BEGIN PRIVATE KEY-----\npassword: inside\n-----END PRIVATE KEY-----\npassword: after\n";
+    for (before, password) in [
+        ("", None),
+        ("subject=CN = app\n", None),
+        ("password:none\n", None),
+        ("password: hunter2\n", Some("hunter2")),
+        ("subject=CN = app\npassword:  a b \r\n", Some(" a b ")),
+    ] {
+        let proof = Proof::of(CredentialKind::Certificate, SecretBytes::new(format!("{before}{PEM}").into_bytes()));
+        assert_eq!(proof.password().map(SecretBytes::expose), password.map(str::as_bytes), "{before:?}");
+        assert!(proof.certificate().is_some());
+    }
+}

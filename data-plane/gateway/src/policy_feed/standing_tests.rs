@@ -63,7 +63,7 @@ fn target() -> Labeled<Target> {
     let value = Target {
         protocol: Protocol::Postgres,
         address: "db:5432".parse().unwrap(),
-        tls: TargetTls { mode: TlsMode::Disable, ca_pem: None, server_name: None },
+        tls: TargetTls { mode: TlsMode::Disable, ca_pem: None, server_name: None, direct: false },
         credential: CredentialRef {
             username: "app".into(),
             kind: CredentialKind::Password,

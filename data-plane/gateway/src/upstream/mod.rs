@@ -60,6 +60,8 @@ pub(crate) enum UpstreamError {
     Tls(std::io::Error),
     #[error("the target speaks no TLS, and its mode demands it")]
     NoTls,
+    #[error("the target does not say that it speaks PostgreSQL inside TLS, as PostgreSQL 17 does where TLS is direct")]
+    NotDirect,
     #[error("the connection broke: {0}")]
     Broken(std::io::Error),
     #[error("the target closed the connection")]
@@ -86,7 +88,7 @@ impl UpstreamError {
         match self {
             Self::Connect(_) | Self::TimedOut | Self::Broken(_) | Self::Closed => Code::TargetUnavailable,
             Self::Route(error) => error.code(),
-            Self::TlsConfig(_) | Self::Tls(_) | Self::NoTls => Code::TargetRefused,
+            Self::TlsConfig(_) | Self::Tls(_) | Self::NoTls | Self::NotDirect => Code::TargetRefused,
             Self::Login(error) => error.code(),
             Self::Credential(error) => error.code(),
             Self::NotRecorded(_) => Code::RecordingUnavailable,
@@ -268,6 +270,11 @@ impl Dialer {
         if mode == TlsMode::Disable {
             return Ok((stream, None));
         }
+        if to.target.tls.direct {
+            let (stream, hash, alpn) = self.secured(to, shown, stream).await?;
+            // As libpq: a server that does not say so may be one of another protocol that has passed over the words.
+            return if alpn { Ok((stream, Some(hash))) } else { Err(UpstreamError::NotDirect) };
+        }
         send(&mut stream, ssl_request()).await?;
         let mut answer = BytesMut::with_capacity(1);
         let answer = loop {
@@ -280,15 +287,28 @@ impl Dialer {
         };
         match (answer, mode) {
             (SslAnswer::Accepted, _) => {
-                let (config, name) = self.tls.client(to, shown)?;
-                let secured = TlsConnector::from(config).connect(name, stream).await.map_err(UpstreamError::Tls)?;
-                let shown = secured.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let hash = shown.and_then(|certificate| end_point(certificate));
-                Ok((Box::new(secured), Some(hash)))
+                let (stream, hash, _) = self.secured(to, shown, stream).await?;
+                Ok((stream, Some(hash)))
             }
             (SslAnswer::Refused, TlsMode::Prefer) => Ok((stream, None)),
             (SslAnswer::Refused, _) => Err(UpstreamError::NoTls),
         }
+    }
+
+    /// Inside TLS: with the hash of the target's certificate, where it has one, and whether the target has said that it speaks PostgreSQL.
+    async fn secured(
+        &self,
+        to: &Destination,
+        shown: Option<&SecretBytes>,
+        stream: BoxStream,
+    ) -> Result<(BoxStream, Option<Vec<u8>>, bool), UpstreamError> {
+        let (config, name) = self.tls.client(to, shown)?;
+        let secured = TlsConnector::from(config).connect(name, stream).await.map_err(UpstreamError::Tls)?;
+        let tls = secured.get_ref().1;
+        let shown = tls.peer_certificates().and_then(<[_]>::first);
+        let hash = shown.and_then(|certificate| end_point(certificate));
+        let alpn = tls.alpn_protocol() == Some(tls::ALPN);
+        Ok((Box::new(secured), hash, alpn))
     }
 }
 

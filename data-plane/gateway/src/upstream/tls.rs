@@ -19,6 +19,9 @@ use super::kept::Kept;
 /// After so long the system's authorities are read again.
 const SYSTEM_FOR: Duration = Duration::from_secs(600);
 
+/// PostgreSQL's own in TLS (from 17 on), by which it is known where TLS comes first: other protocols have their bytes understood nowhere.
+pub(super) const ALPN: &[u8] = b"postgresql";
+
 /// TLS to the target cannot be configured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamTlsError {
@@ -95,13 +98,17 @@ fn config(tls: &TargetTls, shown: Option<&SecretBytes>) -> Result<ClientConfig, 
         }
         TlsMode::VerifyFull => builder.with_root_certificates(roots(tls)?),
     };
-    Ok(match shown {
+    let mut config = match shown {
         None => builder.with_no_client_auth(),
         Some(pem) => {
             let (chain, key) = identity(pem).map_err(UpstreamTlsError::Certificate)?;
             builder.with_client_auth_cert(chain, key)?
         }
-    })
+    };
+    if tls.direct {
+        config.alpn_protocols = vec![ALPN.to_vec()];
+    }
+    Ok(config)
 }
 
 /// A certificate, with those that issued it, and its key.

@@ -166,7 +166,7 @@ impl House {
         let target = TargetSpec {
             protocol: Protocol::Postgres,
             address: format!("127.0.0.1:{}", self.target.port).parse().unwrap(),
-            tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None },
+            tls: TargetTls { mode: TlsMode::Prefer, ca_pem: None, server_name: None, direct: false },
             credential: CredentialRef {
                 username: "owner".into(),
                 kind: CredentialKind::Password,

@@ -152,7 +152,7 @@ pub enum LoginError {
     Cleartext,
     /// It asks for a password, and there is none.
     #[error(
-        "target: it asks for a password, and the credential is a certificate: its pg_hba.conf has to have the method cert"
+        "target: it asks for a password, and the credential is a certificate: its pg_hba.conf has to have the method cert, or the credential a line of a password"
     )]
     NoPassword,
     /// It asks for a way to authenticate that Postern does not know.
