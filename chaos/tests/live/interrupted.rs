@@ -34,7 +34,7 @@ fn a_kill_in_mid_session_leaves_a_recording_that_verifies() {
 }
 
 /// Writes notes of `round` until the connection breaks.
-fn writer((address, target): (String, &'static str), token: String, round: u64) -> JoinHandle<Option<u32>> {
+pub(crate) fn writer((address, target): (String, &'static str), token: String, round: u64) -> JoinHandle<Option<u32>> {
     std::thread::spawn(move || {
         let mut wire = Wire::connect(&address).unwrap();
         wire.login(target, "shop", &token).unwrap();
@@ -43,7 +43,7 @@ fn writer((address, target): (String, &'static str), token: String, round: u64) 
 }
 
 /// Waits until the target has seen more than `least` of them, and some more in each round.
-fn wait_for_statements(postgres: &Postgres, round: u64, least: usize) {
+pub(crate) fn wait_for_statements(postgres: &Postgres, round: u64, least: usize) {
     wait_until(Duration::from_secs(20), "some statements", || {
         Ok(postgres.log().matches(&format!("r{round} n")).count() > least + usize::try_from(round * 17)?)
     })
@@ -51,7 +51,7 @@ fn wait_for_statements(postgres: &Postgres, round: u64, least: usize) {
 }
 
 /// More than `least` of them are at the target, and `replay` tells each.
-fn assert_tells_all(replay: &str, postgres: &Postgres, round: u64, least: usize) {
+pub(crate) fn assert_tells_all(replay: &str, postgres: &Postgres, round: u64, least: usize) {
     let seen = postgres.sql("shop", &format!("SELECT body FROM notes WHERE body LIKE 'r{round} %'")).unwrap();
     assert!(seen.lines().count() > least);
     for body in seen.lines() {

@@ -16,6 +16,7 @@ mod crowd;
 mod decide;
 mod dpop;
 mod drain;
+mod durability;
 mod estimates;
 mod everything;
 mod fleet;

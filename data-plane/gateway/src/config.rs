@@ -41,9 +41,12 @@ pub struct GatewayConfig {
     /// Bytes that may wait there. New sessions are refused from nine tenths of it on.
     #[serde(default = "spool_max")]
     pub spool_max: ByteSize,
-    /// What a recorded operation must have survived before it is forwarded: the loss of the machine, or of the process.
+    /// What a recorded operation must have survived before it is forwarded, where no policy says it: the loss of the gateway, of the machine, or of the process.
     #[serde(default)]
     pub durability: Durability,
+    /// How long an operation of class `quorum` waits for the control plane to have its record. Then it is refused.
+    #[serde(default = "quorum_limit")]
+    pub quorum_limit: HumanDuration,
     /// The certificate that clients see.
     #[serde(default)]
     pub listener: ListenerConfig,
@@ -226,6 +229,10 @@ impl Default for Limits {
 
 const fn spool_max() -> ByteSize {
     ByteSize(1 << 30)
+}
+
+const fn quorum_limit() -> HumanDuration {
+    HumanDuration(Duration::from_secs(10))
 }
 
 const fn staleness_limit() -> HumanDuration {

@@ -154,6 +154,16 @@ pub(crate) fn recorder_buffered() {
     PER_OPERATION.buffered_writes.increment(1);
 }
 
+/// An operation's record was acknowledged before it ran, after so long.
+pub(crate) fn acknowledged_after(took: Duration) {
+    histogram!("postern_gateway_quorum_seconds").record(took.as_secs_f64());
+}
+
+/// It was not, so it did not run.
+pub(crate) fn unacknowledged() {
+    counter!("postern_gateway_quorum_refused_total").increment(1);
+}
+
 pub(crate) fn recorder_failed() {
     counter!("postern_gateway_recorder_failures_total").increment(1);
 }

@@ -184,10 +184,7 @@ impl Actor {
                     view.sessions.entry(session).or_default().acked = next_seq;
                     false
                 });
-                let mut inner = self.log.lock();
-                if let Err(error) = inner.spool.acknowledged(session, next_seq) {
-                    inner.fail(&error);
-                }
+                self.log.lock().acknowledged(session, next_seq);
                 None
             }
             Msg::Rewind { sessions, done } => {
@@ -300,6 +297,13 @@ impl Actor {
     }
 
     fn publish(&self) {
+        if self.publish_view() {
+            self.log.flushed();
+        }
+    }
+
+    /// Whether there was anything new.
+    fn publish_view(&self) -> bool {
         let inner = self.log.lock();
         metrics::recorder_spool(inner.spool.bytes());
         let ready = !inner.failed && !inner.is_nearly_full();
@@ -320,7 +324,7 @@ impl Actor {
             changed |= (view.ready, view.settled) != (ready, spool.is_settled());
             (view.ready, view.settled) = (ready, spool.is_settled());
             changed
-        });
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The spool as the recorder's thread and the sessions share it: what may be written, and what failed.
 //!
 //! A session writes here itself: a call of a few microseconds, as the system keeps what is written in memory. Those of class `spooled` then
-//! wait for the thread's next flush, which all share that have written before it began; for those of class `buffered` it comes soon.
+//! wait for the thread's next flush, which all share that have written before it began; for those of class `buffered` it comes soon. Those of class `quorum` wait for
+//! the flush, and then until the control plane has acknowledged what they wrote.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,12 +21,16 @@ use crate::metrics;
 pub(super) const FLUSH_AFTER: Duration = Duration::from_millis(5);
 /// When the disk takes longer than this, sessions wait for it: the loss stays bounded.
 const LATE: Duration = Duration::from_millis(50);
+/// The place that a session is acknowledged up to whose recording the control plane refuses: nothing more of it is sent.
+pub(super) const REFUSED: u64 = u64::MAX;
 
 /// Shared between the recorder's thread and the sessions.
 pub(super) struct Log {
     inner: Mutex<Inner>,
     /// Something was written that nobody will flush by itself.
     written: Arc<Notify>,
+    /// Something was flushed that is to be acknowledged before its operation runs.
+    urgent: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Log {
@@ -47,6 +52,8 @@ pub(super) struct Inner {
     waiters: Vec<Reply>,
     /// The thread is to flush, and has not begun.
     asked: bool,
+    /// Who waits until the control plane has what comes before the number. An operation at a time of each session.
+    unacknowledged: BTreeMap<SessionId, (u64, Reply)>,
 }
 
 /// What became of a write.
@@ -78,8 +85,9 @@ impl Log {
             since: None,
             waiters: Vec::new(),
             asked: false,
+            unacknowledged: BTreeMap::new(),
         };
-        Self { inner: Mutex::new(inner), written: Arc::default() }
+        Self { inner: Mutex::new(inner), written: Arc::default(), urgent: Arc::default() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -141,6 +149,33 @@ impl Log {
         Arc::clone(&self.written)
     }
 
+    /// Told when something was flushed that an operation waits for: it is sent at once.
+    pub(super) fn urgent(&self) -> Arc<Notify> {
+        Arc::clone(&self.urgent)
+    }
+
+    /// What tells that the control plane has all of `session` before `next_seq`, which is to be written then.
+    pub(super) fn acknowledgement(
+        &self,
+        session: SessionId,
+        next_seq: u64,
+    ) -> Result<oneshot::Receiver<Result<(), RecordError>>, RecordError> {
+        let mut inner = self.lock();
+        if inner.spool.session(session).is_some_and(|state| state.acked == REFUSED) {
+            return Err(RecordError::Refused);
+        }
+        let (reply, answer) = oneshot::channel();
+        inner.unacknowledged.insert(session, (next_seq, reply));
+        Ok(answer)
+    }
+
+    /// Something was flushed: whoever waits for it to be acknowledged has it sent.
+    pub(super) fn flushed(&self) {
+        if self.lock().unacknowledged.values().any(|(_, reply)| !reply.is_closed()) {
+            self.urgent.notify_one();
+        }
+    }
+
     /// Flushes all that is written, with nobody waiting for the lock meanwhile, and tells those who wait for it. How many they were.
     pub(super) fn flush(&self) -> io::Result<usize> {
         let (sync, waiters) = {
@@ -190,6 +225,20 @@ impl Inner {
             None => Some(0),
             Some(state) if state.sealed => None,
             Some(state) => Some(state.next_seq),
+        }
+    }
+
+    /// The control plane has all of `session` before `next_seq`.
+    pub(super) fn acknowledged(&mut self, session: SessionId, next_seq: u64) {
+        if let Err(error) = self.spool.acknowledged(session, next_seq) {
+            self.fail(&error);
+        }
+        self.unacknowledged.retain(|_, (_, reply)| !reply.is_closed());
+        if self.unacknowledged.get(&session).is_some_and(|(wanted, _)| next_seq >= *wanted)
+            && let Some((_, reply)) = self.unacknowledged.remove(&session)
+        {
+            // Whoever is gone does not wait.
+            drop(reply.send(if next_seq == REFUSED { Err(RecordError::Refused) } else { Ok(()) }));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The recorder: has events durable before what they tell of takes effect (I2), and brings them to the control plane.
 //!
 //! Sessions write their frames by themselves ([`log`]) and, by [`Durability::Spooled`], wait for the flush that they share with all others
-//! that wait. One thread ([`actor`]) flushes, seals and deletes. The [`uploader`] reads behind it what was flushed and deletes nothing
+//! that wait; by [`Durability::Quorum`], then for the control plane. One thread ([`actor`]) flushes, seals and deletes. The [`uploader`] reads behind it what was flushed and deletes nothing
 //! itself.
 //!
 //! ```text
@@ -23,10 +23,10 @@ use postern_core::recording::{EncodeError, Event, Started};
 use postern_core::{Code, SessionId};
 use postern_runtime::pki::SealSigner;
 use postern_runtime::supervisor::{OnEnd, Supervisor};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-pub(crate) use session::{Cleared, SessionRecorder};
+pub use postern_core::policy::Durability;
+pub(crate) use session::{Cleared, Recorded, SessionRecorder, Unacknowledged};
 pub use spool::segment::SpoolError;
 pub(crate) use uploader::{UploadClient, Uploader};
 
@@ -46,6 +46,12 @@ pub(crate) enum RecordError {
     /// The spool holds as much as it may, and the control plane does not take it.
     #[error("the recording spool is full")]
     Full,
+    /// The control plane has not acknowledged it in time.
+    #[error("the control plane has not acknowledged the operation's record in time")]
+    Unacknowledged,
+    /// The control plane does not take the session's recording at all.
+    #[error("the control plane refuses the session's recording")]
+    Refused,
     /// One event is larger than a recording may hold.
     #[error("an event of {0} bytes is larger than a recording may hold")]
     TooLarge(usize),
@@ -56,7 +62,7 @@ impl RecordError {
     #[must_use]
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::Unavailable | Self::Full => Code::RecordingUnavailable,
+            Self::Unavailable | Self::Full | Self::Unacknowledged | Self::Refused => Code::RecordingUnavailable,
             Self::TooLarge(_) => Code::TooLarge,
         }
     }
@@ -72,17 +78,6 @@ impl From<EncodeError> for RecordError {
     }
 }
 
-/// What an operation's event must have survived before the operation is forwarded (I2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Durability {
-    /// The loss of the machine: it is flushed to the disk, with the events of all others that wait.
-    #[default]
-    Spooled,
-    /// The loss of the process. It is flushed within milliseconds: these are lost with the machine.
-    Buffered,
-}
-
 /// Where the spool is, and how much it may hold.
 #[derive(Clone, Debug)]
 pub(crate) struct RecorderConfig {
@@ -90,7 +85,7 @@ pub(crate) struct RecorderConfig {
     pub dir: PathBuf,
     /// Bytes that the spool may hold. New sessions are refused from nine tenths of it on.
     pub max_bytes: u64,
-    /// What operations wait for.
+    /// What operations wait for of which no policy says it.
     pub durability: Durability,
 }
 
@@ -137,9 +132,10 @@ pub(crate) fn start(
         .spawn_blocking_thread("recorder-room", OnEnd::EndPart, move || spare::keep(&making, &dir, size, &wanted));
     let way = Way { to: to.clone(), log: Arc::downgrade(&log), durability: config.durability };
     supervisor.spawn("recorder-flush", OnEnd::EndPart, flush_soon(log.written(), to.clone()));
+    let urgent = log.urgent();
     drop(log);
     let handle = RecorderHandle { way, view: view.clone(), signer };
-    let uploader = Uploader::new(config.dir.clone(), view, to);
+    let uploader = Uploader::new(config.dir.clone(), view, to, urgent);
     supervisor.spawn_blocking_thread("recorder", OnEnd::StopNode, move || actor.run());
     Ok((handle, uploader))
 }

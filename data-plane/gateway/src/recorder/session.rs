@@ -1,15 +1,17 @@
 //! One session's recording, as the session sees it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::actor::Msg;
 use super::log::{Until, Written};
 use super::{Durability, Frames, RecordError, Way, ask, seal};
-use postern_core::policy::{Covered, Obliged};
+use postern_core::policy::{Covered, Obliged, Permit};
 use postern_core::recording::{Chain, Event};
 use postern_core::{Code, OperationId, SessionId};
 use postern_runtime::clock;
 use postern_runtime::pki::SealSigner;
+use tokio::sync::oneshot;
 
 /// Frames that may wait for the next flush, in bytes. Past it, the session waits for the disk.
 const WAITING: usize = 256 << 10;
@@ -39,6 +41,75 @@ impl Cleared {
     }
 }
 
+/// What became of a permitted operation's event.
+#[derive(Debug)]
+#[must_use = "the operation was recorded as forwarded"]
+pub(crate) enum Recorded {
+    /// It is as durable as it is to be.
+    Cleared(Cleared),
+    /// It is on the gateway's disk, and the control plane is to have it, too.
+    Unacknowledged(Unacknowledged),
+}
+
+/// A permitted operation whose event is on its way to the control plane. It is cleared by the acknowledgement alone.
+#[derive(Debug)]
+#[must_use = "the operation was recorded, and does not run before it is cleared"]
+pub(crate) struct Unacknowledged {
+    cleared: Cleared,
+    answer: oneshot::Receiver<Result<(), RecordError>>,
+    came: Option<Result<(), RecordError>>,
+    approved: bool,
+}
+
+impl Recorded {
+    /// Waits for what it waits for, but no longer than `limit`.
+    ///
+    /// # Errors
+    /// When it does not come, or the recording is refused: the operation must not run.
+    pub(crate) async fn within(self, limit: Duration) -> Result<Cleared, RecordError> {
+        match self {
+            Self::Cleared(cleared) => Ok(cleared),
+            Self::Unacknowledged(mut waits) => {
+                // What has not come is an error below.
+                let _ = tokio::time::timeout(limit, waits.acknowledged()).await;
+                waits.clear()
+            }
+        }
+    }
+}
+
+impl Unacknowledged {
+    /// Which operation waits.
+    pub(crate) const fn operation(&self) -> OperationId {
+        self.cleared.operation
+    }
+
+    /// Whether it was held, and is let go by an approval.
+    pub(crate) const fn is_approved(&self) -> bool {
+        self.approved
+    }
+
+    /// Over when it is known whether the control plane has it. Cancel-safe.
+    pub(crate) async fn acknowledged(&mut self) {
+        if self.came.is_none() {
+            self.came = Some((&mut self.answer).await.unwrap_or(Err(RecordError::Unavailable)));
+        }
+    }
+
+    /// Policy has changed meanwhile, and would let it run like this only: both hold.
+    pub(crate) fn oblige(&mut self, also: Obliged) {
+        self.cleared.obliged = std::mem::take(&mut self.cleared.obliged).and(also);
+    }
+
+    /// What lets it be forwarded.
+    ///
+    /// # Errors
+    /// When the control plane has not acknowledged it: the operation must not run.
+    pub(crate) fn clear(self) -> Result<Cleared, RecordError> {
+        self.came.unwrap_or(Err(RecordError::Unacknowledged)).map(|()| self.cleared)
+    }
+}
+
 /// Writes one session's recording. Dropped without [`SessionRecorder::seal`], the recorder's thread closes it as broken off.
 #[derive(Debug)]
 pub(crate) struct SessionRecorder {
@@ -63,14 +134,33 @@ impl SessionRecorder {
         ask(&self.way.to, |reply| Msg::Open { frames, reply }).await
     }
 
-    /// Records the event of a permitted operation; as durable on return as operations are to be. The answer is what lets it be forwarded.
+    /// Records the event of a permitted operation, as durably as policy asks for, or else as the gateway is to. The answer is what lets it be forwarded.
     ///
     /// # Errors
     /// When it cannot be recorded: the operation must not run.
-    pub(crate) async fn operation(&mut self, covered: Covered, event: &Event) -> Result<Cleared, RecordError> {
-        self.append(event).await?;
+    pub(crate) async fn operation(&mut self, covered: Covered, event: &Event) -> Result<Recorded, RecordError> {
         let permit = covered.into_permit();
-        Ok(Cleared { operation: permit.operation(), obliged: permit.into_obliged() })
+        let class = self.class_of(&permit);
+        self.chain.append(clock::now(), event, &mut self.waiting)?;
+        // Before it is written: what is flushed with somebody waiting is sent at once.
+        let answer = match class {
+            Durability::Quorum => {
+                let log = self.way.log.upgrade().ok_or(RecordError::Unavailable)?;
+                Some(log.acknowledgement(self.session, self.chain.next_seq()))
+            }
+            Durability::Spooled | Durability::Buffered => None,
+        };
+        self.write(until(class)).await?;
+        let approved = permit.approval().is_some();
+        let cleared = Cleared { operation: permit.operation(), obliged: permit.into_obliged() };
+        Ok(match answer.transpose()? {
+            None => Recorded::Cleared(cleared),
+            Some(answer) => Recorded::Unacknowledged(Unacknowledged { cleared, answer, came: None, approved }),
+        })
+    }
+
+    const fn class_of(&self, _permit: &Permit) -> Durability {
+        self.way.durability
     }
 
     /// Records `event`; as durable on return as operations are to be, with all before it.
@@ -117,11 +207,7 @@ impl SessionRecorder {
     }
 
     async fn flush(&mut self) -> Result<(), RecordError> {
-        self.write(match self.way.durability {
-            Durability::Spooled => Until::Durable,
-            Durability::Buffered => Until::Written,
-        })
-        .await
+        self.write(until(self.way.durability)).await
     }
 
     async fn write(&mut self, until: Until) -> Result<(), RecordError> {
@@ -149,6 +235,14 @@ impl SessionRecorder {
         let frames = Frames { session: self.session, first_seq: self.first_seq, count, bytes };
         self.first_seq = next_seq;
         frames
+    }
+}
+
+/// What of the gateway's own disk is waited for.
+const fn until(class: Durability) -> Until {
+    match class {
+        Durability::Quorum | Durability::Spooled => Until::Durable,
+        Durability::Buffered => Until::Written,
     }
 }
 

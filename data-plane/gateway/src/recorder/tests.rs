@@ -13,6 +13,8 @@ use postern_runtime::pki::{Authority, KeyRequest, NodeCredential};
 use super::spool::record::{self, Next, Record};
 use super::*;
 
+mod quorum;
+
 struct House {
     dir: tempfile::TempDir,
     credential: NodeCredential,
@@ -182,7 +184,8 @@ async fn a_session_is_recorded_and_verifies() {
         let mut recorder = handle.open(started(session)).await.unwrap();
         recorder.enqueue(&cancel_event()).await.unwrap();
         let id = clock::operation_id();
-        let cleared = recorder.operation(covered(session, id), &cancel_event()).await.unwrap();
+        let recorded = recorder.operation(covered(session, id), &cancel_event()).await.unwrap();
+        let cleared = recorded.within(Duration::ZERO).await.unwrap();
         assert_eq!(cleared.operation(), id);
         // Durable on return: the file has it now.
         assert_eq!(house.verify(session).events, 3);
@@ -317,7 +320,8 @@ async fn what_is_buffered_survives_the_process_at_once_and_is_flushed_soon() {
     let flushed = handle.view.borrow().segments.clone();
     for _ in 0..20 {
         let id = clock::operation_id();
-        assert_eq!(recorder.operation(covered(session, id), &cancel_event()).await.unwrap().operation(), id);
+        let recorded = recorder.operation(covered(session, id), &cancel_event()).await.unwrap();
+        assert_eq!(recorded.within(Duration::ZERO).await.unwrap().operation(), id);
     }
     assert_eq!(house.verify(session).events, 21, "all is there, whatever is flushed");
     let mut view = handle.view.clone();

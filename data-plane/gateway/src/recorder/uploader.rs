@@ -11,18 +11,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::SessionId;
 use postern_proto::gateway::v1::recording_service_client::RecordingServiceClient;
 use postern_proto::gateway::v1::{UploadRequest, UploadResponse};
 use postern_runtime::backoff::Backoff;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Held, Msg, View};
+use super::log::REFUSED;
 use super::spool::record::{HEADER, MAGIC, MAX_PAYLOAD, Next, Record, next};
 use super::spool::segment::segment_path;
 use crate::control::Failover;
@@ -75,6 +77,8 @@ pub(crate) struct Uploader {
     dir: PathBuf,
     view: watch::Receiver<View>,
     to: mpsc::Sender<Msg>,
+    /// Told when something was flushed that an operation waits for.
+    urgent: Arc<Notify>,
     /// Sessions that were told of because they wait.
     told: BTreeSet<SessionId>,
 }
@@ -134,8 +138,13 @@ struct Sent {
 }
 
 impl Uploader {
-    pub(super) const fn new(dir: PathBuf, view: watch::Receiver<View>, to: mpsc::Sender<Msg>) -> Self {
-        Self { dir, view, to, told: BTreeSet::new() }
+    pub(super) const fn new(
+        dir: PathBuf,
+        view: watch::Receiver<View>,
+        to: mpsc::Sender<Msg>,
+        urgent: Arc<Notify>,
+    ) -> Self {
+        Self { dir, view, to, urgent, told: BTreeSet::new() }
     }
 
     /// Uploads until `stop`, then until all is acknowledged or `flush_limit` is over; little longer than `hurry`.
@@ -269,6 +278,7 @@ impl Uploader {
                     look = Some(Instant::now() + GATHER);
                 }
                 () = tokio::time::sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() && !anew => {}
+                () = self.urgent.notified(), if !anew => look = Some(Instant::now()),
                 () = behind.due(), if !anew => {}
                 () = tokio::time::sleep(ANSWER_LIMIT), if !sent.is_empty() => return Err(UploadError::Silent),
                 () = tokio::time::sleep(TICK), if sent.is_empty() => {
@@ -308,7 +318,7 @@ impl Uploader {
         if !answer.refused.is_empty() {
             tracing::error!(%session, reason = answer.refused, "the control plane refuses this session's recording");
             metrics::upload_refused();
-            next_seq = u64::MAX;
+            next_seq = REFUSED;
         } else if behind.has(&session) {
             // To a request that was under way when this came to light.
             return Ok(false);

@@ -17,7 +17,7 @@ use super::delayed::Question;
 use super::relay::Relay;
 use crate::limits::Exceeded;
 use crate::metrics;
-use crate::recorder::RecordError;
+use crate::recorder::{Cleared, RecordError, Recorded};
 
 /// What of an operation is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,8 +215,8 @@ impl Relay {
                 return Ok(());
             }
         };
-        let cleared = match self.recorder.operation(covered, event).await {
-            Ok(cleared) => cleared,
+        let recorded = match self.recorder.operation(covered, event).await {
+            Ok(recorded) => recorded,
             Err(RecordError::TooLarge(size)) => {
                 tracing::info!(operation_id = %operation, size, "refused: too large to be recorded");
                 let fields =
@@ -226,9 +226,21 @@ impl Relay {
             }
             Err(error) => return Err(error.into()),
         };
+        match recorded {
+            Recorded::Cleared(cleared) => self.release(pending, &cleared).await,
+            Recorded::Unacknowledged(waits) => {
+                self.forward_later(pending, waits);
+                Ok(())
+            }
+        }
+    }
+
+    /// Forwards what is cleared.
+    pub(super) async fn release(&mut self, pending: Box<Pending>, cleared: &Cleared) -> Result<(), End> {
+        let operation = cleared.operation();
         self.history.decided(operation, pending.text(), None);
         let bytes = self.session.permit(pending, operation, cleared.obliged().how_it_runs());
-        self.outbox.operation(&cleared, operation, &bytes).map_err(|error| End::logged(Code::Internal, error))
+        self.outbox.operation(cleared, operation, &bytes).map_err(|error| End::logged(Code::Internal, error))
     }
 
     async fn deny(&mut self, pending: Box<Pending>, operation: OperationId, denial: Denial) -> Result<(), End> {

@@ -1,8 +1,9 @@
 //! An operation that cannot be decided yet: its turn has not come (I12), a name in it is newer than the catalog (I3), policy asks what the target expects of it, or the control plane
-//! is to have it down for review first. The session goes on meanwhile: a cancel, the token's and the drain's end, and the client's going away are seen as ever.
+//! is to have it down for review first; or that is recorded, and not yet where it is to be (I2). The session goes on meanwhile: a cancel, the token's and the drain's end, and the client's going away are seen as ever.
 
 use postern_core::policy::OpenedReview;
 use postern_core::{Code, DecisionId, OperationId};
+use postern_protocols::postgres::errors::ErrorFields;
 use postern_protocols::postgres::session::Pending;
 use postern_runtime::clock;
 use postern_runtime::supervisor::OnEnd;
@@ -10,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
 use super::End;
+use super::acknowledged::Recorded;
 use super::decide::Asked;
 use super::relay::Relay;
 use crate::estimate::Looked;
@@ -53,6 +55,8 @@ enum Answer {
     None,
     Estimate(oneshot::Receiver<Looked>),
     Review(oneshot::Receiver<ReviewsOpened>),
+    /// It is decided, and recorded.
+    Recorded(Box<Recorded>),
 }
 
 /// What it waits for.
@@ -68,6 +72,8 @@ enum Until {
     Estimate,
     /// The control plane to have it down for review.
     Review,
+    /// The control plane to have its record.
+    Acknowledged,
 }
 
 impl Question {
@@ -98,12 +104,15 @@ pub(super) async fn over(delayed: Option<&mut Delayed>) {
             // Where its task is gone, nothing is known.
             Answer::Estimate(from) => question.looked = from.await.ok(),
             Answer::Review(from) => question.reviewed = from.await.ok(),
+            Answer::Recorded(recorded) => recorded.known().await,
         }
     };
     tokio::select! {
         biased;
         () = came => {
-            *answer = Answer::None;
+            if !matches!(answer, Answer::Recorded(_)) {
+                *answer = Answer::None;
+            }
             *at = Instant::now();
         }
         () = tokio::time::sleep_until(*at) => {}
@@ -142,9 +151,19 @@ impl Relay {
         self.delayed = Some(Delayed { question, until: Until::Review, at, answer: Answer::Review(answer) });
     }
 
+    /// Has the operation wait until the control plane has its record.
+    pub(super) fn wait_for_acknowledgement(&mut self, question: Question, recorded: Recorded) {
+        let at = Instant::now() + self.shared.config.quorum_limit.0;
+        self.delayed =
+            Some(Delayed { question, until: Until::Acknowledged, at, answer: Answer::Recorded(Box::new(recorded)) });
+    }
+
     /// The time of what waits is over.
     pub(super) async fn go_on(&mut self) -> Result<(), End> {
-        let Some(Delayed { question, until, .. }) = self.delayed.take() else { return Ok(()) };
+        let Some(Delayed { question, until, answer, .. }) = self.delayed.take() else { return Ok(()) };
+        if let Answer::Recorded(recorded) = answer {
+            return self.acknowledged(question, *recorded).await;
+        }
         match until {
             Until::Turn => self.decide_in_turn(question).await,
             Until::Doubt => {
@@ -156,6 +175,8 @@ impl Relay {
             Until::Catalog => self.decide_named(question).await,
             Until::Estimate => self.decide_looked(question).await,
             Until::Review => self.review_came(question).await,
+            // Its record is its answer, above.
+            Until::Acknowledged => Ok(()),
         }
     }
 
@@ -172,9 +193,23 @@ impl Relay {
 
     /// The client wants the operation cancelled that waits. False when none does.
     pub(super) async fn cancel_delayed(&mut self) -> Result<bool, End> {
-        let Some(Delayed { question, .. }) = self.delayed.take() else { return Ok(false) };
+        let Some(Delayed { question, answer, .. }) = self.delayed.take() else { return Ok(false) };
+        if let Answer::Recorded(_) = answer {
+            self.not_cleared(question, &ErrorFields::error(Code::Cancelled, CANCELLED), Code::Cancelled).await?;
+            return Ok(true);
+        }
         self.undecided(question, Code::Cancelled, CANCELLED.to_owned(), None).await?;
         Ok(true)
+    }
+
+    /// The session ends while an operation waits: the recording has it already, and says that it did not run.
+    pub(super) async fn abandon_delayed(&mut self) -> Result<(), End> {
+        match self.delayed.take() {
+            Some(Delayed { question, answer: Answer::Recorded(_), .. }) => {
+                self.not_run(question.operation, Code::Cancelled).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The client wanted it cancelled before it was looked at.

@@ -3,6 +3,7 @@
 //! [`open`] takes the connection through handshake, token, recording and the target's login; [`relay`] then carries it, [`decide`] being
 //! the only way by which an operation gets into the [`outbox`]; [`end`] tells the client why and seals.
 
+mod acknowledged;
 mod alarm;
 mod begun;
 mod buffers;

@@ -359,9 +359,10 @@ async fn begin(
         to.database = to.target.databases.first().map_or("postgres", String::as_str).into();
     }
     let (begins, recorded) = Recorded::soon();
+    let quorum_limit = shared.config.quorum_limit.0;
     let record = async {
         let recorder = shared.recorder.open(started).await?;
-        let decided = settings.decide(&mut slice, (session, from.ip(), policy_age), recorder).await?;
+        let decided = settings.decide(&mut slice, (session, from.ip(), policy_age), recorder, quorum_limit).await?;
         begins.begun();
         Ok::<_, Unbegun>(decided)
     };

@@ -269,6 +269,7 @@ impl Relay {
     /// What was under way when the session ended, into the recording.
     pub(super) async fn last_events(&mut self) -> Result<(), End> {
         self.abandon_held("the session ended").await?;
+        self.abandon_delayed().await?;
         self.session.abandon(&mut self.events);
         Ok(self.rows.record(&mut self.recorder, &mut self.events).await?)
     }

@@ -1,6 +1,7 @@
 //! Settings of a startup that SET would be decided for: decided as SET is, and recorded, before the target hears of them.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postern_core::action::Action;
@@ -60,6 +61,7 @@ impl Settings {
         slice: &mut PolicySlice,
         (session, source, fresh): (SessionId, IpAddr, Freshness),
         mut recorder: SessionRecorder,
+        quorum_limit: Duration,
     ) -> Result<(SessionRecorder, Option<OperationId>), Unbegun> {
         let Some((text, actions)) = &self.asked else { return Ok((recorder, None)) };
         let text = Bytes::copy_from_slice(text.as_bytes());
@@ -70,8 +72,13 @@ impl Settings {
             // Nor is one put up for a review afterwards: nothing of the session is known to reviewers yet.
             Verdict::Permit(permit, decision) => match OpenedReviews::default().cover(permit) {
                 Ok(covered) => {
-                    let _cleared = recorder.operation(covered, &event(&operation, decision)).await?;
-                    return Ok((recorder, Some(operation.id)));
+                    let recorded = recorder.operation(covered, &event(&operation, decision)).await?;
+                    let Err(error) = recorded.within(quorum_limit).await else {
+                        return Ok((recorder, Some(operation.id)));
+                    };
+                    recorder.append(&over(operation.id, OperationOutcome::NotRun { code: error.code() })).await?;
+                    recorder.seal(Some(error.code()), &error.to_string()).await?;
+                    return Err(error.into());
                 }
                 Err(_) => {
                     let why = "settings of a startup cannot be put up for a review: SET them in the session".to_owned();

@@ -1,0 +1,129 @@
+//! Class `quorum`: what reached the target is at the control plane, whatever becomes of the gateway and its disk (I2).
+
+use std::time::{Duration, Instant};
+
+use postern_chaos::live::wire::Wire;
+use postern_chaos::live::{Postgres, PostgresOptions, RoleOptions, ThreeProcesses, wait_until};
+
+use crate::assert_has;
+use crate::interrupted::{assert_tells_all, wait_for_statements, writer};
+
+fn three(gateway: &str) -> (Postgres, ThreeProcesses) {
+    let postgres = Postgres::start(PostgresOptions::default()).unwrap();
+    let options = RoleOptions { gateway: gateway.to_owned(), ..RoleOptions::default() };
+    let three = ThreeProcesses::start(&postgres, options).unwrap();
+    (postgres, three)
+}
+
+/// Killed in mid-load, with its spool gone, the gateway tells the control plane nothing more. It has all that the target saw.
+#[test]
+fn what_the_target_saw_is_at_the_control_plane_when_the_gateway_is_lost_with_its_disk() {
+    let (postgres, mut three) = three("durability = \"quorum\"\n");
+    let token = three.issuer().token("dora", &["dba"]).unwrap();
+    let writer = writer((three.postgres_address(), "shop-direct"), token, 0);
+    wait_for_statements(&postgres, 0, 50);
+    three.gateway().unwrap().kill9().unwrap();
+    let answered = writer.join().unwrap().unwrap();
+    let spool = three.folder().join("spool");
+    std::fs::remove_dir_all(&spool).unwrap();
+    let sessions = three.sessions().unwrap();
+    let session = sessions.first().and_then(|session| session["id"].as_str()).unwrap();
+    let replay = three.cli(["sessions", "replay", session]).unwrap().ok().unwrap();
+    assert!(answered >= 40, "{answered}");
+    assert_tells_all(&replay, &postgres, 0, 40);
+}
+
+/// Without the control plane nothing of that class runs. The session goes on, and so does the next operation once it is back.
+#[test]
+fn without_the_control_plane_an_operation_of_that_class_is_refused_and_the_session_goes_on() {
+    let (postgres, mut three) = three("durability = \"quorum\"\nquorum_limit = \"2s\"\n");
+    let mut wire = Wire::connect(&three.postgres_address()).unwrap();
+    wire.login("shop-direct", "shop", &three.issuer().token("dora", &["dba"]).unwrap()).unwrap();
+    let began = Instant::now();
+    wire.query("INSERT INTO notes (body) VALUES ('before')").unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2));
+    three.control().unwrap().kill9().unwrap();
+    let began = Instant::now();
+    let answer = wire.query("INSERT INTO notes (body) VALUES ('away')").unwrap();
+    let error = answer.iter().find(|message| message.kind == 'E').unwrap();
+    assert_eq!(error.field('C').as_deref(), Some("58030"), "{:?}", error.fields());
+    assert_eq!(error.field('S').as_deref(), Some("ERROR"));
+    assert_has(&error.field('M').unwrap(), &["has not acknowledged"]);
+    assert!((2..10).contains(&began.elapsed().as_secs()));
+    assert!(three.gateway_counter("postern_gateway_quorum_refused_total", "").unwrap() > 0.0);
+    three.start_control().unwrap();
+    wait_until(Duration::from_secs(30), "an operation", || {
+        Ok(wire.query("INSERT INTO notes (body) VALUES ('after')")?.iter().all(|message| message.kind != 'E'))
+    })
+    .unwrap();
+    assert_eq!(postgres.sql("shop", "SELECT count(*) FROM notes WHERE body = 'away'").unwrap().trim(), "0");
+    drop(wire);
+    let session = three.last_ended_session().unwrap();
+    let shown = three.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
+    assert_has(&shown, &["'before'", "'away'", "recording-unavailable", "'after'"]);
+    three.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
+}
+
+/// Fills the spool while the control plane is away. First new sessions are refused, then the open one is ended, and all that ran is told in the end.
+#[test]
+fn a_spool_that_nobody_empties_refuses_new_sessions_then_ends_open_ones_and_loses_nothing() {
+    let (postgres, mut three) = three("spool_max = \"1MiB\"\n");
+    let address = three.postgres_address();
+    let token = three.issuer().token("dora", &["dba"]).unwrap();
+    let mut wire = Wire::connect(&address).unwrap();
+    wire.login("shop-direct", "shop", &token).unwrap();
+    three.control().unwrap().kill9().unwrap();
+    let filler = "x".repeat(8 << 10);
+    let (mut done, mut refused_from) = (0, None);
+    let error = loop {
+        wire.message('Q', format!("INSERT INTO notes (body) VALUES ('n{done} {filler}')\0").as_bytes()).unwrap();
+        let answer = wire.read().unwrap();
+        if answer.kind == 'E' {
+            break answer;
+        }
+        wire.until_ready().unwrap();
+        done += 1;
+        assert!(done < 500, "the bound was never reached");
+        if refused_from.is_none() && done % 4 == 0 {
+            let mut other = Wire::connect(&address).unwrap();
+            if other.login("shop-direct", "shop", &token).is_err() {
+                refused_from = Some(done);
+            }
+        }
+    };
+    assert_eq!(error.field('C').as_deref(), Some("58030"), "{:?}", error.fields());
+    assert_eq!(error.field('S').as_deref(), Some("FATAL"));
+    assert!(wire.closes().unwrap());
+    // The open session went on after that.
+    assert!(refused_from.is_some_and(|from| from > 10 && from < done), "{refused_from:?} of {done}");
+    let seen: usize =
+        postgres.sql("shop", "SELECT count(*) FROM notes WHERE body LIKE 'n%x'").unwrap().parse().unwrap();
+    assert_eq!(seen, done);
+    three.start_control().unwrap();
+    let sessions = wait_for_the_end(&three);
+    let mut told = String::new();
+    for session in sessions {
+        three.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
+        told.push_str(&three.cli(["sessions", "replay", &session]).unwrap().ok().unwrap());
+    }
+    for n in 0..done {
+        assert_has(&told, &[&format!("'n{n} x")]);
+    }
+    // There is room again.
+    wait_until(Duration::from_secs(30), "a session", || {
+        Ok(Wire::connect(&address)?.login("shop-direct", "shop", &token).is_ok())
+    })
+    .unwrap();
+}
+
+/// All sessions, once each has ended and lies whole in the control plane.
+fn wait_for_the_end(three: &ThreeProcesses) -> Vec<String> {
+    let mut ids = Vec::new();
+    wait_until(Duration::from_secs(60), "the uploads", || {
+        let sessions = three.sessions()?;
+        ids = sessions.iter().filter_map(|session| session["id"].as_str().map(str::to_owned)).collect();
+        Ok(!sessions.is_empty() && sessions.iter().all(|session| session["state"] != "open"))
+    })
+    .unwrap();
+    ids
+}
