@@ -64,6 +64,40 @@ fn without_the_control_plane_an_operation_of_that_class_is_refused_and_the_sessi
     three.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
 }
 
+const BY_POLICY: &str = r#"
+@id("orders-quorum")
+@durability("quorum")
+permit (principal in Group::"dba", action in Action::"sql:write", resource == Table::"shop-direct/shop.public.orders");
+"#;
+
+/// Policy says it of what it permits, and of that alone.
+#[test]
+fn by_policy_some_operations_wait_for_the_control_plane_and_others_do_not() {
+    let (_postgres, mut three) = three("quorum_limit = \"1s\"\n");
+    let file = three.folder().join("quorum.cedar");
+    std::fs::write(&file, BY_POLICY).unwrap();
+    three.cli(["apply", "-f", &file.display().to_string()]).unwrap().ok().unwrap();
+    let mut wire = Wire::connect(&three.postgres_address()).unwrap();
+    wire.login("shop-direct", "shop", &three.issuer().token("dora", &["dba"]).unwrap()).unwrap();
+    let write = "UPDATE orders SET id = id WHERE id = 1";
+    wait_until(Duration::from_secs(20), "the policy", || {
+        wire.query(write)?;
+        Ok(three.metrics(1)?.contains("postern_gateway_quorum_seconds"))
+    })
+    .unwrap();
+    three.control().unwrap().kill9().unwrap();
+    let failed = |answer: Vec<postern_chaos::live::wire::Message>| {
+        answer.iter().find(|message| message.kind == 'E').and_then(|error| error.field('C'))
+    };
+    assert_eq!(failed(wire.query("INSERT INTO notes (body) VALUES ('spooled')").unwrap()), None);
+    assert_eq!(failed(wire.query(write).unwrap()).as_deref(), Some("58030"));
+    drop(wire);
+    three.start_control().unwrap();
+    let session = three.last_ended_session().unwrap();
+    let events = three.cli(["sessions", "replay", &session, "-o", "json"]).unwrap().ok().unwrap();
+    assert_has(&events, &[r#""durability":{"limit":"quorum","policy":"orders-quorum"}"#]);
+}
+
 /// Fills the spool while the control plane is away. First new sessions are refused, then the open one is ended, and all that ran is told in the end.
 #[test]
 fn a_spool_that_nobody_empties_refuses_new_sessions_then_ends_open_ones_and_loses_nothing() {

@@ -68,7 +68,7 @@ spec:
     autoApprove:
       - {name: office, groups: [sre], labels: {env: test}, hours: {from: '08:00', to: '18:00', days: [mon, fri]}, maxDuration: 10m, maxPerDay: 3}
   limits: {connectionsPerSecond: 2, inFlightBytes: 16384}
-  obligations: {rowLimit: 1000, statementTimeout: 30s, readOnly: true, masks: [m3, m5], reviewAfterwards: {groups: [dba], within: 2h}}
+  obligations: {rowLimit: 1000, statementTimeout: 30s, readOnly: true, masks: [m3, m5], durability: quorum, reviewAfterwards: {groups: [dba], within: 2h}}
   reason: a human looks first
 ---
 apiVersion: postern/v1

@@ -1,5 +1,6 @@
 //! What a Policy asks of what it permits.
 
+use postern_core::policy::Durability;
 use postern_proto::resource::v1 as pb;
 
 use super::object::Object;
@@ -15,11 +16,21 @@ pub(super) fn read(spec: &mut Object<'_>) -> Option<pb::Obligations> {
     if timeout == Some(0) {
         asked.fault("statementTimeout", "must be at least 1s; leave it out for no limit");
     }
+    let durability = asked.string("durability").map(|name| match Durability::by_name(&name) {
+        Some(Durability::Quorum) => pb::Durability::Quorum,
+        Some(Durability::Spooled) => pb::Durability::Spooled,
+        Some(Durability::Buffered) => pb::Durability::Buffered,
+        None => {
+            asked.fault("durability", "must be quorum, spooled or buffered");
+            pb::Durability::Unspecified
+        }
+    });
     let read = pb::Obligations {
         row_limit: row_limit.unwrap_or_default(),
         statement_timeout_seconds: timeout.unwrap_or_default(),
         read_only: asked.bool("readOnly").unwrap_or_default(),
         masks: asked.strings("masks"),
+        durability: durability.unwrap_or_default().into(),
         reviews_afterwards: reviews(&mut asked),
     };
     asked.finish();

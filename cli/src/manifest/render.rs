@@ -344,6 +344,12 @@ fn policy(spec: &pb::PolicySpec) -> Value {
             shown.value("readOnly", json!(true));
         }
         shown.list("masks", &asked.masks);
+        match asked.durability() {
+            pb::Durability::Quorum => shown.text("durability", "quorum"),
+            pb::Durability::Spooled => shown.text("durability", "spooled"),
+            pb::Durability::Buffered => shown.text("durability", "buffered"),
+            pb::Durability::Unspecified => {}
+        }
         reviews(&asked.reviews_afterwards, &mut shown);
         fields.value("obligations", shown.done());
     }

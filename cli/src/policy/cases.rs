@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use postern_core::policy::{Circumstances, Freshness, Obligations, Outcome, ReviewAfterwards};
+use postern_core::policy::{Circumstances, Durability, Freshness, Obligations, Outcome, ReviewAfterwards};
 use postern_core::principal::{Actor, Link, PrincipalId};
 use postern_core::scope::Scope;
 use postern_core::time::Ttl;
@@ -166,11 +166,19 @@ fn read_case(
 
 /// As in a policy; empty: nothing binds it.
 fn obligations(mut from: Object<'_>) -> Obligations {
+    let durability = from.string("durability").and_then(|name| {
+        let class = Durability::by_name(&name);
+        if class.is_none() {
+            from.fault("durability", "must be quorum, spooled or buffered");
+        }
+        class
+    });
     let read = Obligations {
         row_limit: from.number::<NonZeroU64>("rowLimit"),
         statement_timeout: from.seconds("statementTimeout").map(Ttl),
         read_only: from.bool("readOnly").unwrap_or_default(),
         masks: names(&mut from, "masks").into_iter().collect(),
+        durability,
         reviews: obligations::reviews(&mut from)
             .into_iter()
             .map(|asked| ReviewAfterwards {

@@ -208,6 +208,12 @@ impl Policy {
         self.obligations.is_empty() && self.cedar.as_ref().is_none_or(|rule| rule.is_of_level_4())
     }
 
+    /// Says nothing that members and gateways of feature level 5 do not know.
+    #[must_use]
+    pub const fn is_of_level_5(&self) -> bool {
+        self.obligations.durability.is_none()
+    }
+
     /// Whether it permits, and without it nothing is done that is not done with it.
     #[must_use]
     pub fn only_permits(&self) -> bool {

@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use serde::{Deserialize, Serialize};
 
 use super::afterwards::{ReviewAfterwards, ReviewAsked, join};
+use super::durability::Durability;
 use super::{Effect, Policy, PolicySlice};
 use crate::action::{Action, Verb};
 use crate::name::Name;
@@ -26,6 +27,8 @@ pub struct Obligations {
     /// Masking rules that hold for whomever the policy speaks of, wherever it speaks of them, whatever its conditions are: a session is masked as a whole,
     /// or what a cursor or a prepared statement shows would hang on what was asked before.
     pub masks: BTreeSet<Name>,
+    /// What its record must have survived before it is forwarded.
+    pub durability: Option<Durability>,
     /// Who reviews afterwards, each for itself.
     pub reviews: BTreeSet<ReviewAfterwards>,
 }
@@ -45,6 +48,9 @@ pub struct Obliged {
     /// Masking rules that hold, and which policy asks for each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub masks: BTreeMap<Name, Name>,
+    /// What its record must have survived before it is forwarded; none: as the gateway is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<By<Durability>>,
     /// Who reviews it afterwards: each set of groups once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reviews: Vec<ReviewAsked>,
@@ -80,6 +86,7 @@ impl Obliged {
             && self.statement_timeout.is_none()
             && self.read_only.is_none()
             && self.masks.is_empty()
+            && self.durability.is_none()
             && self.reviews.is_empty()
     }
 
@@ -91,11 +98,12 @@ impl Obliged {
             statement_timeout: self.statement_timeout.as_ref().map(|by| by.limit),
             read_only: self.read_only.is_some(),
             masks: self.masks.keys().cloned().collect(),
+            durability: self.durability.as_ref().map(|by| by.limit),
             reviews: self.reviews.iter().map(ReviewAsked::asked).collect(),
         }
     }
 
-    /// What of it concerns how the operation runs and what is seen of it, and not what follows.
+    /// What of it concerns how the operation runs and what is seen of it, and not how it is recorded, nor what follows.
     #[must_use]
     pub fn how_it_runs(&self) -> Self {
         Self {
@@ -103,6 +111,7 @@ impl Obliged {
             statement_timeout: self.statement_timeout.clone(),
             read_only: self.read_only.clone(),
             masks: self.masks.clone(),
+            durability: None,
             reviews: Vec::new(),
         }
     }
@@ -113,6 +122,8 @@ impl Obliged {
         stricter(&mut self.row_limit, asked.row_limit.map(by));
         let by = |limit| By { limit, policy: policy.clone() };
         stricter(&mut self.statement_timeout, asked.statement_timeout.map(by));
+        let by = |limit| By { limit, policy: policy.clone() };
+        stricter(&mut self.durability, asked.durability.map(by));
         if asked.read_only && self.read_only.is_none() {
             self.read_only = Some(policy.clone());
         }
@@ -134,6 +145,7 @@ impl Obliged {
     pub fn and(mut self, other: Self) -> Self {
         stricter(&mut self.row_limit, other.row_limit);
         stricter(&mut self.statement_timeout, other.statement_timeout);
+        stricter(&mut self.durability, other.durability);
         self.read_only = self.read_only.or(other.read_only);
         for (mask, policy) in other.masks {
             self.masks.entry(mask).or_insert(policy);
@@ -153,7 +165,8 @@ impl std::fmt::Display for Obliged {
         let reads = self.read_only.as_ref().map(|policy| format!("read only ({policy})"));
         let masks = self.masks.iter().map(|(mask, policy)| format!("masked by {mask} ({policy})"));
         let reviews = self.reviews.iter().map(ToString::to_string);
-        let all: Vec<String> = [rows, time, reads].into_iter().flatten().chain(masks).chain(reviews).collect();
+        let durable = self.durability.as_ref().map(|by| format!("recorded as {} ({})", by.limit, by.policy));
+        let all: Vec<String> = [rows, time, reads, durable].into_iter().flatten().chain(masks).chain(reviews).collect();
         f.write_str(&all.join(", "))
     }
 }
@@ -213,13 +226,15 @@ impl PolicySlice {
         }
     }
 
-    /// What binds an operation that does nothing of which policy speaks: it can read and write nothing, and still take its time.
+    /// What binds an operation that does nothing of which policy speaks: it can read and write nothing, and still take its time. What ends the transaction
+    /// of one that is acknowledged before it runs is so, too.
     pub(super) fn obliged_without_actions(&self) -> Obliged {
         let permits = |name: &Name, policy: &Policy| policy.effect == Effect::Permit && self.stands(name, policy);
         let mut obliged = Obliged::default();
         for (name, policy) in self.policies.iter().filter(|(name, policy)| permits(name, policy)) {
-            let asked =
-                Obligations { statement_timeout: policy.obligations.statement_timeout, ..Obligations::default() };
+            let Obligations { statement_timeout, durability, .. } = policy.obligations;
+            let durability = durability.filter(|class| *class == Durability::Quorum);
+            let asked = Obligations { statement_timeout, durability, ..Obligations::default() };
             obliged.add(name, &asked);
         }
         obliged

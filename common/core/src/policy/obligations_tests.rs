@@ -136,6 +136,20 @@ fn two_together_are_as_strict_as_each() {
 }
 
 #[test]
+fn of_classes_of_durability_the_strictest_holds() {
+    let select = || vec![act(Verb::SqlSelect, "orders")];
+    let class = |class| Obligations { durability: Some(class), ..Obligations::default() };
+    let bulk = permits(&["*"], &["public.*"], class(Durability::Buffered));
+    let plain = permits(&["*"], &["public.*"], Obligations::default());
+    assert_eq!(told(vec![bulk.clone(), plain], select()), "recorded as buffered (p0)");
+    let quorum = permits(&["sql:select"], &["public.orders"], class(Durability::Quorum));
+    assert_eq!(told(vec![bulk.clone(), quorum.clone()], select()), "recorded as quorum (p1)");
+    // What begins or ends a transaction of it is as durable, but no less so because of what else there is.
+    assert_eq!(told(vec![bulk.clone(), quorum], Vec::new()), "recorded as quorum (p1)");
+    assert_eq!(told(vec![bulk], Vec::new()), "");
+}
+
+#[test]
 fn masks_are_those_of_all_policies_that_speak_of_somebody() {
     let masks = |of: &[&str]| Obligations {
         masks: of.iter().map(|mask| mask.parse().unwrap()).collect(),

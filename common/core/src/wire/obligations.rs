@@ -8,7 +8,7 @@ use postern_proto::resource::v1 as pb;
 use super::faults::Faults;
 use crate::name::Name;
 use crate::policy::{
-    DEFAULT_REVIEW_WITHIN, Effect, MAX_REVIEW_WITHIN, MAX_STATEMENT_TIMEOUT, Obligations, ReviewAfterwards,
+    DEFAULT_REVIEW_WITHIN, Durability, Effect, MAX_REVIEW_WITHIN, MAX_STATEMENT_TIMEOUT, Obligations, ReviewAfterwards,
 };
 use crate::time::Ttl;
 
@@ -24,14 +24,18 @@ pub(super) fn read(asked: Option<pb::Obligations>, effect: Effect, faults: &mut 
         let most = format!("must be at most {MAX_STATEMENT_TIMEOUT} seconds");
         faults.add("spec.obligations.statementTimeout", most);
     }
+    let named = asked.durability;
+    let durability = durability(asked.durability, faults);
     let asked = Obligations {
         row_limit: NonZeroU64::new(asked.row_limit),
         statement_timeout: Some(Ttl(asked.statement_timeout_seconds)).filter(|timeout| timeout.0 > 0),
         read_only: asked.read_only,
         masks: masks(&asked.masks, faults),
+        durability,
         reviews: reviews(asked.reviews_afterwards, faults),
     };
-    if asked.is_empty() {
+    // A class that is not known was told of.
+    if asked.is_empty() && named == 0 {
         faults.add("spec.obligations", "must name at least one obligation");
     }
     asked
@@ -44,6 +48,14 @@ pub(super) fn to_proto(asked: &Obligations) -> Option<pb::Obligations> {
         statement_timeout_seconds: asked.statement_timeout.map_or(0, |timeout| timeout.0),
         read_only: asked.read_only,
         masks: asked.masks.iter().map(ToString::to_string).collect(),
+        durability: asked
+            .durability
+            .map_or(pb::Durability::Unspecified, |class| match class {
+                Durability::Quorum => pb::Durability::Quorum,
+                Durability::Spooled => pb::Durability::Spooled,
+                Durability::Buffered => pb::Durability::Buffered,
+            })
+            .into(),
         reviews_afterwards: (asked.reviews.iter())
             .map(|asked| pb::ReviewAfterwards {
                 groups: asked.groups.iter().cloned().collect(),
@@ -51,6 +63,20 @@ pub(super) fn to_proto(asked: &Obligations) -> Option<pb::Obligations> {
             })
             .collect(),
     })
+}
+
+/// One that is not known is refused: it would be taken for none.
+fn durability(asked: i32, faults: &mut Faults) -> Option<Durability> {
+    match pb::Durability::try_from(asked) {
+        Ok(pb::Durability::Unspecified) => None,
+        Ok(pb::Durability::Quorum) => Some(Durability::Quorum),
+        Ok(pb::Durability::Spooled) => Some(Durability::Spooled),
+        Ok(pb::Durability::Buffered) => Some(Durability::Buffered),
+        Err(_) => {
+            faults.add("spec.obligations.durability", "must be quorum, spooled or buffered");
+            None
+        }
+    }
 }
 
 fn reviews(asked: Vec<pb::ReviewAfterwards>, faults: &mut Faults) -> BTreeSet<ReviewAfterwards> {

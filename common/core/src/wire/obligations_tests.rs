@@ -21,6 +21,7 @@ fn asked() -> Obligations {
         row_limit: NonZeroU64::new(10),
         statement_timeout: Some(Ttl(30)),
         read_only: true,
+        durability: None,
         masks,
         reviews: [ReviewAfterwards { groups, within: Ttl(7_200) }].into_iter().collect(),
     }
@@ -112,6 +113,7 @@ fn what_means_nothing_is_refused() {
         ("@reviewWithin(\"2h\")", "at least one group of reviewers"),
         ("@review(\"dba\")@reviewWithin(\"0s\")", "1s to 30d"),
         ("@review(\"dba\")@reviewWithin(\"31d\")", "1s to 30d"),
+        ("@durability(\"fast\")", "must be \"quorum\", \"spooled\" or \"buffered\""),
         ("@readonly", "no annotation that Postern knows"),
     ] {
         let told = Rule::parse(&format!("{annotation} permit (principal, action, resource);")).unwrap_err().to_string();
@@ -146,6 +148,56 @@ fn a_gateway_that_does_not_know_obligations_denies_what_they_bind() {
     let text = c.cedar.as_ref().unwrap().text();
     assert!(text.contains("forbid") && text.contains("payroll") && !text.contains("rowLimit"), "{text}");
     assert_eq!(older.policies.get(&name("plain")).unwrap().effect, Effect::Permit);
+}
+
+#[test]
+fn a_gateway_that_does_not_know_classes_of_durability_denies_what_they_bind() {
+    let quorum = Obligations { durability: Some(Durability::Quorum), ..asked() };
+    let cedar = in_cedar("@durability(\"buffered\") permit (principal, action, resource);");
+    assert_eq!(cedar.obligations, Obligations { durability: Some(Durability::Buffered), ..Obligations::default() });
+    let mut known = Snapshot { revision: 4, ..Snapshot::empty("c", "i") };
+    known.put(resource("p", selects(quorum.clone()))).unwrap();
+    known.put(resource("c", cedar.clone())).unwrap();
+    known.put(resource("known", selects(asked()))).unwrap();
+    let proto = snapshot::to_proto(&known);
+    assert_eq!(snapshot::from_proto(proto.clone()).unwrap().policies, known.policies);
+    // A gateway of level 5 passes over the field, and one of level 4 over both.
+    for newer in [proto.newer.clone(), Vec::new()] {
+        let knows = !newer.is_empty();
+        let seen = postern_proto::gateway::v1::Snapshot { newer, newest: Vec::new(), ..proto.clone() };
+        let seen = snapshot::from_proto(seen).unwrap();
+        let effect = |of| seen.policies.get(&name(of)).unwrap().effect;
+        assert_eq!((effect("p"), effect("c")), (Effect::Deny, Effect::Deny));
+        assert_eq!(effect("known") == Effect::Permit, knows);
+    }
+    let mut before = Snapshot { revision: 3, ..Snapshot::empty("c", "i") };
+    before.put(resource("p", selects(asked()))).unwrap();
+    let delta = Delta {
+        incarnation: "i".into(),
+        from_revision: 3,
+        revision: 4,
+        upserts: vec![resource("p", selects(quorum.clone())), resource("c", cedar)],
+        ..Delta::default()
+    };
+    let proto = snapshot::delta_to_proto(&delta);
+    let now = before.apply(snapshot::delta_from_proto(proto.clone()).unwrap()).unwrap();
+    assert_eq!(now.policies.get(&name("p")).unwrap().obligations, quorum);
+    let seen = postern_proto::gateway::v1::Delta { newest: Vec::new(), ..proto };
+    let seen = before.apply(snapshot::delta_from_proto(seen).unwrap()).unwrap();
+    for of in ["p", "c"] {
+        assert_eq!(seen.policies.get(&name(of)).unwrap().effect, Effect::Deny, "{of}");
+    }
+}
+
+#[test]
+fn a_class_that_is_not_known_is_refused() {
+    let mut proto = to_proto(&resource("p", selects(asked())));
+    if let Some(pb::resource::Spec::Policy(policy)) = &mut proto.spec {
+        policy.obligations = Some(pb::Obligations { durability: 9, ..Default::default() });
+    }
+    let faults = from_proto(proto).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert_eq!(faults[0].path, "spec.obligations.durability");
 }
 
 #[test]

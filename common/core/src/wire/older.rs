@@ -18,6 +18,11 @@ pub(super) fn is_newer(spec: &Spec) -> bool {
     }
 }
 
+/// Whether gateways of feature level 5 do not understand it either. They are told what those before are.
+pub(super) const fn is_newest(spec: &Spec) -> bool {
+    matches!(spec, Spec::Policy(policy) if !policy.is_of_level_5())
+}
+
 /// The object itself where they understand it, else what they are told in its place; none: that it is gone.
 pub(super) fn told(spec: &Spec) -> Option<Cow<'_, Spec>> {
     Some(match spec {

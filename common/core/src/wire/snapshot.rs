@@ -33,14 +33,15 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
         snapshot.targets.iter().map(|(name, target)| (name, &target.labels, Spec::Target(target.value.clone())));
     let policies = snapshot.policies.iter().map(|(name, policy)| (name, &none, Spec::Policy(policy.clone())));
     let rules = snapshot.masking.iter().map(|(name, rule)| (name, &none, Spec::MaskingRule(rule.clone())));
-    let (mut on_request, mut newer) = (Vec::new(), Vec::new());
+    let (mut on_request, mut newer, mut newest) = (Vec::new(), Vec::new(), Vec::new());
     for (name, labels, spec) in targets.chain(policies).chain(rules) {
         if let Some(spec) = older::told(&spec) {
             let list = if is_on_request(&spec) { &mut on_request } else { &mut resources };
             list.push(object(name, labels, spec.into_owned()));
         }
         if older::is_newer(&spec) {
-            newer.push(object(name, labels, spec));
+            let list = if older::is_newest(&spec) { &mut newest } else { &mut newer };
+            list.push(object(name, labels, spec));
         }
     }
     let issuer_keys = snapshot.issuers.iter().filter_map(|(name, (_, keys))| {
@@ -58,6 +59,7 @@ pub fn to_proto(snapshot: &Snapshot) -> pb::Snapshot {
         on_request,
         grants: snapshot.grants.iter().map(grant_to_proto).collect(),
         newer,
+        newest,
     }
 }
 
@@ -76,7 +78,8 @@ pub fn from_proto(proto: pb::Snapshot) -> Result<Snapshot, WireError> {
         ..Snapshot::empty(&proto.cluster_id, &proto.incarnation)
     };
     // The last of a name holds: those before it stand for it where it is not known.
-    for (place, object) in proto.resources.into_iter().chain(proto.on_request).chain(proto.newer).enumerate() {
+    let objects = proto.resources.into_iter().chain(proto.on_request).chain(proto.newer).chain(proto.newest);
+    for (place, object) in objects.enumerate() {
         let field = || format!("snapshot.resources[{place}]");
         let object = read(object, field)?;
         snapshot.put(object).map_err(|error| WireError::new(field(), error))?;
@@ -111,6 +114,8 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
         .iter()
         .map(|(name, keys)| pb::IssuerKeys { issuer: name.to_string(), jwks: keys.clone().unwrap_or_default() });
     let told = |upsert: &Resource| object(&upsert.metadata.name, &upsert.metadata.labels, upsert.spec.clone());
+    let (newest, newer): (Vec<_>, Vec<_>) = (delta.upserts.iter().filter(|object| older::is_newer(&object.spec)))
+        .partition(|object| older::is_newest(&object.spec));
     pb::Delta {
         incarnation: delta.incarnation.clone(),
         from_revision: delta.from_revision,
@@ -123,7 +128,8 @@ pub fn delta_to_proto(delta: &Delta) -> pb::Delta {
         revocations: revocation::encode(&delta.revocations),
         revocations_over: delta.revocations_over,
         on_request: older.iter().filter(on_request).map(told).collect(),
-        newer: delta.upserts.iter().filter(|object| older::is_newer(&object.spec)).map(told).collect(),
+        newer: newer.into_iter().map(told).collect(),
+        newest: newest.into_iter().map(told).collect(),
         grants: delta.grants.iter().map(grant_to_proto).collect(),
         ended_grants: delta.ended_grants.iter().map(ToString::to_string).collect(),
     }
@@ -139,11 +145,11 @@ pub fn delta_from_proto(proto: pb::Delta) -> Result<Delta, WireError> {
         let kind = object.spec.as_ref().map(std::mem::discriminant);
         object.metadata.as_ref().map(|metadata| (metadata.name.clone(), kind))
     };
-    let known: Vec<_> = proto.newer.iter().map(named).collect();
+    let known: Vec<_> = proto.newer.iter().chain(&proto.newest).map(named).collect();
     // What stands for an object where it is not known is nothing to us.
     let stands_in = |object: &ResourceProto| known.contains(&named(object));
     let upserts = proto.upserts.into_iter().chain(proto.on_request).filter(|object| !stands_in(object));
-    let upserts = upserts.chain(proto.newer).enumerate();
+    let upserts = upserts.chain(proto.newer).chain(proto.newest).enumerate();
     let upserts = upserts.map(|(place, object)| read(object, || format!("delta.upserts[{place}]")));
     let deletes = proto.deletes.into_iter().map(|gone| {
         let kind =

@@ -52,6 +52,7 @@ impl PutResources {
     /// sessions are kept ready, service accounts.
     /// Level 5: webhooks, policies with obligations, policies in Cedar that ask for columns, LIMIT or what was granted; masking rules that are more than names of columns and the first four functions;
     /// targets that a certificate is shown to.
+    /// Level 6: policies that name a class of durability.
     pub(crate) fn feature_level(&self) -> u32 {
         self.resources.iter().map(|resource| level_of(&resource.spec)).max().unwrap_or(1)
     }
@@ -259,6 +260,7 @@ fn at(place: usize, path: &str, message: impl Into<String>) -> FieldFault {
 fn level_of(spec: &Spec) -> u32 {
     match spec {
         Spec::Target(target) if target.tls.direct => 6,
+        Spec::Policy(policy) if !policy.is_of_level_5() => 6,
         Spec::MaskingRule(rule) if !rule.is_of_level_4() => 5,
         Spec::Issuer(issuer) if !issuer.keep.is_empty() => 4,
         Spec::Issuer(issuer) if issuer.max_token_ttl.is_some() || issuer.token_ttl.is_some() => 4,

@@ -159,8 +159,8 @@ impl SessionRecorder {
         })
     }
 
-    const fn class_of(&self, _permit: &Permit) -> Durability {
-        self.way.durability
+    fn class_of(&self, permit: &Permit) -> Durability {
+        permit.obliged().durability.as_ref().map_or(self.way.durability, |by| by.limit)
     }
 
     /// Records `event`; as durable on return as operations are to be, with all before it.

@@ -9,8 +9,8 @@ use crate::allowance::{Allowance, MAX_IN_FLIGHT, MIN_IN_FLIGHT};
 use crate::approval::{ApprovalRequirement, DEFAULT_APPROVAL_EXPIRY, MAX_APPROVAL_EXPIRY};
 use crate::name::Name;
 use crate::policy::{
-    DEFAULT_REVIEW_WITHIN, Effect, MAX_REVIEW_WITHIN, MAX_STALENESS, MAX_STATEMENT_TIMEOUT, Obligations, OnStale,
-    ReviewAfterwards, Staleness,
+    DEFAULT_REVIEW_WITHIN, Durability, Effect, MAX_REVIEW_WITHIN, MAX_STALENESS, MAX_STATEMENT_TIMEOUT, Obligations,
+    OnStale, ReviewAfterwards, Staleness,
 };
 use crate::time::Ttl;
 
@@ -28,7 +28,7 @@ pub struct Annotated {
     pub staleness: Option<Staleness>,
     /// `@sessions("5")`, `@connectionsPerSecond("5")`, `@operationsPerSecond("50")`, `@inFlightBytes("65536")`.
     pub limits: Option<Allowance>,
-    /// `@rowLimit("1000")`, `@statementTimeout("30s")`, `@readOnly`, `@mask("RULE, RULE")`, `@review("GROUP, GROUP")` with `@reviewWithin("24h")`.
+    /// `@rowLimit("1000")`, `@statementTimeout("30s")`, `@readOnly`, `@mask("RULE, RULE")`, `@durability("quorum")`, `@review("GROUP, GROUP")` with `@reviewWithin("24h")`.
     pub obligations: Option<Obligations>,
     /// `@reason("…")`: shown to whoever is denied or held by it.
     pub reason: Option<String>,
@@ -99,6 +99,10 @@ impl Annotated {
                         limits.get_or_insert_default().in_flight_bytes = bytes;
                     }
                     _ => return Err(fault("must be 4096 to 4194304")),
+                },
+                "durability" => match Durability::by_name(value) {
+                    Some(class) => asks.get_or_insert_default().durability = Some(class),
+                    None => return Err(fault("must be \"quorum\", \"spooled\" or \"buffered\"")),
                 },
                 "rowLimit" => match value.parse::<NonZeroU64>() {
                     Ok(rows) => asks.get_or_insert_default().row_limit = Some(rows),
