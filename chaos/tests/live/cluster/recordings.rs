@@ -172,3 +172,22 @@ fn outlive_them_when_the_spool_is_small() {
     scene.start(taker);
     scene.whole(&["SELECT 100", "SELECT 200"]);
 }
+
+/// With class `quorum` an operation waits until another member has what the dead one had, and its own record.
+#[test]
+fn of_class_quorum_are_at_another_member_before_the_next_operation_runs() {
+    let mut scene = Scene::new("durability = \"quorum\"\nquorum_limit = \"60s\"");
+    let statements = ["SELECT 100", "SELECT 200", "SELECT 300"];
+    for statement in statements {
+        let before = scene.sizes();
+        scene.query(statement);
+        // Answered: it is there, without waiting for it.
+        let now = scene.sizes();
+        let taker = (0..3).find(|number| now[*number] > before[*number]).expect("a member that has it");
+        scene.kill(taker);
+        scene.query("SELECT 1");
+        scene.start(taker);
+    }
+    scene.session = None;
+    scene.whole(&statements);
+}
