@@ -159,14 +159,16 @@ impl Log {
         &self,
         session: SessionId,
         next_seq: u64,
-    ) -> Result<oneshot::Receiver<Result<(), RecordError>>, RecordError> {
+    ) -> oneshot::Receiver<Result<(), RecordError>> {
         let mut inner = self.lock();
-        if inner.spool.session(session).is_some_and(|state| state.acked == REFUSED) {
-            return Err(RecordError::Refused);
-        }
         let (reply, answer) = oneshot::channel();
-        inner.unacknowledged.insert(session, (next_seq, reply));
-        Ok(answer)
+        if inner.spool.session(session).is_some_and(|state| state.acked == REFUSED) {
+            // Nobody has gone yet who waits.
+            drop(reply.send(Err(RecordError::Refused)));
+        } else {
+            inner.unacknowledged.insert(session, (next_seq, reply));
+        }
+        answer
     }
 
     /// Something was flushed: whoever waits for it to be acknowledged has it sent.

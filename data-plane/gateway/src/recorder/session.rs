@@ -153,7 +153,7 @@ impl SessionRecorder {
         self.write(until(class)).await?;
         let approved = permit.approval().is_some();
         let cleared = Cleared { operation: permit.operation(), obliged: permit.into_obliged() };
-        Ok(match answer.transpose()? {
+        Ok(match answer {
             None => Recorded::Cleared(cleared),
             Some(answer) => Recorded::Unacknowledged(Unacknowledged { cleared, answer, came: None, approved }),
         })

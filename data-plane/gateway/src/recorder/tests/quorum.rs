@@ -81,9 +81,9 @@ async fn a_refused_recording_clears_nothing() {
     acknowledge(&handle, session, log::REFUSED).await;
     waits.acknowledged().await;
     assert_eq!(waits.clear().unwrap_err(), RecordError::Refused);
-    let id = clock::operation_id();
-    let next = recorder.operation(covered(session, id), &cancel_event()).await;
-    assert_eq!(next.unwrap_err(), RecordError::Refused);
+    let mut next = recorded(&mut recorder, session).await;
+    next.acknowledged().await;
+    assert_eq!(next.clear().unwrap_err(), RecordError::Refused);
     // It is recorded all the same, and not cleared.
     recorder.seal(None, "closed").await.unwrap();
     assert_eq!(house.verify(session).events, 5);
