@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use postern_chaos::live::cluster::ClusterOptions;
 use postern_chaos::live::fleet::{End, Fleet, FleetOptions, Node};
@@ -98,6 +98,7 @@ fn tokens_that_are_not_good() {
     let mut fleet = fleet(&postgres, "1h");
     let once = fleet.cluster.join_token(&["--role", "agent", "--pool", "dev"]).unwrap();
     let short = fleet.cluster.join_token(&["--role", "agent", "--pool", "dev", "--ttl", "1s"]).unwrap();
+    let made = Instant::now();
     let gateways = fleet.cluster.join_token(&["--role", "gateway"]).unwrap();
     let agent = newcomer(&mut fleet, &once, "first");
     agent.start().unwrap();
@@ -108,6 +109,7 @@ fn tokens_that_are_not_good() {
         (gateways.as_str(), "fourth", "not for an agent"),
         ("nonsense", "fifth", "no join token"),
     ];
+    wait_until(LIMIT, "the short token's end", || Ok(made.elapsed() > Duration::from_secs(2))).unwrap();
     for (token, name, why) in told {
         let agent = newcomer(&mut fleet, token, name);
         agent.spawn().unwrap();
