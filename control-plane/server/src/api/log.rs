@@ -23,7 +23,7 @@ fn failed(error: LogError) -> Status {
     match error {
         LogError::NotYet(why) => Status::unavailable(why),
         LogError::NotThere(why) => Status::not_found(why),
-        error @ LogError::Disk(_) => {
+        error @ (LogError::Disk(_) | LogError::Flush) => {
             tracing::error!(%error, "a proof cannot be given");
             Status::data_loss("the log of recordings cannot be read here")
         }

@@ -50,7 +50,7 @@ pub(crate) struct Keeper {
     pub(crate) kek: Arc<Kek>,
 }
 
-/// Follows the log, until `stop`.
+/// Follows the log, until `stop`, or until the disk can no longer be trusted.
 pub(crate) async fn keep(keeper: Keeper, stop: CancellationToken) {
     let mut state = keeper.book.state.clone();
     let mut signer = None;
@@ -86,7 +86,10 @@ pub(crate) async fn keep(keeper: Keeper, stop: CancellationToken) {
             () = stop.cancelled() => return,
             done = step => if let Err(error) = done {
                 metrics::counter!("postern_control_log_failures_total").increment(1);
-                // After a failed write nobody knows what is on the disk: whoever starts the node again reads it anew.
+                if matches!(error, LogError::Flush) {
+                    error!(%error, "the node stops");
+                    return;
+                }
                 error!(%error, "the log of recordings cannot be kept: this member proves nothing until it can");
             }
         }
@@ -114,6 +117,7 @@ fn measure(log: &RecordingLog) {
 
 /// Writes what the state has and the disk has not. What is there is `checked` once.
 fn catch_up(leaves: &mut Leaves, log: &RecordingLog, checked: bool) -> Result<Reached, LeavesError> {
+    leaves.trusted()?;
     let (base, have) = (log.base().size(), leaves.size());
     if have < base {
         return Ok(Reached::Behind { have });

@@ -24,6 +24,8 @@ pub(super) struct Leaves {
     edge: Frontier,
     /// The roots of full subtrees: of 2^8 leaves, of 2^16, and so on.
     tiers: Vec<Vec<Digest>>,
+    /// A flush has failed: of what was written before it nobody knows what is on the disk.
+    broken: bool,
 }
 
 /// A leaf that another place has otherwise.
@@ -33,6 +35,9 @@ pub(super) enum LeavesError {
     Io(#[from] io::Error),
     #[error("leaf {0} of the log of recordings is damaged")]
     Damaged(u64),
+    /// The disk cannot be trusted any more.
+    #[error("leaves of the log of recordings cannot be made durable")]
+    Flush,
 }
 
 impl Leaves {
@@ -43,7 +48,8 @@ impl Leaves {
         }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let whole = file.metadata()?.len() / bytes(1);
-        let mut this = Self { path: path.to_owned(), file, edge: Frontier::default(), tiers: Vec::new() };
+        let mut this =
+            Self { path: path.to_owned(), file, edge: Frontier::default(), tiers: Vec::new(), broken: false };
         this.file.set_len(bytes(whole))?;
         while this.size() < whole {
             for leaf in this.read(this.size(), whole)? {
@@ -72,13 +78,29 @@ impl Leaves {
 
     /// Writes leaves behind the others; durable after [`Self::sync`].
     pub(super) fn append(&mut self, leaves: &[Leaf]) -> Result<(), LeavesError> {
+        self.trusted()?;
         let buffer: Vec<u8> = leaves.iter().flat_map(Leaf::to_bytes).collect();
+        // What is written in part is not counted, and written again.
         self.file.write_all_at(&buffer, bytes(self.size()))?;
-        leaves.iter().try_for_each(|leaf| self.count(leaf.hash()))
+        let counted = leaves.iter().try_for_each(|leaf| self.count(leaf.hash()));
+        if counted.is_err() {
+            *self = Self::open(&self.path)?;
+        }
+        counted
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    /// Makes all that was written durable. Once that has failed it fails for ever.
+    pub(super) fn sync(&mut self) -> Result<(), LeavesError> {
+        if let Err(error) = self.file.sync_data() {
+            tracing::error!(%error, "leaves of the log of recordings cannot be made durable");
+            self.broken = true;
+        }
+        self.trusted()
+    }
+
+    /// Whether no flush has failed.
+    pub(super) const fn trusted(&self) -> Result<(), LeavesError> {
+        if self.broken { Err(LeavesError::Flush) } else { Ok(()) }
     }
 
     /// Puts the file beside, and begins an empty one.
@@ -91,7 +113,7 @@ impl Leaves {
     /// Forgets what comes after the first `size` leaves.
     pub(super) fn cut(&mut self, size: u64) -> Result<(), LeavesError> {
         self.file.set_len(bytes(size.min(self.size())))?;
-        self.file.sync_data()?;
+        self.sync()?;
         *self = Self::open(&self.path)?;
         Ok(())
     }

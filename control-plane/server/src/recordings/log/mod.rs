@@ -47,11 +47,17 @@ pub(crate) enum LogError {
     /// The disk.
     #[error("the log of recordings on this member's disk: {0}")]
     Disk(String),
+    /// The disk cannot be trusted any more.
+    #[error("the disk of the log of recordings cannot be trusted any more")]
+    Flush,
 }
 
 impl From<LeavesError> for LogError {
     fn from(error: LeavesError) -> Self {
-        Self::Disk(error.to_string())
+        match error {
+            LeavesError::Flush => Self::Flush,
+            LeavesError::Io(_) | LeavesError::Damaged(_) => Self::Disk(error.to_string()),
+        }
     }
 }
 
