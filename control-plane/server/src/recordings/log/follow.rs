@@ -168,17 +168,27 @@ fn adopt(leaves: &mut Leaves, log: &RecordingLog, file: &Path) -> Result<bool, L
     if other.size() < base {
         return Ok(false);
     }
-    while leaves.size() < base {
-        let some = other.read(leaves.size(), base)?;
-        leaves.append(&some)?;
+    let mut copied = Ok(());
+    while leaves.size() < base && copied.is_ok() {
+        copied = other.read(leaves.size(), base).and_then(|some| leaves.append(&some));
     }
-    settle(leaves, log, before)
+    let settled = settle(leaves, log, before)?;
+    copied.and(Ok(settled))
 }
 
 /// Keeps the leaves that were added if they lead to the root that the state knows.
 fn settle(leaves: &mut Leaves, log: &RecordingLog, before: u64) -> Result<bool, LeavesError> {
-    if leaves.size() < log.base().size() || !agrees(leaves, log)? {
+    if leaves.size() < log.base().size() {
         leaves.cut(before)?;
+        return Ok(false);
+    }
+    if !agrees(leaves, log)? {
+        // Nobody can tell which are wrong: those that came, or those that were there, which a kill may have left unverified.
+        if before > 0 {
+            leaves.set_aside()?;
+        } else {
+            leaves.cut(0)?;
+        }
         return Ok(false);
     }
     leaves.sync()?;
@@ -205,7 +215,7 @@ impl Keeper {
         }
         let (view, own) = (self.members.view(), self.members.own_id());
         for node in view.nodes.iter().filter(|node| node.id != own) {
-            match self.fetch_from(node.id, log, have).await {
+            match self.fetch_from(node.id, log).await {
                 Ok(true) => {
                     info!(from = %node.name, leaves = log.base().size().saturating_sub(have), "got leaves of the log of recordings from another member");
                     return Ok(true);
@@ -221,8 +231,10 @@ impl Keeper {
         Ok(false)
     }
 
-    async fn fetch_from(&self, id: u64, log: &RecordingLog, have: u64) -> Result<bool, String> {
+    async fn fetch_from(&self, id: u64, log: &RecordingLog) -> Result<bool, String> {
         let until = log.base().size();
+        // The one before may have shown that what is here is wrong.
+        let have = self.book.with(|leaves| Ok(leaves.size())).await.map_err(|error| error.to_string())?;
         let connect = tokio::time::timeout(ANSWER_LIMIT, self.members.peers.connect(id)).await;
         let channel = connect.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())?;
         let mut client = RecordingServiceClient::new(channel);
@@ -243,8 +255,10 @@ impl Keeper {
             if have.saturating_add(added) > until {
                 break;
             }
-            let write = self.book.with(move |leaves| Ok(leaves.append(&some)?)).await;
-            write.map_err(|error| error.to_string())?;
+            if let Err(error) = self.book.with(move |leaves| Ok(leaves.append(&some)?)).await {
+                warn!(%error, "leaves from another member cannot be written");
+                break;
+            }
         }
         let log = log.clone();
         let settled = self.book.with(move |leaves| Ok(settle(leaves, &log, have)?)).await;

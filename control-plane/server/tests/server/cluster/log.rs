@@ -1,7 +1,9 @@
 //! The log of recordings on several members.
 
+use std::path::Path;
+
 use postern_core::node::{NodeIdentity, NodeRole};
-use postern_core::transparency::Evidence;
+use postern_core::transparency::{Evidence, LEAF_BYTES};
 use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::log_service_client::LogServiceClient;
 use postern_runtime::clock;
@@ -37,17 +39,29 @@ async fn every_member_proves_the_same_and_mends_its_leaves() {
 
     // One that does not lead loses its leaves; then nobody of those who were there leads any more.
     let loses = (1..=3).find(|n| *n != leader).unwrap();
-    house.members[loses - 1].take().unwrap().end().await;
-    std::fs::remove_dir_all(data_dir(&house, loses).join("recordings/log")).unwrap();
-    house.members[loses - 1] = Some(run(house.config(loses)).await);
-    let mut log = LogServiceClient::new(house.channel(loses, Some(&admin)).await);
-    let (first, last) = (sessions[0], sessions[MANY - 1]);
-    for session in [first, last] {
-        let request = || pb::GetEvidenceRequest { session: session.to_string() };
-        let proved = eventually("a proof", async || log.clone().get_evidence(request()).await.ok()).await;
-        let evidence: Evidence = proved.into_inner().evidence.parse().unwrap();
-        assert_eq!((evidence.verify(&keys[0]).unwrap().size, evidence.leaf.session), (size, session));
+    let folder = data_dir(&house, loses).join("recordings/log");
+    let lost = |folder: &Path| std::fs::remove_dir_all(folder).unwrap();
+    // As a kill may leave it while leaves come from a member that lies: a beginning that is wrong, and less than what the state has no more.
+    let half = |folder: &Path| {
+        let life = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+        let mut leaves = std::fs::read(life.join("leaves")).unwrap();
+        leaves.truncate(50 * LEAF_BYTES);
+        leaves[3 * LEAF_BYTES + 40] ^= 1;
+        std::fs::write(life.join("leaves"), leaves).unwrap();
+    };
+    for damage in [&lost as &dyn Fn(&Path), &half] {
+        house.members[loses - 1].take().unwrap().end().await;
+        damage(&folder);
+        house.members[loses - 1] = Some(run(house.config(loses)).await);
+        let log = LogServiceClient::new(house.channel(loses, Some(&admin)).await);
+        for session in [sessions[0], sessions[MANY - 1]] {
+            let request = || pb::GetEvidenceRequest { session: session.to_string() };
+            let proved = eventually("a proof", async || log.clone().get_evidence(request()).await.ok()).await;
+            let evidence: Evidence = proved.into_inner().evidence.parse().unwrap();
+            assert_eq!((evidence.verify(&keys[0]).unwrap().size, evidence.leaf.session), (size, session));
+        }
     }
+    let mut log = LogServiceClient::new(house.channel(loses, Some(&admin)).await);
     house.voters(3).await;
     let request = pb::TransferLeaderRequest { member: format!("c{loses}") };
     house.cluster(leader).await.transfer_leader(request).await.unwrap();
