@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::leaves::{Leaves, LeavesError};
-use super::{LogBook, LogError, agrees, former, unpacked};
+use super::{LogBook, LogError, agrees, former, life, unpacked};
 use crate::cluster::members::Members;
 use crate::keys::Kek;
 
@@ -132,7 +132,7 @@ fn catch_up(leaves: &mut Leaves, log: &RecordingLog, checked: bool) -> Result<Re
         leaves.set_aside()?;
         return Ok(Reached::Behind { have: 0 });
     }
-    if let Some((index, _)) = differing(leaves, log)? {
+    if let Some(index) = differing(leaves, log)? {
         warn!(index, "leaves of the log of recordings on this disk are not the cluster's: they are replaced");
         leaves.cut(index)?;
         return catch_up(leaves, log, true);
@@ -146,14 +146,14 @@ fn catch_up(leaves: &mut Leaves, log: &RecordingLog, checked: bool) -> Result<Re
 }
 
 /// The first of the leaves that the state has, too, and has otherwise.
-fn differing(leaves: &Leaves, log: &RecordingLog) -> Result<Option<(u64, Leaf)>, LeavesError> {
+fn differing(leaves: &Leaves, log: &RecordingLog) -> Result<Option<u64>, LeavesError> {
     let mut from = log.base().size();
     let mut known = log.leaves_from(from);
     while from < leaves.size() {
         let some = leaves.read(from, leaves.size())?;
         for (leaf, (index, right)) in some.iter().zip(&mut known) {
             if leaf != right {
-                return Ok(Some((index, *right)));
+                return Ok(Some(index));
             }
         }
         from = from.saturating_add(u64::try_from(some.len()).unwrap_or(u64::MAX).max(1));
@@ -316,7 +316,7 @@ impl Keeper {
         let view = self.members.view();
         let Some(cluster) = &view.cluster else { return };
         // Another life of a cluster is another log.
-        let life = if cluster.incarnation.is_empty() { "first" } else { &cluster.incarnation };
+        let life = life(&cluster.incarnation);
         let origin = format!("{}.{life}.log.postern.internal", cluster.id);
         let made = async {
             let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| "no key".to_owned())?;

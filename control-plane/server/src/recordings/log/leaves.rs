@@ -10,6 +10,8 @@ use postern_core::transparency::{Frontier, LEAF_BYTES, Leaf, Subtrees};
 use postern_core::{SessionId, Timestamp};
 use postern_runtime::pki::create_private_dir;
 
+use super::packed;
+
 /// Levels of the tree between two of which hashes are kept: so that a proof needs few leaves, and a leaf little memory.
 const TIER: u32 = 8;
 /// Leaves read at once.
@@ -79,9 +81,8 @@ impl Leaves {
     /// Writes leaves behind the others; durable after [`Self::sync`].
     pub(super) fn append(&mut self, leaves: &[Leaf]) -> Result<(), LeavesError> {
         self.trusted()?;
-        let buffer: Vec<u8> = leaves.iter().flat_map(Leaf::to_bytes).collect();
         // What is written in part is not counted, and written again.
-        self.file.write_all_at(&buffer, bytes(self.size()))?;
+        self.file.write_all_at(&packed(leaves), bytes(self.size()))?;
         let counted = leaves.iter().try_for_each(|leaf| self.count(leaf.hash()));
         if counted.is_err() {
             *self = Self::open(&self.path)?;

@@ -99,8 +99,7 @@ impl Observer for LogObserver {
 impl LogBook {
     /// Opens the leaves in `dir`; blocks on the disk. Those of former lives of the cluster lie beside.
     pub(crate) fn open(dir: &Path, incarnation: &str, state: watch::Receiver<RecordingLog>) -> io::Result<Self> {
-        let life = if incarnation.is_empty() { "first" } else { incarnation };
-        let file = dir.join(life).join("leaves");
+        let file = dir.join(life(incarnation)).join("leaves");
         let leaves = match Leaves::open(&file) {
             Err(error @ LeavesError::Damaged(_)) => {
                 tracing::error!(%error, "it is put beside, and its leaves are got from other members");
@@ -186,7 +185,12 @@ fn covered(leaves: &Leaves, checkpoint: &SignedCheckpoint) -> Result<u64, LogErr
     Ok(size)
 }
 
-/// As they go to another member.
+/// What a life of the cluster is called in the log's names: clusters of before there were several have none.
+fn life(incarnation: &str) -> &str {
+    if incarnation.is_empty() { "first" } else { incarnation }
+}
+
+/// As they lie in a file, and go to another member.
 pub(crate) fn packed(leaves: &[Leaf]) -> Vec<u8> {
     leaves.iter().flat_map(Leaf::to_bytes).collect()
 }
