@@ -23,7 +23,7 @@ use crate::recording_log::LOGS_RECORDINGS;
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
 /// all of its members know (`RaiseFeatureLevel`).
-pub const FEATURE_LEVEL: u32 = 6;
+pub const FEATURE_LEVEL: u32 = 7;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
