@@ -105,6 +105,7 @@ pub(super) fn founding() -> commands::InitCluster {
         ca_key: sealed(),
         session_token_jwks: "{}".into(),
         signing_keys: Vec::new(),
+        recording_keys: Vec::new(),
         session_token_key: sealed(),
         mask_key: sealed(),
     })
@@ -374,6 +375,7 @@ fn log() -> Vec<Vec<u8>> {
         }
         .into(),
         c::SettleWebhook { webhook: name("ops"), delivered: vec![1, 2], failure: "it is away".into() }.into(),
+        c::AddRecordingKey { number: 1, sealed: sealed() }.into(),
         c::SetLogKey { key: evidence::log_key(sealed()) }.into(),
         c::SignLogHead { checkpoint: evidence::empty_head() }.into(),
         c::OpenSession { session }.into(),

@@ -149,6 +149,7 @@ pub(crate) async fn make_cluster(kek: &Kek) -> Result<Cluster, ControlError> {
         ca_key: kek.seal(CA_KEY, authority.key_pem().expose_secret().as_bytes()).await?,
         session_token_jwks: signer.jwks(),
         signing_keys: Vec::new(),
+        recording_keys: Vec::new(),
         session_token_key: kek.seal(SESSION_TOKEN_KEY, signer.to_pem().expose_secret().as_bytes()).await?,
         mask_key: kek.seal(MASK_KEY, mask_key.expose()).await?,
         id,

@@ -10,15 +10,16 @@ use postern_proto::state::v1 as pb;
 use prost::Message as _;
 
 use crate::commands::{
-    AcceptAssertion, BeatJobs, CloseReview, ConsumeApproval, CreateJoinToken, DeleteJoinToken, DeleteResource,
-    EndAccess, EndJob, ExpireApprovals, InitCluster, OpenReview, OpenSession, PutResources, RaiseFeatureLevel,
-    RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin, RemoveNode, RequestAccess, RequestApproval,
-    ReviewAccess, ReviewApproval, RevokeCertificates, RevokeSigningKey, RevokeTokens, RewrapSecrets, RotateSigningKey,
-    SealSession, SetIssuerKeys, SetLogKey, SettleWebhook, SignLogHead, StartJob, TakeUses, UpdateNode,
-    WithdrawApproval,
+    AcceptAssertion, AddRecordingKey, BeatJobs, CloseReview, ConsumeApproval, CreateJoinToken, DeleteJoinToken,
+    DeleteResource, EndAccess, EndJob, ExpireApprovals, InitCluster, OpenReview, OpenSession, PutResources,
+    RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin, RemoveNode, RequestAccess,
+    RequestApproval, ReviewAccess, ReviewApproval, RevokeCertificates, RevokeSigningKey, RevokeTokens, RewrapSecrets,
+    RotateSigningKey, SealSession, SetIssuerKeys, SetLogKey, SettleWebhook, SignLogHead, StartJob, TakeUses,
+    UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
+use crate::recording_keys::ENCRYPTS_RECORDINGS;
 use crate::recording_log::LOGS_RECORDINGS;
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
@@ -120,6 +121,7 @@ commands!(
     CloseReview,
     SetLogKey,
     SignLogHead,
+    AddRecordingKey,
 );
 
 impl Command {
@@ -132,6 +134,7 @@ impl Command {
             Self::DeleteResource(delete) => delete.feature_level(),
             Self::AcceptAssertion(accept) => accept.feature_level(),
             Self::RequestApproval(request) => request.feature_level(),
+            Self::AddRecordingKey(_) => ENCRYPTS_RECORDINGS,
             Self::SetLogKey(_) | Self::SignLogHead(_) => LOGS_RECORDINGS,
             Self::SettleWebhook(_) | Self::OpenReview(_) | Self::CloseReview(_) => 5,
             Self::RedeemLogin(_) => 3,

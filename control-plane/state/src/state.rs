@@ -19,6 +19,7 @@ use crate::level::known_level;
 use crate::logins::Logins;
 use crate::members::Members;
 use crate::outcome::{Applied, Effect, Halt, ObjectKey, Outcome, Refusal};
+use crate::recording_keys::RecordingKey;
 use crate::recording_log::RecordingLog;
 use crate::requests::{Remembered, Requests};
 use crate::resources::Resources;
@@ -150,6 +151,8 @@ pub struct Cluster {
     pub mask_key: Sealed,
     /// The keys of session tokens; empty until they are rotated the first time.
     pub signing_keys: Vec<SigningKey>,
+    /// Under which the keys of recordings lie, the newest last; empty until there is one.
+    pub recording_keys: Vec<RecordingKey>,
 }
 
 /// An issuer's keys.

@@ -180,6 +180,7 @@ fn founded() -> Result<Vec<u8>> {
         ca_key: sealed(1),
         session_token_jwks: "{}".into(),
         signing_keys: Vec::new(),
+        recording_keys: Vec::new(),
         session_token_key: sealed(2),
         mask_key: sealed(3),
         incarnation: "i".into(),

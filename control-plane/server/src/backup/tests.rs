@@ -13,6 +13,7 @@ fn state() -> State {
         ca_key: sealed(),
         session_token_jwks: "{}".into(),
         signing_keys: Vec::new(),
+        recording_keys: Vec::new(),
         session_token_key: sealed(),
         mask_key: sealed(),
     };

@@ -31,6 +31,8 @@ pub(crate) fn sealed_values(state: &State) -> Vec<Found> {
     if let Some(cluster) = state.cluster() {
         found.push((SealedOf::CaKey, cluster.ca_key.clone()));
         found.push((SealedOf::MaskKey, cluster.mask_key.clone()));
+        let keys = cluster.recording_keys.iter();
+        found.extend(keys.map(|key| (SealedOf::RecordingKey(key.number), key.sealed.clone())));
     }
     if let Some(key) = state.recording_log().key() {
         found.push((SealedOf::LogKey, key.private.clone()));
@@ -142,6 +144,7 @@ mod tests {
             ca_key: old.seal("cluster/ca-key", b"ca").await.unwrap(),
             session_token_jwks: "{}".into(),
             signing_keys: Vec::new(),
+            recording_keys: Vec::new(),
             session_token_key: old.seal("cluster/session-token-key", b"st").await.unwrap(),
             mask_key: old.seal("cluster/mask-key", b"mk").await.unwrap(),
         };

@@ -83,6 +83,7 @@ pub(crate) fn init_as(id: &str) -> Command {
         ca_key: sealed(),
         session_token_jwks: "{}".into(),
         signing_keys: Vec::new(),
+        recording_keys: Vec::new(),
         session_token_key: sealed(),
         mask_key: sealed(),
         incarnation: "i".into(),

@@ -20,6 +20,7 @@ pub(crate) fn cluster() -> Cluster {
         ca_key: sealed(),
         session_token_jwks: r#"{"keys":[]}"#.into(),
         signing_keys: Vec::new(),
+        recording_keys: Vec::new(),
         session_token_key: sealed(),
         mask_key: sealed(),
     }

@@ -8,6 +8,7 @@ use postern_proto::resource::v1 as resource_pb;
 use postern_proto::state::v1 as pb;
 
 use crate::outcome::{Effect, ObjectKey, Outcome, Refusal, Success};
+use crate::recording_keys::RecordingKey;
 use crate::signing::{KeyStage, SigningKey};
 use crate::state::{Cluster, Context};
 
@@ -29,6 +30,7 @@ impl InitCluster {
             mask_key: Some(sealed_to_proto(&self.0.mask_key)),
             incarnation: self.0.incarnation.clone(),
             signing_keys: self.0.signing_keys.iter().map(key_to_proto).collect(),
+            recording_keys: self.0.recording_keys.iter().map(RecordingKey::to_proto).collect(),
         }
     }
 
@@ -45,6 +47,7 @@ impl InitCluster {
             mask_key: sealed("mask_key", proto.mask_key)?,
             incarnation: proto.incarnation,
             signing_keys: proto.signing_keys.into_iter().map(key_from_proto).collect::<Result<_, _>>()?,
+            recording_keys: proto.recording_keys.into_iter().map(RecordingKey::from_proto).collect::<Result<_, _>>()?,
         }))
     }
 

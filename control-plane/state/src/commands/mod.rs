@@ -1,6 +1,7 @@
 //! The commands, one file each: fields, encoding, what applying it does, tests.
 
 mod accept_assertion;
+mod add_recording_key;
 mod beat_jobs;
 mod close_review;
 mod consume_approval;
@@ -41,6 +42,7 @@ mod update_node;
 mod withdraw_approval;
 
 pub use accept_assertion::AcceptAssertion;
+pub use add_recording_key::AddRecordingKey;
 pub use beat_jobs::BeatJobs;
 pub use close_review::CloseReview;
 pub use consume_approval::ConsumeApproval;

@@ -10,6 +10,7 @@ use crate::recording_log::LogKey;
 use crate::state::Context;
 
 const SIGNING_KEY: &str = "cluster/signing-key/";
+const RECORDING_KEY: &str = "cluster/recording-key/";
 /// Items in one command.
 const MAX_ITEMS: usize = 1_000;
 
@@ -57,6 +58,8 @@ pub enum SealedOf {
     MaskKey,
     /// The key that signs heads of the log of recordings.
     LogKey,
+    /// A key of the keys of recordings, by its number.
+    RecordingKey(u32),
 }
 
 impl std::fmt::Display for SealedOf {
@@ -68,6 +71,7 @@ impl std::fmt::Display for SealedOf {
             Self::SigningKey(kid) => write!(f, "{SIGNING_KEY}{kid}"),
             Self::MaskKey => f.write_str("cluster/mask-key"),
             Self::LogKey => f.write_str("cluster/log-key"),
+            Self::RecordingKey(number) => write!(f, "{RECORDING_KEY}{number}"),
         }
     }
 }
@@ -84,6 +88,9 @@ impl std::str::FromStr for SealedOf {
             _ => {
                 if let Some(kid) = text.strip_prefix(SIGNING_KEY).filter(|kid| !kid.is_empty()) {
                     return Ok(Self::SigningKey(kid.to_owned()));
+                }
+                if let Some(number) = text.strip_prefix(RECORDING_KEY).and_then(|number| number.parse().ok()) {
+                    return Ok(Self::RecordingKey(number));
                 }
                 let name = text.strip_prefix("Secret/").and_then(|name| name.parse().ok());
                 name.map(Self::Secret).ok_or("names nothing that is sealed")
@@ -159,7 +166,11 @@ fn rewrap(cx: &mut Context<'_>, item: RewrapItem) -> bool {
             }
             cx.state.recording_log.key = Some(Arc::new(key));
         }
-        SealedOf::CaKey | SealedOf::SessionTokenKey | SealedOf::SigningKey(_) | SealedOf::MaskKey => {
+        SealedOf::CaKey
+        | SealedOf::SessionTokenKey
+        | SealedOf::SigningKey(_)
+        | SealedOf::RecordingKey(_)
+        | SealedOf::MaskKey => {
             let Some(cluster) = &cx.state.cluster else { return false };
             let mut cluster = crate::state::Cluster::clone(cluster);
             let sealed = match &item.of {
@@ -170,6 +181,11 @@ fn rewrap(cx: &mut Context<'_>, item: RewrapItem) -> bool {
                     let sealed = keys.find(|key| key.sealed_of() == item.of).and_then(|key| key.sealed.as_mut());
                     let Some(sealed) = sealed else { return false };
                     sealed
+                }
+                SealedOf::RecordingKey(number) => {
+                    let mut keys = cluster.recording_keys.iter_mut();
+                    let Some(key) = keys.find(|key| key.number == *number) else { return false };
+                    &mut key.sealed
                 }
                 SealedOf::MaskKey | SealedOf::Secret(_) | SealedOf::LogKey => &mut cluster.mask_key,
             };
@@ -229,6 +245,7 @@ mod tests {
             "cluster/ca-key",
             "cluster/session-token-key",
             "cluster/mask-key",
+            "cluster/recording-key/7",
         ] {
             assert_eq!(text.parse::<SealedOf>().unwrap().to_string(), text);
         }

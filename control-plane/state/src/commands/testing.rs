@@ -111,6 +111,7 @@ pub(crate) fn cluster() -> Cluster {
         ca_key: sealed(1),
         session_token_jwks: "{}".into(),
         signing_keys: Vec::new(),
+        recording_keys: Vec::new(),
         session_token_key: sealed(2),
         mask_key: sealed(3),
         incarnation: "i1".into(),
