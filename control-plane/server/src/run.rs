@@ -40,6 +40,7 @@ use crate::raft::log_store::{DiskLog, StorageError};
 use crate::raft::{DriverError, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
 use crate::recordings::copies::Copies;
+use crate::recordings::keys::{self as keys_of_recordings, RecordingKeys};
 use crate::recordings::log::{self, LogBook, LogObserver};
 use crate::watch::WatchHub;
 use crate::web::{self, WebError};
@@ -268,7 +269,9 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     peers.attach(raft.clone());
     let members =
         Members { raft: raft.clone(), view: views.view.clone(), peers: peers.clone(), credential, fleet: Fleet::new() };
-    let recordings = Recordings::start(&data.recordings(), &supervisor).map_err(ControlError::Recordings)?;
+    let recording_keys = RecordingKeys::new(views.view.clone());
+    let recordings = Recordings::start(&data.recordings(), recording_keys.clone(), &supervisor);
+    let recordings = recordings.map_err(ControlError::Recordings)?;
     let book = LogBook::open(&data.recording_log(), &file.incarnation, log_state).map_err(ControlError::Recordings)?;
     let copies = Copies::new(recordings.clone(), members.clone(), book.clone());
     if let Some(listener) = peer_listener {
@@ -315,6 +318,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     supervisor.spawn("leader", OnEnd::StopNode, duties::lead(members.clone(), config.max_feature_level, stop.clone()));
     let keeper = log::Keeper { book: book.clone(), members: members.clone(), kek: Arc::clone(&kek) };
     supervisor.spawn("recording-log", OnEnd::StopNode, log::keep(keeper, stop.clone()));
+    let recording_keys = keys_of_recordings::keep(recording_keys, members.clone(), Arc::clone(&kek), stop.clone());
+    supervisor.spawn("recording-keys", OnEnd::StopNode, recording_keys);
     supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));
     supervisor.spawn("clock", OnEnd::StopNode, duties::watch_clock(members.clone(), stop.clone()));
     supervisor.spawn("readiness", OnEnd::StopNode, tell_readiness(raft.clone(), readiness.clone(), stop.clone()));

@@ -6,37 +6,37 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use postern_core::recording::{Chain, Entry, Event, MAGIC, MAX_BODY, RawFrame, Started, frames};
-use postern_core::session::{Session, SessionEnd};
-use postern_core::{SessionId, Timestamp};
+use postern_core::SessionId;
+use postern_core::recording::{MAGIC, MAX_BODY, frames};
+use postern_core::session::Session;
 
 use super::Append;
+use super::cipher::{KEY_SLOT, KeySlot, LENGTH, Piece, piece_length, pieces};
+use super::keys::{KeysError, RecordingKeys};
+use super::progress::Progress;
+use super::read::{ENCRYPTED, Encrypted};
 
-/// The longest text of the gateway's that the index keeps, in bytes.
-const MAX_TEXT: usize = 1_000;
 /// Beside the body: its length and the chain's hash.
 const FRAME_OVERHEAD: usize = 36;
+/// Of zstd, for pieces that are written as they come.
+const LEVEL: i32 = 1;
 
 /// A recording, as far as it is written.
 pub(super) struct Recording {
     pub(super) path: PathBuf,
     progress: Progress,
-    /// Bytes of the file that hold whole, checked frames.
+    /// Bytes of whole, checked frames, with the magic before them: as a reader gets them.
     pub(super) length: u64,
+    /// Bytes of the file that hold them.
+    file_length: u64,
+    /// How the file is encrypted; none before the first write, and of one in clear.
+    pub(super) encrypted: Option<Encrypted>,
+    /// Its next piece.
+    next_piece: u64,
     /// What is stored cannot be gone on with.
     pub(super) damaged: Option<String>,
     /// For eviction: when it was used last.
     pub(super) used: u64,
-}
-
-/// What the events so far say.
-#[derive(Clone)]
-struct Progress {
-    chain: Chain,
-    session: Option<Arc<Session>>,
-    /// From `Ended`: at, reason, interrupted.
-    ended: Option<(Timestamp, String, bool)>,
-    sealed: bool,
 }
 
 /// What an append came to.
@@ -50,36 +50,57 @@ pub(super) enum Taken {
 }
 
 impl Recording {
-    /// Reads what is there. A frame cut off at the end was never acknowledged: it is removed.
-    pub(super) fn load(path: PathBuf, id: SessionId) -> io::Result<Self> {
-        let progress = Progress { chain: Chain::start(id), session: None, ended: None, sealed: false };
-        let mut this = Self { path, progress, length: 0, damaged: None, used: 0 };
+    /// Reads what is there. A frame or piece cut off at the end was never acknowledged: it is removed.
+    ///
+    /// # Errors
+    /// When the disk fails, or the key that it is under is not open yet.
+    pub(super) fn load(path: PathBuf, id: SessionId, keys: &RecordingKeys) -> io::Result<Self> {
+        let mut this = Self {
+            path,
+            progress: Progress::start(id),
+            length: 0,
+            file_length: 0,
+            encrypted: None,
+            next_piece: 0,
+            damaged: None,
+            used: 0,
+        };
         let file = match File::open(&this.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(this),
             Err(error) => return Err(error),
         };
         let size = file.metadata()?.len();
-        this.read(BufReader::with_capacity(256 << 10, file))?;
-        if this.damaged.is_none() && this.length < size {
-            tracing::warn!(session = %id, bytes = size.saturating_sub(this.length), "removing a frame that was cut off");
+        this.read(BufReader::with_capacity(256 << 10, file), keys)?;
+        if this.damaged.is_none() && this.file_length < size {
+            tracing::warn!(session = %id, bytes = size.saturating_sub(this.file_length), "removing what was cut off, or never whole, at the end of a recording");
             let file = OpenOptions::new().write(true).open(&this.path)?;
-            file.set_len(this.length)?;
+            file.set_len(this.file_length)?;
             file.sync_data()?;
         }
         Ok(this)
     }
 
-    fn read(&mut self, mut file: impl io::Read) -> io::Result<()> {
+    fn read(&mut self, mut file: impl io::Read, keys: &RecordingKeys) -> io::Result<()> {
         let mut magic = [0; MAGIC.len()];
         if !fill(&mut file, &mut magic)? {
             return Ok(());
         }
-        if magic != *MAGIC {
-            self.damaged = Some("the stored recording is of an unknown version, or damaged".to_owned());
-            return Ok(());
+        match &magic {
+            MAGIC => {
+                self.length = bytes(MAGIC.len());
+                self.file_length = self.length;
+                self.read_clear(file)
+            }
+            ENCRYPTED => self.read_encrypted(file, keys),
+            _ => {
+                self.damaged = Some("the stored recording is of an unknown version, or damaged".to_owned());
+                Ok(())
+            }
         }
-        self.length = bytes(MAGIC.len());
+    }
+
+    fn read_clear(&mut self, mut file: impl io::Read) -> io::Result<()> {
         let mut frame = Vec::new();
         loop {
             let mut length = [0; 4];
@@ -87,9 +108,8 @@ impl Recording {
                 return Ok(());
             }
             let body = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-            let at = self.length;
             if body == 0 || body > MAX_BODY {
-                self.damaged = Some(format!("the stored recording is damaged at byte {at}"));
+                self.damage("no frame is so long");
                 return Ok(());
             }
             frame.clear();
@@ -98,15 +118,87 @@ impl Recording {
             file.by_ref().take(rest).read_to_end(&mut frame)?;
             let Some(Ok(raw)) = frames(&frame).next() else { return Ok(()) };
             if let Err(why) = self.progress.accept(&raw) {
-                self.damaged = Some(format!("the stored recording is damaged at byte {at}: {why}"));
+                self.damage(&why);
                 return Ok(());
             }
             self.length = self.length.saturating_add(bytes(frame.len()));
+            self.file_length = self.length;
         }
     }
 
+    fn read_encrypted(&mut self, mut file: impl io::Read, keys: &RecordingKeys) -> io::Result<()> {
+        let mut slot = [0; KEY_SLOT];
+        if !fill(&mut file, &mut slot)? {
+            return Ok(());
+        }
+        let slot = KeySlot::from_bytes(slot);
+        let key = match keys.open(self.progress.chain.session(), &slot) {
+            Ok(key) => key,
+            Err(error @ KeysError::NotOpen(_)) => return Err(io::Error::other(error)),
+            Err(KeysError::Fault(fault)) => {
+                self.damage(&fault.to_string());
+                return Ok(());
+            }
+        };
+        let encrypted = Encrypted::new(key, &slot);
+        self.length = bytes(MAGIC.len());
+        self.file_length = bytes(encrypted.header().len());
+        let mut begin = [0; LENGTH];
+        while fill(&mut file, &mut begin)? {
+            let at = self.next_piece;
+            let length = match piece_length(at, begin) {
+                Ok(length) => length,
+                Err(fault) => {
+                    if !only_zeros(&mut file)? {
+                        self.damage(&fault.to_string());
+                    }
+                    break;
+                }
+            };
+            let mut piece = vec![0; length];
+            if !fill(&mut file, &mut piece)? {
+                break;
+            }
+            let end = self.file_length.saturating_add(bytes(LENGTH.saturating_add(length)));
+            let content = match encrypted.open(at, piece) {
+                Ok((content, _)) => content,
+                Err(fault) => {
+                    // What is not whole at the very end may never have been written: its gateway has it still, or is told that it is lost. A file
+                    // that grew before its bytes came has zeros there.
+                    if !only_zeros(&mut file)? {
+                        self.damage(&fault.to_string());
+                    }
+                    break;
+                }
+            };
+            if let Err(why) = self.accept(&content) {
+                self.damage(&why);
+                break;
+            }
+            self.length = self.length.saturating_add(bytes(content.len()));
+            self.file_length = end;
+            self.next_piece = at.saturating_add(1);
+        }
+        self.encrypted = Some(encrypted);
+        Ok(())
+    }
+
+    fn accept(&mut self, content: &[u8]) -> Result<(), String> {
+        for frame in frames(content) {
+            self.progress.accept(&frame.map_err(|fault| fault.to_string())?)?;
+        }
+        Ok(())
+    }
+
+    fn damage(&mut self, why: &str) {
+        metrics::counter!("postern_control_recordings_damaged_total").increment(1);
+        let why = format!("the stored recording is damaged at byte {}: {why}", self.file_length);
+        tracing::error!(session = %self.progress.chain.session(), why, "a recording is damaged");
+        self.damaged = Some(why);
+    }
+
     /// Writes those frames of `append` that are new, all or none. Durable only after [`Self::sync`].
-    pub(super) fn append(&mut self, append: &Append) -> io::Result<Taken> {
+    pub(super) fn append(&mut self, append: &Append, keys: &RecordingKeys) -> io::Result<Taken> {
         if let Some(why) = &self.damaged {
             return Ok(Taken::Refused(why.clone()));
         }
@@ -145,32 +237,60 @@ impl Recording {
             seq = seq.saturating_add(1);
         }
         let Some(new) = new.and_then(|new| append.frames.get(new..)) else { return Ok(Taken::Nothing) };
-        self.length = self.write(new)?;
+        self.write(new, keys)?;
         self.progress = progress;
         Ok(Taken::Written)
     }
 
-    fn write(&self, frames: &[u8]) -> io::Result<u64> {
+    fn write(&mut self, frames: &[u8], keys: &RecordingKeys) -> io::Result<()> {
+        let begins = self.file_length == 0;
+        if begins {
+            let made = keys.make(self.progress.chain.session()).map_err(io::Error::other)?;
+            self.encrypted = made.map(|(key, slot)| Encrypted::new(key, &slot));
+            self.next_piece = 0;
+        }
+        let (mut out, mut next_piece) = (Vec::new(), self.next_piece);
+        match &self.encrypted {
+            Some(encrypted) => {
+                if begins {
+                    out.extend_from_slice(encrypted.header());
+                }
+                for content in pieces(frames) {
+                    let piece =
+                        Piece { header: encrypted.header(), index: next_piece, content, last: false, level: LEVEL };
+                    encrypted.key().seal(piece, &mut out).map_err(io::Error::other)?;
+                    next_piece = next_piece.saturating_add(1);
+                }
+            }
+            None if begins => out.extend([MAGIC, frames].concat()),
+            None => out.extend_from_slice(frames),
+        }
+        self.write_out(begins, &out)?;
+        let before = if begins { bytes(MAGIC.len()) } else { self.length };
+        self.length = before.saturating_add(bytes(frames.len()));
+        self.file_length = self.file_length.saturating_add(bytes(out.len()));
+        self.next_piece = next_piece;
+        Ok(())
+    }
+
+    fn write_out(&self, begins: bool, out: &[u8]) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
-        if self.length == 0 {
+        if begins {
             std::fs::create_dir_all(dir)?;
         }
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
-        let mut length = self.length;
         let written = (|| {
-            if length == 0 {
+            if begins {
                 file.set_len(0)?;
-                file.write_all(MAGIC)?;
-                length = bytes(MAGIC.len());
             }
-            file.write_all(frames)
+            file.write_all(out)
         })();
         if let Err(error) = written {
-            // Back to what was whole. When even that fails, the next load finds the cut-off frame and removes it.
-            file.set_len(self.length)?;
+            // Back to what was whole. When even that fails, the next load finds what was cut off and removes it.
+            file.set_len(self.file_length)?;
             return Err(error);
         }
-        if self.length == 0 {
+        if begins {
             // The names must survive as well.
             file.sync_all()?;
             File::open(dir)?.sync_all()?;
@@ -178,7 +298,7 @@ impl Recording {
                 File::open(root)?.sync_all()?;
             }
         }
-        Ok(length.saturating_add(bytes(frames.len())))
+        Ok(())
     }
 
     /// Makes all that was written durable.
@@ -190,68 +310,26 @@ impl Recording {
         self.progress.chain.next_seq()
     }
 
+    /// Whether nothing comes any more.
+    pub(super) const fn is_sealed(&self) -> bool {
+        self.progress.sealed
+    }
+
     pub(super) const fn session(&self) -> Option<&Arc<Session>> {
         self.progress.session.as_ref()
     }
 }
 
-impl Progress {
-    fn accept(&mut self, frame: &RawFrame<'_>) -> Result<(), String> {
-        if self.sealed {
-            return Err("it is sealed already".to_owned());
+/// Whether nothing else follows; also when nothing follows at all.
+fn only_zeros(rest: &mut impl io::Read) -> io::Result<bool> {
+    let mut some = [0; 4_096];
+    loop {
+        match rest.read(&mut some)? {
+            0 => return Ok(true),
+            read if some.iter().take(read).all(|byte| *byte == 0) => {}
+            _ => return Ok(false),
         }
-        let before = (self.chain.next_seq(), self.chain.head());
-        let Entry { at, event, .. } = self.chain.accept(frame).map_err(|fault| fault.to_string())?;
-        match (before.0, event) {
-            (0, Event::Started(started)) => {
-                if started.session != self.chain.session() {
-                    return Err("it opens another session".to_owned());
-                }
-                self.session = Some(Arc::new(opened(at, *started)));
-            }
-            (0, _) => return Err("it does not begin with the opening of a session".to_owned()),
-            (_, Event::Started(_)) => return Err("it opens a session twice".to_owned()),
-            (_, Event::Ended { reason, interrupted, .. }) => self.ended = Some((at, shortened(reason), interrupted)),
-            (_, Event::Sealed { events, head, .. }) => {
-                if (events, head) != before {
-                    return Err("its seal speaks of other events".to_owned());
-                }
-                self.sealed = true;
-                let (at, reason, interrupted) = self.ended.clone().unwrap_or((at, String::new(), false));
-                if let Some(session) = &self.session {
-                    let mut session = Session::clone(session);
-                    let (events, head) = (self.chain.next_seq(), self.chain.head());
-                    session.end = Some(SessionEnd { interrupted, at, reason, events, head });
-                    self.session = Some(Arc::new(session));
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
-}
-
-fn opened(at: Timestamp, started: Started) -> Session {
-    Session {
-        id: started.session,
-        principal: started.principal,
-        target: started.target,
-        gateway: started.gateway,
-        client_address: shortened(started.client_address),
-        database: shortened(started.database),
-        started_at: at,
-        end: None,
-        revision: 0,
-    }
-}
-
-/// The index bounds its texts; the recording has them whole.
-fn shortened(mut text: String) -> String {
-    if text.len() > MAX_TEXT {
-        let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-    }
-    text
 }
 
 /// Whether `buffer` could be filled; `false` at the end of the file.
@@ -263,6 +341,6 @@ fn fill(file: &mut impl io::Read, buffer: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-fn bytes(count: usize) -> u64 {
+pub(super) fn bytes(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -4,22 +4,26 @@
 //! then the answers. What waits in the mailbox is bounded by number and by bytes (I11): a full one makes callers wait, and through
 //! them, by HTTP/2's flow control, gateways.
 
+mod cipher;
 pub(crate) mod copies;
 mod file;
+pub(crate) mod keys;
 pub(crate) mod log;
+mod progress;
+mod read;
 mod store;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use futures::Stream;
 use postern_core::session::Session;
 use postern_core::{Name, SessionId};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use keys::RecordingKeys;
+pub(crate) use read::{Located, chunks};
 use store::Store;
 
 const MAILBOX: usize = 256;
@@ -44,16 +48,6 @@ pub(crate) struct Stored {
     pub(crate) refused: Option<String>,
     /// The session as the index shall have it; none before its first event.
     pub(crate) session: Option<Arc<Session>>,
-}
-
-/// Where a recording lies, and how far it goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Located {
-    path: PathBuf,
-    /// Bytes of it that are durable.
-    pub(crate) length: u64,
-    /// All events before it are durable.
-    pub(crate) next_seq: u64,
 }
 
 /// The store cannot take or find a recording now.
@@ -85,8 +79,8 @@ pub(crate) struct Recordings {
 
 impl Recordings {
     /// Starts the store's thread over `dir`.
-    pub(crate) fn start(dir: &Path, supervisor: &Supervisor) -> io::Result<Self> {
-        let store = Store::open(dir)?;
+    pub(crate) fn start(dir: &Path, keys: RecordingKeys, supervisor: &Supervisor) -> io::Result<Self> {
+        let store = Store::open(dir, keys)?;
         let (to, inbox) = mpsc::channel(MAILBOX);
         supervisor.spawn_blocking_thread("recordings", OnEnd::StopNode, move || store::run(store, inbox));
         Ok(Self { to, room: Arc::new(Semaphore::new(WAITING_BYTES)) })
@@ -114,37 +108,6 @@ impl Recordings {
         // It may have ended already.
         let _ = self.to.send(Msg::Stop).await;
     }
-}
-
-/// Bytes of a recording in one piece.
-const CHUNK: u64 = 64 << 10;
-
-/// What is durable of a recording, from an offset on.
-pub(crate) fn chunks(located: Located, offset: u64) -> impl Stream<Item = io::Result<Vec<u8>>> + Send {
-    let left = located.length.saturating_sub(offset);
-    futures::stream::try_unfold((None, left), move |(file, left)| {
-        let path = located.path.clone();
-        async move {
-            if left == 0 {
-                return Ok(None);
-            }
-            let mut file = match file {
-                Some(file) => file,
-                None => {
-                    let mut file = tokio::fs::File::open(path).await?;
-                    file.seek(io::SeekFrom::Start(offset)).await?;
-                    file
-                }
-            };
-            let mut data = Vec::new();
-            let read = (&mut file).take(left.min(CHUNK)).read_to_end(&mut data).await?;
-            if read == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the recording is shorter than it was"));
-            }
-            let left = left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
-            Ok(Some((data, (Some(file), left))))
-        }
-    })
 }
 
 impl Appending {

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use super::file::{Recording, Taken};
+use super::keys::RecordingKeys;
 use super::{Append, Located, Msg, StoreError, Stored};
 
 /// Messages taken before one round of fsyncs.
@@ -20,6 +21,7 @@ const OPEN: usize = 4_096;
 /// The files.
 pub(super) struct Store {
     dir: PathBuf,
+    keys: RecordingKeys,
     open: BTreeMap<SessionId, Recording>,
     clock: u64,
 }
@@ -94,15 +96,16 @@ fn flush(store: &Store, touched: &mut BTreeSet<SessionId>, replies: &mut Vec<Rep
 }
 
 impl Store {
-    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, keys: RecordingKeys) -> io::Result<Self> {
         create_private_dir(dir).map_err(io::Error::other)?;
-        Ok(Self { dir: dir.to_owned(), open: BTreeMap::new(), clock: 0 })
+        Ok(Self { dir: dir.to_owned(), keys, open: BTreeMap::new(), clock: 0 })
     }
 
     /// Whether something was written, and how the recording then stands.
     fn append(&mut self, append: &Append) -> io::Result<(Stored, bool)> {
+        let keys = self.keys.clone();
         let recording = self.recording(append.session)?;
-        let taken = recording.append(append)?;
+        let taken = recording.append(append, &keys)?;
         let written = matches!(taken, Taken::Written);
         let refused = match taken {
             Taken::Refused(why) => {
@@ -123,6 +126,7 @@ impl Store {
         let recording = self.recording(session)?;
         let found = (recording.length > 0).then(|| Located {
             path: recording.path.clone(),
+            encrypted: recording.encrypted.clone(),
             length: recording.length,
             next_seq: recording.next_seq(),
         });
@@ -137,7 +141,7 @@ impl Store {
         self.clock = self.clock.saturating_add(1);
         let recording = match self.open.entry(session) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(Recording::load(path(&self.dir, session), session)?),
+            Entry::Vacant(place) => place.insert(Recording::load(path(&self.dir, session), session, &self.keys)?),
         };
         recording.used = self.clock;
         Ok(recording)
@@ -172,3 +176,7 @@ fn month(at: Timestamp) -> String {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "encrypted_tests.rs"]
+mod encrypted_tests;

@@ -7,7 +7,7 @@ use super::*;
 
 const AT: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 
-fn session() -> SessionId {
+pub(super) fn session() -> SessionId {
     SessionId::new(AT, 7)
 }
 
@@ -35,7 +35,7 @@ fn started() -> Event {
 }
 
 /// Frames of a whole session, and the place where each begins.
-fn whole() -> Vec<Vec<u8>> {
+pub(super) fn whole() -> Vec<Vec<u8>> {
     let mut chain = Chain::start(session());
     let mut all = Vec::new();
     let mut add = |chain: &mut Chain, event: Event| {
@@ -51,7 +51,7 @@ fn whole() -> Vec<Vec<u8>> {
     all
 }
 
-fn send(store: &mut Store, gateway: &str, first_seq: u64, frames: &[Vec<u8>]) -> Stored {
+pub(super) fn send(store: &mut Store, gateway: &str, first_seq: u64, frames: &[Vec<u8>]) -> Stored {
     let gateway: Name = gateway.parse().unwrap();
     let append = Append { gateway, session: session(), first_seq, frames: frames.concat() };
     store.append(&append).unwrap().0
@@ -60,7 +60,7 @@ fn send(store: &mut Store, gateway: &str, first_seq: u64, frames: &[Vec<u8>]) ->
 #[test]
 fn takes_each_event_once_and_says_what_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Store::open(dir.path(), RecordingKeys::testing(&[])).unwrap();
     let all = whole();
     assert_eq!(send(&mut store, "g1", 0, &all[..2]).next_seq, 2);
     // A gap, then a repetition that goes on.
@@ -69,7 +69,7 @@ fn takes_each_event_once_and_says_what_it_lacks() {
     let stored = send(&mut store, "g1", 3, &all[3..]);
     let end = stored.session.unwrap().end.clone().unwrap();
     assert_eq!((stored.next_seq, end.events, end.interrupted, &*end.reason), (4, 4, true, "closed"));
-    let Located { path, length, next_seq } = store.locate(session()).unwrap().unwrap();
+    let Located { path, length, next_seq, .. } = store.locate(session()).unwrap().unwrap();
     assert_eq!(next_seq, 4);
     let expected = [MAGIC.to_vec(), all.concat()].concat();
     assert_eq!(std::fs::read(&path).unwrap(), expected);
@@ -89,7 +89,7 @@ fn goes_on_after_a_restart_at_any_byte() {
         let file = path(dir.path(), session());
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, &bytes[..cut]).unwrap();
-        let mut store = Store::open(dir.path()).unwrap();
+        let mut store = Store::open(dir.path(), RecordingKeys::testing(&[])).unwrap();
         let stored = send(&mut store, "g1", 0, &all);
         assert_eq!((stored.next_seq, stored.refused), (4, None), "cut at {cut}");
         assert_eq!(std::fs::read(&file).unwrap(), bytes, "cut at {cut}");
@@ -99,7 +99,7 @@ fn goes_on_after_a_restart_at_any_byte() {
 #[test]
 fn refuses_what_does_not_continue_the_recording() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Store::open(dir.path(), RecordingKeys::testing(&[])).unwrap();
     let all = whole();
     assert!(send(&mut store, "g2", 0, &all).refused.unwrap().contains("another gateway"));
     assert!(send(&mut store, "g1", 0, &all[1..]).refused.is_some());
@@ -124,7 +124,7 @@ fn damage_in_the_middle_is_refused_and_left_as_it_is() {
     let file = path(dir.path(), session());
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, &bytes).unwrap();
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Store::open(dir.path(), RecordingKeys::testing(&[])).unwrap();
     assert!(send(&mut store, "g1", 0, &all).refused.unwrap().contains("damaged"));
     assert_eq!(std::fs::read(&file).unwrap(), bytes);
 }
