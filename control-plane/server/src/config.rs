@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::keys::config::KekConfig;
 use crate::raft::NodeConfig;
+use crate::recordings::archive::config::StoreConfig;
 use crate::web::WebConfig;
 
 /// Twice as many members as a cluster should have.
@@ -73,6 +74,9 @@ pub struct ControlConfig {
     /// Where the key-encryption keys are; or the key itself: for the environment (`POSTERN_CONTROL__KEK`), where no file shall hold it.
     #[serde(default)]
     pub kek: Option<KekConfig>,
+    /// Recordings.
+    #[serde(default)]
+    pub recordings: RecordingsConfig,
     /// Whether proofs of possession (DPoP) must have a nonce of the member that they are shown to: then none can be shown to another, nor be made ahead.
     #[serde(default)]
     pub dpop_nonces: bool,
@@ -83,6 +87,15 @@ pub struct ControlConfig {
     /// from a file.
     #[serde(skip)]
     pub dev: bool,
+}
+
+/// What becomes of recordings.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordingsConfig {
+    /// Where sealed ones are kept. In a cluster all members say the same.
+    #[serde(default)]
+    pub store: StoreConfig,
 }
 
 /// How the keys that sign session tokens are changed.
@@ -152,6 +165,9 @@ impl ControlConfig {
         let lifetime = self.certificate_lifetime.0;
         if lifetime < SHORTEST_LIFETIME || lifetime > Duration::from_secs(5 * 366 * 86_400) {
             return Some("certificate_lifetime: must be from 10s to five years".to_owned());
+        }
+        if let Some(fault) = self.recordings.store.faults() {
+            return Some(fault);
         }
         if let Some(fault) = self.signing_keys.faults() {
             return Some(fault);

@@ -39,6 +39,7 @@ use crate::peers::{AddressBook, PeerEntry, Peers, PeersConfig};
 use crate::raft::log_store::{DiskLog, StorageError};
 use crate::raft::{DriverError, ProposeError, RaftHandle, ReadError, start};
 use crate::recordings::Recordings;
+use crate::recordings::archive::{self, Archive, ArchiveError, Archivist};
 use crate::recordings::copies::Copies;
 use crate::recordings::keys::{self as keys_of_recordings, RecordingKeys};
 use crate::recordings::log::{self, LogBook, LogObserver};
@@ -136,6 +137,9 @@ pub enum ControlError {
     /// The listener for browsers.
     #[error(transparent)]
     Web(#[from] WebError),
+    /// The store of recordings.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The recordings' directory.
     #[error("recordings: {0}")]
     Recordings(std::io::Error),
@@ -273,7 +277,8 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let recordings = Recordings::start(&data.recordings(), recording_keys.clone(), &supervisor);
     let recordings = recordings.map_err(ControlError::Recordings)?;
     let book = LogBook::open(&data.recording_log(), &file.incarnation, log_state).map_err(ControlError::Recordings)?;
-    let copies = Copies::new(recordings.clone(), members.clone(), book.clone());
+    let archive = Archive::open(&config.recordings.store, &data.archive(), &file.cluster_id, recording_keys.clone())?;
+    let copies = Copies::new(recordings.clone(), members.clone(), book.clone(), archive.clone());
     if let Some(listener) = peer_listener {
         // TLS would only say no. The services tell a member that was removed, whose certificate is revoked as well, that it was.
         let told_by_services = Revocations::none();
@@ -318,6 +323,9 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     supervisor.spawn("leader", OnEnd::StopNode, duties::lead(members.clone(), config.max_feature_level, stop.clone()));
     let keeper = log::Keeper { book: book.clone(), members: members.clone(), kek: Arc::clone(&kek) };
     supervisor.spawn("recording-log", OnEnd::StopNode, log::keep(keeper, stop.clone()));
+    let (archivist, sealed) = Archivist::new();
+    let parts = archive::Parts { archive, recordings: recordings.clone(), dir: data.recordings() };
+    supervisor.spawn("archivist", OnEnd::StopNode, archive::archive(parts, sealed, stop.clone()));
     let recording_keys = keys_of_recordings::keep(recording_keys, members.clone(), Arc::clone(&kek), stop.clone());
     supervisor.spawn("recording-keys", OnEnd::StopNode, recording_keys);
     supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));
@@ -359,7 +367,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
         &access,
         &published,
         (&desk, &saml, &jobs),
-        (&recordings, &copies, &book),
+        (&recordings, &copies, &book, &archivist),
         cluster_api,
         &members,
         &stop,

@@ -92,6 +92,7 @@ use crate::identity::saml::SamlLogins;
 use crate::keys::Kek;
 use crate::raft::RaftHandle;
 use crate::recordings::Recordings;
+use crate::recordings::archive::Archivist;
 use crate::recordings::copies::Copies;
 use crate::recordings::log::LogBook;
 use crate::watch::WatchHub;
@@ -135,7 +136,7 @@ pub(crate) fn routes(
     access: &Access,
     published: &Published,
     (desk, saml, jobs): (&TokenDesk, &SamlLogins, &Jobs),
-    (recordings, copies, book): (&Recordings, &Copies, &LogBook),
+    (recordings, copies, book, archivist): (&Recordings, &Copies, &LogBook, &Archivist),
     cluster: ClusterServiceServer<cluster::Service>,
     members: &Members,
     stop: &CancellationToken,
@@ -169,6 +170,7 @@ pub(crate) fn routes(
         access: access.clone(),
         recordings: recordings.clone(),
         copies: copies.clone(),
+        archivist: archivist.clone(),
     };
     let reports = fleet::Reports { members: members.clone(), access: access.clone(), stop: stop.clone() };
     let fleet = fleet::Service { members: members.clone(), access: access.clone() };

@@ -12,6 +12,7 @@ use tracing::{error, info};
 use super::access::Access;
 use super::{Answers, status};
 use crate::raft::RaftHandle;
+use crate::recordings::archive::Archivist;
 use crate::recordings::copies::{Copies, Fetched};
 use crate::recordings::{Append, Appending, Recordings, Stored};
 
@@ -23,6 +24,7 @@ pub(super) struct Service {
     pub(super) access: Access,
     pub(super) recordings: Recordings,
     pub(super) copies: Copies,
+    pub(super) archivist: Archivist,
 }
 
 /// A request that was handed to the store.
@@ -60,9 +62,20 @@ async fn hand_over(recordings: Recordings, gateway: Name, request: pb::UploadReq
 }
 
 /// Answers once the events are durable and the index knows of the session's beginning and end.
-async fn finish(raft: RaftHandle, copies: Copies, pending: Pending) -> Result<pb::UploadResponse, Status> {
+async fn finish(
+    raft: RaftHandle,
+    copies: Copies,
+    archivist: Archivist,
+    pending: Pending,
+) -> Result<pb::UploadResponse, Status> {
     let Pending { gateway, session: id, opens, held_from, appending } = pending;
     let mut stored = appending.done().await.map_err(status::store)?;
+    if stored.refused.is_none()
+        && stored.next_seq < held_from
+        && let Some(next_seq) = whole(&raft, id, &gateway).await?
+    {
+        return Ok(pb::UploadResponse { session: id.to_string(), next_seq, refused: String::new() });
+    }
     if stored.refused.is_none() && stored.next_seq < held_from {
         // Another member had it until now, and the gateway has it no more.
         match copies.fetch(&gateway, id, held_from).await.map_err(status::store)? {
@@ -80,12 +93,23 @@ async fn finish(raft: RaftHandle, copies: Copies, pending: Pending) -> Result<pb
         && (opens || session.end.is_some())
     {
         match index(&raft, &session).await? {
+            Ok(()) if session.end.is_some() => archivist.sealed(id),
             Ok(()) => {}
             Err(Refusal::Limit(what)) => return Err(status::refused(Refusal::Limit(what))),
             Err(refusal) => refused = Some(refusal.to_string()),
         }
     }
     Ok(pb::UploadResponse { session: id.to_string(), next_seq, refused: refused.unwrap_or_default() })
+}
+
+/// How many events the recording of a session of this gateway has, when all of them are known: this member had it, or another, and it is in the store.
+async fn whole(raft: &RaftHandle, id: SessionId, gateway: &Name) -> Result<Option<u64>, Status> {
+    let gateway = gateway.clone();
+    let read = raft.read(move |state| {
+        let session = state.session(id).filter(|session| session.gateway == gateway.as_str())?;
+        session.end.as_ref().map(|end| end.events)
+    });
+    read.await.map_err(status::read)
 }
 
 /// Idempotent: a gateway that had no answer sends again.
@@ -115,14 +139,14 @@ impl RecordingService for Service {
     ) -> Result<Response<Self::UploadStream>, Status> {
         let gateway = self.access.gateway(&request)?;
         let (recordings, copies) = (self.recordings.clone(), self.copies.clone());
-        let (raft, stream) = (self.raft.clone(), Stream::new());
+        let (raft, archivist, stream) = (self.raft.clone(), self.archivist.clone(), Stream::new());
         let answers = request
             .into_inner()
             // One after the other, so that a session's events come to the store in their order.
             .and_then(move |request| hand_over(recordings.clone(), gateway.clone(), request))
             .map(move |pending| {
-                let (raft, copies, _counted) = (raft.clone(), copies.clone(), &stream);
-                async move { finish(raft, copies, pending?).await }
+                let (raft, copies, archivist, _counted) = (raft.clone(), copies.clone(), archivist.clone(), &stream);
+                async move { finish(raft, copies, archivist, pending?).await }
             })
             .buffered(PIPELINE);
         Ok(Response::new(answers.boxed()))

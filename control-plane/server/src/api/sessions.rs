@@ -14,7 +14,7 @@ use postern_proto::resource::v1::SessionState;
 use postern_state::ObjectKey;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
-use tracing::{error, info};
+use tracing::info;
 
 use super::access::{Access, Caller};
 use super::grants::{Object, Verb};
@@ -22,8 +22,7 @@ use super::page::{Key, Page, Sizes, order};
 use super::watching::{Watched, Watches};
 use super::{Answers, status};
 use crate::raft::RaftHandle;
-use crate::recordings::chunks;
-use crate::recordings::copies::{Copies, Copy};
+use crate::recordings::copies::Copies;
 use crate::watch::{Change, ChangeSet, Value};
 
 const SIZES: Sizes = Sizes { default: 100, most: 1_000 };
@@ -167,15 +166,7 @@ impl SessionService for Service {
                 session.end.as_ref().map(|end| end.events)
             }
         };
-        let data = match self.copies.whole(id, events).await?.ok_or_else(gone)? {
-            Copy::Own(located) => chunks(located, 0)
-                .map_err(move |error| {
-                    error!(session = %id, %error, "a recording cannot be read");
-                    Status::data_loss("the recording cannot be read")
-                })
-                .boxed(),
-            Copy::Other(copy) => copy.data().boxed(),
-        };
+        let data = self.copies.whole(id, events).await?.ok_or_else(gone)?.data(id);
         info!(%caller, session = %id, "exported a recording");
         let answers = data.map_ok(|data| pb::ExportSessionResponse { data });
         Ok(Response::new(answers.boxed()))

@@ -117,6 +117,10 @@ impl DataDir {
     }
 
     /// Beside the recordings: who saves them saves it.
+    pub(crate) fn archive(&self) -> PathBuf {
+        self.recordings().join("store")
+    }
+
     pub(crate) fn recording_log(&self) -> PathBuf {
         self.recordings().join("log")
     }

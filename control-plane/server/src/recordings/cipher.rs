@@ -34,7 +34,7 @@ const WORTH_COMPRESSING: usize = 128;
 
 /// A recording that does not open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CipherFault {
+pub enum CipherFault {
     /// Not under this key, changed, or put in another's place.
     #[error("its key does not open: it is not under key {0} of recordings, or damaged")]
     Key(u32),

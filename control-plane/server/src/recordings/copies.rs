@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use futures::{Stream, StreamExt as _};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use postern_core::recording::{FrameFault, MAGIC, frames};
 use postern_core::{Name, SessionId};
 use postern_proto::peer::v1 as pb;
@@ -19,8 +20,9 @@ use postern_proto::peer::v1::recording_service_server::RecordingService;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
+use super::archive::{Archive, ArchiveError, Archived};
 use super::log::{LogBook, packed};
 use super::{Append, Located, Recordings, StoreError, Stored, chunks};
 use crate::cluster::members::Members;
@@ -31,6 +33,8 @@ const ASK_LIMIT: Duration = Duration::from_secs(2);
 const SILENT_FOR: Duration = Duration::from_secs(3);
 /// How long fetching may take until the gateway has an answer; what came until then is kept.
 const FETCH_LIMIT: Duration = Duration::from_secs(15);
+/// How long the store may take to begin to answer.
+const STORE_LIMIT: Duration = Duration::from_secs(10);
 /// Whole frames are stored once there are so many bytes of them.
 const BATCH: usize = 512 << 10;
 
@@ -43,6 +47,7 @@ pub(crate) struct Copies {
     recordings: Recordings,
     members: Members,
     book: LogBook,
+    archive: Archive,
     silent: Arc<Mutex<BTreeMap<u64, Instant>>>,
     /// One after the other: requests of one session come together.
     fetching: Arc<tokio::sync::Mutex<()>>,
@@ -71,8 +76,26 @@ pub(crate) struct RemoteCopy {
 pub(crate) enum Copy {
     /// Here.
     Own(Located),
+    /// In the store.
+    Archived(Box<Archived>),
     /// At another member.
     Other(Box<RemoteCopy>),
+}
+
+impl Copy {
+    /// The recording's bytes; an error when they are not whole.
+    pub(crate) fn data(self, session: SessionId) -> BoxStream<'static, Result<Vec<u8>, Status>> {
+        match self {
+            Self::Own(located) => chunks(located, 0).map_err(move |error| unreadable(session, &error)).boxed(),
+            Self::Archived(found) => found.data(0).map_err(move |error| unreadable(session, &error)).boxed(),
+            Self::Other(copy) => copy.data().boxed(),
+        }
+    }
+}
+
+fn unreadable(session: SessionId, error: &dyn std::error::Error) -> Status {
+    error!(%session, %error, "a recording cannot be read");
+    Status::data_loss("the recording cannot be read")
 }
 
 /// What came of fetching.
@@ -84,8 +107,8 @@ pub(crate) enum Fetched {
 }
 
 impl Copies {
-    pub(crate) fn new(recordings: Recordings, members: Members, book: LogBook) -> Self {
-        Self { recordings, members, book, silent: Arc::default(), fetching: Arc::default() }
+    pub(crate) fn new(recordings: Recordings, members: Members, book: LogBook, archive: Archive) -> Self {
+        Self { recordings, members, book, archive, silent: Arc::default(), fetching: Arc::default() }
     }
 
     /// The copy of a recording that goes furthest; of one with so many events, one that has them all when there is one.
@@ -99,11 +122,31 @@ impl Copies {
         if enough(next_seq) {
             return Ok(own.map(Copy::Own));
         }
+        // One that is over is in the store, as a rule; one that goes on is not.
+        let mut asked = None;
+        if let Some(events) = events {
+            match self.archived(session).await {
+                Ok(Some(found)) if found.header.events >= events => return Ok(Some(Copy::Archived(Box::new(found)))),
+                answer => asked = Some(answer.map(drop)),
+            }
+        }
         let Elsewhere { best, silent } = self.find(session, 0).await;
         let best = best.filter(|copy| copy.next_seq > next_seq);
         let furthest = best.as_ref().map_or(next_seq, |copy| copy.next_seq);
         // Of a session that is not over, or not in the index any more, what there is.
         let fits = if events.is_some() { enough(furthest) } else { furthest > 0 };
+        if !fits {
+            match asked {
+                Some(Err(status)) => return Err(status),
+                Some(Ok(())) => {}
+                // It may have left the index.
+                None => {
+                    if let Some(found) = self.archived(session).await? {
+                        return Ok(Some(Copy::Archived(Box::new(found))));
+                    }
+                }
+            }
+        }
         if !fits && !silent.is_empty() {
             let silent: Vec<&str> = silent.iter().map(Name::as_str).collect();
             let silent = silent.join(", ");
@@ -112,6 +155,23 @@ impl Copies {
             )));
         }
         Ok(best.map(|copy| Copy::Other(Box::new(copy))).or(own.map(Copy::Own)))
+    }
+
+    /// What the store has, as this member reaches it.
+    async fn archived(&self, session: SessionId) -> Result<Option<Archived>, Status> {
+        match timeout(STORE_LIMIT, self.archive.get(session)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error @ (ArchiveError::Lies(_) | ArchiveError::NoKey))) => {
+                metrics::counter!("postern_control_archive_lies_total").increment(1);
+                error!(%session, %error, "a recording cannot be read");
+                Err(Status::data_loss(error.to_string()))
+            }
+            Ok(Err(error)) => {
+                warn!(%session, %error, "the store of recordings does not tell whether it has a recording");
+                Err(Status::unavailable("the store of recordings does not answer"))
+            }
+            Err(_) => Err(Status::unavailable("the store of recordings does not answer")),
+        }
     }
 
     /// Asks all other members at once.
@@ -242,7 +302,7 @@ fn begin() -> u64 {
 }
 
 /// How many bytes the whole frames at the beginning take.
-fn whole_frames(bytes: &[u8]) -> Result<usize, FrameFault> {
+pub(super) fn whole_frames(bytes: &[u8]) -> Result<usize, FrameFault> {
     let mut walk = frames(bytes);
     loop {
         match walk.next() {
@@ -288,16 +348,23 @@ impl RecordingService for Copies {
         let session: SessionId =
             request.session.parse().map_err(|_| Status::invalid_argument("session is not a session's id"))?;
         let own = self.recordings.locate(session).await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let own = own.ok_or_else(|| Status::not_found("this member has nothing of it"))?;
-        let extent = pb::RecordingExtent { next_seq: own.next_seq, length: own.length };
-        let first = Ok(pb::ReadRecordingResponse { response: Some(Part::Extent(extent)) });
-        let data = chunks(own, request.offset).map(move |data| match data {
-            Ok(data) => Ok(pb::ReadRecordingResponse { response: Some(Part::Data(data)) }),
-            Err(error) => {
-                tracing::error!(%session, %error, "a recording cannot be read");
-                Err(Status::data_loss("the recording cannot be read"))
+        let (extent, data) = match own {
+            Some(own) => {
+                let extent = pb::RecordingExtent { next_seq: own.next_seq, length: own.length };
+                let data = chunks(own, request.offset).map_err(move |error| unreadable(session, &error));
+                (extent, data.boxed())
             }
-        });
+            None => {
+                let found = timeout(ASK_LIMIT / 2, self.archived(session)).await;
+                let found = found.map_err(|_| Status::unavailable("the store of recordings does not answer"))??;
+                let found = found.ok_or_else(|| Status::not_found("this member has nothing of it"))?;
+                let extent = pb::RecordingExtent { next_seq: found.header.events, length: found.header.length };
+                let data = found.data(request.offset).map_err(move |error| unreadable(session, &error));
+                (extent, data.boxed())
+            }
+        };
+        let first = Ok(pb::ReadRecordingResponse { response: Some(Part::Extent(extent)) });
+        let data = data.map_ok(|data| pb::ReadRecordingResponse { response: Some(Part::Data(data)) });
         Ok(Response::new(Box::pin(futures::stream::once(std::future::ready(first)).chain(data))))
     }
 

@@ -13,8 +13,9 @@ use postern_core::session::Session;
 use super::Append;
 use super::cipher::{KEY_SLOT, KeySlot, LENGTH, Piece, piece_length, pieces};
 use super::keys::{KeysError, RecordingKeys};
+use super::note;
 use super::progress::Progress;
-use super::read::{ENCRYPTED, Encrypted};
+use super::read::{ENCRYPTED, Encrypted, Located};
 
 /// Beside the body: its length and the chain's hash.
 const FRAME_OVERHEAD: usize = 36;
@@ -67,7 +68,12 @@ impl Recording {
         };
         let file = match File::open(&this.path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(this),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(session) = note::read(&this.path, id)? {
+                    this.progress = Progress::ended(session);
+                }
+                return Ok(this);
+            }
             Err(error) => return Err(error),
         };
         let size = file.metadata()?.len();
@@ -298,6 +304,29 @@ impl Recording {
                 File::open(root)?.sync_all()?;
             }
         }
+        Ok(())
+    }
+
+    /// For a reader; none when nothing of it is here.
+    pub(super) fn locate(&self) -> io::Result<Option<Located>> {
+        if self.length == 0 {
+            return Ok(None);
+        }
+        let file = Arc::new(File::open(&self.path)?);
+        let (encrypted, length, next_seq) = (self.encrypted.clone(), self.length, self.next_seq());
+        Ok(Some(Located { file, encrypted, length, next_seq }))
+    }
+
+    /// It is elsewhere, whole: of what was here stays what its gateway may still ask for.
+    pub(super) fn put_away(&mut self) -> io::Result<()> {
+        let session = self.progress.session.clone().filter(|_| self.is_sealed());
+        let session = session.ok_or_else(|| io::Error::other("the recording is not sealed"))?;
+        note::write(&self.path, &session)?;
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        (self.length, self.file_length, self.next_piece, self.encrypted) = (0, 0, 0, None);
         Ok(())
     }
 

@@ -31,7 +31,7 @@ const ROTATE_AFTER: Duration = Duration::from_secs(90 * 86_400);
 
 /// Why a recording's key is not to be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum KeysError {
+pub enum KeysError {
     /// The key-encryption key is away, or this member has only just started.
     #[error("key {0} of recordings is not open on this member yet")]
     NotOpen(u32),

@@ -4,11 +4,13 @@
 //! then the answers. What waits in the mailbox is bounded by number and by bytes (I11): a full one makes callers wait, and through
 //! them, by HTTP/2's flow control, gateways.
 
+pub(crate) mod archive;
 mod cipher;
 pub(crate) mod copies;
 mod file;
 pub(crate) mod keys;
 pub(crate) mod log;
+mod note;
 mod progress;
 mod read;
 mod store;
@@ -22,6 +24,7 @@ use postern_core::{Name, SessionId};
 use postern_runtime::supervisor::{OnEnd, Supervisor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use archive::Header;
 use keys::RecordingKeys;
 pub(crate) use read::{Located, chunks};
 use store::Store;
@@ -64,6 +67,8 @@ pub(crate) enum StoreError {
 enum Msg {
     Append { append: Append, reply: oneshot::Sender<Result<Stored, StoreError>>, _room: OwnedSemaphorePermit },
     Locate { session: SessionId, reply: oneshot::Sender<Result<Option<Located>, StoreError>> },
+    Sealed { session: SessionId, reply: oneshot::Sender<Result<Option<(Header, Located)>, StoreError>> },
+    Archived { session: SessionId, reply: oneshot::Sender<Result<(), StoreError>> },
     Stop,
 }
 
@@ -100,6 +105,20 @@ impl Recordings {
     pub(crate) async fn locate(&self, session: SessionId) -> Result<Option<Located>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.to.send(Msg::Locate { session, reply }).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// A recording that is sealed, and is on this member's disk.
+    async fn sealed(&self, session: SessionId) -> Result<Option<(Header, Located)>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.to.send(Msg::Sealed { session, reply }).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// It is in the store, whole: it goes from this member's disk.
+    async fn archived(&self, session: SessionId) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.to.send(Msg::Archived { session, reply }).await.map_err(|_| StoreError::Stopped)?;
         answer.await.unwrap_or(Err(StoreError::Stopped))
     }
 

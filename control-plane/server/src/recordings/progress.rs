@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use postern_core::operation::Digest;
 use postern_core::recording::{Chain, Entry, Event, RawFrame, Started};
 use postern_core::session::{Session, SessionEnd};
 use postern_core::{SessionId, Timestamp};
@@ -22,6 +23,13 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn start(id: SessionId) -> Self {
         Self { chain: Chain::start(id), session: None, ended: None, sealed: false }
+    }
+
+    /// Of a recording that is whole, and is not here any more.
+    pub(super) fn ended(session: Session) -> Self {
+        let (events, head) = session.end.as_ref().map_or((0, Digest([0; 32])), |end| (end.events, end.head));
+        let chain = Chain::resume(session.id, events, head);
+        Self { chain, session: Some(Arc::new(session)), ended: None, sealed: true }
     }
 
     pub(super) fn accept(&mut self, frame: &RawFrame<'_>) -> Result<(), String> {

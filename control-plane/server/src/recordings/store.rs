@@ -9,6 +9,7 @@ use postern_runtime::pki::create_private_dir;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
+use super::archive::Header;
 use super::file::{Recording, Taken};
 use super::keys::RecordingKeys;
 use super::{Append, Located, Msg, StoreError, Stored};
@@ -61,6 +62,15 @@ pub(super) fn run(mut store: Store, mut inbox: mpsc::Receiver<Msg>) {
                     }
                     let located = store.locate(session).map_err(|error| StoreError::Io(error.kind().to_string()));
                     let _ = reply.send(located);
+                }
+                Msg::Sealed { session, reply } => {
+                    if !flush(&store, &mut touched, &mut replies) {
+                        return;
+                    }
+                    let _ = reply.send(store.sealed(session).map_err(|error| StoreError::Io(error.to_string())));
+                }
+                Msg::Archived { session, reply } => {
+                    let _ = reply.send(store.archived(session).map_err(|error| StoreError::Io(error.to_string())));
                 }
                 Msg::Stop => stop = true,
             }
@@ -124,16 +134,32 @@ impl Store {
 
     fn locate(&mut self, session: SessionId) -> io::Result<Option<Located>> {
         let recording = self.recording(session)?;
-        let found = (recording.length > 0).then(|| Located {
-            path: recording.path.clone(),
-            encrypted: recording.encrypted.clone(),
-            length: recording.length,
-            next_seq: recording.next_seq(),
-        });
-        if found.is_none() && recording.damaged.is_none() {
+        let found = recording.locate()?;
+        if found.is_none() && recording.damaged.is_none() && !recording.is_sealed() {
             self.open.remove(&session);
         }
         Ok(found)
+    }
+
+    /// A recording that is sealed and still here.
+    fn sealed(&mut self, session: SessionId) -> io::Result<Option<(Header, Located)>> {
+        let recording = self.recording(session)?;
+        let end = recording.session().and_then(|session| session.end.as_ref());
+        let end = end.map(|end| (end.events, end.head));
+        let Some((events, head)) = end.filter(|_| recording.is_sealed()) else { return Ok(None) };
+        let located = recording.locate()?;
+        Ok(located.map(|located| (Header { session, events, length: located.length, head }, located)))
+    }
+
+    /// Leaves of a recording what must be known of it once it is in the store.
+    fn archived(&mut self, session: SessionId) -> io::Result<()> {
+        let recording = self.recording(session)?;
+        let outcome = recording.put_away();
+        if outcome.is_err() {
+            // It is read again from whatever is there now.
+            self.open.remove(&session);
+        }
+        outcome
     }
 
     fn recording(&mut self, session: SessionId) -> io::Result<&mut Recording> {
@@ -164,7 +190,7 @@ fn path(dir: &Path, session: SessionId) -> PathBuf {
     dir.join(month(session.made_at())).join(format!("{session}.rec"))
 }
 
-fn month(at: Timestamp) -> String {
+pub(super) fn month(at: Timestamp) -> String {
     // RFC 3339 begins with year and month; a year past 9999 has more digits.
     let text = at.to_string();
     text.rsplitn(3, '-').last().map_or_else(String::new, |year| {

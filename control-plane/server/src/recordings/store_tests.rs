@@ -69,12 +69,14 @@ fn takes_each_event_once_and_says_what_it_lacks() {
     let stored = send(&mut store, "g1", 3, &all[3..]);
     let end = stored.session.unwrap().end.clone().unwrap();
     assert_eq!((stored.next_seq, end.events, end.interrupted, &*end.reason), (4, 4, true, "closed"));
-    let Located { path, length, next_seq, .. } = store.locate(session()).unwrap().unwrap();
+    let Located { file, length, next_seq, .. } = store.locate(session()).unwrap().unwrap();
     assert_eq!(next_seq, 4);
     let expected = [MAGIC.to_vec(), all.concat()].concat();
-    assert_eq!(std::fs::read(&path).unwrap(), expected);
+    assert_eq!(file.metadata().unwrap().len(), expected.len() as u64);
     assert_eq!(length, expected.len() as u64);
+    let path = path(dir.path(), session());
     assert!(path.ends_with(format!("2026-11/{}.rec", session())), "{path:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), expected);
     // Sealed is the end.
     let stored = send(&mut store, "g1", 4, &all[..1]);
     assert!(stored.refused.is_some());

@@ -1,0 +1,174 @@
+//! Brings sealed recordings from this member's disk into the store.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt as _;
+use postern_core::SessionId;
+use postern_runtime::backoff::Backoff;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::super::{Recordings, chunks, note};
+use super::{Archive, ArchiveError};
+
+/// Recordings under way at a time.
+const AT_ONCE: usize = 4;
+/// Those that were told of and not looked at yet; more are found by the next look.
+const QUEUE: usize = 4_096;
+/// Between looks at what lies on the disk.
+const LOOK: Duration = Duration::from_secs(300);
+/// Between tries while the store is away.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LAST_WAIT: Duration = Duration::from_secs(60);
+/// Before the first one: a member that starts has other things to do.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// Is told of recordings that are whole. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Archivist {
+    to: mpsc::Sender<SessionId>,
+}
+
+/// What it needs.
+pub(crate) struct Parts {
+    pub(crate) archive: Archive,
+    pub(crate) recordings: Recordings,
+    /// Where recordings lie.
+    pub(crate) dir: PathBuf,
+}
+
+impl Archivist {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<SessionId>) {
+        let (to, from) = mpsc::channel(QUEUE);
+        (Self { to }, from)
+    }
+
+    /// A recording is sealed, and the index knows of it.
+    pub(crate) fn sealed(&self, session: SessionId) {
+        // With a full queue it is found on the disk later.
+        let _ = self.to.try_send(session);
+    }
+}
+
+/// Works until `stop`: what is under way is begun anew after the next start.
+pub(crate) async fn archive(parts: Parts, told: mpsc::Receiver<SessionId>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work(Arc::new(parts), told) => {}
+    }
+}
+
+async fn work(parts: Arc<Parts>, mut told: mpsc::Receiver<SessionId>) {
+    let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
+    let mut look_at = tokio::time::Instant::now() + FIRST_LOOK;
+    loop {
+        let mut some = Vec::new();
+        tokio::select! {
+            taken = told.recv_many(&mut some, QUEUE) => if taken == 0 { return },
+            () = tokio::time::sleep_until(look_at) => {
+                some = found(&parts.dir).await;
+                look_at = tokio::time::Instant::now() + LOOK;
+            }
+        }
+        let failed = AtomicU64::new(0);
+        let work = futures::stream::iter(some).for_each_concurrent(AT_ONCE, |session| {
+            let (parts, failed) = (&parts, &failed);
+            async move {
+                if let Err(error) = put_away(parts, session).await {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    tell(session, &error);
+                }
+            }
+        });
+        work.await;
+        let failed = failed.into_inner();
+        #[allow(clippy::cast_precision_loss)] // of numbers that people look at
+        metrics::gauge!("postern_control_archive_failed").set(failed as f64);
+        if failed > 0 {
+            // The store is away, or full: all that lies here is tried again.
+            let wait = backoff.next_delay();
+            look_at = look_at.min(tokio::time::Instant::now() + wait);
+            tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
+        } else {
+            backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
+        }
+    }
+}
+
+fn tell(session: SessionId, error: &ArchiveError) {
+    match error {
+        ArchiveError::NotYet | ArchiveError::Keys(_) => debug!(%session, %error, "a recording waits"),
+        ArchiveError::Lies(_) | ArchiveError::NoKey => {
+            metrics::counter!("postern_control_archive_lies_total").increment(1);
+            error!(%session, %error, "a recording cannot be put into the store: it stays on this member's disk");
+        }
+        _ => {
+            metrics::counter!("postern_control_archive_failures_total").increment(1);
+            warn!(%session, %error, "a recording cannot be put into the store now: it stays on this member's disk");
+        }
+    }
+}
+
+/// Puts one recording into the store, when it is sealed and here; then it is gone from here.
+async fn put_away(parts: &Parts, session: SessionId) -> Result<(), ArchiveError> {
+    let sealed = parts.recordings.sealed(session).await.map_err(std::io::Error::other)?;
+    let Some((header, located)) = sealed else { return Ok(()) };
+    let started = std::time::Instant::now();
+    parts.archive.put(header, chunks(located, 0)).await?;
+    parts.recordings.archived(session).await.map_err(std::io::Error::other)?;
+    metrics::counter!("postern_control_archived_total").increment(1);
+    metrics::histogram!("postern_control_archive_seconds").record(started.elapsed().as_secs_f64());
+    debug!(%session, events = header.events, "a recording was put into the store");
+    Ok(())
+}
+
+/// Recordings on this disk; old notes are removed by the way.
+async fn found(dir: &Path) -> Vec<SessionId> {
+    let dir = dir.to_owned();
+    let found = tokio::task::spawn_blocking(move || look(&dir));
+    match found.await.map_err(std::io::Error::other).and_then(|found| found) {
+        Ok(found) => found,
+        Err(error) => {
+            warn!(%error, "the recordings on this disk cannot be listed");
+            Vec::new()
+        }
+    }
+}
+
+fn look(dir: &Path) -> std::io::Result<Vec<SessionId>> {
+    let mut sessions = Vec::new();
+    for month in std::fs::read_dir(dir)? {
+        let month = month?;
+        if !month.file_type()?.is_dir() || !is_month(&month.file_name()) {
+            continue;
+        }
+        for file in std::fs::read_dir(month.path())? {
+            let path = file?.path();
+            let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            let Some(id) = id else { continue };
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("rec") => sessions.push(id),
+                Some(note::EXTENSION) if is_old(&path) => std::fs::remove_file(&path)?,
+                _ => {}
+            }
+        }
+    }
+    Ok(sessions)
+}
+
+/// `2026-11`, and not the store's own directories.
+fn is_month(name: &std::ffi::OsStr) -> bool {
+    name.to_str().and_then(|name| name.rsplit_once('-')).is_some_and(|(year, month)| {
+        year.len() >= 4 && month.len() == 2 && year.bytes().chain(month.bytes()).all(|byte| byte.is_ascii_digit())
+    })
+}
+
+fn is_old(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    age.is_some_and(|age| age > note::KEPT)
+}
