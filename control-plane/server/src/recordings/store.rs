@@ -201,7 +201,7 @@ pub(super) fn month(at: Timestamp) -> String {
 
 #[cfg(test)]
 #[path = "store_tests.rs"]
-mod tests;
+pub(super) mod tests;
 
 #[cfg(test)]
 #[path = "encrypted_tests.rs"]

@@ -7,7 +7,7 @@ use super::*;
 
 const AT: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 
-pub(super) fn session() -> SessionId {
+pub(in crate::recordings) fn session() -> SessionId {
     SessionId::new(AT, 7)
 }
 
@@ -35,7 +35,7 @@ fn started() -> Event {
 }
 
 /// Frames of a whole session, and the place where each begins.
-pub(super) fn whole() -> Vec<Vec<u8>> {
+pub(in crate::recordings) fn whole() -> Vec<Vec<u8>> {
     let mut chain = Chain::start(session());
     let mut all = Vec::new();
     let mut add = |chain: &mut Chain, event: Event| {

@@ -90,6 +90,17 @@ pub(crate) struct Archive {
     keys: RecordingKeys,
 }
 
+/// What the store has of a recording before it is put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Whole,
+    Nothing,
+    /// It, and not its key: nobody can read it any more.
+    NoKey,
+    /// Something else.
+    Wrong,
+}
+
 /// A recording as it is in the store.
 pub(crate) struct Archived {
     pub(crate) header: Header,
@@ -164,13 +175,19 @@ impl Archive {
     }
 
     /// The recording's key in the store: another member may have put one there, and then it is that one.
-    async fn key_for_writing(&self, session: SessionId) -> Result<DataKey, ArchiveError> {
-        if let Some(key) = self.key(session).await? {
+    async fn key_for_writing(&self, session: SessionId, found: Found) -> Result<DataKey, ArchiveError> {
+        if found != Found::Wrong
+            && let Some(key) = self.key(session).await?
+        {
             return Ok(key);
         }
         let (key, slot) = self.keys.make(session)?.ok_or(ArchiveError::NotYet)?;
-        let object = [KEY_MAGIC.as_slice(), slot.as_bytes()].concat();
-        match create(&self.key_store, &self.key_object(session), object.into()).await {
+        let (object, path) = ([KEY_MAGIC.as_slice(), slot.as_bytes()].concat().into(), self.key_object(session));
+        if found == Found::Wrong {
+            self.key_store.put(&path, object).await?;
+            return Ok(key);
+        }
+        match create(&self.key_store, &path, object).await {
             Ok(()) => Ok(key),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 self.key(session).await?.ok_or(ArchiveError::NoKey)
@@ -189,46 +206,45 @@ impl Archive {
         clear: impl Stream<Item = std::io::Result<Vec<u8>>> + Send,
     ) -> Result<(), ArchiveError> {
         let session = header.session;
-        let replaces = match self.verify(&header).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => false,
+        let found = match self.verify(&header).await {
+            Ok(Found::Whole) => return Ok(()),
+            Ok(found) => found,
             Err(ArchiveError::Lies(why)) => {
                 metrics::counter!("postern_control_archive_lies_total").increment(1);
                 tracing::error!(%session, why, "what the store has of a recording is not the recording: it is put there anew");
-                true
+                Found::Wrong
             }
             Err(error) => return Err(error),
         };
-        let key = self.key_for_writing(session).await?;
-        self.write(&header, key, replaces, clear).await?;
-        match self.verify(&header).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(ArchiveError::Lies("it is not there".to_owned())),
-            Err(error) => Err(error),
+        let key = self.key_for_writing(session, found).await?;
+        self.write(&header, key, found, clear).await?;
+        match self.verify(&header).await? {
+            Found::Whole => Ok(()),
+            _ => Err(ArchiveError::Lies("it is not there".to_owned())),
         }
     }
 
-    /// Whether the recording is there, whole.
-    async fn verify(&self, header: &Header) -> Result<bool, ArchiveError> {
+    /// What is there of the recording; read to its end.
+    async fn verify(&self, header: &Header) -> Result<Found, ArchiveError> {
         let found = match self.get(header.session).await {
-            // Without its key it is worth nothing; there may be none because nobody came so far yet.
-            Ok(None) | Err(ArchiveError::NoKey) => return Ok(false),
-            found => found?,
+            Ok(None) => return Ok(Found::Nothing),
+            Err(ArchiveError::NoKey) => return Ok(Found::NoKey),
+            Ok(Some(found)) => found,
+            Err(error) => return Err(error),
         };
-        let Some(found) = found else { return Ok(false) };
         if found.header != *header {
             return Err(ArchiveError::Lies("it is of other events".to_owned()));
         }
         let mut data = std::pin::pin!(found.data(0));
         while data.try_next().await?.is_some() {}
-        Ok(true)
+        Ok(Found::Whole)
     }
 
     async fn write(
         &self,
         header: &Header,
         key: DataKey,
-        replaces: bool,
+        found: Found,
         clear: impl Stream<Item = std::io::Result<Vec<u8>>> + Send,
     ) -> Result<(), ArchiveError> {
         let (mut writer, mut clear, path) =
@@ -247,7 +263,7 @@ impl Archive {
                     writer.finish().await?;
                 }
                 match &mut upload {
-                    None if ended && replaces => {
+                    None if ended && found != Found::Nothing => {
                         return Ok(self.recordings.put(&path, writer.take().into()).await.map(drop)?);
                     }
                     None if ended => {
