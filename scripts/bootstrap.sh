@@ -115,6 +115,14 @@ if [ "$purpose" = test ] && ! .tools/grpc/bin/python -c 'import grpc_tools, grpc
         grpcio==1.85.1 grpcio-tools==1.85.1 grpcio-reflection==1.85.1 grpcio-status==1.85.1 cryptography==50.0.2 PyJWT==2.10.1
 fi
 
+# An object store that speaks S3: it checks signatures, and fails as it is told to.
+if [ "$purpose" = test ] && ! cmp -s chaos/s3/requirements.txt .tools/s3/requirements.txt; then
+    echo "bootstrap: installing moto's S3 into .tools/s3: recordings are kept in it"
+    python3 -m venv .tools/s3
+    .tools/s3/bin/pip install --quiet --disable-pip-version-check -r chaos/s3/requirements.txt
+    cp chaos/s3/requirements.txt .tools/s3/
+fi
+
 # A certified OpenID provider, by the versions in its lock file; from whichever registry npm is configured for.
 if [ "$purpose" = test ]; then
     same=1

@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod idle;
 mod issuer;
 pub mod net;
+mod object_store;
 pub mod people;
 mod postern;
 mod postgres;
@@ -24,6 +25,7 @@ pub mod wire;
 
 pub use cli::Cli;
 pub use issuer::Issuer;
+pub use object_store::{Fault, ObjectStore};
 pub use postern::{Postern, PosternOptions, next_binary, postern_binary, shop_objects};
 pub use postgres::{BY_BOTH, BY_CERTIFICATE, Postgres, PostgresOptions, Role, is_root};
 pub use process::{Finished, Process, free_port, run, wait_until};

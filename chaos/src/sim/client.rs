@@ -179,6 +179,7 @@ fn birth() -> Command {
         signing_keys: Vec::new(),
         session_token_key: sealed(0, 0),
         mask_key: sealed(0, 0),
+        recording_keys: Vec::new(),
     })
     .into()
 }

@@ -133,17 +133,18 @@ impl Member {
         self.folder.join("data")
     }
 
-    /// The recordings that it has on its disk, each with its size: `ses_….rec`.
+    /// The recordings that it has on its disk, each with its size: `ses_….rec`. Without those that are in its own store already.
     #[must_use]
     pub fn recordings(&self) -> Vec<(String, u64)> {
-        let mut found = Vec::new();
-        for month in fs::read_dir(self.data_dir().join("recordings")).into_iter().flatten().flatten() {
-            for file in fs::read_dir(month.path()).into_iter().flatten().flatten() {
-                let name = file.file_name().to_string_lossy().trim_end_matches(".rec").to_owned();
-                found.push((name, file.metadata().map_or(0, |metadata| metadata.len())));
-            }
-        }
-        found
+        let months = fs::read_dir(self.data_dir().join("recordings")).into_iter().flatten().flatten();
+        let months = months.filter(|month| month.file_name() != "store");
+        months.flat_map(|month| recordings_in(month.path())).collect()
+    }
+
+    /// The recordings that are in its own store, each with its size there.
+    #[must_use]
+    pub fn stored(&self) -> Vec<(String, u64)> {
+        recordings_in(self.data_dir().join("recordings/store"))
     }
 
     /// Its configuration, as text.
@@ -385,4 +386,18 @@ fn written(folder: &Path, host: &str, [api, peer, ops]: [u16; 3], settings: &str
     );
     fs::write(folder.join("control.toml"), &config)?;
     Ok(config)
+}
+
+fn recordings_in(folder: PathBuf) -> Vec<(String, u64)> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder]);
+    while let Some(folder) = folders.pop() {
+        for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if file.path().is_dir() {
+                folders.push(file.path());
+            } else if let Some(id) = file.file_name().to_string_lossy().strip_suffix(".rec") {
+                found.push((id.to_owned(), file.metadata().map_or(0, |metadata| metadata.len())));
+            }
+        }
+    }
+    found
 }

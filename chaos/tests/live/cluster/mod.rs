@@ -17,6 +17,7 @@ mod recovery;
 mod signing;
 mod snapshots;
 mod stand_still;
+mod store;
 mod tokens;
 mod webhooks;
 

@@ -53,17 +53,17 @@ impl Scene {
         (0..3).map(of).collect()
     }
 
-    /// The member that gets what the session does, once it has `sql`'s.
+    /// The member that gets what the session does, once it has `sql`'s: what it lacked of the beginning came before.
     fn taker(&mut self, sql: &str) -> usize {
         let before = self.sizes();
         self.query(sql);
-        let mut taker = None;
+        let (mut taker, mut last) = (None, before.clone());
         let found = wait_until(SOON, "the upload", || {
             let now = self.sizes();
-            let most = now.iter().max().copied().unwrap_or_default();
-            let grown = |number: &usize| now[*number] > before[*number] && now[*number] == most;
-            taker = (0..3).find(grown);
-            Ok(taker.is_some())
+            let still = now == last;
+            taker = (0..3).find(|number| now[*number] > before[*number]);
+            last = now;
+            Ok(taker.is_some() && still)
         });
         found.unwrap_or_else(|error| panic!("{error:#} {before:?}\n{}\n{}", self.gateway.log(), self.cluster.logs()));
         taker.unwrap()
@@ -103,7 +103,10 @@ impl Scene {
 }
 
 fn ids(cluster: &mut LiveCluster) -> Vec<String> {
-    let of = |number| cluster.member(number).unwrap().recordings().into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    let of = |number| {
+        let member = cluster.member(number).unwrap();
+        member.recordings().into_iter().chain(member.stored()).map(|(id, _)| id).collect::<Vec<_>>()
+    };
     (0..3).flat_map(of).collect()
 }
 
@@ -131,9 +134,16 @@ fn outlive_the_members_that_took_them() {
     // Whoever has all of it: without them the others say who it is that does not answer.
     scene.start(taker);
     scene.whole(&statements);
-    let sizes = scene.sizes();
-    let most = sizes.iter().max().copied().unwrap();
-    let holders: Vec<usize> = (0..3).filter(|number| sizes[*number] == most).collect();
+    let mut holders = Vec::new();
+    wait_until(SOON, "the recording to be in a store", || {
+        let has = |number: &usize| {
+            let stored = scene.cluster.member(*number).map(|member| member.stored());
+            stored.is_ok_and(|all| all.iter().any(|(id, _)| *id == scene.id))
+        };
+        holders = (0..3).filter(has).collect();
+        Ok(!holders.is_empty())
+    })
+    .unwrap();
     if let [holder] = holders[..] {
         let name = scene.cluster.member(holder).unwrap().name().to_owned();
         scene.kill(holder);

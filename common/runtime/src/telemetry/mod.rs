@@ -125,7 +125,7 @@ pub fn exports_spans() -> bool {
 /// # Errors
 /// The configuration is unusable. A collector that cannot be reached is no error.
 pub fn init(role: &str, config: &TelemetryConfig) -> Result<Guard, TelemetryError> {
-    let filter = || EnvFilter::builder().parse(&config.log).map_err(|error| TelemetryError::Filter(error.to_string()));
+    let filter = || filter(&config.log);
     let provider = match config.otlp_endpoint.as_deref() {
         Some(endpoint) => Some(exporting(role, endpoint, config)?),
         None => None,
@@ -160,6 +160,12 @@ pub fn init(role: &str, config: &TelemetryConfig) -> Result<Guard, TelemetryErro
         }
         Ok(Guard { provider: None })
     }
+}
+
+/// What is asked for; of libraries that tell of each retry, only what they warn of, unless it is asked for.
+fn filter(asked: &str) -> Result<EnvFilter, TelemetryError> {
+    let all = format!("object_store=warn,{asked}");
+    EnvFilter::builder().parse(all).map_err(|error| TelemetryError::Filter(error.to_string()))
 }
 
 /// The exporter's own traffic must not become spans that it exports.

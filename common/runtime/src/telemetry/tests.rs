@@ -65,3 +65,10 @@ fn the_section_reads_from_toml() {
     assert_eq!((config.log.as_str(), config.format), ("warn", LogFormat::Json));
     assert!(crate::config::parse::<TelemetryConfig>("colour = true", "x", "NONE", []).is_err());
 }
+
+#[test]
+fn retries_of_a_library_are_quiet_unless_asked_for() {
+    assert!(filter("info").unwrap().to_string().contains("object_store=warn"));
+    let asked = filter("info,object_store=debug").unwrap().to_string();
+    assert!(asked.contains("object_store=debug") && !asked.contains("object_store=warn"), "{asked}");
+}

@@ -87,9 +87,21 @@ impl Copy {
     pub(crate) fn data(self, session: SessionId) -> BoxStream<'static, Result<Vec<u8>, Status>> {
         match self {
             Self::Own(located) => chunks(located, 0).map_err(move |error| unreadable(session, &error)).boxed(),
-            Self::Archived(found) => found.data(0).map_err(move |error| unreadable(session, &error)).boxed(),
+            Self::Archived(found) => found.data(0).map_err(move |error| misread(session, &error)).boxed(),
             Self::Other(copy) => copy.data().boxed(),
         }
+    }
+}
+
+/// Of what the store gave back.
+fn misread(session: SessionId, error: &ArchiveError) -> Status {
+    match error {
+        ArchiveError::Lies(_) | ArchiveError::NoKey => {
+            metrics::counter!("postern_control_archive_lies_total").increment(1);
+            error!(%session, %error, "the store does not have the recording that was put there");
+            Status::data_loss(error.to_string())
+        }
+        error => unreadable(session, error),
     }
 }
 
@@ -161,11 +173,7 @@ impl Copies {
     async fn archived(&self, session: SessionId) -> Result<Option<Archived>, Status> {
         match timeout(STORE_LIMIT, self.archive.get(session)).await {
             Ok(Ok(found)) => Ok(found),
-            Ok(Err(error @ (ArchiveError::Lies(_) | ArchiveError::NoKey))) => {
-                metrics::counter!("postern_control_archive_lies_total").increment(1);
-                error!(%session, %error, "a recording cannot be read");
-                Err(Status::data_loss(error.to_string()))
-            }
+            Ok(Err(error @ (ArchiveError::Lies(_) | ArchiveError::NoKey))) => Err(misread(session, &error)),
             Ok(Err(error)) => {
                 warn!(%session, %error, "the store of recordings does not tell whether it has a recording");
                 Err(Status::unavailable("the store of recordings does not answer"))
@@ -359,7 +367,7 @@ impl RecordingService for Copies {
                 let found = found.map_err(|_| Status::unavailable("the store of recordings does not answer"))??;
                 let found = found.ok_or_else(|| Status::not_found("this member has nothing of it"))?;
                 let extent = pb::RecordingExtent { next_seq: found.header.events, length: found.header.length };
-                let data = found.data(request.offset).map_err(move |error| unreadable(session, &error));
+                let data = found.data(request.offset).map_err(move |error| misread(session, &error));
                 (extent, data.boxed())
             }
         };

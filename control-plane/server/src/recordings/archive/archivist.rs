@@ -1,13 +1,13 @@
 //! Brings sealed recordings from this member's disk into the store.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use postern_core::SessionId;
 use postern_runtime::backoff::Backoff;
+use postern_runtime::http::chain;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -74,42 +74,63 @@ async fn work(parts: Arc<Parts>, mut told: mpsc::Receiver<SessionId>) {
                 look_at = tokio::time::Instant::now() + LOOK;
             }
         }
-        let failed = AtomicU64::new(0);
+        let failures = Mutex::new(Failures::default());
         let work = futures::stream::iter(some).for_each_concurrent(AT_ONCE, |session| {
-            let (parts, failed) = (&parts, &failed);
+            let (parts, failures) = (&parts, &failures);
             async move {
                 if let Err(error) = put_away(parts, session).await {
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    tell(session, &error);
+                    failures.lock().unwrap_or_else(PoisonError::into_inner).add(session, error);
                 }
             }
         });
         work.await;
-        let failed = failed.into_inner();
-        #[allow(clippy::cast_precision_loss)] // of numbers that people look at
-        metrics::gauge!("postern_control_archive_failed").set(failed as f64);
-        if failed > 0 {
+        let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        metrics::gauge!("postern_control_archive_failed").set(f64::from(failures.count));
+        if failures.tell() {
             // The store is away, or full: all that lies here is tried again.
             let wait = backoff.next_delay();
             look_at = look_at.min(tokio::time::Instant::now() + wait);
-            tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
+            tokio::time::sleep(wait.min(FIRST_WAIT)).await;
         } else {
             backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
         }
     }
 }
 
-fn tell(session: SessionId, error: &ArchiveError) {
-    match error {
-        ArchiveError::NotYet | ArchiveError::Keys(_) => debug!(%session, %error, "a recording waits"),
-        ArchiveError::Lies(_) | ArchiveError::NoKey => {
-            metrics::counter!("postern_control_archive_lies_total").increment(1);
-            error!(%session, %error, "a recording cannot be put into the store: it stays on this member's disk");
+/// What could not be put away in one round. A store that is away fails all: that is told once.
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    first: Option<(SessionId, ArchiveError)>,
+}
+
+impl Failures {
+    fn add(&mut self, session: SessionId, error: ArchiveError) {
+        self.count = self.count.saturating_add(1);
+        match error {
+            ArchiveError::Lies(_) | ArchiveError::NoKey => {
+                metrics::counter!("postern_control_archive_lies_total").increment(1);
+                error!(%session, %error, "a recording was put into the store and is not there: it stays on this member's disk");
+            }
+            error => {
+                metrics::counter!("postern_control_archive_failures_total").increment(1);
+                self.first.get_or_insert((session, error));
+            }
         }
-        _ => {
-            metrics::counter!("postern_control_archive_failures_total").increment(1);
-            warn!(%session, %error, "a recording cannot be put into the store now: it stays on this member's disk");
+    }
+
+    /// Whether there were any.
+    fn tell(&self) -> bool {
+        match &self.first {
+            Some((session, error @ ArchiveError::NotYet)) => {
+                debug!(%session, %error, count = self.count, "recordings wait on this member's disk");
+            }
+            Some((session, error)) => {
+                warn!(%session, error = chain(error), count = self.count, "recordings cannot be put into the store now: they stay on this member's disk");
+            }
+            None => {}
         }
+        self.count > 0
     }
 }
 

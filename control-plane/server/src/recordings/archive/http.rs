@@ -4,13 +4,17 @@ use std::fmt;
 use std::future::Future as _;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use md5::{Digest as _, Md5};
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
@@ -19,6 +23,7 @@ use object_store::client::{
 use postern_runtime::tls::{self, TlsError};
 use tonic::async_trait;
 
+const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 /// How long a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long an answer may take to begin, and each part of it to come.
@@ -66,7 +71,11 @@ impl HttpConnector for Connector {
 
 #[async_trait]
 impl HttpService for Connector {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if request.method() == Method::PUT && !request.headers().contains_key(CONTENT_MD5) {
+            let sum = md5(request.body().clone()).await?;
+            request.headers_mut().insert(CONTENT_MD5, sum);
+        }
         let answer = tokio::time::timeout(ANSWER_LIMIT, self.0.request(request)).await.map_err(|_| slow())?;
         let answer = answer.map_err(|error| {
             let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Request };
@@ -75,6 +84,14 @@ impl HttpService for Connector {
         let (parts, body) = answer.into_parts();
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(Bounded::new(body))))
     }
+}
+
+/// What a bucket that locks objects asks for with each (RFC 1864); some take no other checksum for it.
+async fn md5(body: HttpRequestBody) -> Result<HeaderValue, HttpError> {
+    let body = body.collect().await?.to_bytes();
+    let sum = tokio::task::spawn_blocking(move || STANDARD.encode(Md5::digest(&body)));
+    let sum = sum.await.map_err(|error| HttpError::new(HttpErrorKind::Request, error))?;
+    HeaderValue::from_str(&sum).map_err(|error| HttpError::new(HttpErrorKind::Request, error))
 }
 
 fn slow() -> HttpError {
