@@ -16,6 +16,7 @@ use crate::manifest::parse_duration;
 use crate::policy_args::PolicyCommand;
 use crate::review_args::ReviewCommand;
 use crate::revoke_args::{RevocationsCommand, RevokeCommand};
+use crate::session_args::SessionsCommand;
 use crate::token_args::{LoginArgs, TokenArgs};
 
 /// Postern: an identity-aware gateway that decides, masks, holds and records every operation.
@@ -264,50 +265,6 @@ pub(crate) enum SecretsCommand {
         status: bool,
         #[command(flatten)]
         output: OutputArgs,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum SessionsCommand {
-    /// The newest sessions.
-    List {
-        /// At most this many.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: u32,
-        /// Only to this target.
-        #[arg(long, default_value = "")]
-        target: String,
-        /// Only of this principal, ISSUER/SUBJECT.
-        #[arg(long, default_value = "")]
-        principal: String,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// One session of the index.
-    Show {
-        id: String,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// What happened, statement by statement, with decisions and (masked) results.
-    Replay {
-        /// A session's id, or the file of an export.
-        recording: String,
-        /// `json` prints each event as one line.
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Proves that a recording is whole and untouched, or lists what is wrong with it.
-    Verify {
-        /// A session's id, or the file of an export (then nothing is asked of the control plane when --ca is given).
-        recording: String,
-    },
-    /// Saves a recording as a file.
-    Export {
-        id: String,
-        /// The file; - for standard output.
-        #[arg(short = 'o', long = "output", value_name = "FILE")]
-        output: PathBuf,
     },
 }
 

@@ -24,6 +24,7 @@ mod recording;
 mod review_args;
 mod revoke_args;
 mod roles;
+mod session_args;
 mod token_args;
 mod yaml;
 

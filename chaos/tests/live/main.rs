@@ -26,6 +26,7 @@ mod hold;
 mod idle;
 mod interrupted;
 mod jobs;
+mod kill;
 mod library;
 mod limits;
 mod local_clients;

@@ -12,6 +12,7 @@ pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod fleet;
 pub(crate) mod jobs;
+mod kill;
 pub(crate) mod log;
 pub(crate) mod logout;
 pub(crate) mod resources;

@@ -12,11 +12,12 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
 use super::{principal, when};
-use crate::args::{ConnectionArgs, Format, SessionsCommand};
+use crate::args::{ConnectionArgs, Format};
 use crate::client::{Client, connect, refused};
 use crate::failure::Failure;
 use crate::output;
 use crate::recording::{EntryReader, ReadFault, Replay};
+use crate::session_args::SessionsCommand;
 
 /// What a client takes into memory to verify; larger recordings are verified on a larger machine, from a file.
 const MAX_RECORDING: usize = 2 << 30;
@@ -57,10 +58,11 @@ pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) 
         SessionsCommand::Replay { recording, output } => replay(recording, output.format, connection).await,
         SessionsCommand::Verify { recording } => verify(recording, connection).await,
         SessionsCommand::Export { id, output } => export(id, output, connection).await,
+        SessionsCommand::Kill(args) => super::kill::run(args, connection).await,
     }
 }
 
-fn list(sessions: &[pb::Session], format: Option<Format>) -> Result<(), Failure> {
+pub(super) fn list(sessions: &[pb::Session], format: Option<Format>) -> Result<(), Failure> {
     match format.unwrap_or_default() {
         Format::Json => output::json(&sessions.iter().map(value).collect()),
         Format::Yaml => output::yaml(&sessions.iter().map(value).collect::<Vec<_>>()),

@@ -39,6 +39,8 @@ pub enum Code {
     TokenNotYetValid,
     /// The token was revoked.
     Revoked,
+    /// Somebody who may ended this very session.
+    Killed,
     /// As many sessions were opened by the token as it is good for.
     TokenSpent,
     /// No such target, or none that the principal may know of.
@@ -89,6 +91,7 @@ impl Code {
             Self::TokenExpired => "token-expired",
             Self::TokenNotYetValid => "token-not-yet-valid",
             Self::Revoked => "revoked",
+            Self::Killed => "killed",
             Self::TokenSpent => "token-spent",
             Self::UnknownTarget => "unknown-target",
             Self::TargetUnavailable => "target-unavailable",

@@ -58,7 +58,7 @@ impl RevocationBook {
             self.remove(&key);
         }
         let mark = revocation.mark();
-        self.broad = self.broad.saturating_add(usize::from(!revocation.of.is_of_token()));
+        self.broad = self.broad.saturating_add(usize::from(!revocation.of.is_single()));
         self.ends.insert((mark.until, key), ());
         self.told.insert(key, revocation_to_proto(&revocation).encode_to_vec().into());
         self.marks.insert(mark);
@@ -66,7 +66,7 @@ impl RevocationBook {
 
     fn remove(&mut self, key: &RevocationKey) {
         let Some(known) = self.told.remove(key).and_then(|bytes| decode(&bytes)) else { return };
-        self.broad = self.broad.saturating_sub(usize::from(!known.of.is_of_token()));
+        self.broad = self.broad.saturating_sub(usize::from(!known.of.is_single()));
         self.ends.remove(&(known.mark().until, *key));
         self.marks.remove(key);
     }

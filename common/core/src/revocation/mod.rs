@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use set::{Damaged, MARK_BYTES, Revocations};
 pub(crate) use set::{decode, encode};
 
+use crate::SessionId;
 use crate::name::Name;
 use crate::principal::{Principal, PrincipalId};
 use crate::time::Timestamp;
@@ -47,6 +48,8 @@ pub enum Revoked {
     },
     /// All that a key of the cluster's has signed, what is made of it, and what is made of that. By the key's id.
     SigningKey(Arc<str>),
+    /// One session: nobody's token, but what it was opened for. Nobody can open it anew.
+    Session(SessionId),
     /// All that there is.
     All,
 }
@@ -127,8 +130,15 @@ impl Revoked {
             Self::Issuer(issuer) => digest("issuer", &[issuer.as_str()]),
             Self::Claim { issuer, claim, value } => digest("claim", &[issuer.as_str(), claim, value]),
             Self::SigningKey(kid) => digest("signing-key", &[kid]),
+            Self::Session(id) => session_key(*id),
             Self::All => digest("all", &[]),
         }
+    }
+
+    /// Whether it is of one thing, of which there may be many, and is not to take the room of those that mean more.
+    #[must_use]
+    pub const fn is_single(&self) -> bool {
+        self.is_of_token() || matches!(self, Self::Session(_))
     }
 
     /// Whether it is of one token, and what is made of it.
@@ -140,7 +150,7 @@ impl Revoked {
     /// Whether it means what it is of whenever that was issued: a stolen key signs any date.
     #[must_use]
     pub const fn is_timeless(&self) -> bool {
-        self.is_of_token() || matches!(self, Self::SigningKey(_))
+        self.is_single() || matches!(self, Self::SigningKey(_))
     }
 }
 
@@ -201,6 +211,12 @@ impl Bearer {
     }
 }
 
+/// By which the end of one session is looked up.
+#[must_use]
+pub fn session_key(id: SessionId) -> RevocationKey {
+    digest("session", &[&id.to_string()])
+}
+
 /// Each part with its length, so that no two lists of parts are one text.
 fn digest(tag: &str, parts: &[&str]) -> RevocationKey {
     let mut context = Context::new(&SHA256);
@@ -253,6 +269,7 @@ impl fmt::Display for Revoked {
             Self::Issuer(issuer) => write!(f, "issuer {issuer}"),
             Self::Claim { issuer, claim, value } => write!(f, "claim {issuer} {claim}={value}"),
             Self::SigningKey(kid) => write!(f, "signing-key {kid}"),
+            Self::Session(id) => write!(f, "session {id}"),
             Self::All => f.write_str("all"),
         }
     }
@@ -349,6 +366,9 @@ mod tests {
         let key = |kid: &str| Revoked::SigningKey(kid.into());
         let signed = bearer.clone().signed_by(&[key("k1").key(), key("k2").key()]);
         assert!(meant(key("k1"), 1, &signed) && meant(key("k2"), 1, &signed) && meant(Revoked::All, 100, &signed));
+        // A session's is nobody's token.
+        let one = crate::SessionId::new(at(1), 1);
+        assert!(!meant(Revoked::Session(one), 1_000, &bearer));
         assert!(!meant(key("k3"), 1_000, &signed) && !meant(key("k1"), 1_000, &bearer));
         let own = Bearer::new(&principal(&["a"]), false, None, at(1));
         assert!(meant(Revoked::Subtree(TokenName { issuer: name("ci"), id: "a".into() }), 1, &own));

@@ -32,6 +32,7 @@ pub fn revoked_to_proto(of: &Revoked) -> pb::RevokedThing {
             value: value.to_string(),
         }),
         Revoked::SigningKey(kid) => Thing::SigningKey(kid.to_string()),
+        Revoked::Session(id) => Thing::Session(id.to_string()),
         Revoked::All => Thing::All(pb::Everything {}),
     };
     pb::RevokedThing { thing: Some(thing) }
@@ -69,6 +70,7 @@ pub fn revoked_from_proto(thing: pb::RevokedThing) -> Result<Revoked, WireError>
             value: text("claim.value", name.value, KeptClaims::MOST_TEXT)?,
         },
         Thing::SigningKey(kid) => Revoked::SigningKey(text("signing_key", kid, MAX_NAME)?),
+        Thing::Session(id) => Revoked::Session(parse("session", &id)?),
         Thing::All(_) => Revoked::All,
     })
 }

@@ -207,6 +207,7 @@ impl BuiltIn {
                 grants.add(Object::Recordings, Verb::Export);
                 grants.add(Object::Tokens, Verb::Manage);
                 grants.add(Object::Revocations, Verb::Create);
+                grants.add(Object::Sessions, Verb::Delete);
             }
             // What every verified principal may anyway: policies name who reviews, and those see what they are to review.
             Self::Reviewer => {}

@@ -96,6 +96,7 @@ const TABLE: &[(&str, &[(&str, Rule)])] = &[
             ("GetSession", audited(Name)),
             ("ExportSession", audited(Name)),
             ("WatchSessions", audited(Name)),
+            ("KillSessions", audited(Name)),
         ],
     ),
     (

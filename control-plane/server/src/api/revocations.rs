@@ -27,9 +27,9 @@ const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
 /// Things in one request.
 const MAX_THINGS: usize = 1_000;
-const MAX_REASON: usize = 256;
+pub(super) const MAX_REASON: usize = 256;
 /// How long those are kept that may mean tokens of which nobody here knows when they end.
-const LONG: Duration = Duration::from_secs(31 * 86_400);
+pub(super) const LONG: Duration = Duration::from_secs(31 * 86_400);
 
 #[derive(Clone)]
 pub(super) struct Service {
@@ -143,6 +143,10 @@ impl Service {
             if matches!(of, Revoked::SigningKey(_)) {
                 // To forget the key itself is the greater part of it.
                 let text = "a signing key is revoked by ClusterService.RevokeSigningKey";
+                return Err(status::invalid_field(&format!("things[{place}]"), text));
+            }
+            if matches!(of, Revoked::Session(_)) {
+                let text = "a session is ended by SessionService.KillSessions";
                 return Err(status::invalid_field(&format!("things[{place}]"), text));
             }
             let known = match &of {

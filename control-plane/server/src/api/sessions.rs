@@ -1,8 +1,10 @@
 //! The index of sessions, and their recordings.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use postern_core::revocation::{Revocation, Revoked};
 use postern_core::session::Session;
 use postern_core::wire::identity::session_to_proto;
 use postern_core::wire::timestamp_from_proto;
@@ -11,7 +13,7 @@ use postern_proto::admin::v1 as pb;
 use postern_proto::admin::v1::session_service_server::SessionService;
 use postern_proto::resource::v1 as resource_pb;
 use postern_proto::resource::v1::SessionState;
-use postern_state::ObjectKey;
+use postern_state::{ObjectKey, commands};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 use tracing::info;
@@ -19,12 +21,15 @@ use tracing::info;
 use super::access::{Access, Caller};
 use super::grants::{Object, Verb};
 use super::page::{Key, Page, Sizes, order};
+use super::revocations::{LONG, MAX_REASON};
 use super::watching::{Watched, Watches};
 use super::{Answers, status};
 use crate::raft::RaftHandle;
 use crate::recordings::copies::Copies;
 use crate::watch::{Change, ChangeSet, Value};
 
+/// In one request.
+const MOST_KILLED: usize = 1_000;
 const SIZES: Sizes = Sizes { default: 100, most: 1_000 };
 
 pub(super) struct Service {
@@ -170,6 +175,56 @@ impl SessionService for Service {
         info!(%caller, session = %id, "exported a recording");
         let answers = data.map_ok(|data| pb::ExportSessionResponse { data });
         Ok(Response::new(answers.boxed()))
+    }
+
+    async fn kill_sessions(
+        &self,
+        request: Request<pb::KillSessionsRequest>,
+    ) -> Result<Response<pb::KillSessionsResponse>, Status> {
+        let call = self.access.call(&request)?;
+        let request = request.into_inner();
+        if !(1..=MOST_KILLED).contains(&request.ids.len()) {
+            return Err(status::invalid_field("ids", format!("must be 1 to {MOST_KILLED}")));
+        }
+        if request.because.len() > MAX_REASON {
+            return Err(status::invalid_field("because", format!("is longer than {MAX_REASON} bytes")));
+        }
+        let ids = request.ids.iter().map(|id| status::parse("ids", id)).collect::<Result<BTreeSet<SessionId>, _>>()?;
+        ids.iter().for_each(|id| call.about(format_args!("Session/{id}")));
+        let mut caller = call.caller().clone();
+        self.access.look_up(&mut caller).await?;
+        let mut sessions = Vec::with_capacity(ids.len());
+        for id in ids {
+            let session = self.find(&caller, id).await?;
+            // Whoever was handed a token shall not end what its principal does elsewhere.
+            let whole = caller.maybe_principal().is_some_and(postern_core::Principal::is_whole);
+            if !(whole && caller.is(&session.principal)) {
+                caller.must(Object::Sessions, Verb::Delete)?;
+            }
+            sessions.push(session);
+        }
+        sessions.retain(|session| session.end.is_none());
+        if sessions.is_empty() {
+            return Err(status::with_reason(Status::failed_precondition("the session is over"), "SESSION_OVER"));
+        }
+        let (by, until) = (caller.to_string().chars().take(MAX_REASON / 4).collect::<String>(), LONG);
+        let until = self.access.clock.now().plus(until);
+        let revocation = |session: &Arc<Session>| Revocation {
+            of: Revoked::Session(session.id),
+            issued_before: Timestamp::default(),
+            until,
+            by: by.clone(),
+            because: request.because.clone(),
+            at: Timestamp::default(),
+            revision: 0,
+        };
+        let command = commands::RevokeTokens { revocations: sessions.iter().map(revocation).collect() };
+        call.write(&self.raft, command, status::request_id(&request.request_id)?).await?;
+        metrics::counter!("postern_control_sessions_killed_total")
+            .increment(u64::try_from(sessions.len()).unwrap_or(u64::MAX));
+        info!(%caller, sessions = sessions.len(), because = request.because, "sessions are ended");
+        let sessions = sessions.iter().map(|session| session_to_proto(session)).collect();
+        Ok(Response::new(pb::KillSessionsResponse { sessions }))
     }
 }
 

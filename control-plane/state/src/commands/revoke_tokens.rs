@@ -17,6 +17,8 @@ const MOST: usize = 1_000;
 /// Longer than any token should live.
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 const MAX_TEXT: usize = 256;
+/// The feature level from which on single sessions can be ended.
+const ENDS_SESSIONS: u32 = 7;
 
 /// Ends tokens before their time: all of it, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,12 @@ pub struct RevokeTokens {
 }
 
 impl RevokeTokens {
+    /// Of the command: sessions are ended by members and gateways that know of it.
+    pub(crate) fn feature_level(&self) -> u32 {
+        let sessions = self.revocations.iter().any(|revocation| matches!(revocation.of, Revoked::Session(_)));
+        if sessions { ENDS_SESSIONS } else { 4 }
+    }
+
     pub(crate) fn to_proto(&self) -> pb::RevokeTokens {
         pb::RevokeTokens { revocations: self.revocations.iter().map(revocation_to_proto).collect() }
     }
@@ -49,7 +57,7 @@ impl RevokeTokens {
             }
             let mark = revocation.mark();
             if cx.state.revocations.is_new(&mark) {
-                broad = broad.saturating_add(usize::from(!revocation.of.is_of_token()));
+                broad = broad.saturating_add(usize::from(!revocation.of.is_single()));
                 own |= revocation.by.is_empty();
                 new.push((mark, Revocation { at: now, revision: index, ..revocation }));
             }
@@ -107,7 +115,7 @@ pub(super) fn put(cx: &mut Context<'_>, new: Vec<(Mark, Revocation)>) {
 /// Whether a login that is under way is one of what is revoked.
 pub(crate) fn means(of: &Revoked, principal: &postern_core::Principal) -> bool {
     match of {
-        Revoked::Token(_) | Revoked::Subtree(_) | Revoked::SigningKey(_) => false,
+        Revoked::Token(_) | Revoked::Subtree(_) | Revoked::SigningKey(_) | Revoked::Session(_) => false,
         Revoked::Principal(id) => principal.id == *id,
         Revoked::Issuer(issuer) => principal.id.issuer == *issuer,
         Revoked::Claim { issuer, claim, value } => {

@@ -5,18 +5,18 @@
 //! nothing is shared but what is read: no operation waits for a lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_core::allowance::Allowance;
 use postern_core::masking::{MaskSlice, MaskingRule};
 use postern_core::policy::{Policy, PolicySlice};
 use postern_core::principal::{Link, Principal, PrincipalId};
-use postern_core::revocation::{Bearer, Mark, RevocationKey};
+use postern_core::revocation::{Bearer, Mark, RevocationKey, session_key};
 use postern_core::secret::SecretBytes;
 use postern_core::snapshot::{Difference, Snapshot};
-use postern_core::{KeptClaims, Name};
-use tokio::sync::watch;
+use postern_core::{KeptClaims, Name, SessionId};
+use tokio::sync::{Notify, watch};
 
 use super::Current;
 use crate::identify::{NOTHING, may_stay};
@@ -31,6 +31,8 @@ pub(crate) enum Gone {
     Policy(&'static str),
     /// Its token was revoked, or something that this is made of.
     Revoked,
+    /// Itself, and no other of the same principal, was ended.
+    Killed,
 }
 
 /// What a session decides and masks by.
@@ -82,12 +84,46 @@ struct All {
     current: Option<Arc<Current>>,
     ones: HashMap<Key, Arc<One>>,
     prune_at: usize,
+    /// Every session that has a seat.
+    seats: HashMap<RevocationKey, Arc<Kill>>,
+}
+
+/// Tells one session that it is ended.
+#[derive(Debug, Default)]
+struct Kill {
+    killed: AtomicBool,
+    told: Notify,
+}
+
+impl Kill {
+    fn tell(&self) {
+        self.killed.store(true, Ordering::Release);
+        self.told.notify_one();
+    }
+
+    fn is_told(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+}
+
+/// A session's place among those that can be ended; given up when it is dropped.
+#[derive(Debug)]
+struct Place {
+    all: Arc<Inner>,
+    key: RevocationKey,
+    kill: Arc<Kill>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.all.all.lock().unwrap_or_else(PoisonError::into_inner).seats.remove(&self.key);
+    }
 }
 
 /// A session's own view of its standing.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    all: Arc<Inner>,
+    place: Place,
     /// Held so that the standing is kept up.
     _one: Arc<One>,
     standing: watch::Receiver<Arc<Standing>>,
@@ -103,6 +139,7 @@ impl Standings {
         all.ones.retain(|_, one| Arc::strong_count(one) > 1);
         if let Some(before) = before {
             let changes = Changes::between(&before.snapshot, &now.snapshot);
+            changes.revoked.keys().filter_map(|key| all.seats.get(key)).for_each(|kill| kill.tell());
             all.ones.retain(|key, one| match changes.standing(key, one) {
                 Some(newer) => {
                     // What has ended stays so for those who have it, whatever comes after; who comes then has another.
@@ -118,9 +155,10 @@ impl Standings {
         self.0.revision.store(now.snapshot.revision, Ordering::Release);
     }
 
-    /// A seat for a session of `principal` that was let in by `under`; none before the first policy.
+    /// A seat for the session `id` of `principal` that was let in by `under`; none before the first policy.
     pub(crate) fn join(
         &self,
+        id: SessionId,
         (principal, bearer): (&Principal, &Bearer),
         (target, database): (&Name, &Arc<str>),
         under: &Snapshot,
@@ -156,7 +194,13 @@ impl Standings {
             one
         });
         let standing = one.standing.subscribe();
-        Some(Seat { all: Arc::clone(&self.0), standing, _one: one, ended })
+        let (seat, kill) = (session_key(id), Arc::new(Kill::default()));
+        if current.snapshot.revocations.get(&seat).is_some() {
+            kill.tell();
+        }
+        all.seats.insert(seat, Arc::clone(&kill));
+        let place = Place { all: Arc::clone(&self.0), key: seat, kill };
+        Some(Seat { place, standing, _one: one, ended })
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
@@ -177,7 +221,7 @@ impl Seat {
 
     /// The revision that the standing shows at least. To be asked for before the standing.
     pub(crate) fn revision(&self) -> u64 {
-        self.all.revision.load(Ordering::Acquire)
+        self.place.all.revision.load(Ordering::Acquire)
     }
 
     /// The standing, if it is another than before.
@@ -187,6 +231,9 @@ impl Seat {
     pub(crate) fn take(&mut self) -> Result<Option<Arc<Standing>>, Gone> {
         if let Some(why) = self.ended {
             return Err(why);
+        }
+        if self.place.kill.is_told() {
+            return Err(Gone::Killed);
         }
         if !self.standing.has_changed().unwrap_or(false) {
             return Ok(None);
@@ -201,13 +248,16 @@ impl Seat {
 
     /// Ends when there is something to take. Cancel-safe.
     pub(crate) async fn changed(&mut self) {
-        if self.ended.is_some() {
+        if self.ended.is_some() || self.place.kill.is_told() {
             return;
         }
-        match self.standing.changed().await {
-            Ok(()) => self.standing.mark_changed(),
-            // It holds the sender itself.
-            Err(_) => std::future::pending().await,
+        tokio::select! {
+            () = self.place.kill.told.notified() => {}
+            changed = self.standing.changed() => match changed {
+                Ok(()) => self.standing.mark_changed(),
+                // It holds the sender itself.
+                Err(_) => std::future::pending().await,
+            },
         }
     }
 }

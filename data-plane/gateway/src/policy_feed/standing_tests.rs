@@ -113,9 +113,15 @@ impl Rig {
 
     fn seat(&self, subject: &str, on: &str) -> Seat {
         self.standings
-            .join((&principal(subject), &bearer(subject)), (&name(on), &"shop".into()), &self.snapshot)
+            .join(session(), (&principal(subject), &bearer(subject)), (&name(on), &"shop".into()), &self.snapshot)
             .unwrap()
     }
+}
+
+/// Another with each call.
+fn session() -> SessionId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    SessionId::new(Timestamp::from_secs(1), NEXT.fetch_add(1, Ordering::Relaxed).into())
 }
 
 /// What a change was to a session: whether it was told, and whether it may stay.
@@ -182,7 +188,12 @@ fn what_has_ended_stays_so() {
         assert!(told(&mut rig.seat("ada", "db")).is_ok(), "{place}: whoever comes now");
         if place == 1 {
             // Let in by a token of the issuer that was.
-            let late = rig.standings.join((&principal("ada"), &bearer("ada")), (&name("db"), &"shop".into()), &under);
+            let late = rig.standings.join(
+                session(),
+                (&principal("ada"), &bearer("ada")),
+                (&name("db"), &"shop".into()),
+                &under,
+            );
             assert!(told(&mut late.unwrap()).is_err());
         }
     }
@@ -205,12 +216,14 @@ fn a_revocation_ends_those_whom_it_means() {
     assert_eq!((told(&mut ada), told(&mut bob)), (Err(Gone::Revoked), Ok(false)));
     assert_eq!(told(&mut rig.seat("ada", "db")), Err(Gone::Revoked));
     let newer = Bearer::new(&principal("ada"), false, None, Timestamp::from_secs(101));
-    let newer = rig.standings.join((&principal("ada"), &newer), (&name("db"), &"shop".into()), &rig.snapshot);
+    let newer =
+        rig.standings.join(session(), (&principal("ada"), &newer), (&name("db"), &"shop".into()), &rig.snapshot);
     assert_eq!(told(&mut newer.unwrap()), Ok(false));
     // Let in before, and come to its place after: no other policy in between.
     let under = rig.snapshot.clone();
     revoke(&mut rig, Mark { key: Revoked::All.key(), issued_before: 100, until: u32::MAX });
-    let late = rig.standings.join((&principal("eve"), &bearer("eve")), (&name("db"), &"shop".into()), &under);
+    let late =
+        rig.standings.join(session(), (&principal("eve"), &bearer("eve")), (&name("db"), &"shop".into()), &under);
     assert_eq!(told(&mut late.unwrap()), Err(Gone::Revoked));
     assert_eq!(told(&mut bob), Err(Gone::Revoked));
 }
@@ -269,4 +282,28 @@ fn a_grant_wakes_whom_it_is_of_and_its_end_ends_what_stood_on_it() {
     rig.change(|snapshot| snapshot.grants.remove(grant(2, 0).id));
     let why = "access there is by request, and what was granted has ended";
     assert_eq!((told(&mut ada), told(&mut bob)), (Err(Gone::Policy(why)), Ok(false)));
+}
+
+/// One session is ended, whoever shares its standing goes on; also one that takes its seat later than it was ended, and one that nobody asks until then.
+#[tokio::test]
+async fn one_session_is_ended_and_no_other() {
+    let mut rig = Rig::new();
+    let (one, late, gone) = (session(), session(), session());
+    let join = |rig: &Rig, id: SessionId| {
+        let on = (&name("db"), &"shop".into());
+        rig.standings.join(id, (&principal("ada"), &bearer("ada")), on, &rig.snapshot).unwrap()
+    };
+    let (mut seat, mut other) = (join(&rig, one), rig.seat("ada", "db"));
+    drop(join(&rig, gone));
+    for id in [one, late, gone] {
+        let mark = Mark { key: Revoked::Session(id).key(), issued_before: u32::MAX, until: u32::MAX };
+        rig.change(|now| assert!(now.revocations.insert(mark)));
+    }
+    tokio::time::timeout(std::time::Duration::from_secs(10), seat.changed()).await.unwrap();
+    assert_eq!((told(&mut seat), told(&mut other)), (Err(Gone::Killed), Ok(false)));
+    assert_eq!(told(&mut seat), Err(Gone::Killed), "it stays so");
+    assert_eq!(told(&mut join(&rig, late)), Err(Gone::Killed));
+    assert_eq!(told(&mut rig.seat("ada", "db")), Ok(false));
+    drop((seat, other));
+    assert_eq!(rig.standings.lock().seats.len(), 0);
 }

@@ -103,7 +103,14 @@ impl End {
     const fn cuts_off(&self) -> bool {
         matches!(
             self.code,
-            Some(Code::Denied | Code::PolicyUnavailable | Code::TokenExpired | Code::Revoked | Code::Cancelled)
+            Some(
+                Code::Denied
+                    | Code::PolicyUnavailable
+                    | Code::TokenExpired
+                    | Code::Revoked
+                    | Code::Killed
+                    | Code::Cancelled
+            )
         )
     }
 

@@ -414,7 +414,8 @@ async fn begin(
     }
     write::backend_key(&mut hello, key.pid, &key.secret);
     write::ready_for_query(&mut hello, upstream.ready.status);
-    let seat = shared.standings.join((&principal, &bearer), (&to.name, &to.database), &current.snapshot);
+    let on = (&to.name, &to.database);
+    let seat = shared.standings.join(session, (&principal, &bearer), on, &current.snapshot);
     let seat = seat.ok_or_else(|| Refused::because(Code::PolicyUnavailable, "no policy"))?;
     let Connection { stream, received, .. } = slot.take().ok_or(Refused::Silently)?;
     let max_statement = usize::try_from(shared.limits.max_statement_bytes.0).unwrap_or(usize::MAX);

@@ -79,6 +79,7 @@ impl Relay {
         let gone = |gone: Gone| match gone {
             Gone::Policy(why) => by_policy(why),
             Gone::Revoked => End::fatal(Code::Revoked, "the session was ended: its token was revoked"),
+            Gone::Killed => End::fatal(Code::Killed, "the session was ended by an operator, or by its own principal"),
         };
         let Some(standing) = self.seat.take().map_err(gone)? else {
             self.slice.holds_at(revision);

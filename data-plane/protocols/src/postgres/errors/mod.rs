@@ -77,7 +77,7 @@ pub const fn sqlstate(code: Code) -> &'static str {
         // configuration_limit_exceeded
         Code::RateLimited => "53400",
         // admin_shutdown
-        Code::ShuttingDown => "57P01",
+        Code::ShuttingDown | Code::Killed => "57P01",
         // internal_error; also for codes that are newer than this map
         _ => "XX000",
     }
@@ -101,6 +101,7 @@ pub const fn client_message(code: Code) -> &'static str {
         Code::TokenInvalid => "the token is not accepted",
         Code::TokenExpired => "the token has expired",
         Code::Revoked => "the token was revoked",
+        Code::Killed => "the session was ended by an operator, or by its own principal",
         Code::TokenSpent => "the token was used as often as it may be",
         Code::TokenNotYetValid => "the token is not valid yet",
         Code::UnknownTarget => "no such target, or no access to it",

@@ -8,7 +8,7 @@ use futures::TryStreamExt as _;
 use object_store::memory::InMemory;
 use postern_core::Timestamp;
 use postern_core::operation::Digest;
-use postern_runtime::supervisor::Supervisor;
+use postern_runtime::supervisor::{OnEnd, Supervisor};
 
 use super::*;
 use crate::recordings::store::tests::{session, whole};
@@ -212,7 +212,7 @@ impl Member {
         let archive = archive_in(Arc::clone(&store) as Arc<dyn ObjectStore>);
         let (archivist, told) = Archivist::new();
         let parts = Parts { archive: archive.clone(), recordings: recordings.clone(), dir: dir.path().to_owned() };
-        tokio::spawn(super::archive(parts, told, stop.clone()));
+        supervisor.spawn("archivist", OnEnd::StopNode, super::archive(parts, told, stop.clone()));
         Self { dir, store, recordings, archivist, archive, stop }
     }
 

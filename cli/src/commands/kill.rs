@@ -1,0 +1,116 @@
+//! `postern sessions kill`.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, IsTerminal as _};
+use std::time::{Duration, Instant};
+
+use postern_proto::admin::v1::{GetSessionRequest, KillSessionsRequest, ListSessionsRequest};
+use postern_proto::resource::v1 as pb;
+use postern_proto::resource::v1::SessionState;
+use postern_runtime::clock;
+
+use super::sessions::list;
+use crate::args::ConnectionArgs;
+use crate::client::{Client, connect, refused};
+use crate::failure::Failure;
+use crate::output;
+use crate::session_args::KillArgs;
+
+/// In one request, as the control plane takes it.
+const MOST: usize = 1_000;
+/// Between looks at whether they have ended.
+const LOOK: Duration = Duration::from_millis(200);
+
+pub(crate) async fn run(args: &KillArgs, connection: &ConnectionArgs) -> Result<(), Failure> {
+    let client = connect(connection).await?;
+    let ids = if args.ids.is_empty() { selected(args, &client).await? } else { args.ids.clone() };
+    if ids.is_empty() {
+        output::note("there are no such sessions");
+        return Ok(());
+    }
+    let mut killed = Vec::new();
+    for ids in ids.chunks(MOST) {
+        let request = KillSessionsRequest {
+            ids: ids.to_vec(),
+            because: args.why.reason.clone(),
+            request_id: clock::request_id().to_string(),
+        };
+        killed.extend(client.sessions().kill_sessions(request).await.map_err(refused)?.into_inner().sessions);
+    }
+    if args.wait == 0 {
+        for session in &killed {
+            output::line(format!("{}: is told to end", session.id))?;
+        }
+        return Ok(());
+    }
+    wait(&client, &killed, Duration::from_secs(args.wait)).await
+}
+
+/// All open ones that are meant, once somebody has said that they are.
+async fn selected(args: &KillArgs, client: &Client) -> Result<Vec<String>, Failure> {
+    let mut request = ListSessionsRequest {
+        page_size: u32::try_from(MOST).unwrap_or(u32::MAX),
+        target: args.target.clone().unwrap_or_default(),
+        principal: args.principal.clone().unwrap_or_default(),
+        state: SessionState::Open.into(),
+        ..Default::default()
+    };
+    let mut found = Vec::new();
+    loop {
+        let page = client.sessions().list_sessions(request.clone()).await.map_err(refused)?.into_inner();
+        found.extend(page.sessions);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if !args.yes && !found.is_empty() {
+        list(&found, None)?;
+        agreed(found.len())?;
+    }
+    Ok(found.into_iter().map(|session| session.id).collect())
+}
+
+fn agreed(count: usize) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(format!("{count} sessions would be ended: say --yes")));
+    }
+    output::note(format!("end these {count} sessions? [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::failed("nothing was ended")) }
+}
+
+/// Until the index knows that they are over: their recordings are sealed then.
+async fn wait(client: &Client, killed: &[pb::Session], limit: Duration) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut open: BTreeSet<&str> = killed.iter().map(|session| session.id.as_str()).collect();
+    loop {
+        for session in killed.iter().filter(|session| open.contains(session.id.as_str())).collect::<Vec<_>>() {
+            let request = GetSessionRequest { id: session.id.clone() };
+            let now = client.sessions().get_session(request).await.map_err(refused)?.into_inner().session;
+            if now.is_none_or(|now| now.ended_at.is_some()) {
+                open.remove(session.id.as_str());
+                output::line(format!("{}: ended", session.id))?;
+            }
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() >= limit {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let still = killed.iter().filter(|session| open.contains(session.id.as_str()));
+    Err(Failure::Many(
+        still
+            .map(|session| {
+                format!(
+                    "{}: has not ended yet. Gateway {} ends it when it hears of it; one before feature level 7 has to be upgraded, or stopped",
+                    session.id, session.gateway
+                )
+            })
+            .collect(),
+    ))
+}
