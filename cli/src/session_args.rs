@@ -33,6 +33,9 @@ pub(crate) enum SessionsCommand {
     Replay {
         /// A session's id, or the file of an export.
         recording: String,
+        /// Of a session that is open: goes on with what it does, within a second, until it has ended.
+        #[arg(long)]
+        follow: bool,
         /// `json` prints each event as one line.
         #[command(flatten)]
         output: OutputArgs,

@@ -1,8 +1,14 @@
 //! I2, I10: what is recorded, and that tampering shows.
 
 use std::fs;
+use std::time::Duration;
+
+use postern_chaos::live::wait_until;
+use postern_chaos::live::wire::Wire;
 
 use crate::{assert_has, shop};
+
+const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_session_is_recorded_replayed_verified_and_exported() {
@@ -105,4 +111,43 @@ fn a_session_is_seen_by_its_own_principal_and_by_auditors_only() {
     postern.cli_as(&bob, ["sessions", "replay", &session]).unwrap().fails().unwrap();
     let listed = postern.cli_as(&bob, ["sessions", "list"]).unwrap().ok().unwrap();
     assert!(!listed.contains(&session));
+}
+
+/// Whoever follows a session does so by their own right, and for as long as they have it.
+#[test]
+fn a_session_is_followed_by_right() {
+    let (_postgres, postern) = shop();
+    let token = postern.token("ann", &["dba"]).unwrap();
+    let mut wire = Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+    wire.login("shop", "shop", &token).unwrap();
+    wire.query("SELECT 4711").unwrap();
+    let mut id = String::new();
+    wait_until(SOON, "the session in the index", || {
+        let sessions = postern.sessions()?;
+        let own = sessions.iter().find(|session| session["principal"] == "dev/ann");
+        id = own.and_then(|session| session["id"].as_str()).unwrap_or_default().to_owned();
+        Ok(!id.is_empty())
+    })
+    .unwrap();
+    let follow = ["sessions", "replay", "--follow", id.as_str()];
+    let eve = postern.token("eve", &["analysts"]).unwrap();
+    assert_has(&postern.cli_as(&eve, follow).unwrap().fails().unwrap(), &["no such session"]);
+
+    let made = postern.cli_as(&token, ["token"]).unwrap().ok().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut own = postern.with("POSTERN_TOKEN", made.trim()).spawn("own", &follow, folder.path()).unwrap();
+    let mut auditor = postern.spawn("auditor", &[&follow[..], &["-o", "json"]].concat(), folder.path()).unwrap();
+    for (follower, word) in [(&own, "SELECT 4711"), (&auditor, "\"SELECT 4711\"")] {
+        let shown = wait_until(SOON, "the statement", || Ok(follower.stdout().contains(word)));
+        shown.unwrap_or_else(|error| panic!("{error:#} {}\n{}", follower.stdout(), follower.stderr()));
+    }
+    let jti = postern_chaos::live::token::claims(made.trim()).unwrap()["jti"].as_str().unwrap().to_owned();
+    postern.cli(["revoke", "token", &jti]).unwrap().ok().unwrap();
+    assert!(!own.wait(SOON).unwrap().success());
+    assert_has(&own.stderr(), &["revoked"]);
+    wire.query("SELECT 4712").unwrap();
+    wire.message('X', b"").unwrap();
+    assert!(auditor.wait(SOON).unwrap().success(), "{}", auditor.stderr());
+    assert_has(&auditor.stdout(), &["SELECT 4712", "sealed"]);
+    assert!(!own.stdout().contains("4712"));
 }

@@ -11,6 +11,7 @@ pub(crate) mod control;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod fleet;
+mod follow;
 pub(crate) mod jobs;
 mod kill;
 pub(crate) mod log;

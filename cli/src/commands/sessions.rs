@@ -55,7 +55,10 @@ pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) 
                 _ => output::yaml(&[value(&session)]),
             }
         }
-        SessionsCommand::Replay { recording, output } => replay(recording, output.format, connection).await,
+        SessionsCommand::Replay { recording, follow: true, output } => {
+            super::follow::run(recording, output.format, connection).await
+        }
+        SessionsCommand::Replay { recording, output, .. } => replay(recording, output.format, connection).await,
         SessionsCommand::Verify { recording } => verify(recording, connection).await,
         SessionsCommand::Export { id, output } => export(id, output, connection).await,
         SessionsCommand::Kill(args) => super::kill::run(args, connection).await,
@@ -112,7 +115,7 @@ impl Source {
     }
 
     pub(crate) async fn remote(client: &Client, id: &str) -> Result<Self, Failure> {
-        let request = ExportSessionRequest { id: id.to_owned() };
+        let request = ExportSessionRequest { id: id.to_owned(), ..Default::default() };
         let stream = client.sessions().export_session(request).await.map_err(refused)?.into_inner();
         Ok(Self::Remote(Box::new(stream)))
     }
@@ -131,7 +134,8 @@ impl Source {
     }
 }
 
-enum Stop {
+/// Why a replay ends.
+pub(super) enum Stop {
     Fault(ReadFault),
     Failure(Failure),
 }
@@ -148,26 +152,31 @@ impl From<Failure> for Stop {
     }
 }
 
+impl From<Stop> for Failure {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Failure(failure) => failure,
+            Stop::Fault(fault) => Self::failed(format!("the recording cannot be trusted from here on: {fault}")),
+        }
+    }
+}
+
+/// Prints one event.
+pub(super) fn show(replay: &mut Replay, entry: &recording::Entry, format: Option<Format>) -> Result<(), Stop> {
+    match format {
+        Some(Format::Json) => {
+            let text = serde_json::to_string(entry).map_err(|error| Failure::failed(error.to_string()))?;
+            Ok(output::line(text)?)
+        }
+        _ => Ok(output::raw(replay.entry(entry).as_bytes())?),
+    }
+}
+
 async fn replay(recording: &str, format: Option<Format>, connection: &ConnectionArgs) -> Result<(), Failure> {
     let mut source = Source::open(recording, connection).await?;
     let (mut reader, mut replay) = (EntryReader::default(), Replay::new(output::color()));
     while let Some(piece) = source.next().await? {
-        let told = reader.push(&piece, |entry| -> Result<(), Stop> {
-            match format {
-                Some(Format::Json) => {
-                    let text = serde_json::to_string(&entry).map_err(|error| Failure::failed(error.to_string()))?;
-                    Ok(output::line(text)?)
-                }
-                _ => Ok(output::raw(replay.entry(&entry).as_bytes())?),
-            }
-        });
-        match told {
-            Ok(()) => {}
-            Err(Stop::Failure(failure)) => return Err(failure),
-            Err(Stop::Fault(fault)) => {
-                return Err(Failure::failed(format!("the recording cannot be trusted from here on: {fault}")));
-            }
-        }
+        reader.push(&piece, |entry| show(&mut replay, &entry, format))?;
     }
     if reader.ends_well() { Ok(()) } else { Err(Failure::failed("the recording ends in the middle of an event")) }
 }

@@ -201,3 +201,46 @@ fn of_class_quorum_are_at_another_member_before_the_next_operation_runs() {
     scene.session = None;
     scene.whole(&statements);
 }
+
+/// Whoever follows a session sees each statement once and soon, whichever members die, also the one that they ask.
+#[test]
+fn are_followed_while_members_die() {
+    let mut scene = Scene::new("");
+    let folder = tempfile::tempdir().unwrap();
+    let cli = scene.cluster.cli_of_all(&[0, 1, 2]).unwrap();
+    let id = scene.id.clone();
+    let mut follower = cli.spawn("follow", &["sessions", "replay", "--follow", &id], folder.path()).unwrap();
+    let mut statements = Vec::new();
+    for round in 0..3 {
+        let statement = format!("SELECT {}", 1000 + round);
+        let taker = scene.taker(&statement);
+        statements.push(statement.clone());
+        let shown = wait_until(SOON, "the statement to be shown", || Ok(follower.stdout().contains(&statement)));
+        shown.unwrap_or_else(|error| {
+            panic!("{error:#} {}\n{}\n{}", follower.stdout(), follower.stderr(), scene.cluster.logs())
+        });
+        // The member that takes them, the one that is asked first, the leader.
+        let dies = [taker, 0, scene.cluster.leader().unwrap()][round];
+        scene.kill(dies);
+        let statement = format!("SELECT {}", 2000 + round);
+        scene.query(&statement);
+        statements.push(statement.clone());
+        let shown = wait_until(SOON, "the statement to be shown", || Ok(follower.stdout().contains(&statement)));
+        shown.unwrap_or_else(|error| {
+            panic!("{error:#} {}\n{}\n{}", follower.stdout(), follower.stderr(), scene.cluster.logs())
+        });
+        scene.start(dies);
+    }
+    assert!(follower.is_running());
+    scene.session = None;
+    let status = follower.wait(SOON).unwrap();
+    assert!(status.success(), "{}", follower.stderr());
+    assert_has(&follower.stderr(), &["its recording is sealed"]);
+    let shown = follower.stdout();
+    for statement in statements {
+        assert_eq!(shown.matches(&statement).count(), 1, "{statement}: {shown}");
+    }
+    // Of one that is over it shows all, and ends.
+    let again = cli.cli(["sessions", "replay", "--follow", &id]).unwrap().ok().unwrap();
+    assert_eq!(again, shown);
+}

@@ -10,6 +10,7 @@ mod clients;
 pub(crate) mod cluster;
 mod desk;
 pub(crate) mod fleet;
+mod follow;
 mod grants;
 mod guard;
 mod hold;
@@ -71,6 +72,7 @@ use postern_proto::gateway::v1::policy_feed_service_server::PolicyFeedServiceSer
 use postern_proto::gateway::v1::recording_service_server::RecordingServiceServer;
 use postern_proto::gateway::v1::review_service_server::ReviewServiceServer as OpenedServiceServer;
 use postern_proto::gateway::v1::token_use_service_server::TokenUseServiceServer;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
@@ -154,7 +156,13 @@ pub(crate) fn routes(
     let requests = requests::Service { raft: raft.clone(), access: access.clone(), stop: stop.clone() };
     let reviews = reviews::Service { raft: raft.clone(), access: access.clone() };
     let opened = opened::Service { raft: raft.clone(), access: access.clone() };
-    let sessions = sessions::Service { raft: raft.clone(), access: access.clone(), copies: copies.clone(), watches };
+    let sessions = sessions::Service {
+        raft: raft.clone(),
+        access: access.clone(),
+        copies: copies.clone(),
+        watches,
+        followers: Arc::new(Semaphore::new(sessions::FOLLOWERS)),
+    };
     let log = log::Service { raft: raft.clone(), access: access.clone(), book: book.clone() };
     let audit = audit::Service { raft: raft.clone(), access: access.clone() };
     let tokens = tokens::Service { access: access.clone(), desk: desk.clone() };

@@ -15,10 +15,12 @@ use postern_proto::resource::v1 as resource_pb;
 use postern_proto::resource::v1::SessionState;
 use postern_state::{ObjectKey, commands};
 use prost::Message as _;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::access::{Access, Caller};
+use super::follow::Follow;
 use super::grants::{Object, Verb};
 use super::page::{Key, Page, Sizes, order};
 use super::revocations::{LONG, MAX_REASON};
@@ -37,7 +39,12 @@ pub(super) struct Service {
     pub(super) access: Access,
     pub(super) copies: Copies,
     pub(super) watches: Watches,
+    /// Each has one who follows a recording.
+    pub(super) followers: Arc<Semaphore>,
 }
+
+/// Who follow recordings at one member.
+pub(super) const FOLLOWERS: usize = 128;
 
 pub(super) fn may_see(caller: &Caller, session: &Session) -> bool {
     caller.may(Object::Sessions, Verb::Get) || (caller.reaches(&session.target) && caller.is(&session.principal))
@@ -89,6 +96,11 @@ impl Service {
         // Who may not see it does not learn that it exists.
         found.filter(|session| may_see(caller, session)).ok_or_else(|| status::not_found("session", id))
     }
+}
+
+/// Whether a caller may have the recording of a session.
+pub(super) fn may_export(caller: &Caller, session: &Session) -> bool {
+    may_see(caller, session) && (caller.may(Object::Recordings, Verb::Export) || caller.is(&session.principal))
 }
 
 #[tonic::async_trait]
@@ -156,7 +168,8 @@ impl SessionService for Service {
     ) -> Result<Response<Self::ExportSessionStream>, Status> {
         let call = self.access.call(&request)?;
         let caller = call.caller().clone();
-        let id: SessionId = status::parse("id", &request.into_inner().id)?;
+        let request = request.into_inner();
+        let id: SessionId = status::parse("id", &request.id)?;
         call.about(format_args!("Session/{id}"));
         let gone = || status::not_found("recording", id);
         let may_export = caller.may(Object::Recordings, Verb::Export);
@@ -171,7 +184,13 @@ impl SessionService for Service {
                 session.end.as_ref().map(|end| end.events)
             }
         };
-        let data = self.copies.whole(id, events).await?.ok_or_else(gone)?.data(id);
+        if request.follow {
+            let follow = Follow::new(self, &call, id, request.offset).await?;
+            info!(%caller, session = %id, "follows a recording");
+            return Ok(Response::new(follow.stream()));
+        }
+        let offset = request.offset;
+        let data = self.copies.whole(id, events, offset).await?.ok_or_else(gone)?.data(id, offset);
         info!(%caller, session = %id, "exported a recording");
         let answers = data.map_ok(|data| pb::ExportSessionResponse { data });
         Ok(Response::new(answers.boxed()))

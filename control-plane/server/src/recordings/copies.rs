@@ -39,6 +39,8 @@ const STORE_LIMIT: Duration = Duration::from_secs(10);
 const BATCH: usize = 512 << 10;
 
 type Leaves = std::pin::Pin<Box<dyn Stream<Item = Result<pb::ReadLeavesResponse, Status>> + Send>>;
+/// A recording's bytes, as they come.
+pub(crate) type Bytes = BoxStream<'static, Result<Vec<u8>, Status>>;
 type Parts = std::pin::Pin<Box<dyn Stream<Item = Result<pb::ReadRecordingResponse, Status>> + Send>>;
 
 /// Knows where else recordings are. Cheap to clone.
@@ -83,11 +85,11 @@ pub(crate) enum Copy {
 }
 
 impl Copy {
-    /// The recording's bytes; an error when they are not whole.
-    pub(crate) fn data(self, session: SessionId) -> BoxStream<'static, Result<Vec<u8>, Status>> {
+    /// The recording's bytes from `offset` on, which is what it was looked for with; an error when they are not whole.
+    pub(crate) fn data(self, session: SessionId, offset: u64) -> Bytes {
         match self {
-            Self::Own(located) => chunks(located, 0).map_err(move |error| unreadable(session, &error)).boxed(),
-            Self::Archived(found) => found.data(0).map_err(move |error| misread(session, &error)).boxed(),
+            Self::Own(located) => chunks(located, offset).map_err(move |error| unreadable(session, &error)).boxed(),
+            Self::Archived(found) => found.data(offset).map_err(move |error| misread(session, &error)).boxed(),
             Self::Other(copy) => copy.data().boxed(),
         }
     }
@@ -123,11 +125,29 @@ impl Copies {
         Self { recordings, members, book, archive, silent: Arc::default(), fetching: Arc::default() }
     }
 
-    /// The copy of a recording that goes furthest; of one with so many events, one that has them all when there is one.
+    /// What there is of a session that goes on from `offset` on; none, when there is no more yet.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when this member's disk fails.
+    pub(crate) async fn beyond(&self, session: SessionId, offset: u64) -> Result<Option<Bytes>, Status> {
+        let own = self.recordings.locate(session).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        if let Some(own) = own.filter(|own| own.length > offset) {
+            return Ok(Some(Copy::Own(own).data(session, offset)));
+        }
+        let best = self.find(session, offset).await.best.filter(|copy| copy.left > 0);
+        Ok(best.map(|copy| Copy::Other(Box::new(copy)).data(session, offset)))
+    }
+
+    /// The copy of a recording that goes furthest; of one with so many events, one that has them all when there is one. To be read from `offset` on.
     ///
     /// # Errors
     /// `UNAVAILABLE` when a member that does not answer may have more.
-    pub(crate) async fn whole(&self, session: SessionId, events: Option<u64>) -> Result<Option<Copy>, Status> {
+    pub(crate) async fn whole(
+        &self,
+        session: SessionId,
+        events: Option<u64>,
+        offset: u64,
+    ) -> Result<Option<Copy>, Status> {
         let own = self.recordings.locate(session).await.map_err(|error| Status::unavailable(error.to_string()))?;
         let enough = |next_seq: u64| events.is_some_and(|events| next_seq >= events);
         let next_seq = own.as_ref().map_or(0, |own| own.next_seq);
@@ -142,7 +162,7 @@ impl Copies {
                 answer => asked = Some(answer.map(drop)),
             }
         }
-        let Elsewhere { best, silent } = self.find(session, 0).await;
+        let Elsewhere { best, silent } = self.find(session, offset).await;
         let best = best.filter(|copy| copy.next_seq > next_seq);
         let furthest = best.as_ref().map_or(next_seq, |copy| copy.next_seq);
         // Of a session that is not over, or not in the index any more, what there is.

@@ -76,7 +76,7 @@ pub(crate) async fn send(channel: Channel, requests: Vec<UploadRequest>) -> Vec<
 }
 
 async fn export(client: &mut SessionServiceClient<Channel>, session: SessionId) -> Vec<u8> {
-    let request = pb::ExportSessionRequest { id: session.to_string() };
+    let request = pb::ExportSessionRequest { id: session.to_string(), ..Default::default() };
     let mut stream = client.export_session(request).await.unwrap().into_inner();
     let mut file = Vec::new();
     while let Some(piece) = stream.message().await.unwrap() {
@@ -135,7 +135,7 @@ async fn uploaded_exported_and_verified_across_a_restart() {
         let token = issuer.token(subject, groups, 600);
         let seen = people.list_sessions(with_token(list(), &token)).await.unwrap().into_inner().sessions;
         assert_eq!(seen.len(), sees, "{subject}");
-        let request = pb::ExportSessionRequest { id: session.to_string() };
+        let request = pb::ExportSessionRequest { id: session.to_string(), ..Default::default() };
         let exported = people.export_session(with_token(request, &token)).await.map(drop).map_err(|s| s.code());
         assert_eq!(exported, if sees == 1 { Ok(()) } else { Err(Code::NotFound) }, "{subject}");
     }
