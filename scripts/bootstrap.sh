@@ -43,6 +43,8 @@ test)
     have conntrack || lack conntrack "has a router forget its connections, as when a NAT rebinds"
     have nft || lack nftables "drops the packets between members that are cut off from each other"
     any '/usr/lib/*/faketime/libfaketime.so.1' || lack libfaketime "sets the clock of one member two hours off"
+    have umount || lack mount "takes down the disk of the tests' own that loses power (FUSE)"
+    [ "$(id -u)" = 0 ] || have fusermount3 || lack fuse3 "mounts that disk where you are not root"
     have node || lack nodejs "runs the identity providers of the tests"
     have npm || lack npm "installs those providers"
     [ -x /usr/bin/python3 ] || lack python3 "runs the driver test"

@@ -5,6 +5,7 @@
 mod cli;
 pub mod cluster;
 pub mod crowd;
+pub mod disk;
 pub mod fleet;
 pub mod idle;
 mod issuer;

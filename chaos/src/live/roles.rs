@@ -29,6 +29,10 @@ pub struct RoleOptions {
     pub telemetry: String,
     /// The largest file that the gateway may write, in bytes: to it, the disk is then full.
     pub gateway_file_limit: Option<u64>,
+    /// Where the gateway's spool lies, when not beside the rest.
+    pub spool_dir: Option<PathBuf>,
+    /// Where the control plane's data lies, when not beside the rest.
+    pub control_dir: Option<PathBuf>,
 }
 
 /// A control plane, a gateway and an agent, each a process of its own. Dropping it kills them.
@@ -306,16 +310,21 @@ impl ThreeProcesses {
     fn config(&self, role: Role) -> String {
         let Ports { api, postgres, tunnel, ops: [control, gateway, agent] } = self.ports;
         let folder = self.folder.path().display();
+        let place =
+            |other: &Option<PathBuf>, name: &str| other.clone().unwrap_or_else(|| self.folder.path().join(name));
+        let control_dir = place(&self.options.control_dir, "control");
+        let spool = place(&self.options.spool_dir, "spool");
+        let (control_dir, spool) = (control_dir.display(), spool.display());
         match role {
             Role::Control => format!(
-                "[control]\ndata_dir = \"{folder}/control\"\nlisten = \"127.0.0.1:{api}\"\nops_listen = \"127.0.0.1:{control}\"\n\
+                "[control]\ndata_dir = \"{control_dir}\"\nlisten = \"127.0.0.1:{api}\"\nops_listen = \"127.0.0.1:{control}\"\n\
                  admin_groups = [\"admins\"]\nauditor_groups = [\"auditors\"]\n{}\n",
                 self.options.control
             ),
             Role::Gateway => format!(
                 "[gateway]\ncredential_dir = \"{folder}/gateway\"\npostgres_listen = \"127.0.0.1:{postgres}\"\n\
                  tunnel_listen = \"127.0.0.1:{tunnel}\"\nops_listen = \"127.0.0.1:{gateway}\"\ncontrol_plane = \"127.0.0.1:{api}\"\n\
-                 spool_dir = \"{folder}/spool\"\n{}{}\n",
+                 spool_dir = \"{spool}\"\n{}{}\n",
                 if self.options.gateway.contains("drain_limit") { "" } else { "drain_limit = \"5s\"\n" },
                 self.options.gateway
             ),

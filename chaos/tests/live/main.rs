@@ -42,6 +42,7 @@ mod oidc_provider;
 mod passthrough;
 mod pipeline;
 mod policy_masks;
+mod power_loss;
 mod python_client;
 mod readme;
 mod record;

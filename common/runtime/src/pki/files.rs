@@ -7,14 +7,21 @@ use std::path::Path;
 
 use super::PkiError;
 
-/// Creates `dir` and its parents with mode 0700. A directory that exists is narrowed to 0700.
+/// Creates `dir` and its parents with mode 0700, durable on return: what is flushed in a directory is lost with the directory's own name. A directory
+/// that exists is narrowed to 0700.
 ///
 /// # Errors
 /// Names the directory.
 pub fn create_private_dir(dir: &Path) -> Result<(), PkiError> {
     let fault = |source| PkiError::File { path: dir.display().to_string(), source };
+    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fault)?;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(fault)
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(fault)?;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(fault)?;
+    }
+    Ok(())
 }
 
 /// Writes `content` to `path` with mode 0600: to a temporary file beside it, fsynced, renamed over it, the directory fsynced.

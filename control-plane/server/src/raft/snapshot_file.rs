@@ -56,7 +56,9 @@ impl Pointer {
 
 impl SnapshotDir {
     pub(super) fn open(dir: PathBuf) -> Result<Self, StorageError> {
-        fs::create_dir_all(&dir).map_err(|error| io_error(&dir, &error))?;
+        let made =
+            fs::create_dir_all(&dir).and_then(|()| dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all()));
+        made.map_err(|error| io_error(&dir, &error))?;
         Ok(Self(dir))
     }
 

@@ -49,6 +49,8 @@ impl Leaves {
             create_private_dir(dir).map_err(io::Error::other)?;
         }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        // Its name is to survive as its leaves are.
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
         let whole = file.metadata()?.len() / bytes(1);
         let mut this =
             Self { path: path.to_owned(), file, edge: Frontier::default(), tiers: Vec::new(), broken: false };

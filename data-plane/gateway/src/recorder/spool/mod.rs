@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use postern_core::SessionId;
+use postern_runtime::pki::create_private_dir;
 
 use record::Record;
-use segment::{Segment, SessionState, SpoolError, at, create_segment, read_segment, restrict};
+use segment::{Segment, SessionState, SpoolError, at, create_segment, read_segment};
 use spare::Spare;
 
 /// Room for records that is kept from one write to the next.
@@ -70,6 +71,8 @@ pub(super) struct Spool {
     written: u64,
     /// The length of its file: what is past those are zeros.
     room: u64,
+    /// What was cut off its end may still be on the disk.
+    cut_off: bool,
     /// Segments are to have room before it is needed.
     reserves: bool,
     spare: Spare,
@@ -96,8 +99,7 @@ pub(super) struct Spool {
 impl Spool {
     /// Opens the spool in `dir`: reads what is there, cuts a torn end off, begins a new segment.
     pub(super) fn open(dir: &Path, segment_size: u64) -> Result<Self, SpoolError> {
-        fs::create_dir_all(dir).map_err(at(dir))?;
-        restrict(dir).map_err(at(dir))?;
+        create_private_dir(dir).map_err(|error| at(dir)(io::Error::other(error)))?;
         let lock_path = dir.join("lock");
         let lock =
             OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(at(&lock_path))?;
@@ -137,6 +139,7 @@ impl Spool {
             file: Arc::new(file),
             written: 0,
             room: 0,
+            cut_off: false,
             reserves: false,
             spare: Spare::None,
             unsynced: Vec::new(),
@@ -296,6 +299,7 @@ impl Spool {
         self.bytes = self.bytes.saturating_sub(self.written.saturating_sub(len));
         self.written = len;
         self.room = len;
+        self.cut_off = true;
     }
 
     /// The control plane has all of `session` before `next_seq`, or wants none of it. Deletes what nobody needs any more.

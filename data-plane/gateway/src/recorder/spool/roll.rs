@@ -42,11 +42,12 @@ impl Spool {
 
     pub(super) fn roll(&mut self) -> io::Result<()> {
         self.sync_now()?;
-        if self.room > self.written {
-            // Before another segment is the last one: zeros in the middle of the spool are damage.
+        if self.room > self.written || self.cut_off {
+            // Before another segment is the last one: zeros in the middle of the spool are damage, and so is what was refused and lies there.
             self.file.set_len(self.written)?;
             self.file.sync_all()?;
             self.room = self.written;
+            self.cut_off = false;
         }
         let number = self.active.saturating_add(1);
         let (file, room) = match std::mem::take(&mut self.spare) {

@@ -68,18 +68,6 @@ pub(in crate::recorder) fn at(path: &Path) -> impl FnOnce(io::Error) -> SpoolErr
     move |source| SpoolError::Io { path, source }
 }
 
-/// For the gateway's own user alone.
-#[cfg(unix)]
-pub(in crate::recorder) fn restrict(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
-}
-
-#[cfg(not(unix))]
-pub(in crate::recorder) fn restrict(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
 /// A new segment, durable and empty.
 pub(in crate::recorder) fn create_segment(dir: &Path, dir_handle: &File, number: u64) -> io::Result<File> {
     let path = segment_path(dir, number);
