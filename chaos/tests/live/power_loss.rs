@@ -52,7 +52,9 @@ fn what_is_spooled_is_there_after_the_power_was_lost() {
         three.start_control().unwrap();
         three.start_gateway().unwrap();
         let session = three.last_ended_session().unwrap();
-        assert_tells_all(&replay(&three, &session), &postgres, round, 60);
+        let replay = replay(&three, &session);
+        assert_tells_all(&replay, &postgres, round, 60);
+        assert!(!replay.contains("gap"), "{replay}");
     }
 }
 
@@ -85,6 +87,10 @@ fn what_is_buffered_is_there_but_for_the_last_moments_before_the_power_was_lost(
         three.start_gateway().unwrap();
         let session = three.last_ended_session().unwrap();
         let replay = replay(&three, &session);
+        // Under the seal, and seen by whoever reads or verifies it.
+        let said = "gap: operations of class buffered that ran after event ";
+        assert_has(&replay, &[said]);
+        assert_has(&three.cli(["sessions", "verify", &session]).unwrap().ok().unwrap(), &[said]);
         // The first was taken off above.
         let times: Vec<Instant> = answered.try_iter().collect();
         let safe = 1 + times.iter().filter(|time| **time + BUFFERED_BOUND < off).count();

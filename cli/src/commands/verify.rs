@@ -94,7 +94,8 @@ impl Verifier {
         };
         let (Some(session), true) = (report.session, report.is_good()) else { return Ok(()) };
         let interrupted = if report.interrupted { ", broken off: the gateway had died" } else { "" };
-        let text = format!("{}: {session}, {} events, good{interrupted}; {proved}", path.display(), report.events);
+        let gap = report.gap.map_or_else(String::new, |gap| format!("; gap: {gap}"));
+        let text = format!("{}: {session}, {} events, good{interrupted}{gap}; {proved}", path.display(), report.events);
         output::line(output::printable(&text))
     }
 

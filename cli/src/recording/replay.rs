@@ -66,7 +66,10 @@ impl Replay {
                 let text = format!("{} cancel requested from {}", self.since(entry.at), printable(client_address));
                 say(&mut out, &self.paint(&text, Paint::Yellow));
             }
-            Event::Ended { code, reason, interrupted } => {
+            Event::Ended { code, reason, interrupted, gap } => {
+                if let Some(gap) = gap {
+                    say(&mut out, &self.paint(&format!("{} gap: {gap}", self.since(entry.at)), Paint::Yellow));
+                }
                 let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
                 let how = if *interrupted { "interrupted" } else { "ended" };
                 say(&mut out, &format!("{how} {}: {}{code}", self.since(entry.at), printable(reason)));

@@ -134,7 +134,15 @@ fn events() -> Vec<(u64, Event)> {
         (310, approval(ApprovalState::Pending, Some(requirement), vec![])),
         (950, approval(ApprovalState::Consumed, None, vec![review])),
         (1000, done(3, OperationOutcome::Done { tags: vec!["DELETE 1".into()] }, 0, 0)),
-        (1100, Event::Ended { code: None, reason: "the client closed the connection".into(), interrupted: false }),
+        (
+            1100,
+            Event::Ended {
+                code: None,
+                reason: "the client closed the connection".into(),
+                interrupted: false,
+                gap: None,
+            },
+        ),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! What a recording says. Old recordings stay readable for ever: a variant or field is added, never changed or removed.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use crate::code::Code;
 use crate::id::{ApprovalId, OperationId, SessionId};
 use crate::name::Name;
 use crate::operation::Digest;
-use crate::policy::DecisionRecord;
+use crate::policy::{DecisionRecord, Durability};
 use crate::principal::Principal;
 use crate::target::Protocol;
 use crate::time::Timestamp;
@@ -80,6 +81,9 @@ pub enum Event {
         /// The gateway died and another start of it wrote this.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         interrupted: bool,
+        /// What was forwarded may be missing before this event.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gap: Option<Gap>,
     },
     /// Always the last: the gateway's signature over all before it.
     Sealed {
@@ -92,6 +96,21 @@ pub enum Event {
         /// The gateway's certificate, DER, base64.
         certificate: String,
     },
+}
+
+/// A place at which operations that were forwarded may be missing: their records were written, and not durable, when the disk was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The last event before it; all to there is complete. What is missing came later than this.
+    pub after: u64,
+    /// Only operations of this class can be missing.
+    pub class: Durability,
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "operations of class {} that ran after event {} may be missing", self.class.as_str(), self.after)
+    }
 }
 
 /// The opening of a session.

@@ -5,7 +5,7 @@ use std::fmt;
 use rustls_pki_types::CertificateDer;
 
 use super::chain::{Chain, ChainFault, seal_message};
-use super::event::{Event, Started};
+use super::event::{Event, Gap, Started};
 use super::format::{FrameFault, MAGIC, frames};
 use crate::certified::{CertificateFault, certified};
 use crate::id::SessionId;
@@ -32,6 +32,8 @@ pub struct Report {
     pub sealed: bool,
     /// Whether the gateway had died in the middle.
     pub interrupted: bool,
+    /// Where operations that were forwarded may be missing, as the gateway itself says: no fault.
+    pub gap: Option<Gap>,
     /// Every fault, in order.
     pub faults: Vec<Fault>,
 }
@@ -85,7 +87,8 @@ impl fmt::Display for Report {
         if self.is_good() {
             let head = self.head.map_or_else(String::new, |head| head.to_string());
             let interrupted = if self.interrupted { ", interrupted" } else { "" };
-            return write!(f, "{session}: verified: {} events, sealed{interrupted}, head {head}", self.events);
+            write!(f, "{session}: verified: {} events, sealed{interrupted}, head {head}", self.events)?;
+            return self.gap.map_or(Ok(()), |gap| write!(f, "\n  gap: {gap}"));
         }
         let plural = if self.faults.len() == 1 { "" } else { "s" };
         write!(f, "{session}: NOT verified: {} fault{plural}", self.faults.len())?;
@@ -103,6 +106,7 @@ pub fn verify(file: &[u8], authority: Authority<'_>) -> Report {
         head: None,
         sealed: false,
         interrupted: false,
+        gap: None,
         faults: Vec::new(),
     };
     let Some(bytes) = file.strip_prefix(MAGIC) else {
@@ -169,7 +173,7 @@ fn opening(body: &[u8]) -> Option<Box<Started>> {
 
 fn judge(report: &mut Report, at: Timestamp, event: &Event, before: (u64, Digest), authority: Authority<'_>) {
     match event {
-        Event::Ended { interrupted, .. } => report.interrupted = *interrupted,
+        Event::Ended { interrupted, gap, .. } => (report.interrupted, report.gap) = (*interrupted, *gap),
         Event::Sealed { events, head, signature, certificate } => {
             if (*events, *head) != before {
                 report.faults.push(Fault::SealMismatch { says: *events, found: before.0 });

@@ -102,7 +102,7 @@ fn body() -> Vec<Event> {
             rows_omitted: 0,
             rows_in: 0,
         })),
-        Event::Ended { code: None, reason: "client closed".into(), interrupted: false },
+        Event::Ended { code: None, reason: "client closed".into(), interrupted: false, gap: None },
     ]
 }
 

@@ -24,6 +24,7 @@ fn report(n: u8) -> Report {
         head,
         sealed: true,
         interrupted: false,
+        gap: None,
         faults,
     }
 }

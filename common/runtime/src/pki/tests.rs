@@ -337,7 +337,7 @@ fn a_recording_sealed_by_a_gateway_verifies_under_the_authority() {
             application: String::new(),
             revision: 1,
         }));
-        let ended = Event::Ended { code: None, reason: "client closed".to_owned(), interrupted: false };
+        let ended = Event::Ended { code: None, reason: "client closed".to_owned(), interrupted: false, gap: None };
         for event in [started, ended] {
             chain.append(clock::now(), &event, &mut file).unwrap();
         }

@@ -45,7 +45,7 @@ pub(in crate::recordings) fn whole() -> Vec<Vec<u8>> {
     };
     add(&mut chain, started());
     add(&mut chain, Event::CancelRequested { client_address: "x".into() });
-    add(&mut chain, Event::Ended { code: None, reason: "closed".into(), interrupted: true });
+    add(&mut chain, Event::Ended { code: None, reason: "closed".into(), interrupted: true, gap: None });
     let (events, head) = (chain.next_seq(), chain.head());
     add(&mut chain, Event::Sealed { events, head, signature: String::new(), certificate: String::new() });
     all

@@ -51,7 +51,7 @@ pub(crate) fn recording(control: &ControlHandle, credential: &NodeCredential, se
     for _ in 0..3 {
         add(&mut chain, &Event::CancelRequested { client_address: "127.0.0.1:2".into() });
     }
-    add(&mut chain, &Event::Ended { code: None, reason: "closed".into(), interrupted: false });
+    add(&mut chain, &Event::Ended { code: None, reason: "closed".into(), interrupted: false, gap: None });
     let (events, head) = (chain.next_seq(), chain.head());
     let signer = credential.signer().unwrap();
     let base64 = base64::engine::general_purpose::STANDARD;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use postern_core::operation::Digest;
-use postern_core::recording::Chain;
+use postern_core::policy::Durability;
+use postern_core::recording::{Chain, Gap};
 use postern_core::{Code, SessionId};
 use postern_runtime::clock;
 use postern_runtime::pki::SealSigner;
@@ -224,7 +225,7 @@ impl Actor {
             let (accepted, refused) = in_order(&inner, batch.appends);
             refuse_all(&mut inner, refused);
             let appends: Vec<Append<'_>> =
-                accepted.iter().map(|Waiting { frames, seals, .. }| append_of(frames, *seals)).collect();
+                accepted.iter().map(|Waiting { frames, seals, .. }| append_of(frames, *seals, false)).collect();
             let written = if appends.is_empty() { Ok(()) } else { inner.spool.append(&appends) };
             if let Err(error) = &written {
                 inner.fail(error);
@@ -291,9 +292,23 @@ impl Actor {
         let Some(state) = inner.spool.session(session).filter(|state| !state.sealed) else { return Ok(()) };
         let mut chain = Chain::resume(session, state.next_seq, Digest(state.head));
         let mut frames = Vec::new();
-        let count = seal::close(&mut chain, clock::now(), code, reason, interrupted, &self.signer, &mut frames)
+        // Whoever writes this after a failure cannot know what else was forwarded.
+        let lossy = state.loose && (interrupted || code == Some(Code::RecordingUnavailable));
+        let gap = lossy.then(|| Gap { after: state.next_seq.saturating_sub(1), class: Durability::Buffered });
+        if let Some(gap) = gap {
+            tracing::warn!(%session, "a recording has a gap: {gap}");
+            metrics::recorder_gap();
+        }
+        let count = seal::close(&mut chain, clock::now(), code, reason, interrupted, gap, &self.signer, &mut frames)
             .map_err(std::io::Error::other)?;
-        inner.spool.commit(&[Append { session, first_seq: state.next_seq, count, seals: true, frames: &frames }])
+        inner.spool.commit(&[Append {
+            session,
+            first_seq: state.next_seq,
+            count,
+            seals: true,
+            loose: false,
+            frames: &frames,
+        }])
     }
 
     fn publish(&self) {

@@ -71,6 +71,8 @@ pub(super) enum Written {
 pub(super) enum Until {
     /// Nothing, unless the disk is behind.
     Written,
+    /// The same once a durable record says that the session does not wait: a crash then shows where operations may be missing.
+    Marked,
     /// What it wrote is durable.
     Durable,
 }
@@ -111,12 +113,13 @@ impl Log {
             inner.give_up(frames.session);
             return Err(RecordError::Unavailable);
         }
-        if let Err(error) = inner.spool.append(&[append_of(frames, false)]) {
+        let marked = inner.spool.session(frames.session).is_some_and(|state| state.loose);
+        if let Err(error) = inner.spool.append(&[append_of(frames, false, until == Until::Marked)]) {
             inner.fail(&error);
             inner.give_up(frames.session);
             return Err(RecordError::Unavailable);
         }
-        if until == Until::Written {
+        if until == Until::Written || (until == Until::Marked && marked) {
             let first = inner.since.is_none();
             let since = *inner.since.get_or_insert_with(Instant::now);
             if first || since.elapsed() <= LATE {
@@ -277,6 +280,7 @@ impl Inner {
 }
 
 /// `frames`, as the spool takes them.
-pub(super) fn append_of(frames: &Frames, seals: bool) -> Append<'_> {
-    Append { session: frames.session, first_seq: frames.first_seq, count: frames.count, seals, frames: &frames.bytes }
+pub(super) fn append_of(frames: &Frames, seals: bool, loose: bool) -> Append<'_> {
+    let Frames { session, first_seq, count, bytes } = frames;
+    Append { session: *session, first_seq: *first_seq, count: *count, seals, loose, frames: bytes }
 }

@@ -199,7 +199,7 @@ impl SessionRecorder {
     /// # Errors
     /// When it cannot be recorded; the recorder's thread then seals it once it can write again.
     pub(crate) async fn seal(mut self, code: Option<Code>, reason: &str) -> Result<(), RecordError> {
-        seal::close(&mut self.chain, clock::now(), code, reason, false, &self.signer, &mut self.waiting)?;
+        seal::close(&mut self.chain, clock::now(), code, reason, false, None, &self.signer, &mut self.waiting)?;
         let frames = self.take();
         ask(&self.way.to, |reply| Msg::Seal { frames, reply }).await?;
         self.sealed = true;
@@ -242,7 +242,7 @@ impl SessionRecorder {
 const fn until(class: Durability) -> Until {
     match class {
         Durability::Quorum | Durability::Spooled => Until::Durable,
-        Durability::Buffered => Until::Written,
+        Durability::Buffered => Until::Marked,
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Append<'a> {
     pub(super) first_seq: u64,
     pub(super) count: u32,
     pub(super) seals: bool,
+    /// The session does not wait until its operations are durable.
+    pub(super) loose: bool,
     pub(super) frames: &'a [u8],
 }
 
@@ -180,8 +182,9 @@ impl Spool {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         for append in appends {
-            let Append { session, first_seq, count, seals, frames } = *append;
-            Record::Frames { session, first_seq, count, seals, frames }.encode(&mut buffer);
+            let Append { session, first_seq, count, seals, frames, .. } = *append;
+            let loose = self.is_loose(append);
+            Record::Frames { session, first_seq, count, seals, loose, frames }.encode(&mut buffer);
         }
         let outcome = self.write(&buffer);
         // One large event must not cost its room for ever.
@@ -194,7 +197,8 @@ impl Spool {
             let head = append.frames.last_chunk::<32>().copied().unwrap_or_default();
             let (acked, from) =
                 self.sessions.get(&append.session).map_or((0, append.first_seq), |state| (state.acked, state.from));
-            let state = SessionState { next_seq, head, segment: self.active, sealed: append.seals, acked, from };
+            let (segment, sealed, loose) = (self.active, append.seals, self.is_loose(append));
+            let state = SessionState { next_seq, head, segment, sealed, acked, from, loose };
             let state = self.sessions.insert(append.session, state);
             self.unsettled.insert(append.session);
             let needs =
@@ -202,6 +206,12 @@ impl Spool {
             self.unsynced.push(Undo { session: append.session, state, needs });
         }
         Ok(())
+    }
+
+    /// From the first such operation on, each of a session's records says it: older ones are deleted.
+    fn is_loose(&self, append: &Append<'_>) -> bool {
+        let before = self.sessions.get(&append.session).is_some_and(|state| state.loose);
+        !append.seals && (append.loose || before)
     }
 
     /// A flush of all that is written, to be run with nobody waiting for the spool, and then to be told of by [`Self::end_sync`].

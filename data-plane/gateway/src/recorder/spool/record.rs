@@ -16,6 +16,10 @@ pub(in crate::recorder) const MAX_PAYLOAD: usize = MAX_BODY + (1 << 20);
 const KIND_FRAMES: u8 = 1;
 const KIND_HEAD: u8 = 2;
 
+/// What frames may say besides. Older gateways read the second as nothing.
+const SEALS: u8 = 1;
+const LOOSE: u8 = 2;
+
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::recorder) enum Record<'a> {
@@ -26,6 +30,8 @@ pub(in crate::recorder) enum Record<'a> {
         count: u32,
         /// The last of them is the seal.
         seals: bool,
+        /// The session does not wait until its operations are durable. Never with `seals`.
+        loose: bool,
         frames: &'a [u8],
     },
     /// Where the chain of an open session stands; written before its last frames leave the spool.
@@ -51,11 +57,17 @@ impl Record<'_> {
     pub(in crate::recorder) fn encode(&self, out: &mut Vec<u8>) {
         let mut payload = Vec::with_capacity(64);
         let body: &[u8] = match self {
-            Self::Frames { session, first_seq, count, seals, frames } => {
+            Self::Frames { session, first_seq, count, seals, loose, frames } => {
                 payload.push(KIND_FRAMES);
                 payload.extend_from_slice(&session.to_bytes());
                 payload.extend_from_slice(&first_seq.to_be_bytes());
-                payload.push(u8::from(*seals));
+                payload.push(if *seals {
+                    SEALS
+                } else if *loose {
+                    LOOSE
+                } else {
+                    0
+                });
                 payload.extend_from_slice(&count.to_be_bytes());
                 frames
             }
@@ -101,10 +113,10 @@ fn read(bytes: &[u8]) -> Option<Next<'_>> {
     let (session, seq) = (SessionId::from_bytes(*session), u64::from_be_bytes(*seq));
     let record = match *kind {
         KIND_FRAMES => {
-            let (seals, payload) = payload.split_first()?;
+            let (flag, payload) = payload.split_first()?;
             let (count, frames) = payload.split_first_chunk::<4>()?;
             let count = u32::from_be_bytes(*count);
-            Record::Frames { session, first_seq: seq, count, seals: *seals == 1, frames }
+            Record::Frames { session, first_seq: seq, count, seals: *flag == SEALS, loose: *flag == LOOSE, frames }
         }
         KIND_HEAD => Record::Head { session, next_seq: seq, head: payload.try_into().ok()? },
         _ => return None,
@@ -124,7 +136,15 @@ mod tests {
     #[test]
     fn records_round_trip() {
         let records = [
-            Record::Frames { session: session(), first_seq: 3, count: 2, seals: true, frames: b"two frames" },
+            Record::Frames {
+                session: session(),
+                first_seq: 3,
+                count: 2,
+                seals: true,
+                loose: false,
+                frames: b"two frames",
+            },
+            Record::Frames { session: session(), first_seq: 3, count: 1, seals: false, loose: true, frames: b"one" },
             Record::Head { session: session(), next_seq: 5, head: [7; 32] },
         ];
         for record in records {

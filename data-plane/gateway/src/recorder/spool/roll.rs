@@ -110,6 +110,8 @@ impl Spool {
             for session in carried {
                 if let Some(state) = self.sessions.get_mut(&session) {
                     state.segment = self.active;
+                    // All before is durable. The next record says it again.
+                    state.loose = false;
                 }
             }
             fs::remove_file(segment_path(&self.dir, number))?;

@@ -47,6 +47,8 @@ pub(in crate::recorder) struct SessionState {
     pub(in crate::recorder) acked: u64,
     /// The spool has all from this on.
     pub(in crate::recorder) from: u64,
+    /// A record that is written says that the session does not wait until its operations are durable: after a crash some may be missing.
+    pub(in crate::recorder) loose: bool,
 }
 
 /// What is known of a segment.
@@ -138,15 +140,16 @@ fn note(
     sessions: &mut BTreeMap<SessionId, SessionState>,
     needs: &mut BTreeMap<SessionId, u64>,
 ) {
-    let (session, next_seq, head, sealed, had, first) = match record {
-        Record::Frames { session, first_seq, count, seals, frames } => {
+    let (session, next_seq, head, sealed, loose, had, first) = match record {
+        Record::Frames { session, first_seq, count, seals, loose, frames } => {
             let next_seq = first_seq.saturating_add(u64::from(count));
             needs.insert(session, next_seq);
-            (session, next_seq, frames.last_chunk::<32>().copied().unwrap_or_default(), seals, 0, first_seq)
+            (session, next_seq, frames.last_chunk::<32>().copied().unwrap_or_default(), seals, loose, 0, first_seq)
         }
         // Written only when all before it had been acknowledged.
-        Record::Head { session, next_seq, head } => (session, next_seq, head, false, next_seq, next_seq),
+        Record::Head { session, next_seq, head } => (session, next_seq, head, false, false, next_seq, next_seq),
     };
     let (acked, from) = sessions.get(&session).map_or((0, first), |state| (state.acked, state.from));
-    sessions.insert(session, SessionState { next_seq, head, segment: number, sealed, acked: acked.max(had), from });
+    let acked = acked.max(had);
+    sessions.insert(session, SessionState { next_seq, head, segment: number, sealed, acked, from, loose });
 }

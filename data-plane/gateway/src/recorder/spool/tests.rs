@@ -7,7 +7,7 @@ fn session(n: u128) -> SessionId {
 }
 
 fn append(session: SessionId, first_seq: u64, frames: &[u8]) -> Append<'_> {
-    Append { session, first_seq, count: 1, seals: false, frames }
+    Append { session, first_seq, count: 1, seals: false, loose: false, frames }
 }
 
 fn frame(fill: u8) -> Vec<u8> {
@@ -39,7 +39,8 @@ fn a_torn_end_is_cut_and_damage_elsewhere_refused() {
     let path = segment_path(dir.path(), active);
     // What a crash in the middle of a write leaves.
     let mut torn = Vec::new();
-    Record::Frames { session: session(1), first_seq: 1, count: 1, seals: false, frames: &frame(9) }.encode(&mut torn);
+    Record::Frames { session: session(1), first_seq: 1, count: 1, seals: false, loose: false, frames: &frame(9) }
+        .encode(&mut torn);
     for cut in 1..torn.len() {
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(len).unwrap();
@@ -271,4 +272,25 @@ fn room_is_trimmed_before_another_segment_follows() {
     bytes[len / 2..].fill(0);
     fs::write(&path, bytes).unwrap();
     assert!(matches!(Spool::open(dir.path(), 4096), Err(SpoolError::Damaged { .. })));
+}
+
+#[test]
+fn a_session_that_does_not_wait_is_known_by_each_of_its_later_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_loose = |spool: &Spool, n| spool.session(session(n)).unwrap().loose;
+    let mut spool = Spool::open(dir.path(), 64 << 10).unwrap();
+    spool.commit(&[append(session(1), 0, &frame(0)), append(session(2), 0, &frame(0))]).unwrap();
+    spool.commit(&[Append { loose: true, ..append(session(1), 1, &frame(1)) }]).unwrap();
+    spool.commit(&[append(session(1), 2, &frame(2)), append(session(2), 1, &frame(1))]).unwrap();
+    assert_eq!((is_loose(&spool, 1), is_loose(&spool, 2)), (true, false));
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), 64 << 10).unwrap();
+    assert_eq!((is_loose(&spool, 1), is_loose(&spool, 2)), (true, false));
+    // All of it is acknowledged and deleted, and therefore durable: nothing is missing unless another such operation follows.
+    spool.acknowledged(session(1), 3).unwrap();
+    spool.acknowledged(session(2), 2).unwrap();
+    assert_eq!(spool.session(session(1)).map(|state| (state.next_seq, state.loose)), Some((3, false)));
+    drop(spool);
+    let spool = Spool::open(dir.path(), 64 << 10).unwrap();
+    assert_eq!(spool.session(session(1)).map(|state| (state.next_seq, state.loose)), Some((3, false)));
 }
