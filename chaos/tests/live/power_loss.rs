@@ -220,3 +220,29 @@ fn a_disk_that_fails_or_is_full_lets_nothing_run_that_is_not_recorded() {
     })
     .unwrap();
 }
+
+/// A spool that cannot be read holds what was acknowledged: the gateway does not begin without it, and says what is the matter. Nothing is lost once the disk is mended.
+#[test]
+fn a_spool_that_cannot_be_read_keeps_the_gateway_from_starting_and_loses_nothing() {
+    let mut disk = Disk::mount().unwrap();
+    let (postgres, mut three) = spooling_on(&disk, "");
+    let writer = writer((three.postgres_address(), "shop-direct"), three.issuer().token("dora", &["dba"]).unwrap(), 0);
+    wait_for_statements(&postgres, 0, 5);
+    three.control().unwrap().kill9().unwrap();
+    wait_for_statements(&postgres, 0, 30);
+    disk.power_off(Loss::All);
+    three.gateway().unwrap().kill9().unwrap();
+    writer.join().unwrap().unwrap();
+    three.start_control().unwrap();
+    for act in [Act::ReadFolder, Act::Read] {
+        disk.power_on().unwrap();
+        disk.fail(act, Answer::Broken, false);
+        assert!(three.start_gateway().is_err());
+        assert!(disk.failed() > 0);
+        assert_has(&three.log("gateway"), &["spool", "Input/output error"]);
+    }
+    disk.power_on().unwrap();
+    three.start_gateway().unwrap();
+    let session = three.last_ended_session().unwrap();
+    assert_tells_all(&replay(&three, &session), &postgres, 0, 30);
+}
