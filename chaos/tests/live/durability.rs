@@ -128,7 +128,8 @@ fn a_spool_that_nobody_empties_refuses_new_sessions_then_ends_open_ones_and_lose
     assert_eq!(error.field('C').as_deref(), Some("58030"), "{:?}", error.fields());
     assert_eq!(error.field('S').as_deref(), Some("FATAL"));
     assert!(wire.closes().unwrap());
-    // The open session went on after that.
+    // It was held back before, and went on after that.
+    assert!(three.gateway_counter("postern_gateway_recorder_held_back_seconds_count", "").unwrap() > 0.0);
     assert!(refused_from.is_some_and(|from| from > 10 && from < done), "{refused_from:?} of {done}");
     let seen: usize =
         postgres.sql("shop", "SELECT count(*) FROM notes WHERE body LIKE 'n%x'").unwrap().parse().unwrap();

@@ -172,6 +172,10 @@ pub(crate) fn recorder_gap() {
     counter!("postern_gateway_recorder_gaps_total").increment(1);
 }
 
+pub(crate) fn recorder_held_back(wait: Duration) {
+    histogram!("postern_gateway_recorder_held_back_seconds").record(wait);
+}
+
 pub(crate) fn recorder_spool(bytes: u64) {
     // Whole up to 2^53.
     #[allow(clippy::cast_precision_loss)]

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,12 +22,16 @@ use crate::metrics;
 pub(super) const FLUSH_AFTER: Duration = Duration::from_millis(5);
 /// When the disk takes longer than this, sessions wait for it: the loss stays bounded.
 const LATE: Duration = Duration::from_millis(50);
+/// What an operation waits at most before it is written, when the spool is all but full.
+pub(super) const MOST_HELD_BACK: Duration = Duration::from_millis(250);
 /// The place that a session is acknowledged up to whose recording the control plane refuses: nothing more of it is sent.
 pub(super) const REFUSED: u64 = u64::MAX;
 
 /// Shared between the recorder's thread and the sessions.
 pub(super) struct Log {
     inner: Mutex<Inner>,
+    /// Milliseconds that each operation waits before it is written.
+    pressure: AtomicU64,
     /// Something was written that nobody will flush by itself.
     written: Arc<Notify>,
     /// Something was flushed that is to be acknowledged before its operation runs.
@@ -89,7 +94,16 @@ impl Log {
             asked: false,
             unacknowledged: BTreeMap::new(),
         };
-        Self { inner: Mutex::new(inner), written: Arc::default(), urgent: Arc::default() }
+        Self { inner: Mutex::new(inner), pressure: AtomicU64::new(0), written: Arc::default(), urgent: Arc::default() }
+    }
+
+    /// What an operation is to wait before it is written: the fuller the spool, the longer, so that uploads catch up before anybody has to be refused.
+    pub(super) fn pressure(&self) -> Duration {
+        Duration::from_millis(self.pressure.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_pressure(&self, pressure: Duration) {
+        self.pressure.store(u64::try_from(pressure.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -217,6 +231,15 @@ impl Inner {
     /// Whether new sessions have to be refused.
     pub(super) fn is_nearly_full(&self) -> bool {
         self.spool.bytes() >= self.max_bytes / 10 * 9
+    }
+
+    /// From three quarters of the spool on, in proportion.
+    pub(super) fn pressure(&self) -> Duration {
+        let from = self.max_bytes / 4 * 3;
+        let over = self.spool.bytes().saturating_sub(from);
+        let span = self.max_bytes.saturating_sub(from).max(1);
+        let most = u64::try_from(MOST_HELD_BACK.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis((over.saturating_mul(most) / span).min(most))
     }
 
     /// Whether `frames` go on where their session's recording ends: after a failure there must be no hole, and after its seal nothing.

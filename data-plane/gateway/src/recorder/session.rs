@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::actor::Msg;
 use super::log::{Until, Written};
 use super::{Durability, Frames, RecordError, Way, ask, seal};
+use crate::metrics;
 use postern_core::policy::{Covered, Obliged, Permit};
 use postern_core::recording::{Chain, Event};
 use postern_core::{Code, OperationId, SessionId};
@@ -141,6 +142,7 @@ impl SessionRecorder {
     pub(crate) async fn operation(&mut self, covered: Covered, event: &Event) -> Result<Recorded, RecordError> {
         let permit = covered.into_permit();
         let class = self.class_of(&permit);
+        self.hold_back().await;
         self.chain.append(clock::now(), event, &mut self.waiting)?;
         // Before it is written: what is flushed with somebody waiting is sent at once.
         let answer = match class {
@@ -157,6 +159,15 @@ impl SessionRecorder {
             None => Recorded::Cleared(cleared),
             Some(answer) => Recorded::Unacknowledged(Unacknowledged { cleared, answer, came: None, approved }),
         })
+    }
+
+    /// Waits for as long as the spool's fill asks for. What is recorded before the wait is in order with what comes after.
+    async fn hold_back(&self) {
+        let wait = self.way.log.upgrade().map(|log| log.pressure()).unwrap_or_default();
+        if !wait.is_zero() {
+            metrics::recorder_held_back(wait);
+            tokio::time::sleep(wait).await;
+        }
     }
 
     fn class_of(&self, permit: &Permit) -> Durability {
