@@ -1,5 +1,7 @@
 //! A disk that loses what was not flushed, and one that fails: what each class of durability says is what is left (I2, I10).
 
+#![allow(clippy::print_stdout)] // seeds, to have a run again
+
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -77,8 +79,7 @@ fn what_is_buffered_is_there_but_for_the_last_moments_before_the_power_was_lost(
                 tell.send(Instant::now()).unwrap();
             }
         });
-        wait_until(Duration::from_secs(20), "a first answer", || Ok(answered.try_recv().is_ok())).unwrap();
-        std::thread::sleep(Duration::from_millis(700));
+        let mut times: Vec<Instant> = answered.iter().take(500).collect();
         let off = Instant::now();
         disk.power_off(loss);
         three.gateway().unwrap().kill9().unwrap();
@@ -91,11 +92,10 @@ fn what_is_buffered_is_there_but_for_the_last_moments_before_the_power_was_lost(
         let said = "gap: operations of class buffered that ran after event ";
         assert_has(&replay, &[said]);
         assert_has(&three.cli(["sessions", "verify", &session]).unwrap().ok().unwrap(), &[said]);
-        // The first was taken off above.
-        let times: Vec<Instant> = answered.try_iter().collect();
-        let safe = 1 + times.iter().filter(|time| **time + BUFFERED_BOUND < off).count();
+        times.extend(answered.try_iter());
+        let safe = times.iter().filter(|time| **time + BUFFERED_BOUND < off).count();
         let kept = (0..=times.len()).take_while(|n| replay.contains(&format!("'r{round} n{n}'"))).count();
-        println!("{loss:?}: {} answered, {safe} of them in time, {kept} kept", times.len() + 1);
+        println!("{loss:?}: {} answered, {safe} of them in time, {kept} kept", times.len());
         assert!(safe > 50, "too few to say anything: {safe}");
         assert!(kept >= safe, "{loss:?}: {kept} of {safe} are there");
         // No hole: after the first that is missing there is none.
