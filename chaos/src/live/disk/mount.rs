@@ -145,6 +145,11 @@ impl Filesystem for Mounted {
         answer(self.act(Act::Name, |volume| volume.rename(parent.0, name, new_parent.0, new)), reply);
     }
 
+    fn link(&self, _: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let linked = self.act(Act::Name, |volume| volume.link(number.0, parent.0, name));
+        self.entry(linked.map(|()| number.0), reply);
+    }
+
     fn read(
         &self,
         _: &Request,

@@ -248,6 +248,17 @@ impl Volume {
         Ok(())
     }
 
+    /// Another name for a file.
+    pub(super) fn link(&mut self, number: u64, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.file(number)?;
+        let folder = self.folder(parent)?;
+        if folder.now.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        folder.change(vec![(name.to_owned(), Some(number))]);
+        Ok(())
+    }
+
     pub(super) fn write(&mut self, number: u64, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
         let offset = usize::try_from(offset).map_err(|_| Errno::EFBIG)?;
         self.file(number)?.change(Change::Write(offset, bytes.to_vec()));

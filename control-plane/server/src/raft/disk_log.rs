@@ -69,6 +69,7 @@ impl DiskLog {
             let tree = database.open_tree("raft").map_err(storage)?;
             Ok((database, tree))
         })?;
+        keep_names(dir).map_err(io_error)?;
         let file = File::open(dir.join("db")).map_err(io_error)?;
         let (witness, acknowledged) = Witness::open(&dir.join("witness")).map_err(io_error)?;
         let snapshots = SnapshotDir::open(dir.join("snapshots"))?;
@@ -239,6 +240,14 @@ fn open_database(dir: &Path) -> Result<sled::Db, StorageError> {
             Err(error) => return Err(storage(error)),
         }
     }
+}
+
+/// sled writes its settings once and flushes neither them nor its files' names. Half of the settings is damage to it: they are to be whole before anything
+/// is acknowledged.
+fn keep_names(dir: &Path) -> io::Result<()> {
+    File::open(dir.join("conf"))?.sync_all()?;
+    File::open(dir)?.sync_all()?;
+    dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
 }
 
 /// sled gives the lock's failure as text alone.
