@@ -69,6 +69,7 @@ enum Msg {
     Locate { session: SessionId, reply: oneshot::Sender<Result<Option<Located>, StoreError>> },
     Sealed { session: SessionId, reply: oneshot::Sender<Result<Option<(Header, Located)>, StoreError>> },
     Archived { session: SessionId, reply: oneshot::Sender<Result<(), StoreError>> },
+    Overtaken { session: SessionId, events: u64, reply: oneshot::Sender<Result<bool, StoreError>> },
     Stop,
 }
 
@@ -119,6 +120,13 @@ impl Recordings {
     async fn archived(&self, session: SessionId) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.to.send(Msg::Archived { session, reply }).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// The store has all of a recording, `events`: of what is here of it, when it is a part, nothing stays. Whether there was.
+    async fn overtaken(&self, session: SessionId, events: u64) -> Result<bool, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.to.send(Msg::Overtaken { session, events, reply }).await.map_err(|_| StoreError::Stopped)?;
         answer.await.unwrap_or(Err(StoreError::Stopped))
     }
 

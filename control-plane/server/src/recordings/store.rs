@@ -72,6 +72,10 @@ pub(super) fn run(mut store: Store, mut inbox: mpsc::Receiver<Msg>) {
                 Msg::Archived { session, reply } => {
                     let _ = reply.send(store.archived(session).map_err(|error| StoreError::Io(error.to_string())));
                 }
+                Msg::Overtaken { session, events, reply } => {
+                    let gone = store.overtaken(session, events);
+                    let _ = reply.send(gone.map_err(|error| StoreError::Io(error.to_string())));
+                }
                 Msg::Stop => stop = true,
             }
             if !stop && taken < BATCH {
@@ -160,6 +164,20 @@ impl Store {
             self.open.remove(&session);
         }
         outcome
+    }
+
+    /// Removes what is only the beginning of a recording with so many events. A damaged one stays: somebody may want to look at it.
+    fn overtaken(&mut self, session: SessionId, events: u64) -> io::Result<bool> {
+        let recording = self.recording(session)?;
+        if recording.is_sealed() || recording.damaged.is_some() || recording.next_seq() >= events {
+            return Ok(false);
+        }
+        let file = recording.path.clone();
+        self.open.remove(&session);
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            removed => Ok(removed.is_ok()),
+        }
     }
 
     fn recording(&mut self, session: SessionId) -> io::Result<&mut Recording> {

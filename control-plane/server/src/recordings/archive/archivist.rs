@@ -1,7 +1,9 @@
 //! Brings sealed recordings from this member's disk into the store.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
@@ -9,6 +11,7 @@ use postern_core::SessionId;
 use postern_runtime::backoff::Backoff;
 use postern_runtime::http::chain;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -20,7 +23,9 @@ const AT_ONCE: usize = 4;
 /// Those that were told of and not looked at yet; more are found by the next look.
 const QUEUE: usize = 4_096;
 /// Between looks at what lies on the disk.
-const LOOK: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_secs(600);
+/// After so long without more of a recording it is asked whether all of it is in the store.
+const RESTS: Duration = Duration::from_secs(3_600);
 /// Between tries while the store is away.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(60);
@@ -31,6 +36,14 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Archivist {
     to: mpsc::Sender<SessionId>,
+    /// The queue was full: what was not taken is to be found on the disk.
+    missed: Arc<AtomicBool>,
+}
+
+/// What was told.
+pub(crate) struct Told {
+    from: mpsc::Receiver<SessionId>,
+    missed: Arc<AtomicBool>,
 }
 
 /// What it needs.
@@ -42,56 +55,65 @@ pub(crate) struct Parts {
 }
 
 impl Archivist {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<SessionId>) {
-        let (to, from) = mpsc::channel(QUEUE);
-        (Self { to }, from)
+    pub(crate) fn new() -> (Self, Told) {
+        let ((to, from), missed) = (mpsc::channel(QUEUE), Arc::<AtomicBool>::default());
+        (Self { to, missed: Arc::clone(&missed) }, Told { from, missed })
     }
 
     /// A recording is sealed, and the index knows of it.
     pub(crate) fn sealed(&self, session: SessionId) {
-        // With a full queue it is found on the disk later.
-        let _ = self.to.try_send(session);
+        if self.to.try_send(session).is_err() {
+            self.missed.store(true, Ordering::Relaxed);
+        }
     }
 }
 
 /// Works until `stop`: what is under way is begun anew after the next start.
-pub(crate) async fn archive(parts: Parts, told: mpsc::Receiver<SessionId>, stop: CancellationToken) {
+pub(crate) async fn archive(parts: Parts, told: Told, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = work(Arc::new(parts), told) => {}
+        () = work(parts, told) => {}
     }
 }
 
-async fn work(parts: Arc<Parts>, mut told: mpsc::Receiver<SessionId>) {
+async fn work(parts: Parts, mut told: Told) {
     let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
-    let mut look_at = tokio::time::Instant::now() + FIRST_LOOK;
+    let now = Instant::now();
+    // What an earlier start left is looked for first of all.
+    let (mut look_at, mut retry_at, mut all) = (now + FIRST_LOOK, now, true);
+    let mut failed = BTreeSet::new();
     loop {
         let mut some = Vec::new();
         tokio::select! {
-            taken = told.recv_many(&mut some, QUEUE) => if taken == 0 { return },
+            taken = told.from.recv_many(&mut some, QUEUE) => if taken == 0 { return },
+            () = tokio::time::sleep_until(retry_at), if !failed.is_empty() => some.extend(&failed),
             () = tokio::time::sleep_until(look_at) => {
-                some = found(&parts.dir).await;
-                look_at = tokio::time::Instant::now() + LOOK;
+                all |= told.missed.swap(false, Ordering::Relaxed);
+                some = found(&parts.dir, std::mem::take(&mut all)).await;
+                look_at = Instant::now() + LOOK;
             }
         }
-        let failures = Mutex::new(Failures::default());
-        let work = futures::stream::iter(some).for_each_concurrent(AT_ONCE, |session| {
-            let (parts, failures) = (&parts, &failures);
-            async move {
-                if let Err(error) = put_away(parts, session).await {
-                    failures.lock().unwrap_or_else(PoisonError::into_inner).add(session, error);
+        let outcomes = futures::stream::iter(some).map(|session| {
+            let parts = &parts;
+            async move { (session, put_away(parts, session).await) }
+        });
+        let mut failures = Failures::default();
+        let mut outcomes = outcomes.buffer_unordered(AT_ONCE);
+        while let Some((session, outcome)) = outcomes.next().await {
+            match outcome {
+                Ok(()) => drop(failed.remove(&session)),
+                Err(error) => {
+                    failed.insert(session);
+                    failures.add(session, error);
                 }
             }
-        });
-        work.await;
-        let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-        metrics::gauge!("postern_control_archive_failed").set(f64::from(failures.count));
+        }
+        metrics::gauge!("postern_control_archive_failed")
+            .set(f64::from(u32::try_from(failed.len()).unwrap_or(u32::MAX)));
         if failures.tell() {
-            // The store is away, or full: all that lies here is tried again.
-            let wait = backoff.next_delay();
-            look_at = look_at.min(tokio::time::Instant::now() + wait);
-            tokio::time::sleep(wait.min(FIRST_WAIT)).await;
-        } else {
+            // The store is away, or full.
+            retry_at = Instant::now() + backoff.next_delay();
+        } else if failed.is_empty() {
             backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
         }
     }
@@ -137,7 +159,7 @@ impl Failures {
 /// Puts one recording into the store, when it is sealed and here; then it is gone from here.
 async fn put_away(parts: &Parts, session: SessionId) -> Result<(), ArchiveError> {
     let sealed = parts.recordings.sealed(session).await.map_err(std::io::Error::other)?;
-    let Some((header, located)) = sealed else { return Ok(()) };
+    let Some((header, located)) = sealed else { return overtaken(parts, session).await };
     let started = std::time::Instant::now();
     parts.archive.put(header, chunks(located, 0)).await?;
     parts.recordings.archived(session).await.map_err(std::io::Error::other)?;
@@ -147,10 +169,20 @@ async fn put_away(parts: &Parts, session: SessionId) -> Result<(), ArchiveError>
     Ok(())
 }
 
-/// Recordings on this disk; old notes are removed by the way.
-async fn found(dir: &Path) -> Vec<SessionId> {
+/// Of a session whose gateway turned to another member this one has the beginning: it goes once all of it is in the store, whole.
+async fn overtaken(parts: &Parts, session: SessionId) -> Result<(), ArchiveError> {
+    let Some(events) = parts.archive.whole(session).await? else { return Ok(()) };
+    if parts.recordings.overtaken(session, events).await.map_err(std::io::Error::other)? {
+        debug!(%session, events, "the beginning of a recording is gone from this disk: all of it is in the store");
+    }
+    Ok(())
+}
+
+/// Recordings on this disk, all or those of which nothing has come for long: what is sealed is told, what goes on is not to be read each time. Old notes
+/// are removed by the way.
+async fn found(dir: &Path, all: bool) -> Vec<SessionId> {
     let dir = dir.to_owned();
-    let found = tokio::task::spawn_blocking(move || look(&dir));
+    let found = tokio::task::spawn_blocking(move || look(&dir, all));
     match found.await.map_err(std::io::Error::other).and_then(|found| found) {
         Ok(found) => found,
         Err(error) => {
@@ -160,7 +192,7 @@ async fn found(dir: &Path) -> Vec<SessionId> {
     }
 }
 
-fn look(dir: &Path) -> std::io::Result<Vec<SessionId>> {
+fn look(dir: &Path, all: bool) -> std::io::Result<Vec<SessionId>> {
     let mut sessions = Vec::new();
     for month in std::fs::read_dir(dir)? {
         let month = month?;
@@ -172,8 +204,8 @@ fn look(dir: &Path) -> std::io::Result<Vec<SessionId>> {
             let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
             let Some(id) = id else { continue };
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some("rec") => sessions.push(id),
-                Some(note::EXTENSION) if is_old(&path) => std::fs::remove_file(&path)?,
+                Some("rec") if all || is_older(&path, RESTS) => sessions.push(id),
+                Some(note::EXTENSION) if is_older(&path, note::KEPT) => std::fs::remove_file(&path)?,
                 _ => {}
             }
         }
@@ -188,8 +220,8 @@ fn is_month(name: &std::ffi::OsStr) -> bool {
     })
 }
 
-fn is_old(path: &Path) -> bool {
+fn is_older(path: &Path, than: Duration) -> bool {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
     let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    age.is_some_and(|age| age > note::KEPT)
+    age.is_some_and(|age| age > than)
 }

@@ -140,6 +140,18 @@ impl Archive {
         Ok(Some(Archived { header, key, body }))
     }
 
+    /// How many events a recording has that is there, whole; read to its end.
+    ///
+    /// # Errors
+    /// When nobody can tell, or it is there and cannot be read.
+    async fn whole(&self, session: SessionId) -> Result<Option<u64>, ArchiveError> {
+        let Some(found) = self.get(session).await? else { return Ok(None) };
+        let events = found.header.events;
+        let mut data = std::pin::pin!(found.data(0));
+        while data.try_next().await?.is_some() {}
+        Ok(Some(events))
+    }
+
     async fn body(
         &self,
         session: SessionId,

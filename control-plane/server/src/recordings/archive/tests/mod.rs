@@ -312,3 +312,38 @@ async fn a_directory_keeps_them_too() {
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(std::fs::metadata(dir.path().join("store")).unwrap().permissions().mode() & 0o077, 0);
 }
+
+/// A gateway that turned to another member left the beginning of a recording here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_beginning_goes_once_all_of_it_is_in_the_store() {
+    let store = Arc::new(Faulty::new());
+    let member = Member::start(tempfile::tempdir().unwrap(), Arc::clone(&store));
+    member.send(0, &whole()[..2]).await.unwrap();
+    let file = member.dir.path().join(format!("2026-11/{}.rec", session()));
+    let rest = |hours: u64| {
+        let then = std::time::UNIX_EPOCH + Duration::from_secs(1_795_255_200 - 3_600 * hours);
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(then).unwrap();
+    };
+    // Not there yet; there, and not whole; and then whole.
+    rest(24);
+    let member = member.restart().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(member.files(), ["rec"]);
+    put(&member.archive, &clear()).await.unwrap();
+    let (path, good) =
+        (member.archive.object(session()), object(&member.archive, &member.archive.object(session())).await);
+    replace(&member.archive, &path, good[..good.len() - 1].to_vec()).await;
+    let member = member.restart().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(member.files(), ["rec"]);
+    replace(&member.archive, &path, good).await;
+    for _ in 0..600 {
+        if member.files().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(member.files(), [""; 0]);
+    // Its gateway may still ask, and has it whole.
+    assert_eq!(member.send(0, &whole()).await.unwrap().next_seq, 4);
+}
