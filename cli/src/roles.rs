@@ -80,9 +80,15 @@ pub(crate) async fn agent(args: &RoleArgs) -> Result<(), Failure> {
 
 /// One for a node that can be told to stop from its first moment.
 fn heedful() -> Supervisor {
+    for_own_eyes();
     let supervisor = Supervisor::new();
     supervisor.heed_signals();
     supervisor
+}
+
+/// What a node writes is for its own user alone, also where a library writes it.
+pub(crate) fn for_own_eyes() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
 async fn until_end(supervisor: &Supervisor, limit: Duration) -> Result<(), Failure> {

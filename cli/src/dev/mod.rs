@@ -51,6 +51,7 @@ async fn serve(options: &DevOptions, data_dir: &Path) -> Result<(), Failure> {
             "the development issuer makes anybody of anyone: --issuer-listen must be on loopback",
         ));
     }
+    roles::for_own_eyes();
     let layout = Layout::create(data_dir)?;
     let _lock = layout.lock()?;
     layout.retract();
