@@ -1,6 +1,5 @@
 //! `postern sessions kill`.
 
-use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use postern_proto::resource::v1 as pb;
 use postern_proto::resource::v1::SessionState;
 use postern_runtime::clock;
 
-use super::sessions::list;
+use super::sessions::{found, list};
 use crate::args::ConnectionArgs;
 use crate::client::{Client, connect, refused};
 use crate::failure::Failure;
@@ -48,22 +47,14 @@ pub(crate) async fn run(args: &KillArgs, connection: &ConnectionArgs) -> Result<
 
 /// All open ones that are meant, once somebody has said that they are.
 async fn selected(args: &KillArgs, client: &Client) -> Result<Vec<String>, Failure> {
-    let mut request = ListSessionsRequest {
+    let request = ListSessionsRequest {
         page_size: u32::try_from(MOST).unwrap_or(u32::MAX),
         target: args.target.clone().unwrap_or_default(),
         principal: args.principal.clone().unwrap_or_default(),
         state: SessionState::Open.into(),
         ..Default::default()
     };
-    let mut found = Vec::new();
-    loop {
-        let page = client.sessions().list_sessions(request.clone()).await.map_err(refused)?.into_inner();
-        found.extend(page.sessions);
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let found = found(client, request, usize::MAX).await?;
     if !args.yes && !found.is_empty() {
         list(&found, None)?;
         agreed(found.len())?;
@@ -84,14 +75,15 @@ fn agreed(count: usize) -> Result<(), Failure> {
 /// Until the index knows that they are over: their recordings are sealed then.
 async fn wait(client: &Client, killed: &[pb::Session], limit: Duration) -> Result<(), Failure> {
     let begun = Instant::now();
-    let mut open: BTreeSet<&str> = killed.iter().map(|session| session.id.as_str()).collect();
+    let mut open: Vec<&pb::Session> = killed.iter().collect();
     loop {
-        for session in killed.iter().filter(|session| open.contains(session.id.as_str())).collect::<Vec<_>>() {
+        for session in std::mem::take(&mut open) {
             let request = GetSessionRequest { id: session.id.clone() };
             let now = client.sessions().get_session(request).await.map_err(refused)?.into_inner().session;
             if now.is_none_or(|now| now.ended_at.is_some()) {
-                open.remove(session.id.as_str());
                 output::line(format!("{}: ended", session.id))?;
+            } else {
+                open.push(session);
             }
         }
         if open.is_empty() {
@@ -102,15 +94,11 @@ async fn wait(client: &Client, killed: &[pb::Session], limit: Duration) -> Resul
         }
         tokio::time::sleep(LOOK).await;
     }
-    let still = killed.iter().filter(|session| open.contains(session.id.as_str()));
-    Err(Failure::Many(
-        still
-            .map(|session| {
-                format!(
-                    "{}: has not ended yet. Gateway {} ends it when it hears of it; one before feature level 7 has to be upgraded, or stopped",
-                    session.id, session.gateway
-                )
-            })
-            .collect(),
-    ))
+    let still = |session: &&pb::Session| {
+        format!(
+            "{}: has not ended yet. Gateway {} ends it when it hears of it; one before feature level 7 has to be upgraded, or stopped",
+            session.id, session.gateway
+        )
+    };
+    Err(Failure::Many(open.iter().map(still).collect()))
 }

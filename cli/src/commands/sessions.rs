@@ -27,23 +27,14 @@ pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) 
     match command {
         SessionsCommand::List { limit, target, principal, output } => {
             let client = connect(connection).await?;
-            let mut request = ListSessionsRequest {
+            let request = ListSessionsRequest {
                 page_size: *limit,
                 target: target.clone(),
                 principal: principal.clone(),
                 ..Default::default()
             };
-            let (mut sessions, most) = (Vec::new(), usize::try_from(*limit).unwrap_or(usize::MAX));
-            loop {
-                let page = client.sessions().list_sessions(request.clone()).await.map_err(refused)?.into_inner();
-                sessions.extend(page.sessions);
-                if page.next_page_token.is_empty() || sessions.len() >= most {
-                    break;
-                }
-                request.page_token = page.next_page_token;
-            }
-            sessions.truncate(most);
-            list(&sessions, output.format)
+            let most = usize::try_from(*limit).unwrap_or(usize::MAX);
+            list(&found(&client, request, most).await?, output.format)
         }
         SessionsCommand::Show { id, output } => {
             let client = connect(connection).await?;
@@ -63,6 +54,25 @@ pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) 
         SessionsCommand::Export { id, output } => export(id, output, connection).await,
         SessionsCommand::Kill(args) => super::kill::run(args, connection).await,
     }
+}
+
+/// The sessions that a request asks for, page by page; at most so many.
+pub(super) async fn found(
+    client: &Client,
+    mut request: ListSessionsRequest,
+    most: usize,
+) -> Result<Vec<pb::Session>, Failure> {
+    let mut sessions = Vec::new();
+    loop {
+        let page = client.sessions().list_sessions(request.clone()).await.map_err(refused)?.into_inner();
+        sessions.extend(page.sessions);
+        if page.next_page_token.is_empty() || sessions.len() >= most {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    sessions.truncate(most);
+    Ok(sessions)
 }
 
 pub(super) fn list(sessions: &[pb::Session], format: Option<Format>) -> Result<(), Failure> {

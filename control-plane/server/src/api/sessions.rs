@@ -172,13 +172,13 @@ impl SessionService for Service {
         let id: SessionId = status::parse("id", &request.id)?;
         call.about(format_args!("Session/{id}"));
         let gone = || status::not_found("recording", id);
-        let may_export = caller.may(Object::Recordings, Verb::Export);
         // An old session may have left the index; its recording stays, for auditors.
+        let for_auditors = caller.may(Object::Recordings, Verb::Export);
         let events = match self.find(&caller, id).await {
-            Err(status) if status.code() == tonic::Code::NotFound && may_export => None,
+            Err(status) if status.code() == tonic::Code::NotFound && for_auditors => None,
             other => {
                 let session = other?;
-                if !may_export && !caller.is(&session.principal) {
+                if !may_export(&caller, &session) {
                     caller.must(Object::Recordings, Verb::Export)?;
                 }
                 session.end.as_ref().map(|end| end.events)
@@ -226,8 +226,8 @@ impl SessionService for Service {
         if sessions.is_empty() {
             return Err(status::with_reason(Status::failed_precondition("the session is over"), "SESSION_OVER"));
         }
-        let (by, until) = (caller.to_string().chars().take(MAX_REASON / 4).collect::<String>(), LONG);
-        let until = self.access.clock.now().plus(until);
+        let by: String = caller.to_string().chars().take(MAX_REASON / 4).collect();
+        let until = self.access.clock.now().plus(LONG);
         let revocation = |session: &Arc<Session>| Revocation {
             of: Revoked::Session(session.id),
             issued_before: Timestamp::default(),

@@ -147,8 +147,7 @@ impl Archive {
     async fn whole(&self, session: SessionId) -> Result<Option<u64>, ArchiveError> {
         let Some(found) = self.get(session).await? else { return Ok(None) };
         let events = found.header.events;
-        let mut data = std::pin::pin!(found.data(0));
-        while data.try_next().await?.is_some() {}
+        found.check().await?;
         Ok(Some(events))
     }
 
@@ -247,8 +246,7 @@ impl Archive {
         if found.header != *header {
             return Err(ArchiveError::Lies("it is of other events".to_owned()));
         }
-        let mut data = std::pin::pin!(found.data(0));
-        while data.try_next().await?.is_some() {}
+        found.check().await?;
         Ok(Found::Whole)
     }
 
@@ -326,6 +324,13 @@ async fn create(store: &Arc<dyn ObjectStore>, path: &Path, object: PutPayload) -
 }
 
 impl Archived {
+    /// Reads it to its end: every piece opens, and there are as many bytes as it says.
+    async fn check(self) -> Result<(), ArchiveError> {
+        let mut data = std::pin::pin!(self.data(0));
+        while data.try_next().await?.is_some() {}
+        Ok(())
+    }
+
     /// The recording's bytes from an offset on; an error when they are not whole.
     pub(crate) fn data(self, offset: u64) -> impl Stream<Item = Result<Vec<u8>, ArchiveError>> + Send {
         let length = self.header.length;
