@@ -101,7 +101,7 @@ fn by_policy_some_operations_wait_for_the_control_plane_and_others_do_not() {
 /// Fills the spool while the control plane is away. First new sessions are refused, then the open one is ended, and all that ran is told in the end.
 #[test]
 fn a_spool_that_nobody_empties_refuses_new_sessions_then_ends_open_ones_and_loses_nothing() {
-    let (postgres, mut three) = three("spool_max = \"1MiB\"\n");
+    let (postgres, mut three) = three("spool_max = \"1MiB\"\nspool_full_wait = \"0s\"\n");
     let address = three.postgres_address();
     let token = three.issuer().token("dora", &["dba"]).unwrap();
     let mut wire = Wire::connect(&address).unwrap();
@@ -149,6 +149,48 @@ fn a_spool_that_nobody_empties_refuses_new_sessions_then_ends_open_ones_and_lose
         Ok(Wire::connect(&address)?.login("shop-direct", "shop", &token).is_ok())
     })
     .unwrap();
+}
+
+/// The same where operations may wait: at the limit one waits, is refused, and the session goes on once there is room. What ran is told, and what did not, too.
+#[test]
+fn a_spool_that_nobody_empties_has_operations_wait_and_the_session_goes_on() {
+    let (postgres, mut three) = three("spool_max = \"1MiB\"\nspool_full_wait = \"2s\"\n");
+    let mut wire = Wire::connect(&three.postgres_address()).unwrap();
+    wire.login("shop-direct", "shop", &three.issuer().token("dora", &["dba"]).unwrap()).unwrap();
+    three.control().unwrap().kill9().unwrap();
+    let filler = "x".repeat(8 << 10);
+    let mut done = 0;
+    let insert = |n: usize| format!("INSERT INTO notes (body) VALUES ('n{n} {filler}')");
+    let (error, noticed, waited) = loop {
+        let began = Instant::now();
+        let answer = wire.query(&insert(done)).unwrap();
+        let noticed = answer.iter().any(|message| message.kind == 'N' && message.field('M').unwrap().contains("full"));
+        if let Some(error) = answer.into_iter().find(|message| message.kind == 'E') {
+            break (error, noticed, began.elapsed());
+        }
+        done += 1;
+        assert!(done < 500, "the bound was never reached");
+    };
+    assert_eq!(error.field('C').as_deref(), Some("58030"), "{:?}", error.fields());
+    assert_eq!(error.field('S').as_deref(), Some("ERROR"));
+    assert!(noticed && (2..6).contains(&waited.as_secs()), "{noticed} {waited:?}");
+    assert!(three.gateway_counter("postern_gateway_recorder_refused_total", "").unwrap() > 0.0);
+    // One that waits goes on as soon as there is room.
+    three.start_control().unwrap();
+    wait_until(Duration::from_secs(30), "an operation", || {
+        Ok(wire.query("INSERT INTO notes (body) VALUES ('after')")?.iter().all(|message| message.kind != 'E'))
+    })
+    .unwrap();
+    drop(wire);
+    let seen = postgres.sql("shop", "SELECT count(*) FROM notes WHERE body LIKE 'n%x'").unwrap();
+    assert_eq!(seen.trim(), done.to_string());
+    let session = three.last_ended_session().unwrap();
+    three.cli(["sessions", "verify", &session]).unwrap().ok().unwrap();
+    let told = three.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
+    for n in 0..done {
+        assert_has(&told, &[&format!("'n{n} x")]);
+    }
+    assert_has(&told, &["recording-unavailable", "'after'"]);
 }
 
 /// All sessions, once each has ended and lies whole in the control plane.

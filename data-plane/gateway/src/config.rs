@@ -41,6 +41,9 @@ pub struct GatewayConfig {
     /// Bytes that may wait there. New sessions are refused from nine tenths of it on.
     #[serde(default = "spool_max")]
     pub spool_max: ByteSize,
+    /// How long an operation waits at most where there is no room for its record. Then it is refused, and the session goes on. Zero: the session ends.
+    #[serde(default = "spool_full_wait")]
+    pub spool_full_wait: HumanDuration,
     /// What a recorded operation must have survived before it is forwarded, where no policy says it: the loss of the gateway, of the machine, or of the process.
     #[serde(default)]
     pub durability: Durability,
@@ -229,6 +232,10 @@ impl Default for Limits {
 
 const fn spool_max() -> ByteSize {
     ByteSize(1 << 30)
+}
+
+const fn spool_full_wait() -> HumanDuration {
+    HumanDuration(Duration::from_secs(30))
 }
 
 const fn quorum_limit() -> HumanDuration {

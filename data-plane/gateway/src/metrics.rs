@@ -176,6 +176,10 @@ pub(crate) fn recorder_held_back(wait: Duration) {
     histogram!("postern_gateway_recorder_held_back_seconds").record(wait);
 }
 
+pub(crate) fn recorder_refused() {
+    counter!("postern_gateway_recorder_refused_total").increment(1);
+}
+
 pub(crate) fn recorder_spool(bytes: u64) {
     // Whole up to 2^53.
     #[allow(clippy::cast_precision_loss)]

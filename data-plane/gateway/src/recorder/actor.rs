@@ -321,7 +321,7 @@ impl Actor {
     fn publish_view(&self) -> bool {
         let inner = self.log.lock();
         metrics::recorder_spool(inner.spool.bytes());
-        self.log.set_pressure(inner.pressure());
+        self.log.tell_fill(&inner);
         let ready = !inner.failed && !inner.is_nearly_full();
         let spool = &inner.spool;
         self.view.send_if_modified(|view| {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub(super) struct Log {
     inner: Mutex<Inner>,
     /// Milliseconds that each operation waits before it is written.
     pressure: AtomicU64,
+    /// There is room for another operation.
+    room: AtomicBool,
     /// Something was written that nobody will flush by itself.
     written: Arc<Notify>,
     /// Something was flushed that is to be acknowledged before its operation runs.
@@ -94,7 +96,13 @@ impl Log {
             asked: false,
             unacknowledged: BTreeMap::new(),
         };
-        Self { inner: Mutex::new(inner), pressure: AtomicU64::new(0), written: Arc::default(), urgent: Arc::default() }
+        Self {
+            inner: Mutex::new(inner),
+            pressure: AtomicU64::new(0),
+            room: AtomicBool::new(true),
+            written: Arc::default(),
+            urgent: Arc::default(),
+        }
     }
 
     /// What an operation is to wait before it is written: the fuller the spool, the longer, so that uploads catch up before anybody has to be refused.
@@ -102,8 +110,16 @@ impl Log {
         Duration::from_millis(self.pressure.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_pressure(&self, pressure: Duration) {
-        self.pressure.store(u64::try_from(pressure.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Whether there is room for another operation.
+    pub(super) fn has_room(&self) -> bool {
+        self.room.load(Ordering::Relaxed)
+    }
+
+    /// Tells those who do not look for themselves how full the spool is.
+    pub(super) fn tell_fill(&self, inner: &Inner) {
+        let pressure = u64::try_from(inner.pressure().as_millis()).unwrap_or(u64::MAX);
+        self.pressure.store(pressure, Ordering::Relaxed);
+        self.room.store(inner.has_room(), Ordering::Relaxed);
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -233,8 +249,13 @@ impl Inner {
         self.spool.bytes() >= self.max_bytes / 10 * 9
     }
 
+    /// Whether another operation may be recorded. The last sixteenth is for what runs already, and for refusals and ends.
+    fn has_room(&self) -> bool {
+        self.spool.bytes() < self.max_bytes.saturating_sub(self.max_bytes / 16)
+    }
+
     /// From three quarters of the spool on, in proportion.
-    pub(super) fn pressure(&self) -> Duration {
+    fn pressure(&self) -> Duration {
         let from = self.max_bytes / 4 * 3;
         let over = self.spool.bytes().saturating_sub(from);
         let span = self.max_bytes.saturating_sub(from).max(1);

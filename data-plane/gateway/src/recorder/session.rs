@@ -161,6 +161,11 @@ impl SessionRecorder {
         })
     }
 
+    /// Whether the spool has room for another operation, as far as is known. Without a recorder nothing is recorded, and says so itself.
+    pub(crate) fn has_room(&self) -> bool {
+        self.way.log.upgrade().is_none_or(|log| log.has_room())
+    }
+
     /// Waits for as long as the spool's fill asks for. What is recorded before the wait is in order with what comes after.
     async fn hold_back(&self) {
         let wait = self.way.log.upgrade().map(|log| log.pressure()).unwrap_or_default();

@@ -13,6 +13,7 @@ use postern_runtime::pki::{Authority, KeyRequest, NodeCredential};
 use super::spool::record::{self, Next, Record};
 use super::*;
 
+mod fill;
 mod quorum;
 
 struct House {

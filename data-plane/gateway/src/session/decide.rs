@@ -54,6 +54,7 @@ impl Relay {
 
     /// Decides it, once what its names mean is settled.
     pub(super) async fn decide_in_turn(&mut self, question: Question) -> Result<(), End> {
+        let Some(question) = self.in_room(question).await? else { return Ok(()) };
         // It may have changed while the operation waited.
         self.take_policy().await?;
         match self.doubts(&question.pending) {
@@ -136,8 +137,16 @@ impl Relay {
         if let (Asked::Run, Some(record)) = (asked, record) {
             let missing = self.reviews.missing(&record.obliged);
             if !missing.is_empty() {
-                let question =
-                    Question { pending, asked, decision: id, operation: operation_id, looked, reviewed: None, rounds };
+                let question = Question {
+                    pending,
+                    asked,
+                    decision: id,
+                    operation: operation_id,
+                    looked,
+                    reviewed: None,
+                    rounds,
+                    roomless: None,
+                };
                 return self.review_first(question, &operation, (record, missing)).await;
             }
         }

@@ -35,6 +35,8 @@ pub(super) struct Question {
     pub(super) reviewed: Option<ReviewsOpened>,
     /// How often it was.
     pub(super) rounds: u8,
+    /// Since when it waits for room in the spool.
+    pub(super) roomless: Option<Instant>,
 }
 
 /// The items of review that the control plane has, or why it does not have them all.
@@ -64,6 +66,8 @@ enum Answer {
 enum Until {
     /// Room in a rate.
     Turn,
+    /// Room in the spool.
+    Room,
     /// The catalog to be old enough to be read again.
     Doubt,
     /// The catalog that is being read.
@@ -86,6 +90,7 @@ impl Question {
             looked: None,
             reviewed: None,
             rounds: 0,
+            roomless: None,
         }
     }
 
@@ -123,6 +128,11 @@ impl Relay {
     /// Has the operation wait for its turn.
     pub(super) fn wait_for_turn(&mut self, question: Question, wait: Duration) {
         self.delayed = Some(Delayed { question, until: Until::Turn, at: Instant::now() + wait, answer: Answer::None });
+    }
+
+    /// Has the operation wait for room in the spool, and look again after so long.
+    pub(super) fn wait_for_room(&mut self, question: Question, wait: Duration) {
+        self.delayed = Some(Delayed { question, until: Until::Room, at: Instant::now() + wait, answer: Answer::None });
     }
 
     /// Has the operation wait for names, after so long.
@@ -165,7 +175,7 @@ impl Relay {
             return self.acknowledged(question, *recorded).await;
         }
         match until {
-            Until::Turn => self.decide_in_turn(question).await,
+            Until::Turn | Until::Room => self.decide_in_turn(question).await,
             Until::Doubt => {
                 let at = Instant::now() + self.read_names();
                 self.delayed = Some(Delayed { question, until: Until::Catalog, at, answer: Answer::None });

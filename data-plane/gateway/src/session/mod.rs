@@ -22,6 +22,7 @@ mod policy;
 mod record;
 mod relay;
 mod reviewed;
+mod room;
 mod startup;
 mod wait;
 

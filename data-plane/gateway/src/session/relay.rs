@@ -100,6 +100,8 @@ pub(super) struct Relay {
     pub(super) says_constant: bool,
     /// What cannot be decided yet.
     pub(super) delayed: Option<Delayed>,
+    /// The client knows that operations wait for room in the spool.
+    pub(super) told_roomless: bool,
     /// Relations that are there, and in no catalog.
     pub(super) unlisted: BTreeSet<Relation>,
     /// The operation that reads some of which nobody knows.
@@ -200,6 +202,7 @@ impl Relay {
             history: History::new(slice_may_hold),
             says_constant,
             delayed: None,
+            told_roomless: false,
             unlisted: BTreeSet::new(),
             doubted: None,
             sides: Sides { client_read, client_write, server_read, server_write },
