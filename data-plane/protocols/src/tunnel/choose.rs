@@ -47,11 +47,12 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(8))]
 
         #[test]
         fn load_spreads_and_a_change_moves_its_share(n in 4_usize..20, k in 1_usize..4, prefix in "[a-z]{1,8}", place in 0_usize..20) {
-            const AGENTS: usize = 2000;
+            // So many that a third off the fair share is over 5.8 standard deviations for one of 19 gateways.
+            const AGENTS: usize = 6000;
             let all = gateways((0..n).map(|number| format!("{prefix}-{number}")));
             let agents: Vec<String> = (0..AGENTS).map(|number| format!("agent-{number}.{prefix}")).collect();
             let before: Vec<BTreeSet<String>> = agents.iter().map(|agent| chosen(agent, &all, k)).collect();
