@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use postern_core::SessionId;
-use postern_core::recording::Event;
 use postern_proto::admin::v1::ExportSessionRequest;
 use tonic::{Code, Status};
 
-use super::sessions::{Stop, show};
+use super::sessions::{Stop, authority, show};
 use crate::args::{ConnectionArgs, Format};
 use crate::client::{Client, connect, refused};
 use crate::failure::Failure;
@@ -20,13 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What has been read of a recording.
-struct Read {
-    reader: EntryReader,
+struct Read<'a> {
+    reader: EntryReader<'a>,
     replay: Replay,
     format: Option<Format>,
     /// Bytes.
     offset: u64,
-    sealed: bool,
     /// When something came last.
     at: Instant,
 }
@@ -40,16 +38,14 @@ enum Cut {
 
 /// Shows what a session does until it has ended. Members that die in between are left for others.
 pub(crate) async fn run(id: &str, format: Option<Format>, connection: &ConnectionArgs) -> Result<(), Failure> {
-    if id.parse::<SessionId>().is_err() {
-        return Err(Failure::usage("--follow needs a session's id"));
-    }
-    let replay = Replay::new(output::color());
-    let mut read =
-        Read { reader: EntryReader::default(), replay, format, offset: 0, sealed: false, at: Instant::now() };
+    let session = id.parse::<SessionId>().map_err(|_| Failure::usage("--follow needs a session's id"))?;
+    let authority = authority(connection)?;
+    let (reader, replay) = (EntryReader::new(Some(session), Some(&authority)), Replay::new(output::color()));
+    let mut read = Read { reader, replay, format, offset: 0, at: Instant::now() };
     let mut client = connect(connection).await?;
     loop {
         let cut = read.on(&client, id).await;
-        if read.sealed {
+        if read.reader.sealed() {
             output::note("the session is over, and its recording is sealed");
             return Ok(());
         }
@@ -68,18 +64,15 @@ pub(crate) async fn run(id: &str, format: Option<Format>, connection: &Connectio
     }
 }
 
-impl Read {
+impl Read<'_> {
     /// Reads on from where it is.
     async fn on(&mut self, client: &Client, id: &str) -> Result<(), Cut> {
         let request = ExportSessionRequest { id: id.to_owned(), offset: self.offset, follow: true };
         let mut stream = client.sessions().export_session(request).await.map_err(cut)?.into_inner();
         while let Some(answer) = stream.message().await.map_err(cut)? {
-            let Self { reader, replay, format, sealed, .. } = self;
-            let took = reader.push(&answer.data, |entry| -> Result<(), Stop> {
-                *sealed |= matches!(entry.event, Event::Sealed { .. });
-                show(replay, &entry, *format)
-            });
-            took.map_err(|stop| Cut::For(stop.into()))?;
+            let Self { reader, replay, format, .. } = self;
+            let took = reader.push(&answer.data, |entry| show(replay, &entry, *format));
+            took.map_err(|stop: Stop| Cut::For(stop.into()))?;
             self.offset = self.offset.saturating_add(u64::try_from(answer.data.len()).unwrap_or(u64::MAX));
             self.at = Instant::now();
         }

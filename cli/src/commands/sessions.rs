@@ -3,8 +3,9 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use postern_core::SessionId;
+use postern_core::recording::{Authority, Entry, Verifier};
 use postern_core::wire::timestamp_from_proto;
-use postern_core::{SessionId, recording};
 use postern_proto::admin::v1::{ExportSessionRequest, GetSessionRequest, ListSessionsRequest};
 use postern_proto::resource::v1 as pb;
 use rustls::pki_types::CertificateDer;
@@ -19,8 +20,6 @@ use crate::output;
 use crate::recording::{EntryReader, ReadFault, Replay};
 use crate::session_args::SessionsCommand;
 
-/// What a client takes into memory to verify; larger recordings are verified on a larger machine, from a file.
-const MAX_RECORDING: usize = 2 << 30;
 const PIECE: usize = 64 << 10;
 
 pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) -> Result<(), Failure> {
@@ -172,7 +171,7 @@ impl From<Stop> for Failure {
 }
 
 /// Prints one event.
-pub(super) fn show(replay: &mut Replay, entry: &recording::Entry, format: Option<Format>) -> Result<(), Stop> {
+pub(super) fn show(replay: &mut Replay, entry: &Entry, format: Option<Format>) -> Result<(), Stop> {
     match format {
         Some(Format::Json) => {
             let text = serde_json::to_string(entry).map_err(|error| Failure::failed(error.to_string()))?;
@@ -184,24 +183,35 @@ pub(super) fn show(replay: &mut Replay, entry: &recording::Entry, format: Option
 
 async fn replay(recording: &str, format: Option<Format>, connection: &ConnectionArgs) -> Result<(), Failure> {
     let mut source = Source::open(recording, connection).await?;
-    let (mut reader, mut replay) = (EntryReader::default(), Replay::new(output::color()));
+    // Somebody else's file may be looked at without the cluster that it is of.
+    let authority = match (&source, authority(connection)) {
+        (Source::File(_), authority) => authority.ok(),
+        (Source::Remote(_), authority) => Some(authority?),
+    };
+    let (mut reader, mut replay) =
+        (EntryReader::new(recording.parse().ok(), authority.as_deref()), Replay::new(output::color()));
     while let Some(piece) = source.next().await? {
         reader.push(&piece, |entry| show(&mut replay, &entry, format))?;
     }
-    if reader.ends_well() { Ok(()) } else { Err(Failure::failed("the recording ends in the middle of an event")) }
+    if !reader.ends_well() {
+        return Err(Failure::failed("the recording ends in the middle of an event"));
+    }
+    match authority {
+        _ if reader.sealed() => {}
+        Some(_) => output::note("no seal: the session is still open, or the recording's end is missing"),
+        None => output::note("the seal was not checked: give --ca, the cluster's certificate authority"),
+    }
+    Ok(())
 }
 
 async fn verify(recording: &str, connection: &ConnectionArgs) -> Result<(), Failure> {
     let mut source = Source::open(recording, connection).await?;
     let authority = authority(connection)?;
-    let mut bytes = Vec::new();
+    let mut verifier = Verifier::new(Some(Authority(&authority)));
     while let Some(piece) = source.next().await? {
-        if bytes.len().saturating_add(piece.len()) > MAX_RECORDING {
-            return Err(Failure::failed("the recording is larger than 2 GiB"));
-        }
-        bytes.extend_from_slice(&piece);
+        verifier.push(&piece);
     }
-    let report = recording::verify(&bytes, recording::Authority(&authority));
+    let report = verifier.finish();
     output::line(output::printable(&report.to_string()))?;
     if let (Ok(asked), Some(found)) = (recording.parse::<SessionId>(), report.session)
         && asked != found

@@ -17,8 +17,8 @@ use crate::failure::Failure;
 use crate::log_args::VerifyArgs;
 use crate::output;
 
-/// The largest recording that is taken into memory.
-const MAX_RECORDING: u64 = 2 << 30;
+/// Bytes that are read at a time.
+const PIECE: usize = 256 << 10;
 
 /// What is verified by, and what was found.
 struct Verifier {
@@ -61,14 +61,13 @@ impl Verifier {
 
     /// One recording; what is wrong with it is told.
     fn recording(&mut self, path: &Path) -> Result<Option<Report>, Failure> {
-        let bytes = match read(path) {
-            Ok(bytes) => bytes,
+        let report = match read(path, Authority(&self.authority)) {
+            Ok(report) => report,
             Err(why) => {
                 self.fault(path, why)?;
                 return Ok(None);
             }
         };
-        let report = recording::verify(&bytes, Authority(&self.authority));
         for fault in &report.faults {
             self.fault(path, fault)?;
         }
@@ -162,15 +161,15 @@ fn missing(dir: &Path, file: &str, error: &std::io::Error) -> Failure {
     Failure::failed(format!("{}: it is no whole export of the log: {error}", dir.join(file).display()))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    let most = MAX_RECORDING.saturating_add(1);
-    let read = file.take(most).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if u64::try_from(read).is_ok_and(|read| read >= most) {
-        return Err("it is larger than 2 GiB".to_owned());
+fn read(path: &Path, authority: Authority<'_>) -> std::io::Result<Report> {
+    let (mut file, mut verifier) = (File::open(path)?, recording::Verifier::new(Some(authority)));
+    let mut piece = vec![0; PIECE];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(verifier.finish()),
+            read => verifier.push(piece.get(..read).unwrap_or_default()),
+        }
     }
-    Ok(bytes)
 }
 
 /// Where the log has it.

@@ -87,7 +87,7 @@ struct Replayed<'a> {
 
 async fn replay(client: &Client, id: &str, replayed: &mut Replayed<'_>) -> Result<(), Failure> {
     let fault = |fault: ReadFault| Failure::failed(fault.to_string());
-    let (mut source, mut reader) = (Source::remote(client, id).await?, EntryReader::default());
+    let (mut source, mut reader) = (Source::remote(client, id).await?, EntryReader::new(id.parse().ok(), None));
     while let Some(piece) = source.next().await? {
         let entry = |entry: postern_core::recording::Entry| -> Result<(), ReadFault> {
             replayed.event(entry.event);

@@ -1,90 +1,73 @@
-//! The entries of a recording whose bytes come piece by piece. Its chain is checked on the way.
+//! The entries of a recording whose bytes come piece by piece. All is checked on the way.
 
-use postern_core::recording::{Chain, ChainFault, Entry, Event, FrameFault, MAGIC, frames};
+use postern_core::SessionId;
+use postern_core::recording::{Authority, Entry, Event, Fault, Verifier};
 
-/// The bytes are no recording, or one that was changed.
+/// The bytes are no recording, or one that was changed, or another.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadFault {
-    #[error("not a recording of a known version")]
-    Magic,
-    #[error("it does not begin with the opening of a session")]
-    NoStart,
     #[error(transparent)]
-    Frame(#[from] FrameFault),
-    #[error(transparent)]
-    Chain(#[from] ChainFault),
+    Fault(#[from] Fault),
+    #[error("asked for {asked}, but this is the recording of {found}")]
+    Another { asked: SessionId, found: SessionId },
 }
 
 /// Turns bytes into entries; holds at most one incomplete frame.
-#[derive(Debug, Default)]
-pub(crate) struct EntryReader {
-    pending: Vec<u8>,
-    begun: bool,
-    chain: Option<Chain>,
+#[derive(Debug)]
+pub(crate) struct EntryReader<'a> {
+    verifier: Verifier<'a>,
+    asked: Option<SessionId>,
 }
 
-impl EntryReader {
-    /// Takes more bytes; hands each entry that they complete to `take`.
+impl<'a> EntryReader<'a> {
+    /// Of the session that was asked for, where one was. A seal counts by the cluster's authority.
+    pub(crate) const fn new(asked: Option<SessionId>, authority: Option<&'a [u8]>) -> Self {
+        let authority = match authority {
+            Some(der) => Some(Authority(der)),
+            None => None,
+        };
+        Self { verifier: Verifier::new(authority), asked }
+    }
+
+    /// Takes more bytes; hands each entry that they complete to `take`, up to the first that is not as it should be.
     pub(crate) fn push<E: From<ReadFault>>(
         &mut self,
         bytes: &[u8],
         mut take: impl FnMut(Entry) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.pending.extend_from_slice(bytes);
-        if !self.begun {
-            if self.pending.len() < MAGIC.len() {
-                return Ok(());
+        let asked = self.asked;
+        self.verifier.read(bytes, |entry| {
+            let entry = entry.map_err(|fault| ReadFault::Fault(fault.clone()))?;
+            match (asked, &entry.event) {
+                (Some(asked), Event::Started(started)) if started.session != asked => {
+                    Err(ReadFault::Another { asked, found: started.session }.into())
+                }
+                _ => take(entry),
             }
-            if !self.pending.starts_with(MAGIC) {
-                return Err(ReadFault::Magic.into());
-            }
-            self.pending.drain(..MAGIC.len());
-            self.begun = true;
-        }
-        let mut all = frames(&self.pending);
-        let mut fault = None;
-        for frame in all.by_ref() {
-            let step = match frame {
-                Ok(frame) => accept(&mut self.chain, &frame).map_err(E::from).and_then(&mut take),
-                Err(FrameFault::Incomplete { .. }) => break,
-                Err(other) => Err(ReadFault::from(other).into()),
-            };
-            if let Err(error) = step {
-                fault = Some(error);
-                break;
-            }
-        }
-        let done = all.offset();
-        self.pending.drain(..done);
-        fault.map_or(Ok(()), Err)
+        })
+    }
+
+    /// Whether the seal came, and is good.
+    pub(crate) const fn sealed(&self) -> bool {
+        self.verifier.report().sealed
     }
 
     /// Whether it ends between two frames, and with at least one.
-    pub(crate) fn ends_well(&self) -> bool {
-        self.pending.is_empty() && self.chain.is_some()
+    pub(crate) const fn ends_well(&self) -> bool {
+        self.verifier.is_between_frames()
     }
-}
-
-fn accept(chain: &mut Option<Chain>, frame: &postern_core::recording::RawFrame<'_>) -> Result<Entry, ReadFault> {
-    let running = match chain {
-        Some(running) => running,
-        None => {
-            // The chain begins with the session's id, which the first event tells.
-            let first: Entry = serde_json::from_slice(frame.body).map_err(|_| ReadFault::NoStart)?;
-            let Event::Started(started) = &first.event else { return Err(ReadFault::NoStart) };
-            chain.insert(Chain::start(started.session))
-        }
-    };
-    Ok(running.accept(frame)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use postern_core::recording::Chain;
+    use postern_core::time::Timestamp;
+
     use super::*;
     use crate::recording::replay::tests::sample;
 
     fn read(bytes: &[u8], step: usize) -> Result<usize, ReadFault> {
-        let (mut reader, mut count) = (EntryReader::default(), 0);
+        let (mut reader, mut count) = (EntryReader::new(None, None), 0);
         for piece in bytes.chunks(step) {
             reader.push(piece, |_| -> Result<(), ReadFault> {
                 count += 1;
@@ -109,6 +92,46 @@ mod tests {
         let place = file.len() / 2;
         file[place] ^= 1;
         assert!(read(&file, 50).is_err());
-        assert!(matches!(read(b"not a recording at all", 3), Err(ReadFault::Magic)));
+        assert!(matches!(read(b"not a recording at all", 3), Err(ReadFault::Fault(Fault::Magic))));
+    }
+
+    #[test]
+    fn the_recording_of_another_session_is_told_at_once() {
+        let (file, entries) = sample();
+        let took = |asked: SessionId| {
+            let (mut reader, mut count) = (EntryReader::new(Some(asked), None), 0);
+            let read = reader.push(&file, |_| -> Result<(), ReadFault> {
+                count += 1;
+                Ok(())
+            });
+            (count, read.map_err(|fault| fault.to_string()))
+        };
+        let mut verifier = Verifier::new(None);
+        verifier.push(&file);
+        let own = verifier.report().session.unwrap();
+        assert_eq!(took(own), (entries, Ok(())));
+        let other: SessionId = "ses_01m7v4r1000000000000000077".parse().unwrap();
+        let told = format!("asked for {other}, but this is the recording of {own}");
+        assert_eq!(took(other), (0, Err(told)));
+    }
+
+    #[test]
+    fn a_seal_by_nobody_is_not_one() {
+        let (file, entries) = sample();
+        let mut verifier = Verifier::new(None);
+        verifier.push(&file);
+        let (session, head) = (verifier.report().session.unwrap(), verifier.report().head.unwrap());
+        let events = u64::try_from(entries).unwrap();
+        let mut chain = Chain::resume(session, events, head);
+        let mut seal = Vec::new();
+        let (signature, certificate) = (String::new(), String::new());
+        chain
+            .append(Timestamp::from_secs(1), &Event::Sealed { events, head, signature, certificate }, &mut seal)
+            .unwrap();
+        let mut reader = EntryReader::new(Some(session), Some(b"not even a certificate"));
+        reader.push(&file, |_| -> Result<(), ReadFault> { Ok(()) }).unwrap();
+        let fault = reader.push(&seal, |_| -> Result<(), ReadFault> { panic!("a seal was shown") }).unwrap_err();
+        assert!(matches!(fault, ReadFault::Fault(Fault::Seal(_))), "{fault}");
+        assert!(!reader.sealed());
     }
 }

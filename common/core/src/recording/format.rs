@@ -43,6 +43,17 @@ pub enum FrameFault {
     },
 }
 
+impl FrameFault {
+    /// The same, where so many bytes of frames came before those that were read.
+    #[must_use]
+    pub(super) const fn after(self, before: usize) -> Self {
+        match self {
+            Self::Incomplete { offset } => Self::Incomplete { offset: offset.saturating_add(before) },
+            Self::Length { length, offset } => Self::Length { length, offset: offset.saturating_add(before) },
+        }
+    }
+}
+
 /// The frames in some bytes; stops after the first fault.
 #[derive(Clone, Debug)]
 pub struct Frames<'a> {

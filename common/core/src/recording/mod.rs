@@ -10,4 +10,4 @@ mod verify;
 pub use chain::{Chain, ChainFault, EncodeError, seal_message};
 pub use event::{ColumnInfo, Completed, Entry, Event, Gap, OperationEvent, OperationOutcome, Started, Value};
 pub use format::{FrameFault, Frames, MAGIC, MAX_BODY, RawFrame, frames};
-pub use verify::{Authority, Fault, Report, verify};
+pub use verify::{Authority, Fault, Report, Verifier, verify};

@@ -5,8 +5,8 @@ use std::fmt;
 use rustls_pki_types::CertificateDer;
 
 use super::chain::{Chain, ChainFault, seal_message};
-use super::event::{Event, Gap, Started};
-use super::format::{FrameFault, MAGIC, frames};
+use super::event::{Entry, Event, Gap, Started};
+use super::format::{FrameFault, MAGIC, RawFrame, frames};
 use crate::certified::{CertificateFault, certified};
 use crate::id::SessionId;
 use crate::node::{NodeIdentity, NodeRole};
@@ -99,93 +99,202 @@ impl fmt::Display for Report {
 /// Judges `file`, a whole recording. Reports every fault that it can still tell apart after the first.
 #[must_use]
 pub fn verify(file: &[u8], authority: Authority<'_>) -> Report {
-    let mut report = Report {
-        session: None,
-        started: None,
-        events: 0,
-        head: None,
-        sealed: false,
-        interrupted: false,
-        gap: None,
-        faults: Vec::new(),
-    };
-    let Some(bytes) = file.strip_prefix(MAGIC) else {
-        report.faults.push(Fault::Magic);
-        return report;
-    };
-    let mut chain: Option<Chain> = None;
-    for frame in frames(bytes) {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(fault) => {
-                report.faults.push(fault.into());
-                break;
+    let mut verifier = Verifier::new(Some(authority));
+    for piece in file.chunks(PIECE) {
+        verifier.push(piece);
+    }
+    verifier.finish()
+}
+
+/// Of a whole file, at a time.
+const PIECE: usize = 1 << 20;
+
+/// Judges a recording whose bytes come piece by piece; holds at most one incomplete frame.
+#[derive(Debug)]
+pub struct Verifier<'a> {
+    authority: Option<Authority<'a>>,
+    /// Bytes that are no whole frame yet.
+    pending: Vec<u8>,
+    /// How many bytes of frames came before `pending`.
+    offset: usize,
+    chain: Option<Chain>,
+    begun: bool,
+    /// A seal came, be it good or not.
+    ended: bool,
+    /// Nothing more can be read.
+    lost: bool,
+    report: Report,
+}
+
+impl<'a> Verifier<'a> {
+    /// Of a recording of which nothing came yet. Without an authority a seal's signature is not checked, and so the recording is not
+    /// [`Report::sealed`].
+    #[must_use]
+    pub const fn new(authority: Option<Authority<'a>>) -> Self {
+        let report = Report {
+            session: None,
+            started: None,
+            events: 0,
+            head: None,
+            sealed: false,
+            interrupted: false,
+            gap: None,
+            faults: Vec::new(),
+        };
+        Self { authority, pending: Vec::new(), offset: 0, chain: None, begun: false, ended: false, lost: false, report }
+    }
+
+    /// What was found so far, without what only its end tells.
+    #[must_use]
+    pub const fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Takes more bytes, and passes over the entries.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let Ok(()) = self.read(bytes, |_| Ok::<(), std::convert::Infallible>(()));
+    }
+
+    /// Takes more bytes; hands over each entry that they complete, if it is in the chain, and each fault that they bring.
+    ///
+    /// # Errors
+    /// Those of `take`, which ends the reading.
+    pub fn read<E>(
+        &mut self,
+        bytes: &[u8],
+        mut take: impl FnMut(Result<Entry, &Fault>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.lost {
+            return Ok(());
+        }
+        self.pending.extend_from_slice(bytes);
+        let mut pending = std::mem::take(&mut self.pending);
+        if !self.begun {
+            if pending.len() < MAGIC.len() && MAGIC.starts_with(&pending) {
+                self.pending = pending;
+                return Ok(());
+            }
+            if !pending.starts_with(MAGIC) {
+                self.lost = true;
+                return take(Err(self.report.fault(Fault::Magic)));
+            }
+            pending.drain(..MAGIC.len());
+            self.begun = true;
+        }
+        let mut all = frames(&pending);
+        let mut went = Ok(());
+        while let (false, Some(frame)) = (self.lost || went.is_err(), all.next()) {
+            went = match frame {
+                Ok(frame) => self.frame(&frame, &mut take),
+                Err(FrameFault::Incomplete { .. }) => break,
+                Err(fault) => {
+                    self.lost = true;
+                    take(Err(self.report.fault(fault.after(self.offset).into())))
+                }
+            };
+        }
+        let done = all.offset();
+        pending.drain(..done);
+        self.pending = pending;
+        self.offset = self.offset.saturating_add(done);
+        went
+    }
+
+    fn frame<E>(
+        &mut self,
+        frame: &RawFrame<'_>,
+        take: &mut impl FnMut(Result<Entry, &Fault>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let running = match &mut self.chain {
+            Some(running) => running,
+            // The chain begins with the session's id, which only the first event tells.
+            None => {
+                let Some(started) = opening(frame.body) else {
+                    self.lost = true;
+                    return take(Err(self.report.fault(Fault::NoStart)));
+                };
+                self.report.session = Some(started.session);
+                let chain = Chain::start(started.session);
+                self.report.started = Some(started);
+                self.chain.insert(chain)
             }
         };
-        // The chain begins with the session's id, which only the first event tells.
-        if chain.is_none() {
-            let Some(started) = opening(frame.body) else {
-                report.faults.push(Fault::NoStart);
-                return report;
-            };
-            report.session = Some(started.session);
-            chain = Some(Chain::start(started.session));
-            report.started = Some(started);
-        }
-        let Some(running) = &mut chain else { break };
-        if report.sealed
-            || report.faults.iter().any(|fault| matches!(fault, Fault::Seal(_) | Fault::SealMismatch { .. }))
-        {
-            report.faults.push(Fault::AfterSeal(running.next_seq()));
+        if self.ended {
+            take(Err(self.report.fault(Fault::AfterSeal(running.next_seq()))))?;
         }
         let before = (running.next_seq(), running.head());
-        match running.accept(&frame) {
-            Ok(entry) => judge(&mut report, entry.at, &entry.event, before, authority),
-            Err(fault) => {
-                report.faults.push(fault.into());
-                // Go on from what the file claims, to find further faults.
-                *running = Chain::resume(running.session(), before.0.saturating_add(1), Digest(frame.hash));
-            }
+        let accepted = running.accept(frame);
+        if accepted.is_err() {
+            // Go on from what the file claims, to find further faults.
+            *running = Chain::resume(running.session(), before.0.saturating_add(1), Digest(frame.hash));
+        }
+        (self.report.events, self.report.head) = (running.next_seq(), Some(running.head()));
+        let judged = accepted.map_err(Fault::from).and_then(|entry| self.judge(&entry, before).map(|()| entry));
+        match judged {
+            Ok(entry) => take(Ok(entry)),
+            Err(fault) => take(Err(self.report.fault(fault))),
         }
     }
-    match &chain {
-        None if report.faults.is_empty() => report.faults.push(Fault::NoStart),
-        None => {}
-        Some(chain) => {
-            report.events = chain.next_seq();
-            report.head = Some(chain.head());
-            if !report.sealed
-                && !report.faults.iter().any(|fault| matches!(fault, Fault::Seal(_) | Fault::SealMismatch { .. }))
-            {
-                report.faults.push(Fault::Unsealed);
+
+    fn judge(&mut self, entry: &Entry, before: (u64, Digest)) -> Result<(), Fault> {
+        match &entry.event {
+            Event::Ended { interrupted, gap, .. } => {
+                (self.report.interrupted, self.report.gap) = (*interrupted, *gap);
+            }
+            Event::Sealed { events, head, signature, certificate } => {
+                self.ended = true;
+                if (*events, *head) != before {
+                    return Err(Fault::SealMismatch { says: *events, found: before.0 });
+                }
+                if let Some(authority) = self.authority {
+                    let started = self.report.started.as_deref();
+                    check_seal(started, entry.at, before, signature, certificate, authority).map_err(Fault::Seal)?;
+                    self.report.sealed = true;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What there is to say of it all, now that nothing more comes.
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        if !self.lost {
+            if !self.begun {
+                self.report.fault(Fault::Magic);
+                return self.report;
+            }
+            if !self.pending.is_empty() {
+                self.report.fault(FrameFault::Incomplete { offset: self.offset }.into());
+            }
+            if self.chain.is_none() && self.report.is_good() {
+                self.report.fault(Fault::NoStart);
             }
         }
+        if self.chain.is_some() && !self.ended {
+            self.report.fault(Fault::Unsealed);
+        }
+        self.report
     }
-    report
+
+    /// Whether all bytes that came so far were whole frames, at least one.
+    #[must_use]
+    pub const fn is_between_frames(&self) -> bool {
+        self.pending.is_empty() && self.chain.is_some()
+    }
+}
+
+impl Report {
+    fn fault(&mut self, fault: Fault) -> &Fault {
+        self.faults.push_mut(fault)
+    }
 }
 
 fn opening(body: &[u8]) -> Option<Box<Started>> {
-    match serde_json::from_slice::<super::event::Entry>(body).ok()?.event {
+    match serde_json::from_slice::<Entry>(body).ok()?.event {
         Event::Started(started) => Some(started),
         _ => None,
-    }
-}
-
-fn judge(report: &mut Report, at: Timestamp, event: &Event, before: (u64, Digest), authority: Authority<'_>) {
-    match event {
-        Event::Ended { interrupted, gap, .. } => (report.interrupted, report.gap) = (*interrupted, *gap),
-        Event::Sealed { events, head, signature, certificate } => {
-            if (*events, *head) != before {
-                report.faults.push(Fault::SealMismatch { says: *events, found: before.0 });
-                return;
-            }
-            let started = report.started.as_deref();
-            match check_seal(started, at, before, signature, certificate, authority) {
-                Ok(()) => report.sealed = true,
-                Err(why) => report.faults.push(Fault::Seal(why)),
-            }
-        }
-        _ => {}
     }
 }
 

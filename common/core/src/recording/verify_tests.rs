@@ -39,8 +39,15 @@ impl Cluster {
         Signer { key, der }
     }
 
+    /// At once and in pieces, which must be the same.
     fn judge(&self, file: &[u8]) -> Report {
-        verify(file, Authority(&self.ca_der))
+        let report = verify(file, Authority(&self.ca_der));
+        let mut verifier = Verifier::new(Some(Authority(&self.ca_der)));
+        file.chunks(97).for_each(|piece| verifier.push(piece));
+        let other = verifier.finish();
+        let of = |report: &Report| (report.faults.clone(), report.events, report.head, report.sealed, report.session);
+        assert_eq!(of(&report), of(&other));
+        report
     }
 }
 
@@ -205,6 +212,37 @@ fn only_the_gateway_that_recorded_may_seal() {
         let report = ours.judge(&file(&frames));
         assert!(matches!(report.faults.as_slice(), [Fault::Seal(_)]), "{dns}: {report}");
     }
+}
+
+/// What is shown while it is read is shown of a seal only when that is good.
+#[test]
+fn a_bad_seal_is_told_in_place_of_the_event() {
+    let (ours, other) = (cluster(), cluster());
+    let good = file(&sealed(&body(), &ours.signer("g1.gateway.postern.internal")));
+    let bad = file(&sealed(&body(), &other.signer("g1.gateway.postern.internal")));
+    for (file, authority, entries, faults, sealed) in [
+        (&good, Some(Authority(&ours.ca_der)), 6, 0, true),
+        (&bad, Some(Authority(&ours.ca_der)), 5, 1, false),
+        // Without an authority there is nothing that a seal could count by.
+        (&bad, None, 6, 0, false),
+    ] {
+        let (mut verifier, mut took, mut told) = (Verifier::new(authority), 0, 0);
+        let read = verifier.read(file, |entry| -> Result<(), ()> {
+            *if entry.is_ok() { &mut took } else { &mut told } += 1;
+            Ok(())
+        });
+        assert_eq!((read, took, told, verifier.report().sealed), (Ok(()), entries, faults, sealed));
+    }
+}
+
+#[test]
+fn who_reads_may_stop_at_the_first_fault() {
+    let ours = cluster();
+    let mut frames = sealed(&body(), &ours.signer("g1.gateway.postern.internal"));
+    frames[2][10] ^= 1;
+    let (mut verifier, mut took) = (Verifier::new(Some(Authority(&ours.ca_der))), 0);
+    let read = verifier.read(&file(&frames), |entry| entry.map(|_| took += 1).map_err(Clone::clone));
+    assert_eq!((took, read), (2, Err(Fault::Chain(ChainFault::Hash { seq: 2 }))));
 }
 
 #[test]
