@@ -285,7 +285,7 @@ fn log() -> Vec<Vec<u8>> {
         revision: 0,
     };
     let end = SessionEnd {
-        interrupted: true,
+        ending: postern_core::session::Ending::Interrupted,
         at: Timestamp::from_millis(9),
         reason: "r".into(),
         events: 3,
@@ -379,6 +379,8 @@ fn log() -> Vec<Vec<u8>> {
         c::SetLogKey { key: evidence::log_key(sealed()) }.into(),
         c::SignLogHead { checkpoint: evidence::empty_head() }.into(),
         c::OpenSession { session }.into(),
+        c::CloseSession { id: session_id, events: 2, head: Digest([2; 32]) }.into(),
+        c::ReopenSession { id: session_id }.into(),
         c::SealSession { id: session_id, end }.into(),
         c::CreateJoinToken { token: token.clone() }.into(),
         c::CreateJoinToken { token: JoinToken { id: "u".into(), role: NodeRole::Gateway, ..token } }.into(),

@@ -39,6 +39,7 @@ mod nested_agents;
 mod oauth;
 mod obligations;
 mod oidc_provider;
+mod orphans;
 mod passthrough;
 mod pipeline;
 mod policy_masks;

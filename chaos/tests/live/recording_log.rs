@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use postern_chaos::live::wire::Wire;
-use postern_chaos::live::{Finished, Postern, run, wait_until};
+use postern_chaos::live::{Cli, Finished, Postern, run, wait_until};
 
 use crate::{assert_has, shop};
 
@@ -22,6 +22,11 @@ fn sessions(postern: &Postern, count: usize, covered: usize) {
         wire.query(&format!("SELECT {n} AS n")).unwrap();
         wire.message('X', b"").unwrap();
     }
+    wait_for_head(postern, covered);
+}
+
+/// A head that covers so many leaves.
+fn wait_for_head(postern: &Cli, covered: usize) {
     wait_until(Duration::from_secs(20), "a head of the log", || {
         let head = postern.cli(["log", "head"])?.ok()?;
         Ok(head.lines().nth(1).and_then(|size| size.parse::<usize>().ok()).is_some_and(|size| size >= covered))
@@ -30,19 +35,28 @@ fn sessions(postern: &Postern, count: usize, covered: usize) {
 }
 
 /// All that a verifier says that has found something.
-fn told(verdict: Finished) -> String {
+pub(crate) fn told(verdict: Finished) -> String {
     assert!(!verdict.status.success(), "it found nothing:\n{}", verdict.stdout);
     verdict.stdout + &verdict.stderr
 }
 
-struct Judges<'a> {
-    postern: &'a Postern,
+/// Both verifiers.
+pub(crate) struct Judges<'a> {
+    postern: &'a Cli,
     key: String,
     ca: PathBuf,
 }
 
 impl Judges<'_> {
-    fn ours(&self, paths: &[&Path], since: Option<&Path>) -> Finished {
+    /// What they judge by lies in `dir`.
+    pub(crate) fn of<'a>(postern: &'a Cli, dir: &Path) -> Judges<'a> {
+        let ca = dir.join("ca.crt");
+        std::fs::write(&ca, postern.cli(["certs", "ca"]).unwrap().ok().unwrap()).unwrap();
+        let key = postern.cli(["log", "key"]).unwrap().ok().unwrap().trim().to_owned();
+        Judges { postern, key, ca }
+    }
+
+    pub(crate) fn ours(&self, paths: &[&Path], since: Option<&Path>) -> Finished {
         let mut args = vec!["verify".to_owned(), "--log-key".into(), self.key.clone()];
         args.extend(since.iter().flat_map(|since| ["--since".to_owned(), since.display().to_string()]));
         args.extend(paths.iter().map(|path| path.display().to_string()));
@@ -61,14 +75,14 @@ impl Judges<'_> {
     }
 
     /// Both find nothing wrong.
-    fn pass(&self, paths: &[&Path], since: Option<&Path>) {
+    pub(crate) fn pass(&self, paths: &[&Path], since: Option<&Path>) {
         for verdict in [self.ours(paths, since), self.second(paths, since)] {
             assert_has(&verdict.ok().unwrap(), &["no fault was found"]);
         }
     }
 
     /// Both find something wrong, ours this.
-    fn fail(&self, what: &str, path: &Path, says: &str) {
+    pub(crate) fn fail(&self, what: &str, path: &Path, says: &str) {
         let ours = told(self.ours(&[path], None));
         assert!(ours.contains(says), "{what}: {ours}");
         let second = told(self.second(&[path], None));
@@ -76,7 +90,7 @@ impl Judges<'_> {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for file in std::fs::read_dir(from).unwrap() {
         let file = file.unwrap();
@@ -96,10 +110,8 @@ fn what_is_changed_or_left_out_is_found_by_both_verifiers() {
     let (_postgres, postern) = shop();
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    std::fs::write(at("ca.crt"), postern.cli(["certs", "ca"]).unwrap().ok().unwrap()).unwrap();
     sessions(&postern, 3, 3);
-    let key = postern.cli(["log", "key"]).unwrap().ok().unwrap().trim().to_owned();
-    let judges = Judges { postern: &postern, key, ca: at("ca.crt") };
+    let judges = Judges::of(&postern, dir.path());
     let export = |name: &str, since: Option<&Path>| {
         let mut args = vec!["log".to_owned(), "export".into(), at(name).display().to_string()];
         args.extend(since.iter().flat_map(|since| ["--since".to_owned(), since.display().to_string()]));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use postern_core::SessionId;
-use postern_proto::admin::v1::ExportSessionRequest;
+use postern_proto::admin::v1::{ExportSessionRequest, GetSessionRequest};
 use tonic::{Code, Status};
 
 use super::sessions::{Stop, authority, show};
@@ -49,6 +49,10 @@ pub(crate) async fn run(id: &str, format: Option<Format>, connection: &Connectio
             output::note("the session is over, and its recording is sealed");
             return Ok(());
         }
+        if cut.is_ok() && orphaned(&client, id).await {
+            output::note("its gateway is gone: this is what there is of it. Follow it again if that comes back");
+            return Ok(());
+        }
         match cut {
             Err(Cut::For(failure)) => return Err(failure),
             Err(Cut::Off(status)) if read.at.elapsed() >= PATIENCE => return Err(refused(status)),
@@ -62,6 +66,12 @@ pub(crate) async fn run(id: &str, format: Option<Format>, connection: &Connectio
             client = another;
         }
     }
+}
+
+/// Whether the control plane has closed it, because its gateway is gone; not so while nobody answers.
+async fn orphaned(client: &Client, id: &str) -> bool {
+    let answer = client.sessions().get_session(GetSessionRequest { id: id.to_owned() }).await;
+    answer.is_ok_and(|answer| answer.into_inner().session.is_some_and(|session| session.orphaned))
 }
 
 impl Read<'_> {

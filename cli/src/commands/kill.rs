@@ -7,6 +7,7 @@ use postern_proto::admin::v1::{GetSessionRequest, KillSessionsRequest, ListSessi
 use postern_proto::resource::v1 as pb;
 use postern_proto::resource::v1::SessionState;
 use postern_runtime::clock;
+use tonic::Code;
 
 use super::sessions::{found, list};
 use crate::args::ConnectionArgs;
@@ -42,6 +43,11 @@ pub(crate) async fn run(args: &KillArgs, connection: &ConnectionArgs) -> Result<
         }
         return Ok(());
     }
+    // Whatever becomes of the waiting, this much is so.
+    output::note(match killed.as_slice() {
+        [_] => "the session is told to end".to_owned(),
+        all => format!("{} sessions are told to end", all.len()),
+    });
     wait(&client, &killed, Duration::from_secs(args.wait)).await
 }
 
@@ -76,11 +82,22 @@ fn agreed(count: usize) -> Result<(), Failure> {
 async fn wait(client: &Client, killed: &[pb::Session], limit: Duration) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut open: Vec<&pb::Session> = killed.iter().collect();
+    let mut unknown;
     loop {
+        unknown = None;
         for session in std::mem::take(&mut open) {
             let request = GetSessionRequest { id: session.id.clone() };
-            let now = client.sessions().get_session(request).await.map_err(refused)?.into_inner().session;
-            if now.is_none_or(|now| now.ended_at.is_some()) {
+            let over = match client.sessions().get_session(request).await {
+                // One that is orphaned may go on where its gateway is.
+                Ok(now) => now.into_inner().session.is_none_or(|now| now.ended_at.is_some() && !now.orphaned),
+                // Those that ended longest ago leave the index.
+                Err(status) if status.code() == Code::NotFound => true,
+                Err(status) => {
+                    unknown = Some(status);
+                    false
+                }
+            };
+            if over {
                 output::line(format!("{}: ended", session.id))?;
             } else {
                 open.push(session);
@@ -93,6 +110,13 @@ async fn wait(client: &Client, killed: &[pb::Session], limit: Duration) -> Resul
             break;
         }
         tokio::time::sleep(LOOK).await;
+    }
+    if let Some(status) = unknown {
+        return Err(Failure::failed(format!(
+            "{} sessions are told to end; whether they have is not known: {}",
+            open.len(),
+            refused(status)
+        )));
     }
     let still = |session: &&pb::Session| {
         format!(

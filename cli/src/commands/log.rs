@@ -1,5 +1,6 @@
 //! `postern log`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -66,7 +67,9 @@ async fn export(client: &Client, dir: &Path, since: Option<&Path>, recordings: b
     let (leaves, edge) = leaves(client, first, newer.head().size).await?;
     let mut count = 0_usize;
     if recordings {
-        for leaf in &leaves {
+        // An orphan may have several.
+        let mut seen = BTreeSet::new();
+        for leaf in leaves.iter().filter(|leaf| seen.insert(leaf.session)) {
             let id = leaf.session.to_string();
             let path = dir.join(format!("{id}.rec"));
             match save(client, &id, &path).await {

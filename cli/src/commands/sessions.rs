@@ -266,7 +266,7 @@ fn value(session: &pb::Session) -> Value {
         "target": session.target, "database": session.database, "gateway": session.gateway,
         "clientAddress": session.client_address, "startedAt": time(session.started_at.as_ref()),
         "endedAt": time(session.ended_at.as_ref()), "endReason": session.end_reason, "events": session.events,
-        "head": head, "revision": session.revision,
+        "head": head, "orphaned": session.orphaned, "revision": session.revision,
     })
 }
 

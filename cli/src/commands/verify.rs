@@ -1,14 +1,17 @@
 //! `postern verify`: offline, by public keys.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use postern_core::SessionId;
 use postern_core::operation::Digest;
 use postern_core::recording::{self, Authority, Report};
-use postern_core::transparency::{Evidence, Exported, NoteKey, Range, SignedCheckpoint};
+use postern_core::transparency::{Evidence, EvidenceFault, Exported, NoteKey, Range, SignedCheckpoint};
 
 use super::log::{EDGE, HEAD, LEAVES, SINCE, kept, named};
 use super::sessions::authority;
@@ -59,15 +62,21 @@ impl Verifier {
         output::line(output::printable(&format!("{}: {fault}", what.display())))
     }
 
-    /// One recording; what is wrong with it is told.
-    fn recording(&mut self, path: &Path) -> Result<Option<Report>, Failure> {
-        let report = match read(path, Authority(&self.authority)) {
+    /// One recording; what is wrong with it is told. The log says where it speaks of a session's, and what it says.
+    fn recording(
+        &mut self,
+        path: &Path,
+        places: &dyn Fn(SessionId) -> Vec<u64>,
+        log: impl FnOnce(&mut Report),
+    ) -> Result<Option<Report>, Failure> {
+        let mut report = match read(path, recording::Verifier::new(Some(Authority(&self.authority))).at(places)) {
             Ok(report) => report,
             Err(why) => {
                 self.fault(path, why)?;
                 return Ok(None);
             }
         };
+        log(&mut report);
         for fault in &report.faults {
             self.fault(path, fault)?;
         }
@@ -81,20 +90,41 @@ impl Verifier {
 
     /// A recording by itself, with its proof where that lies beside it.
     fn alone(&mut self, path: &Path) -> Result<(), Failure> {
-        let Some(report) = self.recording(path)? else { return Ok(()) };
         let beside = PathBuf::from(format!("{}.tlog-proof", path.display()));
-        let proved = match (std::fs::read_to_string(&beside), &self.log_key) {
-            (Ok(text), Some(key)) => match prove(&text, key, &report) {
-                Ok(place) => place,
-                Err(why) => return self.fault(&beside, why),
-            },
-            (Ok(_), None) => "the log was not asked: no --log-key".to_owned(),
-            (Err(_), _) => format!("the log was not asked: no {}", beside.display()),
+        let proof = match (std::fs::read_to_string(&beside), &self.log_key) {
+            (Ok(text), Some(key)) => proved(&text, key),
+            (Ok(_), None) => Ok(Proof::NotAsked("no --log-key".to_owned())),
+            (Err(_), _) => Ok(Proof::NotAsked(format!("no {}", beside.display()))),
         };
-        let (Some(session), true) = (report.session, report.is_good()) else { return Ok(()) };
-        let interrupted = if report.interrupted { ", broken off: the gateway had died" } else { "" };
+        let proof = match proof {
+            Ok(proof) => proof,
+            Err(why) => {
+                self.fault(&beside, why)?;
+                Proof::NotAsked("what is beside it is no proof".to_owned())
+            }
+        };
+        let mut is_of = true;
+        let places = |_| match &proof {
+            Proof::Of(evidence) => vec![evidence.place()],
+            Proof::NotAsked(_) => Vec::new(),
+        };
+        let report = self.recording(path, &places, |report| {
+            if let Proof::Of(evidence) = &proof {
+                is_of = evidence.is_of(report);
+            }
+        })?;
+        if !is_of {
+            self.fault(&beside, "it is the proof of another recording")?;
+        }
+        let Some(report) = report.filter(|report| report.is_good() && is_of) else { return Ok(()) };
+        let Some(session) = report.session else { return Ok(()) };
+        let interrupted = match (report.orphaned, report.interrupted) {
+            (true, _) => ", broken off and without a seal: the gateway is gone",
+            (false, true) => ", broken off: the gateway had died",
+            (false, false) => "",
+        };
         let gap = report.gap.map_or_else(String::new, |gap| format!("; gap: {gap}"));
-        let text = format!("{}: {session}, {} events, good{interrupted}{gap}; {proved}", path.display(), report.events);
+        let text = format!("{}: {session}, {} events, good{interrupted}{gap}; {proof}", path.display(), report.events);
         output::line(output::printable(&text))
     }
 
@@ -121,7 +151,7 @@ impl Verifier {
         }
         let edge = edge.unwrap_or_default();
         let given = Exported { older: older.as_ref(), newer: &newer, edge: &edge, leaves: &leaves };
-        let mut range = Range::open(&key, given);
+        let range = RefCell::new(Range::open(&key, given));
         let mut files: Vec<PathBuf> = std::fs::read_dir(dir)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|extension| extension == "rec"))
@@ -129,13 +159,13 @@ impl Verifier {
         files.sort_unstable();
         let mut count = 0_usize;
         for file in files {
-            if let Some(report) = self.recording(&file)? {
-                range.take(&report);
+            let places = |session| range.borrow().places(session);
+            if self.recording(&file, &places, |report| range.borrow_mut().take(report))?.is_some() {
                 count = count.saturating_add(1);
             }
         }
         let (first, size) = (older.as_ref().map_or(0, |older| older.head().size), newer.head().size);
-        for fault in range.faults() {
+        for fault in range.into_inner().faults() {
             self.fault(dir, fault)?;
         }
         output::line(format!("{}: leaves {first} to {size} of the log, {count} recordings", dir.display()))
@@ -161,8 +191,8 @@ fn missing(dir: &Path, file: &str, error: &std::io::Error) -> Failure {
     Failure::failed(format!("{}: it is no whole export of the log: {error}", dir.join(file).display()))
 }
 
-fn read(path: &Path, authority: Authority<'_>) -> std::io::Result<Report> {
-    let (mut file, mut verifier) = (File::open(path)?, recording::Verifier::new(Some(authority)));
+fn read(path: &Path, mut verifier: recording::Verifier<'_>) -> std::io::Result<Report> {
+    let mut file = File::open(path)?;
     let mut piece = vec![0; PIECE];
     loop {
         match file.read(&mut piece)? {
@@ -172,14 +202,28 @@ fn read(path: &Path, authority: Authority<'_>) -> std::io::Result<Report> {
     }
 }
 
-/// Where the log has it.
-fn prove(text: &str, key: &NoteKey, report: &Report) -> Result<String, String> {
-    let evidence: Evidence =
-        text.parse().map_err(|fault: postern_core::transparency::EvidenceFault| fault.to_string())?;
-    let head = evidence.verify(key).map_err(|fault| fault.to_string())?;
-    let leaf = evidence.leaf;
-    if (Some(leaf.session), leaf.events, Some(leaf.head)) != (report.session, report.events, report.head) {
-        return Err("it is the proof of another recording".to_owned());
+/// What the log says.
+enum Proof {
+    /// It has this leaf.
+    Of(Box<Evidence>),
+    /// Nothing, and why.
+    NotAsked(String),
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Of(evidence) => {
+                let size = evidence.checkpoint.head().size;
+                write!(f, "leaf {} of {size} in the log, since {}", evidence.index, evidence.leaf.at)
+            }
+            Self::NotAsked(why) => write!(f, "the log was not asked: {why}"),
+        }
     }
-    Ok(format!("leaf {} of {} in the log, since {}", evidence.index, head.size, leaf.at))
+}
+
+fn proved(text: &str, key: &NoteKey) -> Result<Proof, EvidenceFault> {
+    let evidence: Evidence = text.parse()?;
+    evidence.verify(key)?;
+    Ok(Proof::Of(Box::new(evidence)))
 }

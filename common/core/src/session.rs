@@ -29,12 +29,57 @@ pub struct Session {
     pub revision: u64,
 }
 
+/// In what order a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Its gateway ended it, and sealed the recording.
+    Orderly,
+    /// Its gateway had died, and sealed the recording when it was back: it is complete to that moment.
+    Interrupted,
+    /// Its gateway is gone, and the control plane closed it. The recording has no seal: the log of recordings says how far it came to members.
+    Orphaned,
+}
+
+impl Ending {
+    /// Of a recording that its gateway sealed.
+    #[must_use]
+    pub const fn sealed(interrupted: bool) -> Self {
+        if interrupted { Self::Interrupted } else { Self::Orderly }
+    }
+
+    /// Whether the recording has its gateway's seal.
+    #[must_use]
+    pub const fn is_sealed(self) -> bool {
+        !matches!(self, Self::Orphaned)
+    }
+
+    /// Whether the gateway died in the middle.
+    #[must_use]
+    pub const fn is_interrupted(self) -> bool {
+        !matches!(self, Self::Orderly)
+    }
+}
+
+impl Session {
+    /// Its end, once its gateway has sealed the recording.
+    #[must_use]
+    pub fn sealed(&self) -> Option<&SessionEnd> {
+        self.end.as_ref().filter(|end| end.ending.is_sealed())
+    }
+
+    /// Whether the control plane closed it because its gateway is gone.
+    #[must_use]
+    pub fn is_orphaned(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| !end.ending.is_sealed())
+    }
+}
+
 /// How a session ended, and the head of its recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionEnd {
-    /// Its gateway died: the recording is complete to that moment.
-    pub interrupted: bool,
-    /// When, by the gateway's clock.
+    /// Who says so.
+    pub ending: Ending,
+    /// When, by the gateway's clock; of an orphan by the cluster's.
     pub at: Timestamp,
     /// Why.
     pub reason: String,

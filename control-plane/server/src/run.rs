@@ -43,6 +43,7 @@ use crate::recordings::archive::{self, Archive, ArchiveError, Archivist};
 use crate::recordings::copies::Copies;
 use crate::recordings::keys::{self as keys_of_recordings, RecordingKeys};
 use crate::recordings::log::{self, LogBook, LogObserver};
+use crate::recordings::orphans;
 use crate::watch::WatchHub;
 use crate::web::{self, WebError};
 use crate::{serve, serving, webhooks};
@@ -326,6 +327,7 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     let (archivist, sealed) = Archivist::new();
     let parts = archive::Parts { archive, recordings: recordings.clone(), dir: data.recordings() };
     supervisor.spawn("archivist", OnEnd::StopNode, archive::archive(parts, sealed, stop.clone()));
+    supervisor.spawn("orphans", OnEnd::StopNode, orphans::close(members.clone(), copies.clone(), stop.clone()));
     let recording_keys = keys_of_recordings::keep(recording_keys, members.clone(), Arc::clone(&kek), stop.clone());
     supervisor.spawn("recording-keys", OnEnd::StopNode, recording_keys);
     supervisor.spawn("own-record", OnEnd::StopNode, duties::announce(members.clone(), record, stop.clone()));

@@ -63,8 +63,12 @@ fn command() -> impl Strategy<Value = Command> {
         1 => Just(ExpireApprovals.into()),
         2 => small.clone().prop_map(|n| OpenSession { session: session(n) }.into()),
         4 => member_command(),
+        1 => (small.clone(), 0_u64..9).prop_map(|(n, events)| {
+            CloseSession { id: SessionId::from_bytes(n.to_be_bytes()), events, head: Digest([1; 32]) }.into()
+        }),
+        1 => small.clone().prop_map(|n| ReopenSession { id: SessionId::from_bytes(n.to_be_bytes()) }.into()),
         2 => (small, any::<bool>(), 0_u64..9).prop_map(|(n, interrupted, events)| {
-            let end = SessionEnd { interrupted, at: Timestamp::from_millis(9), reason: "r".into(), events, head: Digest([1; 32]) };
+            let end = SessionEnd { ending: postern_core::session::Ending::sealed(interrupted), at: Timestamp::from_millis(9), reason: "r".into(), events, head: Digest([1; 32]) };
             SealSession { id: SessionId::from_bytes(n.to_be_bytes()), end }.into()
         }),
     ]

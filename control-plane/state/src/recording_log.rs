@@ -18,6 +18,8 @@ use crate::tree::Tree;
 
 /// The feature level from which on there is a log of recordings.
 pub const LOGS_RECORDINGS: u32 = 6;
+/// The feature level from which on sessions of gateways that are gone are closed.
+pub const CLOSES_ORPHANS: u32 = 7;
 /// Leaves under a signed head that are kept: for members that are a little behind.
 const KEPT: u64 = 1_024;
 

@@ -333,6 +333,9 @@ impl State {
     }
 
     pub(crate) fn index_session(&mut self, session: Session) {
+        if let Some(known) = self.sessions.get(&session.id).filter(|known| known.end.is_some()) {
+            self.ended.remove(&(known.revision, known.id));
+        }
         if session.end.is_some() {
             self.ended.insert((session.revision, session.id), ());
         }

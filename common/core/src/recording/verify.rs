@@ -12,6 +12,7 @@ use crate::id::SessionId;
 use crate::node::{NodeIdentity, NodeRole};
 use crate::operation::Digest;
 use crate::time::Timestamp;
+use crate::transparency::{Leaf, LeafKind};
 
 /// The cluster's certificate authority, as DER: what a verifier must hold.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,10 @@ pub struct Report {
     pub interrupted: bool,
     /// Where operations that were forwarded may be missing, as the gateway itself says: no fault.
     pub gap: Option<Gap>,
+    /// Whether a leaf of the log stands for the seal that is not there: its gateway is gone.
+    pub orphaned: bool,
+    /// What the chain was after so many events, of those places that were asked for and reached.
+    pub heads: Vec<(u64, Digest)>,
     /// Every fault, in order.
     pub faults: Vec<Fault>,
 }
@@ -86,8 +91,12 @@ impl fmt::Display for Report {
         let session = self.session.map_or_else(|| "unknown session".to_owned(), |session| session.to_string());
         if self.is_good() {
             let head = self.head.map_or_else(String::new, |head| head.to_string());
-            let interrupted = if self.interrupted { ", interrupted" } else { "" };
-            write!(f, "{session}: verified: {} events, sealed{interrupted}, head {head}", self.events)?;
+            let end = match (self.orphaned, self.interrupted) {
+                (true, _) => "orphaned: its gateway is gone, and the log has so much of it",
+                (false, true) => "sealed, interrupted",
+                (false, false) => "sealed",
+            };
+            write!(f, "{session}: verified: {} events, {end}, head {head}", self.events)?;
             return self.gap.map_or(Ok(()), |gap| write!(f, "\n  gap: {gap}"));
         }
         let plural = if self.faults.len() == 1 { "" } else { "s" };
@@ -123,7 +132,18 @@ pub struct Verifier<'a> {
     ended: bool,
     /// Nothing more can be read.
     lost: bool,
+    asked: Asked<'a>,
+    places: Vec<u64>,
     report: Report,
+}
+
+/// Where the chain of a session is asked for.
+struct Asked<'a>(Option<&'a dyn Fn(SessionId) -> Vec<u64>>);
+
+impl fmt::Debug for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Asked").field(&self.0.is_some()).finish()
+    }
 }
 
 impl<'a> Verifier<'a> {
@@ -139,9 +159,29 @@ impl<'a> Verifier<'a> {
             sealed: false,
             interrupted: false,
             gap: None,
+            orphaned: false,
+            heads: Vec::new(),
             faults: Vec::new(),
         };
-        Self { authority, pending: Vec::new(), offset: 0, chain: None, begun: false, ended: false, lost: false, report }
+        Self {
+            authority,
+            pending: Vec::new(),
+            offset: 0,
+            chain: None,
+            begun: false,
+            ended: false,
+            lost: false,
+            asked: Asked(None),
+            places: Vec::new(),
+            report,
+        }
+    }
+
+    /// The report is to say what the chain of a session was after so many events, each: leaves of the log may speak of them.
+    #[must_use]
+    pub const fn at(mut self, places: &'a dyn Fn(SessionId) -> Vec<u64>) -> Self {
+        self.asked = Asked(Some(places));
+        self
     }
 
     /// What was found so far, without what only its end tells.
@@ -214,6 +254,7 @@ impl<'a> Verifier<'a> {
                     return take(Err(self.report.fault(Fault::NoStart)));
                 };
                 self.report.session = Some(started.session);
+                self.places = self.asked.0.map_or_else(Vec::new, |places| places(started.session));
                 let chain = Chain::start(started.session);
                 self.report.started = Some(started);
                 self.chain.insert(chain)
@@ -229,6 +270,9 @@ impl<'a> Verifier<'a> {
             *running = Chain::resume(running.session(), before.0.saturating_add(1), Digest(frame.hash));
         }
         (self.report.events, self.report.head) = (running.next_seq(), Some(running.head()));
+        if self.places.contains(&running.next_seq()) {
+            self.report.heads.push((running.next_seq(), running.head()));
+        }
         let judged = accepted.map_err(Fault::from).and_then(|entry| self.judge(&entry, before).map(|()| entry));
         match judged {
             Ok(entry) => take(Ok(entry)),
@@ -286,6 +330,15 @@ impl<'a> Verifier<'a> {
 }
 
 impl Report {
+    /// A leaf that is proved to be in the log, and stands for the seal when the session was orphaned there.
+    pub(crate) fn accept_orphan(&mut self, leaf: &Leaf) {
+        let all = (leaf.events, Some(leaf.head)) == (self.events, self.head);
+        if leaf.kind == LeafKind::Orphan && all && self.faults == [Fault::Unsealed] {
+            self.faults.clear();
+            self.orphaned = true;
+        }
+    }
+
     fn fault(&mut self, fault: Fault) -> &Fault {
         self.faults.push_mut(fault)
     }

@@ -10,6 +10,7 @@ use super::checkpoint::{Checkpoint, CheckpointFault, NoteKey, SignedCheckpoint};
 use super::leaf::{Leaf, LeafFault};
 use super::merkle::{ProofFault, verify_inclusion};
 use crate::operation::Digest;
+use crate::recording::Report;
 
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 /// Hashes of a proof at the most: levels of the tree.
@@ -54,6 +55,21 @@ impl Evidence {
         let head = self.checkpoint.verify(key)?;
         verify_inclusion(self.leaf.hash(), self.index, head.size, &self.proof, &head.root)?;
         Ok(head)
+    }
+
+    /// After how many events its leaf speaks of a recording ([`crate::recording::Verifier::at`]).
+    #[must_use]
+    pub const fn place(&self) -> u64 {
+        self.leaf.events
+    }
+
+    /// Whether it is of this recording. Of one whose session was orphaned there is no seal, and need not be.
+    pub fn is_of(&self, report: &mut Report) -> bool {
+        let is = report.session == Some(self.leaf.session) && self.leaf.agrees(report);
+        if is {
+            report.accept_orphan(&self.leaf);
+        }
+        is
     }
 }
 

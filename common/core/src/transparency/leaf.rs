@@ -3,6 +3,7 @@
 use super::merkle::leaf_hash;
 use crate::id::SessionId;
 use crate::operation::Digest;
+use crate::recording::Report;
 use crate::session::SessionEnd;
 use crate::time::Timestamp;
 
@@ -13,11 +14,14 @@ const VERSION: u8 = 1;
 /// What kind of recording a leaf is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeafKind {
-    /// A session that was open.
+    /// A session's, sealed by its gateway.
     Session,
+    /// What there was of a session's when the control plane closed it, because its gateway was gone: it has no seal. The gateway's comes
+    /// after it, of a recording that goes on from here, if the gateway is ever back.
+    Orphan,
 }
 
-/// One leaf of the log: 1 byte for its version (1), 1 for its kind (1: a session), the session's 16 bytes, and, as big-endian 64 bits each, the number of events
+/// One leaf of the log: 1 byte for its version (1), 1 for its kind (1: a session, 2: an orphaned one), the session's 16 bytes, and, as big-endian 64 bits each, the number of events
 /// and the time at which it came into the log, with the head of the recording's chain (32 bytes) between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaf {
@@ -25,7 +29,7 @@ pub struct Leaf {
     pub kind: LeafKind,
     /// Whose recording.
     pub session: SessionId,
-    /// Its events, the seal included.
+    /// Its events, the seal included where there is one.
     pub events: u64,
     /// The chain's hash after the last of them.
     pub head: Digest,
@@ -48,7 +52,8 @@ impl Leaf {
     /// Of a session that ended so, at the cluster's time `at`.
     #[must_use]
     pub const fn of_session(session: SessionId, end: &SessionEnd, at: Timestamp) -> Self {
-        Self { kind: LeafKind::Session, session, events: end.events, head: end.head, at }
+        let kind = if end.ending.is_sealed() { LeafKind::Session } else { LeafKind::Orphan };
+        Self { kind, session, events: end.events, head: end.head, at }
     }
 
     /// As it lies in the log.
@@ -56,6 +61,7 @@ impl Leaf {
     pub fn to_bytes(&self) -> [u8; LEAF_BYTES] {
         let kind = match self.kind {
             LeafKind::Session => 1,
+            LeafKind::Orphan => 2,
         };
         let parts: [&[u8]; 5] = [
             &[VERSION, kind],
@@ -84,6 +90,7 @@ impl Leaf {
         let at = rest.first_chunk::<8>().ok_or(LeafFault::Length)?;
         let kind = match start {
             [VERSION, 1] => LeafKind::Session,
+            [VERSION, 2] => LeafKind::Orphan,
             _ => return Err(LeafFault::Unknown),
         };
         Ok(Self {
@@ -93,6 +100,15 @@ impl Leaf {
             head: Digest(*head),
             at: Timestamp::from_millis(u64::from_be_bytes(*at)),
         })
+    }
+
+    /// Whether a recording of its session is as it says: to its end, or, of an orphan, as far as it goes.
+    #[must_use]
+    pub fn agrees(&self, report: &Report) -> bool {
+        match self.kind {
+            LeafKind::Session => (self.events, Some(self.head)) == (report.events, report.head),
+            LeafKind::Orphan => self.events == 0 || report.heads.contains(&(self.events, self.head)),
+        }
     }
 
     /// As it counts in the tree.
@@ -122,8 +138,11 @@ mod tests {
         assert_eq!(Leaf::from_bytes(&bytes[1..]), Err(LeafFault::Length));
         for at in [0, 1] {
             let mut other = bytes;
-            other[at] = 2;
+            other[at] = 3;
             assert_eq!(Leaf::from_bytes(&other), Err(LeafFault::Unknown));
         }
+        let orphan = Leaf { kind: LeafKind::Orphan, ..leaf };
+        assert_eq!(Leaf::from_bytes(&orphan.to_bytes()), Ok(orphan));
+        assert_eq!(orphan.to_bytes()[..2], [1, 2]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checkpoint::{CheckpointFault, NoteKey, SignedCheckpoint};
-use super::leaf::{LEAF_BYTES, Leaf};
+use super::leaf::{LEAF_BYTES, Leaf, LeafKind};
 use super::merkle::{Frontier, FrontierFault};
 use crate::id::SessionId;
 use crate::operation::Digest;
@@ -31,13 +31,37 @@ pub struct Range {
     faults: Vec<RangeFault>,
 }
 
-/// A session's leaf.
-#[derive(Clone, Copy, Debug)]
+/// A session's leaves.
+#[derive(Clone, Debug)]
 struct Place {
     index: u64,
+    /// The last.
     leaf: Leaf,
+    /// Those before it: it was orphaned, and its recording went on.
+    before: Vec<(u64, Leaf)>,
     /// Whether its recording was found.
     seen: bool,
+}
+
+impl Place {
+    /// The same again tells nothing new; after an orphan's may come what its recording went on to.
+    fn add(&mut self, index: u64, leaf: Leaf) -> bool {
+        let says = |leaf: &Leaf| (leaf.kind, leaf.events, leaf.head);
+        if says(&self.leaf) == says(&leaf) {
+            return true;
+        }
+        if self.leaf.kind == LeafKind::Orphan && leaf.events > self.leaf.events {
+            self.before.push((std::mem::replace(&mut self.index, index), std::mem::replace(&mut self.leaf, leaf)));
+            return true;
+        }
+        false
+    }
+
+    /// The leaf with which a recording does not agree.
+    fn contradicts(&self, report: &Report) -> Option<(u64, u64)> {
+        let mut all = self.before.iter().copied().chain([(self.index, self.leaf)]);
+        all.find(|(_, leaf)| !leaf.agrees(report)).map(|(index, leaf)| (index, leaf.events))
+    }
 }
 
 /// Something that is not as in a whole, untouched export.
@@ -160,9 +184,9 @@ impl Range {
             if let Some(edge) = &mut edge {
                 edge.push(leaf.hash());
             }
-            let place = self.places.entry(leaf.session).or_insert(Place { index, leaf, seen: false });
-            // The same leaf again tells nothing new.
-            if (place.leaf.events, place.leaf.head) != (leaf.events, leaf.head) {
+            let new = || Place { index, leaf, before: Vec::new(), seen: false };
+            let place = self.places.entry(leaf.session).or_insert_with(new);
+            if !place.add(index, leaf) {
                 let (session, first) = (leaf.session, place.index);
                 self.faults.push(RangeFault::Twice { session, first, second: index });
             }
@@ -177,18 +201,28 @@ impl Range {
         &self.leaves
     }
 
-    /// Takes note of a recording that was found; what its own report says is not repeated.
-    pub fn take(&mut self, report: &Report) {
+    /// After how many events leaves of orphans speak of the recording of a session: a verifier is to tell what its chain is
+    /// there ([`crate::recording::Verifier::at`]).
+    #[must_use]
+    pub fn places(&self, session: SessionId) -> Vec<u64> {
+        let Some(place) = self.places.get(&session) else { return Vec::new() };
+        let all = place.before.iter().map(|(_, leaf)| leaf).chain([&place.leaf]);
+        all.filter(|leaf| leaf.kind == LeafKind::Orphan).map(|leaf| leaf.events).collect()
+    }
+
+    /// Takes note of a recording that was found; what its own report says is not repeated. That there is no seal is no fault where a leaf
+    /// says that the session was orphaned there.
+    pub fn take(&mut self, report: &mut Report) {
         let Some(session) = report.session else { return };
         let Some(place) = self.places.get_mut(&session) else {
             self.faults.push(RangeFault::NotThere(session));
             return;
         };
         place.seen = true;
-        let Place { index, leaf, .. } = *place;
-        if (leaf.events, Some(leaf.head)) != (report.events, report.head) {
-            let (found, expected) = (report.events, leaf.events);
-            self.faults.push(RangeFault::Other { session, index, found, expected });
+        if let Some((index, expected)) = place.contradicts(report) {
+            self.faults.push(RangeFault::Other { session, index, found: report.events, expected });
+        } else {
+            report.accept_orphan(&place.leaf);
         }
     }
 
@@ -198,7 +232,8 @@ impl Range {
         let mut missing: Vec<(u64, SessionId)> = self
             .places
             .iter()
-            .filter(|(_, place)| !place.seen)
+            // Of an orphan there may have been nothing.
+            .filter(|(_, place)| !place.seen && place.leaf.events > 0)
             .map(|(session, place)| (place.index, *session))
             .collect();
         missing.sort_unstable();

@@ -25,6 +25,8 @@ fn report(n: u8) -> Report {
         sealed: true,
         interrupted: false,
         gap: None,
+        orphaned: false,
+        heads: Vec::new(),
         faults,
     }
 }
@@ -63,7 +65,7 @@ impl Log {
     /// With all recordings.
     fn faults(&self) -> Vec<RangeFault> {
         let mut range = self.open();
-        (5..10).for_each(|n| range.take(&report(n)));
+        (5..10).for_each(|n| range.take(&mut report(n)));
         range.faults()
     }
 }
@@ -77,11 +79,11 @@ fn a_whole_export_has_no_fault() {
 fn each_missing_changed_and_foreign_recording_is_told() {
     let log = log();
     let mut range = log.open();
-    range.take(&report(5));
-    range.take(&Report { events: 7, ..report(6) });
-    range.take(&Report { head: Some(Digest([1; 32])), ..report(7) });
-    range.take(&report(3));
-    range.take(&report(9));
+    range.take(&mut report(5));
+    range.take(&mut Report { events: 7, ..report(6) });
+    range.take(&mut Report { head: Some(Digest([1; 32])), ..report(7) });
+    range.take(&mut report(3));
+    range.take(&mut report(9));
     let other = |n, found| RangeFault::Other { session: session(n), index: n.into(), found, expected: n.into() };
     let missing = RangeFault::Missing { session: session(8), index: 8 };
     assert_eq!(range.faults(), [other(6, 7), other(7, 7), RangeFault::NotThere(session(3)), missing]);
@@ -97,7 +99,7 @@ fn no_byte_of_the_leaves_or_the_edge_can_be_changed() {
             log.signer.key(),
             Exported { older: Some(&log.older), newer: &log.newer, edge: &log.edge, leaves: &leaves },
         );
-        (5..10).for_each(|n| range.take(&report(n)));
+        (5..10).for_each(|n| range.take(&mut report(n)));
         assert!(!range.faults().is_empty(), "byte {at}");
     }
     for at in 0..log.edge.len() {
@@ -140,4 +142,99 @@ fn heads_of_another_log_or_of_a_smaller_tree_are_told() {
     let given = Exported { older: Some(&one.newer), newer: &one.older, edge: &one.edge, leaves: &[] };
     let faults = Range::open(one.signer.key(), given).faults;
     assert_eq!(faults[0], RangeFault::Shrunk { older: 10, newer: 5 });
+}
+
+/// Of a session that was orphaned after `n` events.
+fn orphan(of: u8, n: u8) -> Leaf {
+    Leaf { kind: LeafKind::Orphan, events: n.into(), head: Digest([n; 32]), ..leaf(of) }
+}
+
+/// A log of these leaves, from its beginning.
+fn of(leaves: &[Leaf]) -> Range {
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_der();
+    let signer = NoteSigner::of_log("log.example", &key).unwrap();
+    let mut tree = Frontier::default();
+    leaves.iter().for_each(|leaf| tree.push(leaf.hash()));
+    let head = Checkpoint { origin: "log.example".into(), size: tree.size(), root: tree.root() };
+    let newer = SignedCheckpoint::sign(head, &signer);
+    let leaves: Vec<u8> = leaves.iter().flat_map(Leaf::to_bytes).collect();
+    Range::open(signer.key(), Exported { older: None, newer: &newer, edge: &[], leaves: &leaves })
+}
+
+/// Of session 9, of so many events, without a seal, as the verifier tells it that is asked for these places.
+fn unsealed(events: u8, range: &Range) -> Report {
+    let heads = range.places(session(9)).into_iter().filter(|place| *place <= events.into());
+    let heads = heads.map(|place| (place, Digest([u8::try_from(place).unwrap(); 32]))).collect();
+    let faults = vec![crate::recording::Fault::Unsealed];
+    Report {
+        session: Some(session(9)),
+        events: events.into(),
+        head: Some(Digest([events; 32])),
+        sealed: false,
+        heads,
+        faults,
+        ..report(9)
+    }
+}
+
+fn whole(range: &Range) -> Report {
+    Report { sealed: true, faults: Vec::new(), ..unsealed(9, range) }
+}
+
+#[test]
+fn an_orphan_needs_no_seal_up_to_where_the_log_has_it() {
+    let log = || of(&[leaf(1), orphan(9, 4), orphan(9, 6)]);
+    assert_eq!(log().places(session(9)), [4, 6]);
+    let judged = |mut recording: Report| {
+        let mut range = log();
+        range.take(&mut report(1));
+        range.take(&mut recording);
+        (range.faults(), recording.is_good(), recording.orphaned)
+    };
+    assert_eq!(judged(unsealed(6, &log())), (vec![], true, true));
+    // What came after is sealed, or nobody speaks for it.
+    assert_eq!(judged(whole(&log())), (vec![], true, false));
+    assert_eq!(judged(unsealed(7, &log())), (vec![], false, false));
+    // Cut back to an earlier leaf, or another recording.
+    let other = |index, found, expected| RangeFault::Other { session: session(9), index, found, expected };
+    assert_eq!(judged(unsealed(4, &log())), (vec![other(2, 4, 6)], false, false));
+    let mut changed = unsealed(6, &log());
+    changed.heads[0].1 = Digest([77; 32]);
+    assert_eq!(judged(changed), (vec![other(1, 6, 4)], false, false));
+    // Another fault beside is not excused.
+    let mut broken = unsealed(6, &log());
+    broken.faults.push(crate::recording::Fault::NoStart);
+    assert!(!judged(broken).1);
+    // No recording at all.
+    let missing = RangeFault::Missing { session: session(9), index: 1 };
+    let mut range = of(&[orphan(9, 4), orphan(9, 6), orphan(8, 0)]);
+    range.take(&mut report(1));
+    assert_eq!(range.faults(), [RangeFault::NotThere(session(1)), missing]);
+}
+
+#[test]
+fn the_seal_of_an_orphan_comes_after_and_goes_on_from_it() {
+    let sealed = leaf(9);
+    let log = || of(&[orphan(9, 4), sealed]);
+    let mut range = log();
+    range.take(&mut whole(&log()));
+    assert_eq!(range.faults(), []);
+    // Nothing stands for a seal that the log has.
+    let mut range = log();
+    let mut cut = unsealed(4, &log());
+    range.take(&mut cut);
+    let told = RangeFault::Other { session: session(9), index: 1, found: 4, expected: 9 };
+    assert_eq!((range.faults(), cut.is_good()), (vec![told], false));
+    // A seal of something else than what was there.
+    let mut other = whole(&log());
+    other.heads[0].1 = Digest([77; 32]);
+    let mut range = log();
+    range.take(&mut other);
+    assert_eq!(range.faults(), [RangeFault::Other { session: session(9), index: 0, found: 9, expected: 4 }]);
+    for wrong in [&[sealed, orphan(9, 4)], &[orphan(9, 4), orphan(9, 3)], &[orphan(9, 9), sealed]] {
+        let mut range = of(wrong);
+        range.take(&mut whole(&of(wrong)));
+        let faults = range.faults();
+        assert!(matches!(faults[0], RangeFault::Twice { first: 0, second: 1, .. }), "{faults:?}");
+    }
 }

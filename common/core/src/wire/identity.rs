@@ -13,7 +13,7 @@ use crate::operation::Digest;
 use crate::policy::{ActionPattern, Pattern};
 use crate::principal::{Actor, Link, Principal, PrincipalId};
 use crate::scope::{Network, Scope};
-use crate::session::{Session, SessionEnd};
+use crate::session::{Ending, Session, SessionEnd};
 use crate::time::Ttl;
 
 /// To protobuf, without the claims that it keeps.
@@ -198,7 +198,7 @@ pub fn approval_from_proto(approval: pb::Approval) -> Result<Approval, WireError
 pub fn session_to_proto(session: &Session) -> pb::Session {
     let state = match &session.end {
         None => pb::SessionState::Open,
-        Some(end) if end.interrupted => pb::SessionState::Interrupted,
+        Some(end) if end.ending.is_interrupted() => pb::SessionState::Interrupted,
         Some(_) => pb::SessionState::Ended,
     };
     let end = session.end.as_ref();
@@ -216,6 +216,7 @@ pub fn session_to_proto(session: &Session) -> pb::Session {
         events: end.map_or(0, |end| end.events),
         head: end.map(|end| end.head.0.to_vec()).unwrap_or_default(),
         revision: session.revision,
+        orphaned: session.is_orphaned(),
     }
 }
 
@@ -225,16 +226,17 @@ pub fn session_to_proto(session: &Session) -> pb::Session {
 /// When an id, name or digest in it is none.
 pub fn session_from_proto(session: pb::Session) -> Result<Session, WireError> {
     let principal = session.principal.ok_or_else(|| WireError::new("session.principal", "is missing"))?;
-    let interrupted = match pb::SessionState::try_from(session.state) {
+    let ending = match pb::SessionState::try_from(session.state) {
         Ok(pb::SessionState::Open) => None,
-        Ok(pb::SessionState::Ended) => Some(false),
-        Ok(pb::SessionState::Interrupted) => Some(true),
+        Ok(pb::SessionState::Ended) => Some(Ending::Orderly),
+        Ok(pb::SessionState::Interrupted) if session.orphaned => Some(Ending::Orphaned),
+        Ok(pb::SessionState::Interrupted) => Some(Ending::Interrupted),
         _ => return Err(WireError::new("session.state", "is unknown")),
     };
-    let end = match interrupted {
+    let end = match ending {
         None => None,
-        Some(interrupted) => Some(SessionEnd {
-            interrupted,
+        Some(ending) => Some(SessionEnd {
+            ending,
             at: timestamp_or_zero(session.ended_at.as_ref()),
             reason: session.end_reason,
             events: session.events,

@@ -47,6 +47,7 @@ impl LogService for Service {
         call.about(format_args!("Session/{id}"));
         // One that is in the index no more is for those who may see all.
         let known = self.raft.read(move |state| state.session(id).cloned()).await.map_err(status::read)?;
+        let events = known.as_ref().and_then(|session| session.end.as_ref()).map(|end| end.events);
         let may = match known {
             Some(session) => may_see(call.caller(), &session),
             None => call.caller().may(Object::Sessions, Verb::Get),
@@ -54,7 +55,7 @@ impl LogService for Service {
         if !may {
             return Err(status::not_found("session", id));
         }
-        let evidence = self.book.evidence(id).await.map_err(failed)?;
+        let evidence = self.book.evidence(id, events).await.map_err(failed)?;
         Ok(Response::new(pb::GetEvidenceResponse { evidence: evidence.to_string() }))
     }
 

@@ -107,7 +107,7 @@ async fn whole(raft: &RaftHandle, id: SessionId, gateway: &Name) -> Result<Optio
     let gateway = gateway.clone();
     let read = raft.read(move |state| {
         let session = state.session(id).filter(|session| session.gateway == gateway.as_str())?;
-        session.end.as_ref().map(|end| end.events)
+        session.sealed().map(|end| end.events)
     });
     read.await.map_err(status::read)
 }
@@ -116,7 +116,7 @@ async fn whole(raft: &RaftHandle, id: SessionId, gateway: &Name) -> Result<Optio
 async fn index(raft: &RaftHandle, session: &Session) -> Result<Result<(), Refusal>, Status> {
     let id = session.id;
     let known =
-        raft.read(move |state| state.session(id).map(|known| known.end.is_some())).await.map_err(status::read)?;
+        raft.read(move |state| state.session(id).map(|known| known.sealed().is_some())).await.map_err(status::read)?;
     if known.is_none() {
         let open = commands::OpenSession { session: Session { end: None, ..session.clone() } };
         if let Err(refusal) = raft.propose(open, None).await.map_err(status::propose)? {
@@ -124,7 +124,7 @@ async fn index(raft: &RaftHandle, session: &Session) -> Result<Result<(), Refusa
         }
     }
     let Some(end) = session.end.clone().filter(|_| known != Some(true)) else { return Ok(Ok(())) };
-    info!(session = %id, events = end.events, interrupted = end.interrupted, "a recording is complete");
+    info!(session = %id, events = end.events, ending = ?end.ending, "a recording is complete");
     let outcome = raft.propose(commands::SealSession { id, end }, None).await.map_err(status::propose)?;
     Ok(outcome.map(drop))
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use postern_core::Name;
 use postern_core::fleet::Epoch;
 use postern_core::target::TargetSelector;
+use postern_core::time::Timestamp;
 use postern_runtime::clock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,15 @@ pub(crate) struct Fleet {
     directory: Arc<Mutex<Option<Directory>>>,
     /// Raised at each change, and when leadership comes or goes.
     moved: Arc<watch::Sender<u64>>,
+}
+
+/// A gateway that reports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reporter {
+    /// When its process was started, by its own clock.
+    pub(crate) started_at: Timestamp,
+    /// When it began to report here.
+    pub(crate) since: Timestamp,
 }
 
 /// This node does not lead: it knows nobody.
@@ -101,6 +111,17 @@ impl Fleet {
         if moved {
             self.tell();
         }
+    }
+
+    /// Gateways that report, by name; none where this node does not lead, or does not know yet who there is.
+    pub(crate) fn reporting(&self) -> Option<BTreeMap<String, Reporter>> {
+        let directory = self.lock();
+        let directory = directory.as_ref().filter(|directory| !directory.settling(Instant::now()))?;
+        let listed = directory.listed().map(|listed| {
+            let (started_at, since) = (listed.gateway.started_at, listed.since);
+            (listed.gateway.name.to_string(), Reporter { started_at, since })
+        });
+        Some(listed.collect())
     }
 
     /// Looks at, or changes, the directory.

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use postern_core::recording::{FrameFault, MAGIC, frames};
+use postern_core::operation::Digest;
+use postern_core::recording::{Chain, FrameFault, MAGIC, frames};
+use postern_core::session::Session;
 use postern_core::{Name, SessionId};
 use postern_proto::peer::v1 as pb;
 use postern_proto::peer::v1::read_recording_response::Response as Part;
@@ -22,7 +24,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
-use super::archive::{Archive, ArchiveError, Archived};
+use super::archive::{Archive, ArchiveError, Archived, Header};
 use super::log::{LogBook, packed};
 use super::{Append, Located, Recordings, StoreError, Stored, chunks};
 use crate::cluster::members::Members;
@@ -67,11 +69,24 @@ pub(crate) struct Elsewhere {
 pub(crate) struct RemoteCopy {
     pub(crate) member: Name,
     pub(crate) next_seq: u64,
+    head: Option<Digest>,
+    sealed: bool,
     /// Bytes that are still to come.
     left: u64,
     parts: Streaming<pb::ReadRecordingResponse>,
     /// Ends the stream when it is dropped.
     _channel: Channel,
+}
+
+/// How far the copy goes that goes furthest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Furthest {
+    pub(crate) events: u64,
+    pub(crate) head: Digest,
+    /// Its gateway's seal is there.
+    pub(crate) sealed: bool,
+    /// Every member has answered.
+    pub(crate) certain: bool,
 }
 
 /// Where a recording is read.
@@ -202,6 +217,44 @@ impl Copies {
         }
     }
 
+    /// How far the copy of a recording goes that goes furthest; of one of which nobody has anything, to its beginning.
+    ///
+    /// # Errors
+    /// When this member's disk fails, or a member does not tell what its copy ends in.
+    pub(crate) async fn furthest(&self, session: SessionId) -> Result<Furthest, StoreError> {
+        let own = self.recordings.locate(session).await?;
+        // Beyond all that there is: nothing is to be read.
+        let Elsewhere { best, silent } = self.find(session, u64::MAX).await;
+        let certain = silent.is_empty();
+        let own = own.map_or_else(
+            || Furthest { events: 0, head: Chain::start(session).head(), sealed: false, certain },
+            |own| Furthest { events: own.next_seq, head: own.head, sealed: own.sealed, certain },
+        );
+        match best.filter(|best| best.next_seq > own.events) {
+            None => Ok(own),
+            Some(best) => {
+                let missing = || StoreError::Io(format!("{} does not tell what its copy ends in", best.member));
+                let head = best.head.ok_or_else(missing)?;
+                Ok(Furthest { events: best.next_seq, head, sealed: best.sealed, certain })
+            }
+        }
+    }
+
+    /// The session as a sealed recording of it tells it, which is here, or at another member and comes here.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub(crate) async fn told(
+        &self,
+        gateway: &Name,
+        session: SessionId,
+        events: u64,
+    ) -> Result<Option<Arc<Session>>, StoreError> {
+        self.fetch(gateway, session, events).await?;
+        let nothing = Append { gateway: gateway.clone(), session, first_seq: 0, frames: Vec::new() };
+        Ok(self.recordings.append(nothing).await?.done().await?.session)
+    }
+
     /// Asks all other members at once.
     pub(crate) async fn find(&self, session: SessionId, offset: u64) -> Elsewhere {
         let (view, own) = (self.members.view(), self.members.own_id());
@@ -246,7 +299,8 @@ impl Copies {
             return Err("it does not say how far its copy goes".to_owned());
         };
         let left = extent.length.saturating_sub(offset);
-        Ok(Some(RemoteCopy { member: name.clone(), next_seq: extent.next_seq, left, parts, _channel: channel }))
+        let (head, sealed, next_seq) = (Digest::from_slice(&extent.head), extent.sealed, extent.next_seq);
+        Ok(Some(RemoteCopy { member: name.clone(), next_seq, head, sealed, left, parts, _channel: channel }))
     }
 
     fn silent(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Instant>> {
@@ -378,7 +432,8 @@ impl RecordingService for Copies {
         let own = self.recordings.locate(session).await.map_err(|error| Status::unavailable(error.to_string()))?;
         let (extent, data) = match own {
             Some(own) => {
-                let extent = pb::RecordingExtent { next_seq: own.next_seq, length: own.length };
+                let (head, sealed) = (own.head.0.to_vec(), own.sealed);
+                let extent = pb::RecordingExtent { next_seq: own.next_seq, length: own.length, head, sealed };
                 let data = chunks(own, request.offset).map_err(move |error| unreadable(session, &error));
                 (extent, data.boxed())
             }
@@ -386,7 +441,8 @@ impl RecordingService for Copies {
                 let found = timeout(ASK_LIMIT / 2, self.archived(session)).await;
                 let found = found.map_err(|_| Status::unavailable("the store of recordings does not answer"))??;
                 let found = found.ok_or_else(|| Status::not_found("this member has nothing of it"))?;
-                let extent = pb::RecordingExtent { next_seq: found.header.events, length: found.header.length };
+                let Header { events, length, head, .. } = found.header;
+                let extent = pb::RecordingExtent { next_seq: events, length, head: head.0.to_vec(), sealed: true };
                 let data = found.data(request.offset).map_err(move |error| misread(session, &error));
                 (extent, data.boxed())
             }

@@ -314,7 +314,8 @@ impl Recording {
         }
         let file = Arc::new(File::open(&self.path)?);
         let (encrypted, length, next_seq) = (self.encrypted.clone(), self.length, self.next_seq());
-        Ok(Some(Located { file, encrypted, length, next_seq }))
+        let (head, sealed) = (self.progress.chain.head(), self.is_sealed());
+        Ok(Some(Located { file, encrypted, length, next_seq, head, sealed }))
     }
 
     /// It is elsewhere, whole: of what was here stays what its gateway may still ask for.

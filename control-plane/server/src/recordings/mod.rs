@@ -11,6 +11,7 @@ mod file;
 pub(crate) mod keys;
 pub(crate) mod log;
 mod note;
+pub(crate) mod orphans;
 mod progress;
 mod read;
 mod store;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern_core::operation::Digest;
 use postern_core::recording::{Chain, Entry, Event, RawFrame, Started};
-use postern_core::session::{Session, SessionEnd};
+use postern_core::session::{Ending, Session, SessionEnd};
 use postern_core::{SessionId, Timestamp};
 
 /// The longest text of the gateway's that the index keeps, in bytes.
@@ -57,7 +57,7 @@ impl Progress {
                 if let Some(session) = &self.session {
                     let mut session = Session::clone(session);
                     let (events, head) = (self.chain.next_seq(), self.chain.head());
-                    session.end = Some(SessionEnd { interrupted, at, reason, events, head });
+                    session.end = Some(SessionEnd { ending: Ending::sealed(interrupted), at, reason, events, head });
                     self.session = Some(Arc::new(session));
                 }
             }

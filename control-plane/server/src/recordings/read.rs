@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use futures::Stream;
+use postern_core::operation::Digest;
 use postern_core::recording::MAGIC;
 
 use super::cipher::{CipherFault, DataKey, KEY_SLOT, KeySlot, LENGTH, piece_length};
@@ -57,6 +58,10 @@ pub(crate) struct Located {
     pub(crate) length: u64,
     /// All events before it are durable.
     pub(crate) next_seq: u64,
+    /// The chain's hash after them.
+    pub(crate) head: Digest,
+    /// Its gateway's seal is there.
+    pub(crate) sealed: bool,
 }
 
 /// How far a file was read.

@@ -1,5 +1,6 @@
 use postern_core::principal::PrincipalId;
 use postern_core::recording::{Chain, Event, MAGIC, Started};
+use postern_core::session::Ending;
 use postern_core::target::Protocol;
 use postern_core::{Name, Principal};
 
@@ -68,7 +69,7 @@ fn takes_each_event_once_and_says_what_it_lacks() {
     assert_eq!(send(&mut store, "g1", 0, &all[..3]).next_seq, 3);
     let stored = send(&mut store, "g1", 3, &all[3..]);
     let end = stored.session.unwrap().end.clone().unwrap();
-    assert_eq!((stored.next_seq, end.events, end.interrupted, &*end.reason), (4, 4, true, "closed"));
+    assert_eq!((stored.next_seq, end.events, end.ending, &*end.reason), (4, 4, Ending::Interrupted, "closed"));
     let Located { file, length, next_seq, .. } = store.locate(session()).unwrap().unwrap();
     assert_eq!(next_seq, 4);
     let expected = [MAGIC.to_vec(), all.concat()].concat();

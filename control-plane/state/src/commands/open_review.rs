@@ -243,7 +243,7 @@ mod tests {
         let over = |fixture: &Fixture| fixture.state.review(asked.item.id).unwrap().session_over;
         assert!(!over(&fixture));
         let end = postern_core::session::SessionEnd {
-            interrupted: false,
+            ending: postern_core::session::Ending::Orderly,
             at: Timestamp::from_millis(9),
             reason: "r".into(),
             events: 3,

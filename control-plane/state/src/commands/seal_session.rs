@@ -1,6 +1,6 @@
 use postern_core::operation::Digest;
 use postern_core::resource::FieldFault;
-use postern_core::session::{Session, SessionEnd};
+use postern_core::session::{Ending, Session, SessionEnd};
 use postern_core::transparency::Leaf;
 use postern_core::{SessionId, Timestamp};
 use postern_proto::state::v1 as pb;
@@ -26,7 +26,7 @@ impl SealSession {
     pub(crate) fn to_proto(&self) -> pb::SealSession {
         pb::SealSession {
             id: self.id.to_string(),
-            interrupted: self.end.interrupted,
+            interrupted: self.end.ending.is_interrupted(),
             ended_at_ms: self.end.at.millis(),
             end_reason: self.end.reason.clone(),
             events: self.end.events,
@@ -36,7 +36,7 @@ impl SealSession {
 
     pub(crate) fn from_proto(proto: pb::SealSession) -> Result<Self, Vec<FieldFault>> {
         let end = SessionEnd {
-            interrupted: proto.interrupted,
+            ending: Ending::sealed(proto.interrupted),
             at: Timestamp::from_millis(proto.ended_at_ms),
             reason: proto.end_reason,
             events: proto.events,
@@ -49,7 +49,8 @@ impl SealSession {
         let Some(known) = cx.state.session(self.id) else {
             return Err(Refusal::not_found(format!("session {}", self.id)));
         };
-        if let Some(end) = &known.end {
+        // Of an orphan its gateway has more to say.
+        if let Some(end) = known.end.as_ref().filter(|end| end.ending.is_sealed() || end.events >= self.end.events) {
             return if end.head == self.end.head && end.events == self.end.events {
                 Ok(Success::Session(self.id))
             } else {
@@ -80,7 +81,7 @@ mod tests {
 
     fn seal(id: SessionId) -> SealSession {
         let end = SessionEnd {
-            interrupted: false,
+            ending: Ending::Orderly,
             at: Timestamp::from_millis(9),
             reason: "closed".into(),
             events: 4,

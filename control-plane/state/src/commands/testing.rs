@@ -390,7 +390,7 @@ impl Fixture {
         self.run(OpenSession { session: session(n) }).unwrap();
         let head = Digest([u8::try_from(n % 251).unwrap(); 32]);
         let (at, reason) = (Timestamp::from_millis(9), "closed".into());
-        let end = SessionEnd { interrupted: false, at, reason, events: 4, head };
+        let end = SessionEnd { ending: postern_core::session::Ending::Orderly, at, reason, events: 4, head };
         self.run(super::SealSession { id: session(n).id, end })
     }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use postern_core::operation::Digest;
-use postern_core::transparency::{Frontier, LEAF_BYTES, Leaf, Subtrees};
+use postern_core::transparency::{Frontier, LEAF_BYTES, Leaf, LeafKind, Subtrees};
 use postern_core::{SessionId, Timestamp};
 use postern_runtime::pki::create_private_dir;
 
@@ -161,8 +161,13 @@ impl Leaves {
         Ok(edge.root())
     }
 
-    /// The place of a session's leaf in the first `until` leaves.
-    pub(super) fn find(&self, session: SessionId, until: u64) -> Result<Option<(u64, Leaf)>, LeavesError> {
+    /// The place of a session's leaf in the first `until` leaves: the one of so many events, or else the last.
+    pub(super) fn find(
+        &self,
+        session: SessionId,
+        events: Option<u64>,
+        until: u64,
+    ) -> Result<Option<(u64, Leaf)>, LeavesError> {
         // A recording is sealed after it began, and leaves come in the order of time.
         let begun = session.made_at().millis().saturating_sub(SKEW_MILLIS);
         let (mut from, mut to) = (0, until);
@@ -175,14 +180,20 @@ impl Leaves {
                 to = middle;
             }
         }
+        // Of an orphan what its gateway says later is worth more.
+        let is_last = |leaf: &Leaf| events.map_or(leaf.kind == LeafKind::Session, |events| leaf.events == events);
+        let mut found = None;
         while from < until {
             let some = self.read(from, until)?;
-            if let Some((index, leaf)) = (from..).zip(&some).find(|(_, leaf)| leaf.session == session) {
-                return Ok(Some((index, *leaf)));
+            for (index, leaf) in (from..).zip(&some).filter(|(_, leaf)| leaf.session == session) {
+                found = Some((index, *leaf));
+                if is_last(leaf) {
+                    return Ok(found);
+                }
             }
             from = from.saturating_add(u64::try_from(some.len()).unwrap_or(u64::MAX));
         }
-        Ok(None)
+        Ok(found)
     }
 }
 
@@ -249,16 +260,16 @@ mod tests {
         for index in [0, 1, 255, 256, 4_095, 65_535, 65_536, 69_999] {
             let proof = inclusion_proof(&mut leaves, index, size).unwrap();
             verify_inclusion(leaf(index).hash(), index, size, &proof, &root).unwrap();
-            assert_eq!(leaves.find(leaf(index).session, size).unwrap(), Some((index, leaf(index))));
+            assert_eq!(leaves.find(leaf(index).session, None, size).unwrap(), Some((index, leaf(index))));
         }
         for old in [1, 255, 256, 257, 65_536, 69_999] {
             let older = (old, subtree(&mut leaves, 0, old).unwrap());
             let proof = consistency_proof(&mut leaves, old, size).unwrap();
             verify_consistency(older, (size, root), &proof).unwrap();
         }
-        assert_eq!(leaves.find(leaf(size).session, size).unwrap(), None);
+        assert_eq!(leaves.find(leaf(size).session, None, size).unwrap(), None);
         // What a head does not cover is not found by it.
-        assert_eq!(leaves.find(leaf(69_999).session, 69_999).unwrap(), None);
+        assert_eq!(leaves.find(leaf(69_999).session, None, 69_999).unwrap(), None);
     }
 
     #[test]

@@ -120,13 +120,13 @@ impl LogBook {
         Ok((head.0.checkpoint.clone(), key.to_string(), head.0.at))
     }
 
-    /// What proves that a session's recording is in the log.
-    pub(crate) async fn evidence(&self, session: SessionId) -> Result<Evidence, LogError> {
+    /// What proves that a session's recording is in the log; with so many events, where the index knows how many it has.
+    pub(crate) async fn evidence(&self, session: SessionId, events: Option<u64>) -> Result<Evidence, LogError> {
         let (checkpoint, ..) = self.head()?;
         self.with(move |leaves| {
             let size = covered(leaves, &checkpoint)?;
             let missing = LogError::NotThere("no signed head of the log covers this recording");
-            let (index, leaf) = leaves.find(session, size)?.ok_or(missing)?;
+            let (index, leaf) = leaves.find(session, events, size)?.ok_or(missing)?;
             let proof = inclusion_proof(leaves, index, size)?;
             Ok(Evidence { leaf, index, proof, checkpoint })
         })
