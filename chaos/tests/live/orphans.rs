@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postern_chaos::live::wire::Wire;
-use postern_chaos::live::{Cli, Postgres, PostgresOptions, RoleOptions, ThreeProcesses, wait_until};
+use postern_chaos::live::{Postgres, PostgresOptions, RoleOptions, ThreeProcesses, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -93,8 +93,7 @@ fn sessions_of_a_gateway_that_died_are_closed_and_proved_and_sealed_when_it_is_b
     assert_has(&folded.stderr, &["no seal"]);
     let proof = at("alone.rec.tlog-proof");
     proves(&three, &id, &proof);
-    let cli = Cli::clone(&three);
-    let judges = Judges::of(&cli, dir.path());
+    let judges = Judges::of(&three, dir.path());
     export(&three, &at("orphan"));
     judges.pass(&[&at("orphan")], None);
     let file = format!("{id}.rec");
@@ -126,7 +125,7 @@ fn sessions_of_a_gateway_that_died_are_closed_and_proved_and_sealed_when_it_is_b
 }
 
 /// Copies of an export of one orphan, each with something wrong.
-fn spoiled(judges: &Judges<'_>, dir: &Path, file: &str) {
+fn spoiled(judges: &Judges, dir: &Path, file: &str) {
     let good = std::fs::read(dir.join("orphan").join(file)).unwrap();
     let last = {
         let (mut offset, mut last) = (8, 8);

@@ -41,19 +41,19 @@ pub(crate) fn told(verdict: Finished) -> String {
 }
 
 /// Both verifiers.
-pub(crate) struct Judges<'a> {
-    postern: &'a Cli,
+pub(crate) struct Judges {
+    postern: Cli,
     key: String,
     ca: PathBuf,
 }
 
-impl Judges<'_> {
+impl Judges {
     /// What they judge by lies in `dir`.
-    pub(crate) fn of<'a>(postern: &'a Cli, dir: &Path) -> Judges<'a> {
+    pub(crate) fn of(postern: &Cli, dir: &Path) -> Self {
         let ca = dir.join("ca.crt");
         std::fs::write(&ca, postern.cli(["certs", "ca"]).unwrap().ok().unwrap()).unwrap();
         let key = postern.cli(["log", "key"]).unwrap().ok().unwrap().trim().to_owned();
-        Judges { postern, key, ca }
+        Self { postern: postern.clone(), key, ca }
     }
 
     pub(crate) fn ours(&self, paths: &[&Path], since: Option<&Path>) -> Finished {
@@ -135,7 +135,7 @@ fn what_is_changed_or_left_out_is_found_by_both_verifiers() {
 }
 
 /// Copies of one export, each with something wrong.
-fn one_export(judges: &Judges<'_>, dir: &Path) {
+fn one_export(judges: &Judges, dir: &Path) {
     let good = dir.join("rest");
     let files: Vec<String> =
         recordings(&good).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
@@ -206,7 +206,7 @@ fn one_export(judges: &Judges<'_>, dir: &Path) {
 }
 
 /// A recording with each of its bytes changed once.
-fn one_recording(judges: &Judges<'_>, dir: &Path) {
+fn one_recording(judges: &Judges, dir: &Path) {
     let whole = std::fs::read(recordings(&dir.join("rest")).remove(0)).unwrap();
     let at = dir.join("flipped");
     std::fs::create_dir(&at).unwrap();
@@ -236,7 +236,7 @@ fn last_line(text: &str) -> &str {
 }
 
 /// A recording by itself, with its proof beside it.
-fn proofs(judges: &Judges<'_>, dir: &Path) {
+fn proofs(judges: &Judges, dir: &Path) {
     let all = recordings(&dir.join("rest"));
     let (own, other) = (&all[0], &all[1]);
     let beside = |path: &Path| PathBuf::from(format!("{}.tlog-proof", path.display()));

@@ -49,7 +49,23 @@ impl Gateway {
     /// # Errors
     /// When it does not come up.
     pub fn restart(&mut self) -> Result<()> {
-        self.node.kill9()?;
+        self.kill9()?;
+        self.start_again()
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.node.kill9()
+    }
+
+    /// Starts it again after [`Self::kill9`]; returns once a client can log in.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_again(&mut self) -> Result<()> {
         self.node.start()?;
         self.wait_for_login()
     }

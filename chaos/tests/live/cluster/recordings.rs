@@ -8,6 +8,7 @@ use postern_chaos::live::{Postgres, PostgresOptions, wait_until};
 
 use super::cluster;
 use crate::assert_has;
+use crate::recording_log::Judges;
 
 /// A gateway's link to a member that is gone has to fail first.
 const SOON: Duration = Duration::from_secs(60);
@@ -243,4 +244,53 @@ fn are_followed_while_members_die() {
     // Of one that is over it shows all, and ends.
     let again = cli.cli(["sessions", "replay", "--follow", &id]).unwrap().ok().unwrap();
     assert_eq!(again, shown);
+}
+
+/// The gateway dies, and with it the one member that has what its session did. That member's copy counts as soon as it is back.
+#[test]
+fn of_a_gateway_that_is_gone_are_closed_with_what_any_member_has() {
+    let mut scene = Scene::new("");
+    let statements = ["SELECT 100", "SELECT 200"];
+    let taker = scene.taker(statements[0]);
+    assert_eq!(scene.taker(statements[1]), taker);
+    scene.gateway.kill9().unwrap();
+    scene.kill(taker);
+    let events = |scene: &Scene| {
+        let shown = scene.cluster.cli().cli(["sessions", "show", &scene.id, "-o", "json"])?.ok()?;
+        let session: serde_json::Value = serde_json::from_str(&shown)?;
+        let orphaned = session["orphaned"] == true && session["state"] == "interrupted";
+        anyhow::Ok(orphaned.then(|| session["events"].as_u64().unwrap_or(0)))
+    };
+    // Whoever leads now does not know what the dead member has.
+    wait_until(SOON, "the session to be closed with nothing", || Ok(events(&scene)? == Some(0))).unwrap();
+    scene.start(taker);
+    wait_until(SOON, "the session to be closed with what there is", || {
+        Ok(events(&scene)?.is_some_and(|events| events > 0))
+    })
+    .unwrap();
+    for number in 0..3 {
+        let replay =
+            scene.cluster.cli_of(number).unwrap().cli(["sessions", "replay", &scene.id]).unwrap().ok().unwrap();
+        assert_has(&replay, &statements);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let judges = Judges::of(&scene.cluster.cli(), dir.path());
+    let exported = |scene: &Scene, name: &str, count: usize| {
+        let to = dir.path().join(name);
+        wait_until(SOON, "the log's leaves", || {
+            drop(std::fs::remove_dir_all(&to));
+            scene.cluster.cli().cli(["log", "export", &to.display().to_string()])?.ok()?;
+            let leaves = std::fs::read(to.join("leaves"))?;
+            Ok(leaves.chunks(66).filter(|leaf| leaf.get(1) == Some(&2)).count() == count)
+        })
+        .unwrap();
+        judges.pass(&[&to], None);
+    };
+    exported(&scene, "orphan", 2);
+    scene.gateway.start_again().unwrap();
+    wait_until(SOON, "the gateway's own word", || {
+        Ok(scene.cluster.cli().cli(["sessions", "verify", &scene.id])?.stdout.contains("sealed, interrupted"))
+    })
+    .unwrap();
+    exported(&scene, "sealed", 2);
 }
