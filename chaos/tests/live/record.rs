@@ -151,3 +151,45 @@ fn a_session_is_followed_by_right() {
     assert_has(&auditor.stdout(), &["SELECT 4712", "sealed"]);
     assert!(!own.stdout().contains("4712"));
 }
+
+/// A million rows: the first thousand are recorded, and the rest has a digest that whoever has what the client got can make.
+#[test]
+fn rows_that_are_left_out_have_a_digest_of_what_the_client_got() {
+    let (_postgres, postern) = shop();
+    let mut wire = Wire::connect(&postern.postgres_address().unwrap()).unwrap();
+    // A masked column, and COPY, in which nothing is known of rows.
+    wire.login("shop", "shop", &postern.token("alice", &["analysts"]).unwrap()).unwrap();
+    let mut expected = Vec::new();
+    for (sql, kind, kept) in [
+        ("SELECT n, repeat('x', n % 50) FROM generate_series(1, 1000000) n", 'D', 1_000),
+        ("SELECT email, n FROM customers, generate_series(1, 20000) n", 'D', 1_000),
+        ("COPY (SELECT email, n FROM customers, generate_series(1, 20000) n) TO STDOUT", 'd', 1_000),
+    ] {
+        let answer = wire.query(sql).unwrap();
+        let rows: Vec<_> = answer.iter().filter(|message| message.kind == kind).collect();
+        let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for message in &rows[kept..] {
+            hash.update(&[u8::try_from(message.kind).unwrap()]);
+            hash.update(&u32::try_from(message.body.len() + 4).unwrap().to_be_bytes());
+            hash.update(&message.body);
+        }
+        let digest: String = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        expected.push((rows.len(), rows.len() - kept, digest));
+    }
+    assert_eq!(expected[0].0, 1_000_000);
+    wire.message('X', b"").unwrap();
+    let session = postern.last_ended_session().unwrap();
+    let replay = postern.cli(["sessions", "replay", &session, "-o", "json"]).unwrap().ok().unwrap();
+    let events = replay.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let found: Vec<_> = events
+        .filter(|entry| entry["event"]["type"] == "completed")
+        .map(|entry| {
+            let count = |name: &str| usize::try_from(entry["event"][name].as_u64().unwrap()).unwrap();
+            let digest = entry["event"]["omitted_digest"].as_str().unwrap().to_owned();
+            (count("rows"), count("rows_omitted"), digest)
+        })
+        .collect();
+    assert_eq!(found, expected);
+    let text = postern.cli(["sessions", "replay", &session]).unwrap().ok().unwrap();
+    assert_has(&text, &[&format!("(999000 more rows, not recorded, SHA-256 {})", expected[0].2)]);
+}

@@ -162,7 +162,8 @@ impl Replay {
         self.turn_to(completed.operation, out);
         let took = self.open.remove(&completed.operation).map(|open| at.since(open.at)).unwrap_or_default();
         if completed.rows_omitted > 0 {
-            say(out, &format!("    ({} more rows, not recorded)", completed.rows_omitted));
+            let digest = completed.omitted_digest.map_or_else(String::new, |digest| format!(", SHA-256 {digest}"));
+            say(out, &format!("    ({} more rows, not recorded{digest})", completed.rows_omitted));
         }
         let line = match &completed.outcome {
             OperationOutcome::Done { tags } => {

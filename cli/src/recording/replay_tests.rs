@@ -54,7 +54,15 @@ fn asked(number: u128, sql: &str, verb: Verb, outcome: Outcome, policy: &str, re
 
 fn done(number: u128, outcome: OperationOutcome, rows: u64, rows_omitted: u64) -> Event {
     let (operation, bytes) = (operation(number), rows * 10);
-    Event::Completed(Box::new(Completed { operation, outcome, rows, bytes, rows_omitted, rows_in: 0 }))
+    Event::Completed(Box::new(Completed {
+        operation,
+        outcome,
+        rows,
+        bytes,
+        rows_omitted,
+        omitted_digest: None,
+        rows_in: 0,
+    }))
 }
 
 fn events() -> Vec<(u64, Event)> {

@@ -195,6 +195,8 @@ pub struct Limits {
     pub recorded_rows: u32,
     /// Bytes of them that it keeps.
     pub recorded_bytes: ByteSize,
+    /// Whether the recording has a digest of the rows that it leaves out.
+    pub digest_omitted: bool,
 }
 
 /// What one of many may have of a gateway; 0: no limit.
@@ -226,6 +228,7 @@ impl Default for Limits {
             max_statement_bytes: ByteSize(1 << 20),
             recorded_rows: 1000,
             recorded_bytes: ByteSize(1 << 20),
+            digest_omitted: true,
         }
     }
 }

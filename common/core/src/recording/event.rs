@@ -172,6 +172,9 @@ pub struct Completed {
     /// Rows that the recording leaves out, past its limit.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_omitted: u64,
+    /// SHA-256 over the messages of the target's protocol, headers included, in which those rows left for the client, one after another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted_digest: Option<Digest>,
     /// Rows that came in by COPY.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_in: u64,

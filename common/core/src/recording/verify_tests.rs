@@ -107,6 +107,7 @@ fn body() -> Vec<Event> {
             rows: 1,
             bytes: 1,
             rows_omitted: 0,
+            omitted_digest: None,
             rows_in: 0,
         })),
         Event::Ended { code: None, reason: "client closed".into(), interrupted: false, gap: None },

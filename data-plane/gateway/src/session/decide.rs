@@ -293,6 +293,7 @@ fn never_ran(operation: OperationId, code: Code) -> Event {
         rows: 0,
         bytes: 0,
         rows_omitted: 0,
+        omitted_digest: None,
         rows_in: 0,
     }))
 }

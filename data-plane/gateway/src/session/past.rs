@@ -162,7 +162,7 @@ mod tests {
 
     fn done(operation: OperationId, rows: u64) -> Completed {
         let outcome = OperationOutcome::Done { tags: vec![format!("SELECT {rows}")] };
-        Completed { operation, outcome, rows, bytes: 0, rows_omitted: 0, rows_in: 0 }
+        Completed { operation, outcome, rows, bytes: 0, rows_omitted: 0, omitted_digest: None, rows_in: 0 }
     }
 
     #[test]

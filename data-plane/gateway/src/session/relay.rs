@@ -158,6 +158,7 @@ impl Relay {
             },
             recorded_rows: limits.recorded_rows.into(),
             recorded_bytes: limits.recorded_bytes.0,
+            digest_omitted: limits.digest_omitted,
             high_water: high,
         };
         let masking = masking(&standing, &catalog.catalog, &to.database);

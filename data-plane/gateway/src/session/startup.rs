@@ -118,7 +118,15 @@ pub(super) fn taken(operation: OperationId) -> Event {
 }
 
 fn over(operation: OperationId, outcome: OperationOutcome) -> Event {
-    Event::Completed(Box::new(Completed { operation, outcome, rows: 0, bytes: 0, rows_omitted: 0, rows_in: 0 }))
+    Event::Completed(Box::new(Completed {
+        operation,
+        outcome,
+        rows: 0,
+        bytes: 0,
+        rows_omitted: 0,
+        omitted_digest: None,
+        rows_in: 0,
+    }))
 }
 
 fn event(operation: &Operation, decision: DecisionRecord) -> Event {

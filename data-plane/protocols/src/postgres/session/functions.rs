@@ -67,6 +67,8 @@ impl Session {
             if running.takes(size, &self.limits) {
                 let values = vec![Value::from_wire(value.as_deref(), true)];
                 out.push(ResultEvent::Row { operation, values });
+            } else {
+                running.omit(frame.raw(), &self.limits);
             }
         }
         Ok(())

@@ -59,13 +59,21 @@ pub struct Limits {
     pub recorded_rows: u64,
     /// Bytes of those rows.
     pub recorded_bytes: u64,
+    /// Whether the recording has a digest of the rows that it leaves out.
+    pub digest_omitted: bool,
     /// When this much waits for the client, [`Session::next_server`] returns [`ServerProgress::Full`].
     pub high_water: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { frames: codec::Limits::default(), recorded_rows: 1_000, recorded_bytes: 1 << 20, high_water: 64 << 10 }
+        Self {
+            frames: codec::Limits::default(),
+            recorded_rows: 1_000,
+            recorded_bytes: 1 << 20,
+            digest_omitted: true,
+            high_water: 64 << 10,
+        }
     }
 }
 

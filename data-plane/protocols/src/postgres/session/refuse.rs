@@ -252,6 +252,7 @@ impl Session {
             rows: 0,
             bytes: 0,
             rows_omitted: 0,
+            omitted_digest: None,
             rows_in: 0,
         })));
     }

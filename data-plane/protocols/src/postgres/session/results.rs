@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use postern_core::Code;
 use postern_core::id::OperationId;
+use postern_core::operation::Digest;
 use postern_core::policy::Obliged;
 use postern_core::recording::{ColumnInfo, Completed, OperationOutcome, Value};
 
@@ -34,6 +36,8 @@ pub(super) struct Running {
     rows: u64,
     bytes: u64,
     rows_omitted: u64,
+    /// Over the messages with them. A context is large, and few operations have one.
+    omitted: Option<Box<Context>>,
     rows_in: u64,
     recorded: u64,
     recorded_bytes: u64,
@@ -77,6 +81,7 @@ impl Running {
             rows: 0,
             bytes: 0,
             rows_omitted: 0,
+            omitted: None,
             rows_in: 0,
             recorded: 0,
             recorded_bytes: 0,
@@ -112,12 +117,19 @@ impl Running {
         self.rows_omitted = self.rows_omitted.saturating_add(rows);
     }
 
+    /// Notes what the recording leaves out: whole messages as they leave for the client, or their pieces.
+    pub(super) fn omit(&mut self, bytes: &[u8], limits: &Limits) {
+        if limits.digest_omitted {
+            self.omitted.get_or_insert_with(|| Box::new(Context::new(&SHA256))).update(bytes);
+        }
+    }
+
     /// Whether the recording takes no more rows of it.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
         self.recorded >= limits.recorded_rows || self.recorded_bytes >= limits.recorded_bytes
     }
 
-    /// Counts a row of `bytes` that leaves; whether it is to be recorded.
+    /// Counts a row of `bytes` that leaves; whether it is to be recorded. One that is not is to be [`Self::omit`]ted.
     pub(super) fn takes(&mut self, bytes: usize, limits: &Limits) -> bool {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         if self.is_full(limits) || self.recorded_bytes.saturating_add(bytes) > limits.recorded_bytes {
@@ -152,6 +164,7 @@ impl Running {
             rows: self.rows,
             bytes: self.bytes,
             rows_omitted: self.rows_omitted,
+            omitted_digest: self.omitted.and_then(|context| Digest::from_slice(context.finish().as_ref())),
             rows_in: self.rows_in,
         }))
     }

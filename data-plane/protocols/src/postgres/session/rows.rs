@@ -15,6 +15,11 @@ use super::{ProtocolError, ResultEvent, Session};
 use crate::postgres::analyze::CopyDirection;
 use crate::postgres::codec::{self, Frame, HEADER, Origin, backend, write};
 
+/// The message at the end of what waits for the client, whose body begins at `body_at`.
+fn message(to_client: &BytesMut, body_at: usize) -> &[u8] {
+    to_client.get(body_at.saturating_sub(HEADER)..).unwrap_or_default()
+}
+
 /// Tables for which the catalog is read anew; a session's temporary tables never appear in it.
 const MAX_STRANGERS: usize = 64;
 
@@ -54,7 +59,9 @@ impl Session {
         }
         let headers = rows.saturating_mul(5);
         running.count(rows, u64::try_from(end).unwrap_or(u64::MAX).saturating_sub(headers));
-        to_client.put_slice(from_server.get(..end).unwrap_or_default());
+        let messages = from_server.get(..end).unwrap_or_default();
+        running.omit(messages, &self.limits);
+        to_client.put_slice(messages);
         from_server.advance(end);
         Ok(true)
     }
@@ -130,11 +137,12 @@ impl Session {
         }
         let body_at = result.write(frame.raw(), to_client)?;
         let body = to_client.get(body_at..).unwrap_or_default();
-        if let Some(running) = self.running.get_mut(&result.operation)
-            && running.takes(body.len(), &self.limits)
-        {
+        let Some(running) = self.running.get_mut(&result.operation) else { return Ok(()) };
+        if running.takes(body.len(), &self.limits) {
             let values = result.values(body).map_err(ProtocolError::Server)?;
             out.push(ResultEvent::Row { operation: result.operation, values });
+        } else {
+            running.omit(message(to_client, body_at), &self.limits);
         }
         Ok(())
     }
@@ -238,10 +246,13 @@ impl Session {
         if (tag == backend::COPY_DATA || copy.mask.is_some())
             && !rows.is_empty()
             && let Some(running) = self.running.get_mut(&copy.operation)
-            && running.takes(rows.len(), &self.limits)
         {
-            let values = vec![Value::from_wire(Some(rows), copy.binary)];
-            out.push(ResultEvent::Row { operation: copy.operation, values });
+            if running.takes(rows.len(), &self.limits) {
+                let values = vec![Value::from_wire(Some(rows), copy.binary)];
+                out.push(ResultEvent::Row { operation: copy.operation, values });
+            } else {
+                running.omit(message(to_client, body_at), &self.limits);
+            }
         }
         if tag == backend::COPY_DONE {
             if copy.mask.is_some() {

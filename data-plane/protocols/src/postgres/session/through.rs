@@ -16,6 +16,8 @@ const HELD: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Through {
     from_server: usize,
+    /// Whose it is, for the digest of what the recording leaves out.
+    operation: Option<postern_core::OperationId>,
     /// What is left of the server's message does not leave.
     dropped: bool,
     from_client: usize,
@@ -54,6 +56,9 @@ impl Session {
             }
             let bytes = from_server.split_to(count);
             if !self.through.dropped {
+                if let Some(running) = self.through.operation.and_then(|operation| self.running.get_mut(&operation)) {
+                    running.omit(&bytes, &self.limits);
+                }
                 to_client.put_slice(&bytes);
             }
             self.through.from_server = self.through.from_server.saturating_sub(count);
@@ -85,7 +90,7 @@ impl Session {
             let recorded = running.takes(size, &self.limits);
             debug_assert!(!recorded, "a row that is recorded is held");
         }
-        self.through.from_server = whole;
+        (self.through.from_server, self.through.operation) = (whole, Some(operation));
         Ok(Passing::Some)
     }
 

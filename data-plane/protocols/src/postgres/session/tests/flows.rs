@@ -196,6 +196,40 @@ fn rows_past_the_limit_are_counted_and_not_recorded() {
     assert_eq!(first.bytes, 500 * 6 + 10 + 180 + 1_200);
 }
 
+/// The messages of rows in what went to a client, in their order.
+fn row_messages(mut sent: &[u8]) -> Vec<&[u8]> {
+    let mut rows = Vec::new();
+    while let [tag, a, b, c, d, ..] = *sent {
+        let (message, rest) = sent.split_at(1 + u32::from_be_bytes([a, b, c, d]) as usize);
+        rows.extend(matches!(tag, b'D' | b'd').then_some(message));
+        sent = rest;
+    }
+    rows
+}
+
+/// Whoever has the rows can prove that they are those that the client got.
+#[test]
+fn rows_past_the_limit_have_a_digest_of_what_the_client_got() {
+    let sha256 = |messages: &[&[u8]]| {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &messages.concat());
+        postern_core::operation::Digest::from_slice(hash.as_ref())
+    };
+    for (recorded_rows, high_water) in [(3, 200), (0, 200), (3, 1 << 20), (150, 700)] {
+        let mut rig = Rig::new(Limits { recorded_rows, high_water, ..Limits::default() });
+        rig.send(&client().query("select 500").0);
+        let sent = rig.to_client.split();
+        let omitted = &row_messages(&sent)[usize::try_from(recorded_rows).unwrap()..];
+        assert_eq!(rig.completed()[0].omitted_digest, sha256(omitted), "{recorded_rows} {high_water}");
+    }
+    let mut rig = Rig::new(Limits { recorded_rows: 3, digest_omitted: false, ..Limits::default() });
+    rig.send(&client().query("select 500").0);
+    let completed = rig.completed()[0];
+    assert_eq!((completed.rows_omitted, completed.omitted_digest), (497, None));
+    // There is none where nothing is left out.
+    rig.send(&client().query("select 3").0);
+    assert_eq!(rig.completed()[1].omitted_digest, None);
+}
+
 #[test]
 fn what_is_under_way_when_the_server_goes_away_is_unknown() {
     let mut rig = rig();

@@ -48,6 +48,13 @@ fn a_long_row_passes_in_pieces() {
         let completed = rig.completed()[0].clone();
         assert_eq!((completed.rows, completed.rows_omitted), (1, u64::from(length == LONG)));
         assert_eq!(completed.bytes, length as u64 + 6);
+        assert_eq!(completed.omitted_digest.is_some(), length == LONG);
+        if let Some(digest) = completed.omitted_digest {
+            // RowDescription before it, CommandComplete and ReadyForQuery after it are none of it.
+            let begin = answer.windows(2).position(|two| two == [b'D', 0]).unwrap();
+            let row = &answer[begin..begin + 5 + 6 + length];
+            assert_eq!(digest.0, aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, row).as_ref());
+        }
         assert!(matches!(completed.outcome, OperationOutcome::Done { .. }));
     }
 }
