@@ -378,6 +378,7 @@ fn log() -> Vec<Vec<u8>> {
         c::AddRecordingKey { number: 1, sealed: sealed() }.into(),
         c::SetLogKey { key: evidence::log_key(sealed()) }.into(),
         c::SignLogHead { checkpoint: evidence::empty_head() }.into(),
+        c::CosignLogHead { checkpoint: evidence::empty_head() }.into(),
         c::OpenSession { session }.into(),
         c::CloseSession { id: session_id, events: 2, head: Digest([2; 32]) }.into(),
         c::ReopenSession { id: session_id }.into(),

@@ -10,17 +10,17 @@ use postern_proto::state::v1 as pb;
 use prost::Message as _;
 
 use crate::commands::{
-    AcceptAssertion, AddRecordingKey, BeatJobs, CloseReview, CloseSession, ConsumeApproval, CreateJoinToken,
-    DeleteJoinToken, DeleteResource, EndAccess, EndJob, ExpireApprovals, InitCluster, OpenReview, OpenSession,
-    PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin, RemoveNode,
-    ReopenSession, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval, RevokeCertificates, RevokeSigningKey,
-    RevokeTokens, RewrapSecrets, RotateSigningKey, SealSession, SetIssuerKeys, SetLogKey, SettleWebhook, SignLogHead,
-    StartJob, TakeUses, UpdateNode, WithdrawApproval,
+    AcceptAssertion, AddRecordingKey, BeatJobs, CloseReview, CloseSession, ConsumeApproval, CosignLogHead,
+    CreateJoinToken, DeleteJoinToken, DeleteResource, EndAccess, EndJob, ExpireApprovals, InitCluster, OpenReview,
+    OpenSession, PutResources, RaiseFeatureLevel, RecordAudit, RecordCertificate, RedeemJoinToken, RedeemLogin,
+    RemoveNode, ReopenSession, RequestAccess, RequestApproval, ReviewAccess, ReviewApproval, RevokeCertificates,
+    RevokeSigningKey, RevokeTokens, RewrapSecrets, RotateSigningKey, SealSession, SetIssuerKeys, SetLogKey,
+    SettleWebhook, SignLogHead, StartJob, TakeUses, UpdateNode, WithdrawApproval,
 };
 use crate::level::known_level;
 use crate::outcome::Halt;
 use crate::recording_keys::ENCRYPTS_RECORDINGS;
-use crate::recording_log::{CLOSES_ORPHANS, LOGS_RECORDINGS};
+use crate::recording_log::{CLOSES_ORPHANS, KEEPS_WITNESSES, LOGS_RECORDINGS};
 
 /// The newest feature level that this crate knows. An entry carries the level that its command needs, and a cluster lets in only what
 /// all of its members know (`RaiseFeatureLevel`).
@@ -124,6 +124,7 @@ commands!(
     AddRecordingKey,
     CloseSession,
     ReopenSession,
+    CosignLogHead,
 );
 
 impl Command {
@@ -138,6 +139,7 @@ impl Command {
             Self::RequestApproval(request) => request.feature_level(),
             Self::AddRecordingKey(_) => ENCRYPTS_RECORDINGS,
             Self::CloseSession(_) | Self::ReopenSession(_) => CLOSES_ORPHANS,
+            Self::CosignLogHead(_) => KEEPS_WITNESSES,
             Self::SetLogKey(_) | Self::SignLogHead(_) => LOGS_RECORDINGS,
             Self::SettleWebhook(_) | Self::OpenReview(_) | Self::CloseReview(_) => 5,
             Self::RedeemLogin(_) => 3,

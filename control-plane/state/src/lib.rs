@@ -35,7 +35,7 @@ pub use level::{know_as_the_next, known_level};
 pub use logins::PendingLogin;
 pub use outcome::{Applied, Change, Effect, Halt, ObjectKey, Outcome, Put, Refusal, Success};
 pub use recording_keys::{ENCRYPTS_RECORDINGS, RecordingKey};
-pub use recording_log::{CLOSES_ORPHANS, LOGS_RECORDINGS, LogKey, RecordingLog, SignedHead};
+pub use recording_log::{CLOSES_ORPHANS, KEEPS_WITNESSES, LOGS_RECORDINGS, LogKey, RecordingLog, SignedHead};
 pub use signing::{KeyStage, NewSigningKey, SigningKey, accepted_for};
 pub use snapshot::RestoreError;
 pub use state::{Cluster, IssuerKeys, Limits, State};

@@ -20,6 +20,8 @@ use crate::tree::Tree;
 pub const LOGS_RECORDINGS: u32 = 6;
 /// The feature level from which on sessions of gateways that are gone are closed.
 pub const CLOSES_ORPHANS: u32 = 7;
+/// The feature level from which on the log keeps what witnesses have signed.
+pub const KEEPS_WITNESSES: u32 = 7;
 /// Leaves under a signed head that are kept: for members that are a little behind.
 const KEPT: u64 = 1_024;
 
@@ -54,6 +56,8 @@ pub struct RecordingLog {
     edge: Frontier,
     pub(crate) key: Option<Arc<LogKey>>,
     head: Option<Arc<SignedHead>>,
+    /// The newest head that witnesses have signed, too.
+    witnessed: Option<Arc<SignedHead>>,
 }
 
 impl LogKey {
@@ -116,6 +120,12 @@ impl RecordingLog {
     #[must_use]
     pub const fn head(&self) -> Option<&Arc<SignedHead>> {
         self.head.as_ref()
+    }
+
+    /// The newest head that witnesses have signed, too.
+    #[must_use]
+    pub const fn witnessed(&self) -> Option<&Arc<SignedHead>> {
+        self.witnessed.as_ref()
     }
 
     /// The size that the newest signed head covers.
@@ -185,9 +195,34 @@ impl RecordingLog {
         Ok(())
     }
 
+    /// Takes the signatures of witnesses. Whose they are is for those to say who verify them: they know which witnesses they trust.
+    pub(crate) fn witness(&mut self, checkpoint: SignedCheckpoint, at: Timestamp) -> Result<(), Refusal> {
+        let missing = || Refusal::InvalidState("the log of recordings has no key yet".to_owned());
+        let invalid = |fault: CheckpointFault| Refusal::invalid("checkpoint", fault.to_string());
+        let key = self.key.as_ref().ok_or_else(missing)?.verifier().map_err(invalid)?;
+        let head = checkpoint.verify(&key).map_err(invalid)?;
+        if let Some(known) = &self.witnessed {
+            if known.checkpoint.head() == head {
+                let mut both = known.checkpoint.clone();
+                both.absorb(&checkpoint);
+                self.witnessed = Some(Arc::new(SignedHead { checkpoint: both, at: known.at }));
+                return Ok(());
+            }
+            if head.size <= known.checkpoint.head().size {
+                let size = known.checkpoint.head().size;
+                return Err(Refusal::InvalidState(format!("witnesses have signed a head of {size} leaves")));
+            }
+        }
+        if head.size > self.signed() || self.root_at(head.size) != Some(head.root) {
+            return Err(Refusal::invalid("checkpoint", "is not of this tree, or of long ago"));
+        }
+        self.witnessed = Some(Arc::new(SignedHead { checkpoint, at }));
+        Ok(())
+    }
+
     /// In another life of the cluster: the leaves stay, under another key.
     pub(crate) fn begin_anew(&mut self) {
-        (self.key, self.head) = (None, None);
+        (self.key, self.head, self.witnessed) = (None, None, None);
     }
 
     /// For a snapshot; none where there is nothing.
@@ -201,6 +236,8 @@ impl RecordingLog {
             key: self.key.as_ref().map(|key| key.to_proto()),
             head: self.head.as_ref().map(|head| head.checkpoint.to_string()).unwrap_or_default(),
             head_at_ms: self.head.as_ref().map_or(0, |head| head.at.millis()),
+            witnessed: self.witnessed.as_ref().map(|head| head.checkpoint.to_string()).unwrap_or_default(),
+            witnessed_at_ms: self.witnessed.as_ref().map_or(0, |head| head.at.millis()),
         })
     }
 
@@ -209,14 +246,15 @@ impl RecordingLog {
         let peaks: Option<Vec<Digest>> = proto.base_peaks.iter().map(|peak| Digest::from_slice(peak)).collect();
         let peaks = peaks.ok_or("a hash has 32 bytes")?;
         let base = Frontier::from_parts(proto.base_size, peaks).map_err(|fault| fault.to_string())?;
-        let head = match proto.head.as_str() {
-            "" => None,
+        let head = |text: &str, at_ms: u64| match text {
+            "" => Ok(None),
             text => {
                 let checkpoint = text.parse().map_err(|fault: CheckpointFault| fault.to_string())?;
-                Some(Arc::new(SignedHead { checkpoint, at: Timestamp::from_millis(proto.head_at_ms) }))
+                Ok::<_, String>(Some(Arc::new(SignedHead { checkpoint, at: Timestamp::from_millis(at_ms) })))
             }
         };
+        let (head, witnessed) = (head(&proto.head, proto.head_at_ms)?, head(&proto.witnessed, proto.witnessed_at_ms)?);
         let key = proto.key.map(LogKey::from_proto).transpose()?.map(Arc::new);
-        Ok(Self { edge: base.clone(), base, tail: Tree::default(), key, head })
+        Ok(Self { edge: base.clone(), base, tail: Tree::default(), key, head, witnessed })
     }
 }

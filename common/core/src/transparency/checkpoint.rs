@@ -179,6 +179,27 @@ impl SignedCheckpoint {
         Ok(())
     }
 
+    /// Takes those signatures of the same head that it lacks; whether there was any.
+    pub fn absorb(&mut self, other: &Self) -> bool {
+        if self.text != other.text {
+            return false;
+        }
+        let before = self.signatures.len();
+        for signature in &other.signatures {
+            let known = self.signatures.iter().any(|own| (&own.name, own.id) == (&signature.name, signature.id));
+            if !known && self.signatures.len() < MAX_SIGNATURES {
+                self.signatures.push(signature.clone());
+            }
+        }
+        self.signatures.len() > before
+    }
+
+    /// How many signatures it bears, whoever's they are.
+    #[must_use]
+    pub fn signature_count(&self) -> usize {
+        self.signatures.len()
+    }
+
     fn add(&mut self, new: Signature) {
         self.signatures.retain(|signature| (&signature.name, signature.id) != (&new.name, new.id));
         self.signatures.push(new);
