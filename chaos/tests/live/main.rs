@@ -63,6 +63,7 @@ mod vault_client;
 mod vault_keys;
 mod versions;
 mod watch_order;
+mod witnesses;
 
 use postern_chaos::live::{Cli, Postern, Postgres, PostgresOptions};
 

@@ -27,24 +27,24 @@ const PAGE: u32 = 4_000;
 pub(crate) async fn run(command: &LogCommand, connection: &ConnectionArgs) -> Result<(), Failure> {
     let client = connect(connection).await?;
     match command {
-        LogCommand::Head => output::raw(head(&client).await?.checkpoint.as_bytes()),
-        LogCommand::Key => output::line(head(&client).await?.key),
-        LogCommand::Prove { id, output: path } => {
-            let request = GetEvidenceRequest { session: id.clone() };
+        LogCommand::Head { witnessed } => output::raw(head(&client, *witnessed).await?.checkpoint.as_bytes()),
+        LogCommand::Key => output::line(head(&client, false).await?.key),
+        LogCommand::Prove { id, output: path, witnessed } => {
+            let request = GetEvidenceRequest { session: id.clone(), witnessed: *witnessed };
             let evidence = client.log().get_evidence(request).await.map_err(refused)?.into_inner().evidence;
             match path {
                 Some(path) => write(path, evidence.as_bytes()),
                 None => output::raw(evidence.as_bytes()),
             }
         }
-        LogCommand::Export { dir, since, no_recordings } => {
-            export(&client, dir, since.as_deref(), !no_recordings).await
+        LogCommand::Export { dir, since, no_recordings, witnessed } => {
+            export(&client, dir, since.as_deref(), !no_recordings, *witnessed).await
         }
     }
 }
 
-async fn head(client: &Client) -> Result<GetHeadResponse, Failure> {
-    Ok(client.log().get_head(GetHeadRequest {}).await.map_err(refused)?.into_inner())
+async fn head(client: &Client, witnessed: bool) -> Result<GetHeadResponse, Failure> {
+    Ok(client.log().get_head(GetHeadRequest { witnessed }).await.map_err(refused)?.into_inner())
 }
 
 /// A head that lies in a file.
@@ -54,13 +54,19 @@ pub(crate) fn kept(path: &Path) -> Result<SignedCheckpoint, Failure> {
     text.parse().map_err(|fault: postern_core::transparency::CheckpointFault| failed(fault.to_string()))
 }
 
-async fn export(client: &Client, dir: &Path, since: Option<&Path>, recordings: bool) -> Result<(), Failure> {
+async fn export(
+    client: &Client,
+    dir: &Path,
+    since: Option<&Path>,
+    recordings: bool,
+    witnessed: bool,
+) -> Result<(), Failure> {
     let older = since.map(kept).transpose()?;
     std::fs::create_dir_all(dir).map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
     if std::fs::read_dir(dir)?.next().is_some() {
         return Err(Failure::failed(format!("{} is not empty", dir.display())));
     }
-    let newest = head(client).await?.checkpoint;
+    let newest = head(client, witnessed).await?.checkpoint;
     let newer: SignedCheckpoint =
         newest.parse().map_err(|_| Failure::failed("the control plane's head of the log cannot be read"))?;
     let first = older.as_ref().map_or(0, |older| older.head().size);

@@ -27,12 +27,14 @@ const PIECE: usize = 256 << 10;
 struct Verifier {
     authority: Vec<u8>,
     log_key: Option<NoteKey>,
+    witnesses: Vec<NoteKey>,
     faults: usize,
 }
 
 pub(crate) fn run(args: &VerifyArgs, connection: &ConnectionArgs) -> Result<(), Failure> {
     let log_key = args.log_key.as_deref().map(log_key).transpose()?;
-    let mut verifier = Verifier { authority: authority(connection)?, log_key, faults: 0 };
+    let witnesses = args.witnesses.iter().map(|given| witness(given)).collect::<Result<_, _>>()?;
+    let mut verifier = Verifier { authority: authority(connection)?, log_key, witnesses, faults: 0 };
     for path in &args.paths {
         if path.is_dir() {
             verifier.export(path, args)?;
@@ -56,7 +58,23 @@ fn log_key(given: &str) -> Result<NoteKey, Failure> {
     text.trim().parse().map_err(|fault: postern_core::transparency::CheckpointFault| Failure::usage(fault.to_string()))
 }
 
+/// The same, of a witness.
+fn witness(given: &str) -> Result<NoteKey, Failure> {
+    let key = log_key(given)?;
+    if key.is_witness() { Ok(key) } else { Err(Failure::usage(format!("{given} is a log's key, not a witness'"))) }
+}
+
 impl Verifier {
+    /// Whether all witnesses have signed a head.
+    fn witnessed(&mut self, what: &Path, head: &SignedCheckpoint) -> Result<(), Failure> {
+        for witness in self.witnesses.clone() {
+            if let Err(why) = head.verify_witness(&witness) {
+                self.fault(what, format_args!("the head: witness {}: {why}", witness.name()))?;
+            }
+        }
+        Ok(())
+    }
+
     fn fault(&mut self, what: &Path, fault: impl std::fmt::Display) -> Result<(), Failure> {
         self.faults = self.faults.saturating_add(1);
         output::line(output::printable(&format!("{}: {fault}", what.display())))
@@ -113,6 +131,9 @@ impl Verifier {
                 is_of = evidence.is_of(report);
             }
         })?;
+        if let Proof::Of(evidence) = &proof {
+            self.witnessed(&beside, &evidence.checkpoint)?;
+        }
         if !is_of {
             self.fault(&beside, "it is the proof of another recording")?;
         }
@@ -139,6 +160,7 @@ impl Verifier {
             None => own.exists().then(|| kept(&own)).transpose()?,
         };
         let newer = kept(&dir.join(HEAD))?;
+        self.witnessed(&dir.join(HEAD), &newer)?;
         if let Some(until) = args.until.as_deref().map(kept).transpose()? {
             self.until(dir, &newer, &until)?;
         }

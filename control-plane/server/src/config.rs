@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::keys::config::KekConfig;
 use crate::raft::NodeConfig;
 use crate::recordings::archive::config::StoreConfig;
+use crate::recordings::log::witness;
 use crate::web::WebConfig;
 
 /// Twice as many members as a cluster should have.
@@ -96,6 +97,22 @@ pub struct RecordingsConfig {
     /// Where sealed ones are kept. In a cluster all members say the same.
     #[serde(default)]
     pub store: StoreConfig,
+    /// Who signs the heads of the log of recordings, beside the cluster. In a cluster all members say the same.
+    #[serde(default)]
+    pub witnesses: Vec<WitnessConfig>,
+}
+
+/// A witness of the log of recordings, as of C2SP's tlog-witness.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessConfig {
+    /// What its signatures are verified by: `NAME+HASH+KEY`.
+    pub key: String,
+    /// What `/add-checkpoint` follows: `https`, or `http` on this machine.
+    pub url: String,
+    /// The authority of its certificate, PEM; the public ones without it.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How the keys that sign session tokens are changed.
@@ -167,6 +184,9 @@ impl ControlConfig {
             return Some("certificate_lifetime: must be from 10s to five years".to_owned());
         }
         if let Some(fault) = self.recordings.store.faults() {
+            return Some(fault);
+        }
+        if let Some(fault) = witness::faults(&self.recordings.witnesses) {
             return Some(fault);
         }
         if let Some(fault) = self.signing_keys.faults() {

@@ -324,6 +324,9 @@ pub async fn run(config: ControlConfig, supervisor: Supervisor) -> Result<Contro
     supervisor.spawn("leader", OnEnd::StopNode, duties::lead(members.clone(), config.max_feature_level, stop.clone()));
     let keeper = log::Keeper { book: book.clone(), members: members.clone(), kek: Arc::clone(&kek) };
     supervisor.spawn("recording-log", OnEnd::StopNode, log::keep(keeper, stop.clone()));
+    let witnesses = config.recordings.witnesses.clone();
+    let witness = log::witness::witness(book.clone(), members.clone(), witnesses, stop.clone());
+    supervisor.spawn("witnesses", OnEnd::StopNode, witness);
     let (archivist, sealed) = Archivist::new();
     let parts = archive::Parts { archive, recordings: recordings.clone(), dir: data.recordings() };
     supervisor.spawn("archivist", OnEnd::StopNode, archive::archive(parts, sealed, stop.clone()));

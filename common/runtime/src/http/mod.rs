@@ -141,6 +141,31 @@ impl HttpClient {
         tokio::time::timeout(timeout, answered).await.map_err(|_| HttpError::Timeout(timeout))?
     }
 
+    /// Posts `text`, and takes a text of at most `limit_bytes`, whatever the status; `timeout` is for the whole of it.
+    ///
+    /// # Errors
+    /// Whatever keeps a whole answer from being there in time.
+    pub async fn post_text(
+        &self,
+        url: &str,
+        text: String,
+        limit_bytes: usize,
+        timeout: Duration,
+    ) -> Result<(u16, String), HttpError> {
+        let request = Request::post(checked(url)?)
+            .header(CONTENT_TYPE, "text/plain; charset=utf-8")
+            .header(USER_AGENT, AGENT)
+            .body(Full::from(text))
+            .map_err(|_| HttpError::Url)?;
+        let answered = async {
+            let response = self.client.request(request).await.map_err(|error| HttpError::Transport(chain(&error)))?;
+            let status = response.status().as_u16();
+            let body = limited(response.into_body(), limit_bytes).await?;
+            Ok((status, std::str::from_utf8(&body).map_or_else(|_| body.escape_ascii().to_string(), str::to_owned)))
+        };
+        tokio::time::timeout(timeout, answered).await.map_err(|_| HttpError::Timeout(timeout))?
+    }
+
     async fn get(&self, uri: Uri, limit_bytes: usize) -> Result<(Bytes, Option<Duration>), HttpError> {
         let request = Request::get(uri)
             .header(ACCEPT, "application/json")

@@ -11,7 +11,7 @@ use super::grants::{Object, Verb};
 use super::sessions::may_see;
 use super::{page_size, status};
 use crate::raft::RaftHandle;
-use crate::recordings::log::{LogBook, LogError};
+use crate::recordings::log::{Heads, LogBook, LogError};
 
 pub(super) struct Service {
     pub(super) raft: RaftHandle,
@@ -32,8 +32,9 @@ fn failed(error: LogError) -> Status {
 
 #[tonic::async_trait]
 impl LogService for Service {
-    async fn get_head(&self, _: Request<pb::GetHeadRequest>) -> Result<Response<pb::GetHeadResponse>, Status> {
-        let (checkpoint, key, at) = self.book.head().map_err(failed)?;
+    async fn get_head(&self, request: Request<pb::GetHeadRequest>) -> Result<Response<pb::GetHeadResponse>, Status> {
+        let of = Heads::witnessed(request.into_inner().witnessed);
+        let (checkpoint, key, at) = self.book.head(of).map_err(failed)?;
         let published_at = Some(timestamp_to_proto(at));
         Ok(Response::new(pb::GetHeadResponse { checkpoint: checkpoint.to_string(), key, published_at }))
     }
@@ -43,7 +44,8 @@ impl LogService for Service {
         request: Request<pb::GetEvidenceRequest>,
     ) -> Result<Response<pb::GetEvidenceResponse>, Status> {
         let call = self.access.call(&request)?;
-        let id: SessionId = status::parse("session", &request.into_inner().session)?;
+        let request = request.into_inner();
+        let id: SessionId = status::parse("session", &request.session)?;
         call.about(format_args!("Session/{id}"));
         // One that is in the index no more is for those who may see all.
         let known = self.raft.read(move |state| state.session(id).cloned()).await.map_err(status::read)?;
@@ -55,7 +57,7 @@ impl LogService for Service {
         if !may {
             return Err(status::not_found("session", id));
         }
-        let evidence = self.book.evidence(id, events).await.map_err(failed)?;
+        let evidence = self.book.evidence(id, events, Heads::witnessed(request.witnessed)).await.map_err(failed)?;
         Ok(Response::new(pb::GetEvidenceResponse { evidence: evidence.to_string() }))
     }
 
@@ -75,7 +77,7 @@ impl LogService for Service {
         self.access.call(&request)?;
         let request = request.into_inner();
         let count = u64::try_from(page_size(request.page_size, 1_000, 10_000)).unwrap_or(1_000);
-        let size = self.book.head().map_err(failed)?.0.head().size;
+        let size = self.book.head(Heads::All).map_err(failed)?.0.head().size;
         let until = request.from.saturating_add(count).min(size);
         let edge = self.book.edge(request.from.min(until)).await.map_err(failed)?;
         let leaves = self.book.read(request.from.min(until), until).await.map_err(failed)?;

@@ -8,19 +8,28 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::{Parts, pages};
-use crate::recordings::log::LogBook;
+use crate::recordings::log::{Heads, LogBook};
 
 pub(super) fn routes(parts: &Parts) -> Router {
-    Router::new().route("/log/checkpoint", get(checkpoint)).route("/log/key", get(key)).with_state(parts.book.clone())
+    Router::new()
+        .route("/log/checkpoint", get(checkpoint))
+        .route("/log/witnessed", get(witnessed))
+        .route("/log/key", get(key))
+        .with_state(parts.book.clone())
 }
 
 /// C2SP's tlog-checkpoint.
 async fn checkpoint(State(book): State<LogBook>) -> Response<Body> {
-    told(book.head().map(|(checkpoint, ..)| checkpoint.to_string()).ok())
+    told(book.head(Heads::All).map(|(checkpoint, ..)| checkpoint.to_string()).ok())
+}
+
+/// The same, of those that witnesses have signed.
+async fn witnessed(State(book): State<LogBook>) -> Response<Body> {
+    told(book.head(Heads::Witnessed).map(|(checkpoint, ..)| checkpoint.to_string()).ok())
 }
 
 async fn key(State(book): State<LogBook>) -> Response<Body> {
-    told(book.head().map(|(_, key, _)| format!("{key}\n")).ok())
+    told(book.head(Heads::All).map(|(_, key, _)| format!("{key}\n")).ok())
 }
 
 fn told(text: Option<String>) -> Response<Body> {

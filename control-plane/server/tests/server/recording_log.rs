@@ -14,7 +14,7 @@ use crate::recordings::{recording, send, upload};
 /// The newest head, once it covers so many leaves.
 pub(crate) async fn head(client: &mut LogServiceClient<Channel>, size: u64) -> (SignedCheckpoint, NoteKey) {
     let head = eventually("a signed head", async || {
-        let answer = client.clone().get_head(pb::GetHeadRequest {}).await.ok()?.into_inner();
+        let answer = client.clone().get_head(pb::GetHeadRequest::default()).await.ok()?.into_inner();
         let checkpoint: SignedCheckpoint = answer.checkpoint.parse().unwrap();
         (checkpoint.head().size >= size).then(|| (checkpoint, answer.key.parse().unwrap()))
     });
@@ -63,7 +63,7 @@ async fn every_recording_is_proved_by_a_signed_head_across_restarts() {
     let (eight, again) = head(&mut log, 8).await;
     assert_eq!(again, key, "a restart is no other log");
     for session in first.iter().chain(&second) {
-        let request = pb::GetEvidenceRequest { session: session.to_string() };
+        let request = pb::GetEvidenceRequest { session: session.to_string(), witnessed: false };
         let answer = log.get_evidence(request).await.unwrap().into_inner();
         let evidence: Evidence = answer.evidence.parse().unwrap();
         assert_eq!((evidence.verify(&key).unwrap().size, evidence.leaf.session), (8, *session));
@@ -85,7 +85,7 @@ async fn every_recording_is_proved_by_a_signed_head_across_restarts() {
     let told: Vec<_> = some.iter().map(|leaf| leaf.session).collect();
     assert_eq!(told, second);
 
-    let nobody = pb::GetEvidenceRequest { session: clock::session_id().to_string() };
+    let nobody = pb::GetEvidenceRequest { session: clock::session_id().to_string(), witnessed: false };
     assert_eq!(log.get_evidence(nobody).await.unwrap_err().code(), Code::NotFound);
     let beyond = pb::GetConsistencyRequest { old_size: 9 };
     assert_eq!(log.get_consistency(beyond).await.unwrap_err().code(), Code::NotFound);
@@ -100,7 +100,7 @@ async fn heads_are_for_everybody_and_the_rest_for_whoever_may_see_it() {
     let issuer = Issuer::trusted_by(&node).await;
     let mut log = LogServiceClient::new(node.anonymous().await);
     head(&mut log, 1).await;
-    let evidence = || pb::GetEvidenceRequest { session: session.to_string() };
+    let evidence = || pb::GetEvidenceRequest { session: session.to_string(), witnessed: false };
     let list = pb::ListLeavesRequest::default;
     assert_eq!(log.get_evidence(evidence()).await.unwrap_err().code(), Code::Unauthenticated);
     // Whose session it is, an auditor, and another.
@@ -136,7 +136,7 @@ async fn leaves_that_are_damaged_or_lost_are_written_again() {
         std::fs::write(&file, damaged).unwrap();
         let node = start(dir.path()).await;
         let log = LogServiceClient::new(node.admin().await);
-        let request = || pb::GetEvidenceRequest { session: sessions[0].to_string() };
+        let request = || pb::GetEvidenceRequest { session: sessions[0].to_string(), witnessed: false };
         let answer = eventually("a proof", async || log.clone().get_evidence(request()).await.ok()).await.into_inner();
         let evidence: Evidence = answer.evidence.parse().unwrap();
         assert_eq!(evidence.verify(&key).unwrap().root, before.head().root);

@@ -7,6 +7,7 @@
 
 mod follow;
 mod leaves;
+pub(crate) mod witness;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use postern_core::transparency::{
     Evidence, LEAF_BYTES, Leaf, SignedCheckpoint, Subtrees as _, consistency_proof, inclusion_proof, subtree,
 };
 use postern_core::{SessionId, Timestamp};
-use postern_state::{Effect, RecordingLog, State};
+use postern_state::{Effect, RecordingLog, SignedHead, State};
 use tokio::sync::watch;
 
 use crate::raft::Observer;
@@ -61,6 +62,21 @@ impl From<LeavesError> for LogError {
     }
 }
 
+/// Which heads count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heads {
+    /// All that the log has signed.
+    All,
+    /// Those that witnesses have signed, too.
+    Witnessed,
+}
+
+impl Heads {
+    pub(crate) const fn witnessed(witnessed: bool) -> Self {
+        if witnessed { Self::Witnessed } else { Self::All }
+    }
+}
+
 /// That one head is the beginning of another.
 pub(crate) struct Consistency {
     pub(crate) proof: Vec<Digest>,
@@ -77,7 +93,8 @@ impl LogObserver {
         let log = state.recording_log();
         self.0.send_if_modified(|known| {
             let stands = |log: &RecordingLog| (log.size(), log.head().map(|head| head.checkpoint.head().size));
-            let changed = stands(known) != stands(log) || known.key() != log.key();
+            let same = known.key() == log.key() && known.witnessed() == log.witnessed();
+            let changed = stands(known) != stands(log) || !same;
             if changed {
                 *known = log.clone();
             }
@@ -112,17 +129,44 @@ impl LogBook {
         Ok(Self { state, leaves: Arc::new(Mutex::new(leaves)) })
     }
 
-    /// The newest signed head, the key that verifies it, and when it was published.
-    pub(crate) fn head(&self) -> Result<(SignedCheckpoint, String, Timestamp), LogError> {
+    /// The newest signed head, or the newest that witnesses have signed, too; the key that verifies it, and when it was published.
+    pub(crate) fn head(&self, of: Heads) -> Result<(SignedCheckpoint, String, Timestamp), LogError> {
         let state = self.state.borrow();
-        let head = state.head().zip(state.key()).ok_or(LogError::NotYet("no head of the log is signed yet"))?;
-        let key = head.1.verifier().map_err(|fault| LogError::Disk(fault.to_string()))?;
-        Ok((head.0.checkpoint.clone(), key.to_string(), head.0.at))
+        let newest = match of {
+            // With all signatures that there are of it.
+            Heads::All => {
+                let same = |kept: &&Arc<SignedHead>| {
+                    Some(kept.checkpoint.head()) == state.head().map(|head| head.checkpoint.head())
+                };
+                state.witnessed().filter(same).or(state.head()).ok_or("no head of the log is signed yet")
+            }
+            Heads::Witnessed => state.witnessed().ok_or("no witness has signed a head of the log yet"),
+        };
+        let head = newest.map_err(LogError::NotYet)?;
+        let key = state.key().ok_or(LogError::NotYet("no head of the log is signed yet"))?;
+        let key = key.verifier().map_err(|fault| LogError::Disk(fault.to_string()))?;
+        Ok((head.checkpoint.clone(), key.to_string(), head.at))
+    }
+
+    /// What proves that the tree of `old` leaves is the beginning of that of `size`.
+    pub(crate) async fn proof(&self, old: u64, size: u64) -> Result<Vec<Digest>, LogError> {
+        self.with(move |leaves| {
+            if leaves.size() < size {
+                return Err(LogError::NotYet("this member does not have all leaves yet"));
+            }
+            Ok(consistency_proof(leaves, old, size)?)
+        })
+        .await
     }
 
     /// What proves that a session's recording is in the log; with so many events, where the index knows how many it has.
-    pub(crate) async fn evidence(&self, session: SessionId, events: Option<u64>) -> Result<Evidence, LogError> {
-        let (checkpoint, ..) = self.head()?;
+    pub(crate) async fn evidence(
+        &self,
+        session: SessionId,
+        events: Option<u64>,
+        of: Heads,
+    ) -> Result<Evidence, LogError> {
+        let (checkpoint, ..) = self.head(of)?;
         self.with(move |leaves| {
             let size = covered(leaves, &checkpoint)?;
             let missing = LogError::NotThere("no signed head of the log covers this recording");
@@ -135,7 +179,7 @@ impl LogBook {
 
     /// What proves that the tree of `old` leaves is the beginning of the newest signed head's.
     pub(crate) async fn consistency(&self, old: u64) -> Result<Consistency, LogError> {
-        let (checkpoint, ..) = self.head()?;
+        let (checkpoint, ..) = self.head(Heads::All)?;
         self.with(move |leaves| {
             let size = covered(leaves, &checkpoint)?;
             if old > size {

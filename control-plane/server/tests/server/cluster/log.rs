@@ -55,7 +55,7 @@ async fn every_member_proves_the_same_and_mends_its_leaves() {
         house.members[loses - 1] = Some(run(house.config(loses)).await);
         let log = LogServiceClient::new(house.channel(loses, Some(&admin)).await);
         for session in [sessions[0], sessions[MANY - 1]] {
-            let request = || pb::GetEvidenceRequest { session: session.to_string() };
+            let request = || pb::GetEvidenceRequest { session: session.to_string(), witnessed: false };
             let proved = eventually("a proof", async || log.clone().get_evidence(request()).await.ok()).await;
             let evidence: Evidence = proved.into_inner().evidence.parse().unwrap();
             assert_eq!((evidence.verify(&keys[0]).unwrap().size, evidence.leaf.session), (size, session));
