@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::args::OutputArgs;
+use crate::manifest::parse_duration;
+use crate::recording::Speed;
 use crate::revoke_args::Why;
 
 #[derive(Debug, Subcommand)]
@@ -30,16 +32,7 @@ pub(crate) enum SessionsCommand {
         output: OutputArgs,
     },
     /// What happened, statement by statement, with decisions and (masked) results.
-    Replay {
-        /// A session's id, or the file of an export.
-        recording: String,
-        /// Of a session that is open: goes on with what it does, within a second, until it has ended.
-        #[arg(long)]
-        follow: bool,
-        /// `json` prints each event as one line.
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Replay(ReplayArgs),
     /// Proves that a recording is whole and untouched, or lists what is wrong with it.
     Verify {
         /// A session's id, or the file of an export (then nothing is asked of the control plane when --ca is given).
@@ -54,6 +47,34 @@ pub(crate) enum SessionsCommand {
     },
     /// Ends sessions that are open, on whichever gateway they are: what is under way is cancelled, what is held withdrawn.
     Kill(KillArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// A session's id, or the file of an export.
+    pub(crate) recording: String,
+    /// Of a session that is open: goes on with what it does, within a second, until it has ended.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Plays it: 1 at the pace at which it happened, 2 twice as fast. On a terminal: space pauses, + and - change the speed, right and
+    /// left skip 10 seconds, n goes to the next match of --search, q quits.
+    #[arg(long, value_name = "FACTOR", value_parser = Speed::parse, conflicts_with_all = ["follow", "asciicast"])]
+    pub(crate) speed: Option<Speed>,
+    /// When nothing happens for longer than this, that is how long it takes.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "follow")]
+    pub(crate) idle: Option<std::time::Duration>,
+    /// Begins so long after the session's beginning: what comes before is shown at once.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "speed")]
+    pub(crate) from: Option<std::time::Duration>,
+    /// Begins at the first event that shows this text, in any case of letters.
+    #[arg(long, value_name = "TEXT", requires = "speed")]
+    pub(crate) search: Option<String>,
+    /// Prints it as an asciicast, version 2, for players of terminal recordings.
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) asciicast: bool,
+    /// `json` prints each event as one line.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]

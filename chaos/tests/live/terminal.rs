@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use postern_chaos::live::wire::Wire;
 use postern_chaos::live::{Cli, Postern, Postgres, wait_until};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
@@ -168,4 +169,64 @@ fn a_job_is_interrupted_with_its_command() {
     assert_eq!(terminal.ends().code(), Some(130), "{}", terminal.text());
     let revocations = house.postern.cli(["revocations", "list"]).unwrap().ok().unwrap();
     assert!(revocations.contains("job sh is finished: its command ended with 130"), "{revocations}");
+}
+
+/// A recording is played by keys, and the terminal is given back as it was, whatever ends it.
+#[test]
+fn a_recording_is_played() {
+    let house = House::start();
+    let mut wire = Wire::connect(&house.postern.postgres_address().unwrap()).unwrap();
+    wire.login("shop", "shop", &house.postern.token("ann", &["dba"]).unwrap()).unwrap();
+    for sql in ["SELECT 'alpha'", "SELECT pg_sleep(2)", "SELECT 'omega'"] {
+        wire.query(sql).unwrap();
+    }
+    wire.message('X', b"").unwrap();
+    let id = house.postern.last_ended_session().unwrap();
+    let replay = |further: &[&str]| {
+        house.postern.cli([&["sessions", "replay", id.as_str()], further].concat()).unwrap().ok().unwrap()
+    };
+    let text = replay(&[]);
+    // Without a terminal there are no keys; what is shown is the same.
+    assert_eq!(replay(&["--speed", "1000"]), text);
+    assert_eq!(replay(&["--speed", "0.01", "--from", "1h"]), text);
+    // As an asciicast: a header, and text with times, in their order.
+    let cast = replay(&["--asciicast", "--idle", "1s"]);
+    let mut lines = cast.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let header = lines.next().unwrap();
+    assert_eq!((&header["version"], &header["idle_time_limit"]), (&2.into(), &1.0.into()));
+    assert!(header["title"].as_str().unwrap().contains(&id));
+    let events: Vec<_> = lines.collect();
+    assert!(events.iter().all(|event| event[1] == "o"));
+    assert!(events.is_sorted_by_key(|event| event[0].as_f64().unwrap()));
+    assert!(events.last().unwrap()[0].as_f64().unwrap() > 2.0);
+    let played: String = events.iter().map(|event| event[2].as_str().unwrap()).collect();
+    assert!(played.contains("'alpha'") && played.contains("'omega'") && !played.replace("\r\n", "").contains('\n'));
+
+    let play = |further: &str| {
+        house.terminal(&format!("sh -c 'postern sessions replay {id} {further}; echo ended with $?; stty -a'"))
+    };
+    // At this pace two seconds take more than three minutes.
+    let mut terminal = play("--speed 0.01");
+    terminal.shows("space: pause");
+    terminal.shows("'alpha'");
+    terminal.types(" ++-");
+    // Some time passes.
+    assert_eq!(replay(&[]), text);
+    assert!(!terminal.text().contains("'omega'"), "{}", terminal.text());
+    terminal.types("\u{1b}[C");
+    terminal.shows("'omega'");
+    terminal.shows("ended with 0");
+    terminal.shows(" icanon");
+    terminal.shows(" echo ");
+    drop(terminal);
+    let mut terminal = play("--speed 0.01 --search OMEGA");
+    terminal.shows("'omega'");
+    terminal.types(INTERRUPT);
+    terminal.shows("ended with 0");
+    terminal.shows(" icanon");
+    drop(terminal);
+    let mut terminal = play("--speed 0.01 --search nowhere");
+    terminal.shows("nothing in the recording has that text");
+    terminal.shows("ended with 1");
+    assert!(terminal.ends().success());
 }

@@ -16,6 +16,7 @@ pub(crate) mod jobs;
 mod kill;
 pub(crate) mod log;
 pub(crate) mod logout;
+mod replay;
 pub(crate) mod resources;
 pub(crate) mod reviews;
 pub(crate) mod revoke;

@@ -17,7 +17,7 @@ use crate::args::{ConnectionArgs, Format};
 use crate::client::{Client, connect, refused};
 use crate::failure::Failure;
 use crate::output;
-use crate::recording::{EntryReader, ReadFault, Replay};
+use crate::recording::{ReadFault, Replay};
 use crate::session_args::SessionsCommand;
 
 const PIECE: usize = 64 << 10;
@@ -45,10 +45,7 @@ pub(crate) async fn run(command: &SessionsCommand, connection: &ConnectionArgs) 
                 _ => output::yaml(&[value(&session)]),
             }
         }
-        SessionsCommand::Replay { recording, follow: true, output } => {
-            super::follow::run(recording, output.format, connection).await
-        }
-        SessionsCommand::Replay { recording, output, .. } => replay(recording, output.format, connection).await,
+        SessionsCommand::Replay(args) => super::replay::run(args, connection).await,
         SessionsCommand::Verify { recording } => verify(recording, connection).await,
         SessionsCommand::Export { id, output } => export(id, output, connection).await,
         SessionsCommand::Kill(args) => super::kill::run(args, connection).await,
@@ -111,7 +108,7 @@ pub(crate) enum Source {
 
 impl Source {
     /// A session's id is asked of the control plane; anything else is a file.
-    async fn open(recording: &str, connection: &ConnectionArgs) -> Result<Self, Failure> {
+    pub(crate) async fn open(recording: &str, connection: &ConnectionArgs) -> Result<Self, Failure> {
         if recording.parse::<SessionId>().is_ok() {
             return Self::remote(&connect(connection).await?, recording).await;
         }
@@ -179,29 +176,6 @@ pub(super) fn show(replay: &mut Replay, entry: &Entry, format: Option<Format>) -
         }
         _ => Ok(output::raw(replay.entry(entry).as_bytes())?),
     }
-}
-
-async fn replay(recording: &str, format: Option<Format>, connection: &ConnectionArgs) -> Result<(), Failure> {
-    let mut source = Source::open(recording, connection).await?;
-    // Somebody else's file may be looked at without the cluster that it is of.
-    let authority = match (&source, authority(connection)) {
-        (Source::File(_), authority) => authority.ok(),
-        (Source::Remote(_), authority) => Some(authority?),
-    };
-    let (mut reader, mut replay) =
-        (EntryReader::new(recording.parse().ok(), authority.as_deref()), Replay::new(output::color()));
-    while let Some(piece) = source.next().await? {
-        reader.push(&piece, |entry| show(&mut replay, &entry, format))?;
-    }
-    if !reader.ends_well() {
-        return Err(Failure::failed("the recording ends in the middle of an event"));
-    }
-    match authority {
-        _ if reader.sealed() => {}
-        Some(_) => output::note("no seal: the session is still open, or the recording's end is missing"),
-        None => output::note("the seal was not checked: give --ca, the cluster's certificate authority"),
-    }
-    Ok(())
 }
 
 async fn verify(recording: &str, connection: &ConnectionArgs) -> Result<(), Failure> {
