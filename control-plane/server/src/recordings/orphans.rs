@@ -163,22 +163,17 @@ pub(crate) async fn close(members: Members, copies: Copies, stop: CancellationTo
 
 async fn look(members: &Members, copies: &Copies, memory: &mut Memory) {
     let Some(present) = members.fleet.reporting() else { return };
-    let here = present.clone();
-    let of_open = members.raft.read(move |state| {
-        let open = state.sessions().filter(|session| session.end.is_none());
-        let missing = open.map(|session| &session.gateway).filter(|gateway| !here.contains_key(*gateway));
-        missing.cloned().collect::<BTreeSet<String>>()
-    });
-    let missing = match of_open.await {
-        Ok(missing) => missing,
+    let state = match members.raft.read(State::clone).await {
+        Ok(state) => state,
         Err(error) => return debug!(%error, "orphans are not looked for now"),
     };
+    // A copy shares all of it; there may be a hundred thousand sessions, which are not to be walked through on Raft's thread.
+    let here = present.clone();
+    let missing = tokio::task::spawn_blocking(move || (missing(&state, &here), state));
+    let Ok((missing, state)) = missing.await else { return };
     let gone = memory.missing(missing.into_iter(), Instant::now());
     let look = Look { present, gone, now: clock::now(), after: memory.after };
-    let found = match members.raft.read(move |state| look.found(state)).await {
-        Ok(found) => found,
-        Err(error) => return debug!(%error, "orphans are not looked for now"),
-    };
+    let Ok(found) = tokio::task::spawn_blocking(move || look.found(&state)).await else { return };
     memory.after = found.iter().rev().find(|(.., case)| matches!(case, Case::Orphan(_))).map(|(id, ..)| *id);
     let suspects: Vec<SessionId> =
         found.iter().filter(|(.., case)| *case == Case::Suspect).map(|(id, ..)| *id).collect();
@@ -216,6 +211,12 @@ async fn look(members: &Members, copies: &Copies, memory: &mut Memory) {
         warn!(gateway, sessions, "sessions are closed: their gateway is gone");
         metrics::counter!("postern_control_sessions_orphaned_total").increment(sessions);
     }
+}
+
+/// Gateways that have open sessions, and do not report.
+fn missing(state: &State, present: &BTreeMap<String, Reporter>) -> BTreeSet<String> {
+    let open = state.sessions().filter(|session| session.end.is_none());
+    open.map(|session| &session.gateway).filter(|gateway| !present.contains_key(*gateway)).cloned().collect()
 }
 
 async fn propose(members: &Members, id: SessionId, command: Command) {
