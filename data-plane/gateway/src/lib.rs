@@ -241,8 +241,9 @@ pub async fn run(
 
     let recorder_config =
         RecorderConfig { dir: config.spool_dir.clone(), max_bytes: config.spool_max.0, durability: config.durability };
+    let spool_key = recorder::SpoolKey::of(&credential)?;
     let (signer, credential) = (credential.signer()?, RotatingCredential::new(credential)?);
-    let (recorder, uploader) = recorder::start(&recorder_config, signer.clone(), &supervisor)?;
+    let (recorder, uploader) = recorder::start(&recorder_config, spool_key, signer.clone(), &supervisor)?;
     let (to_revoked, revoked) = watch::channel(Arc::default());
     let revocations = Revocations::new(revoked);
     let control = ControlPlane::new(&config.control_plane, &credential, revocations.clone())?;

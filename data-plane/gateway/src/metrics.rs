@@ -168,6 +168,16 @@ pub(crate) fn recorder_failed() {
     counter!("postern_gateway_recorder_failures_total").increment(1);
 }
 
+/// The spool's last segment had a torn end at a start.
+pub(crate) fn recorder_torn() {
+    counter!("postern_gateway_recorder_torn_ends_total").increment(1);
+}
+
+/// Segments in the middle of the spool were not there at a start.
+pub(crate) fn recorder_missing() {
+    counter!("postern_gateway_recorder_missing_segments_total").increment(1);
+}
+
 pub(crate) fn recorder_gap() {
     counter!("postern_gateway_recorder_gaps_total").increment(1);
 }

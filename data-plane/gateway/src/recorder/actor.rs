@@ -16,6 +16,7 @@ use postern_runtime::pki::SealSigner;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::log::{Inner, Log, append_of};
+use super::spool::cipher::SpoolKey;
 use super::spool::segment::{SessionState, SpoolError};
 use super::spool::{Append, Spool};
 use super::{Frames, RecordError, RecorderConfig, seal};
@@ -94,11 +95,12 @@ struct Batch {
 impl Actor {
     pub(super) fn open(
         config: &RecorderConfig,
+        key: &SpoolKey,
         signer: Arc<SealSigner>,
         mailbox: mpsc::Receiver<Msg>,
         spares: std::sync::mpsc::Sender<()>,
     ) -> Result<(Self, watch::Receiver<View>), SpoolError> {
-        let mut spool = Spool::open(&config.dir, config.segment_size())?.keeping(config.max_bytes / 8);
+        let mut spool = Spool::open(&config.dir, key, config.segment_size())?.keeping(config.max_bytes / 8);
         spool.reserve();
         let (view, watcher) = watch::channel(View::default());
         let left: Vec<SessionId> = spool.open_sessions().map(|(session, _)| session).collect();

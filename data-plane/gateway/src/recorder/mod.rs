@@ -27,6 +27,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use postern_core::policy::Durability;
 pub(crate) use session::{Cleared, Recorded, SessionRecorder, Unacknowledged};
+pub(crate) use spool::cipher::SpoolKey;
 pub use spool::segment::SpoolError;
 pub(crate) use uploader::{UploadClient, Uploader};
 
@@ -119,23 +120,26 @@ struct Way {
 /// When the spool cannot be used.
 pub(crate) fn start(
     config: &RecorderConfig,
+    key: SpoolKey,
     signer: SealSigner,
     supervisor: &Supervisor,
 ) -> Result<(RecorderHandle, Uploader), SpoolError> {
     let signer = Arc::new(signer);
     let (to, mailbox) = mpsc::channel(MAILBOX);
     let (spares, wanted) = std::sync::mpsc::channel();
-    let (actor, view) = actor::Actor::open(config, Arc::clone(&signer), mailbox, spares)?;
+    let (actor, view) = actor::Actor::open(config, &key, Arc::clone(&signer), mailbox, spares)?;
     let log = actor.log();
     let (making, dir, size) = (Arc::downgrade(&log), config.dir.clone(), config.segment_size());
-    supervisor
-        .spawn_blocking_thread("recorder-room", OnEnd::EndPart, move || spare::keep(&making, &dir, size, &wanted));
+    let making_key = key.clone();
+    supervisor.spawn_blocking_thread("recorder-room", OnEnd::EndPart, move || {
+        spare::keep(&making, &dir, &making_key, size, &wanted)
+    });
     let way = Way { to: to.clone(), log: Arc::downgrade(&log), durability: config.durability };
     supervisor.spawn("recorder-flush", OnEnd::EndPart, flush_soon(log.written(), to.clone()));
     let urgent = log.urgent();
     drop(log);
     let handle = RecorderHandle { way, view: view.clone(), signer };
-    let uploader = Uploader::new(config.dir.clone(), view, to, urgent);
+    let uploader = Uploader::new(config.dir.clone(), key, view, to, urgent);
     supervisor.spawn_blocking_thread("recorder", OnEnd::StopNode, move || actor.run());
     Ok((handle, uploader))
 }

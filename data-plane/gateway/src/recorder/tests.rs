@@ -10,7 +10,8 @@ use postern_core::{Code, OperationId};
 use postern_runtime::clock;
 use postern_runtime::pki::{Authority, KeyRequest, NodeCredential};
 
-use super::spool::record::{self, Next, Record};
+use super::spool::record::{Next, Record};
+use super::spool::segment::open_segment;
 use super::*;
 
 mod fill;
@@ -45,25 +46,29 @@ impl House {
 
     fn start(&self, max_bytes: u64) -> (RecorderHandle, Uploader) {
         let config = self.config(max_bytes);
-        start(&config, self.credential.signer().unwrap(), &Supervisor::new()).unwrap()
+        start(&config, self.key(), self.credential.signer().unwrap(), &Supervisor::new()).unwrap()
     }
 
     /// Waits for the thread of a stopped recorder to leave the directory.
     async fn restart(&self, max_bytes: u64) -> (RecorderHandle, Uploader) {
         let config = self.config(max_bytes);
         loop {
-            match start(&config, self.credential.signer().unwrap(), &Supervisor::new()) {
+            match start(&config, self.key(), self.credential.signer().unwrap(), &Supervisor::new()) {
                 Err(SpoolError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
                 other => return other.unwrap(),
             }
         }
     }
 
+    fn key(&self) -> SpoolKey {
+        SpoolKey::of(&self.credential).unwrap()
+    }
+
     fn segments(&self) -> Vec<std::path::PathBuf> {
         let mut segments: Vec<_> = std::fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "spool"))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "sealed"))
             .collect();
         segments.sort();
         segments
@@ -73,31 +78,34 @@ impl House {
     fn recording(&self, of: SessionId) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
         for segment in self.segments() {
-            let bytes = std::fs::read(segment).unwrap();
-            let mut rest = &bytes[record::MAGIC.len()..];
-            while let Next::Record { record, size } = record::next(rest) {
+            self.each(&segment, |record| {
                 if let Record::Frames { session, frames, .. } = record
                     && session == of
                 {
                     file.extend_from_slice(frames);
                 }
-                rest = &rest[size..];
-            }
+            });
         }
         file
     }
 
+    /// Tells of each record of a segment, and how many bytes there are with them.
+    fn each(&self, segment: &std::path::Path, mut tell: impl FnMut(Record<'_>)) -> usize {
+        let name = segment.file_stem().unwrap().to_str().unwrap();
+        let number = u64::from_str_radix(name, 16).unwrap();
+        let (_, mut reader) = open_segment(self.dir.path(), &self.key(), number).unwrap();
+        let mut bytes = std::fs::read(segment).unwrap();
+        let mut at = reader.begin();
+        while let Next::Record { record, size, .. } = reader.next(&mut bytes[at..]) {
+            tell(record);
+            at += size;
+        }
+        at
+    }
+
     /// Bytes of all segments, without the room that they have.
     fn written(&self) -> u64 {
-        let segments = self.segments().into_iter().map(|segment| std::fs::read(segment).unwrap());
-        let written = |bytes: &Vec<u8>| {
-            let mut at = record::MAGIC.len();
-            while let Next::Record { size, .. } = record::next(&bytes[at..]) {
-                at += size;
-            }
-            u64::try_from(at).unwrap()
-        };
-        segments.map(|bytes| written(&bytes)).sum()
+        self.segments().iter().map(|segment| u64::try_from(self.each(segment, |_| {})).unwrap()).sum()
     }
 
     fn verify(&self, session: SessionId) -> postern_core::recording::Report {
@@ -380,7 +388,7 @@ async fn segments_have_room_before_they_are_written() {
 #[test]
 fn those_who_wait_for_what_is_undone_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::new(spool::Spool::open(dir.path(), 1 << 20).unwrap(), 1 << 24);
+    let log = Log::new(spool::Spool::open(dir.path(), &SpoolKey::of_tests(1), 1 << 20).unwrap(), 1 << 24);
     let (to, mut mailbox) = mpsc::channel(1);
     let frames = |session, first_seq| Frames { session, first_seq, count: 1, bytes: vec![1; 64] };
     let waits = |frames: &Frames| match log.write(frames, log::Until::Durable, &to).unwrap() {
@@ -438,6 +446,29 @@ async fn all_of_a_full_segment_is_told() {
         tokio::time::timeout(Duration::from_secs(10), view.wait_for(all)).await.expect("some is never told").unwrap();
         for recorder in recorders {
             recorder.seal(None, "done").await.unwrap();
+        }
+    }
+}
+
+/// Not in a segment, not in one to come, nor in what a crash leaves: nothing of what is recorded can be read in the spool's folder.
+#[tokio::test]
+async fn nothing_that_is_recorded_lies_in_clear() {
+    for house in House::both() {
+        let (handle, uploader) = house.start(16 * (64 << 10));
+        let mut recorder = handle.open(started(clock::session_id())).await.unwrap();
+        let big = Event::CancelRequested { client_address: "a-secret-".repeat(400) };
+        for _ in 0..40 {
+            recorder.append(&big).await.unwrap();
+        }
+        drop((handle, uploader));
+        assert!(house.segments().len() > 1);
+        for entry in std::fs::read_dir(house.dir.path()).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                let bytes = std::fs::read(entry.path()).unwrap_or_default();
+                for clear in [b"a-secret-".as_slice(), b"client_address", b"cancel-requested"] {
+                    assert!(!bytes.windows(clear.len()).any(|window| window == clear), "{:?}", entry.path());
+                }
+            }
         }
     }
 }

@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::actor::{Held, Msg, View};
 use super::log::REFUSED;
-use super::spool::record::{HEADER, MAGIC, MAX_PAYLOAD, Next, Record, next};
-use super::spool::segment::segment_path;
+use super::spool::cipher::SpoolKey;
+use super::spool::record::{MAX_RECORD, Next, Reader, Record};
+use super::spool::segment::open_segment;
 use crate::control::Failover;
 use crate::metrics;
 
@@ -75,6 +76,7 @@ enum UploadError {
 #[derive(Debug)]
 pub(crate) struct Uploader {
     dir: PathBuf,
+    key: SpoolKey,
     view: watch::Receiver<View>,
     to: mpsc::Sender<Msg>,
     /// Told when something was flushed that an operation waits for.
@@ -84,10 +86,18 @@ pub(crate) struct Uploader {
 }
 
 /// Where the next record is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Cursor {
     segment: u64,
     offset: u64,
+    /// Of the segment, at this place. None before its beginning was read.
+    reader: Option<Reader>,
+}
+
+impl Cursor {
+    const fn at(segment: u64) -> Self {
+        Self { segment, offset: 0, reader: None }
+    }
 }
 
 /// Sessions of which the member at the other end lacks what another had.
@@ -140,11 +150,12 @@ struct Sent {
 impl Uploader {
     pub(super) const fn new(
         dir: PathBuf,
+        key: SpoolKey,
         view: watch::Receiver<View>,
         to: mpsc::Sender<Msg>,
         urgent: Arc<Notify>,
     ) -> Self {
-        Self { dir, view, to, urgent, told: BTreeSet::new() }
+        Self { dir, key, view, to, urgent, told: BTreeSet::new() }
     }
 
     /// Uploads until `stop`, then until all is acknowledged or `flush_limit` is over; little longer than `hurry`.
@@ -363,30 +374,30 @@ impl Uploader {
                 };
                 (segment, len)
             };
-            let begin = u64::try_from(MAGIC.len()).unwrap_or(0);
             if found != cursor.segment {
-                *cursor = Cursor { segment: found, offset: begin };
+                *cursor = Cursor::at(found);
             }
-            cursor.offset = cursor.offset.max(begin);
             if cursor.offset >= len {
                 let another = self.view.borrow().segments.range(found.saturating_add(1)..).next().is_some();
                 if !another {
                     return Ok(VecDeque::new());
                 }
-                *cursor = Cursor { segment: found.saturating_add(1), offset: begin };
+                *cursor = Cursor::at(found.saturating_add(1));
                 continue;
             }
-            let bytes = match self.load(*cursor, len).await {
-                Ok(bytes) => bytes,
+            let (mut bytes, mut reader) = match self.load(cursor, len).await {
+                Ok(loaded) => loaded,
                 // Deleted since: everything in it is acknowledged.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    *cursor = Cursor { segment: found.saturating_add(1), offset: begin };
+                    *cursor = Cursor::at(found.saturating_add(1));
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            let (requests, taken) = self.gather(&bytes, skip);
-            if taken == 0 {
+            cursor.offset = cursor.offset.max(u64::try_from(reader.begin()).unwrap_or(u64::MAX));
+            let (requests, taken) = self.gather(&mut bytes, &mut reader, skip);
+            cursor.reader = Some(reader);
+            if taken == 0 && cursor.offset < len {
                 return Err(UploadError::Damaged { segment: found, offset: cursor.offset });
             }
             cursor.offset = cursor.offset.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
@@ -397,29 +408,33 @@ impl Uploader {
     }
 
     /// Reads at least one whole record.
-    async fn load(&self, cursor: Cursor, len: u64) -> std::io::Result<Vec<u8>> {
-        let path = segment_path(&self.dir, cursor.segment);
-        let left = usize::try_from(len.saturating_sub(cursor.offset)).unwrap_or(usize::MAX);
+    async fn load(&self, cursor: &mut Cursor, len: u64) -> std::io::Result<(Vec<u8>, Reader)> {
+        let (dir, key) = (self.dir.clone(), self.key.clone());
+        let Cursor { segment, offset, reader } = std::mem::take(cursor);
+        *cursor = Cursor { segment, offset, reader: None };
         // All of it on one thread: each step of an asynchronous file is a hop there and back.
         let read = tokio::task::spawn_blocking(move || {
-            let mut file = File::open(path)?;
-            let first = part(&mut file, cursor.offset, left.min(BLOCK))?;
-            match next(&first) {
-                Next::Torn => part(&mut file, cursor.offset, left.min(MAX_PAYLOAD.saturating_add(HEADER))),
-                _ => Ok(first),
+            let (mut file, new) = open_segment(&dir, &key, segment)?;
+            let reader = reader.unwrap_or(new);
+            let offset = offset.max(u64::try_from(reader.begin()).unwrap_or(u64::MAX));
+            let left = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let mut bytes = part(&mut file, offset, left.min(BLOCK))?;
+            if reader.size(&bytes).is_some_and(|size| size > bytes.len()) {
+                bytes = part(&mut file, offset, left.min(MAX_RECORD))?;
             }
+            Ok((bytes, reader))
         });
         read.await.map_err(std::io::Error::other)?
     }
 
     /// What `bytes` hold, whole records of them: a request for each session, or several where one would be too large. Also how many bytes were looked
     /// at. The records of sessions that are busy at once lie in between each other; a request for each record would cost more than all else.
-    fn gather(&self, bytes: &[u8], skip: &BTreeSet<SessionId>) -> (VecDeque<Request>, usize) {
+    fn gather(&self, bytes: &mut [u8], reader: &mut Reader, skip: &BTreeSet<SessionId>) -> (VecDeque<Request>, usize) {
         let view = self.view.borrow();
         let mut taken = 0_usize;
         let mut gathered: Vec<Gathered> = Vec::new();
         let mut last_of: BTreeMap<SessionId, usize> = BTreeMap::new();
-        while let Next::Record { record, size } = next(bytes.get(taken..).unwrap_or_default()) {
+        while let Next::Record { record, size, .. } = reader.next(bytes.get_mut(taken..).unwrap_or_default()) {
             taken = taken.saturating_add(size);
             let Record::Frames { session, first_seq, count, frames, .. } = record else { continue };
             let next_seq = first_seq.saturating_add(u64::from(count));

@@ -4,6 +4,7 @@
 //! made with nobody waiting ([`Spool::begin_sync`]). Each start begins a new segment, so only the segment that was last can have a torn
 //! end, and a torn end was never acknowledged.
 
+pub(super) mod cipher;
 pub(super) mod record;
 mod roll;
 pub(super) mod segment;
@@ -18,6 +19,9 @@ use std::sync::Arc;
 use postern_core::SessionId;
 use postern_runtime::pki::create_private_dir;
 
+use crate::metrics;
+
+use cipher::{Sealer, SpoolKey};
 use record::Record;
 use segment::{Segment, SessionState, SpoolError, at, create_segment, read_segment};
 use spare::Spare;
@@ -64,11 +68,14 @@ pub(super) struct Spool {
     dir: PathBuf,
     dir_handle: File,
     _lock: File,
+    key: SpoolKey,
     segment_size: u64,
     /// Bytes up to which acknowledged events of sessions that go on are kept.
     keep: u64,
     active: u64,
     file: Arc<File>,
+    /// Of the active segment. None once something was cut off it: nothing more is written there.
+    sealer: Option<Sealer>,
     /// Bytes of the active segment, durable or not.
     written: u64,
     /// The length of its file: what is past those are zeros.
@@ -100,7 +107,7 @@ pub(super) struct Spool {
 
 impl Spool {
     /// Opens the spool in `dir`: reads what is there, cuts a torn end off, begins a new segment.
-    pub(super) fn open(dir: &Path, segment_size: u64) -> Result<Self, SpoolError> {
+    pub(super) fn open(dir: &Path, key: &SpoolKey, segment_size: u64) -> Result<Self, SpoolError> {
         create_private_dir(dir).map_err(|error| at(dir)(io::Error::other(error)))?;
         let lock_path = dir.join("lock");
         let lock =
@@ -110,35 +117,39 @@ impl Spool {
             Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::InUse(dir.to_owned())),
             Err(fs::TryLockError::Error(source)) => return Err(at(&lock_path)(source)),
         }
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(dir).map_err(at(dir))? {
-            let name = entry.map_err(at(dir))?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_suffix(".spool"));
-            numbers.extend(number.and_then(|number| u64::from_str_radix(number, 16).ok()));
+        let found = segment::segments(dir)?;
+        let missing =
+            found.keys().zip(found.keys().skip(1)).filter(|(one, next)| one.saturating_add(1) < **next).count();
+        if missing > 0 {
+            metrics::recorder_missing();
+            tracing::error!(dir = %dir.display(), places = missing, "segments of the spool are missing: recordings lack what they held");
         }
-        numbers.sort_unstable();
         let mut segments = BTreeMap::new();
         let mut sessions = BTreeMap::new();
-        for number in &numbers {
-            let last = numbers.last() == Some(number);
-            let segment = read_segment(dir, *number, last, &mut sessions)?;
-            segments.insert(*number, segment);
+        for (number, clear) in &found {
+            let last = found.last_key_value().is_some_and(|(last, _)| last == number);
+            if let Some(segment) = read_segment(dir, key, (*number, *clear), last, &mut sessions)? {
+                segments.insert(*number, segment);
+            }
         }
         // Of an earlier life, and perhaps not whole.
         drop(fs::remove_file(spare::path(dir)));
-        let active = numbers.last().map_or(1, |last| last.saturating_add(1));
+        let active = segments.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
         let dir_handle = File::open(dir).map_err(at(dir))?;
-        let file = create_segment(dir, &dir_handle, active).map_err(at(dir))?;
+        segment::keep_older_out(dir, &dir_handle)?;
+        let (file, begun) = create_segment(dir, &dir_handle, key, active).map_err(at(dir))?;
         let bytes = segments.values().map(|segment| segment.len).sum::<u64>();
         let unsettled = sessions.keys().copied().collect();
         let mut spool = Self {
             dir: dir.to_owned(),
             dir_handle,
             _lock: lock,
+            key: key.clone(),
             segment_size,
             keep: 0,
             active,
             file: Arc::new(file),
+            sealer: None,
             written: 0,
             room: 0,
             cut_off: false,
@@ -156,7 +167,7 @@ impl Spool {
             deleted: 0,
             poisoned: false,
         };
-        spool.begun(active);
+        spool.begun(active, begun);
         Ok(spool)
     }
 
@@ -176,17 +187,26 @@ impl Spool {
 
     /// Writes `appends`; durable with the next flush. All or none: after an error nothing of them is there.
     pub(super) fn append(&mut self, appends: &[Append<'_>]) -> io::Result<()> {
-        if self.written >= self.segment_size {
+        if self.written >= self.segment_size || self.sealer.is_none() {
             self.roll()?;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        for append in appends {
+        let durable = self.active_len();
+        // It is back once all of them are sealed: no place in the segment is used twice.
+        let Some(mut sealer) = self.sealer.take() else { return Err(io::Error::other("no segment to write to")) };
+        let sealed = appends.iter().try_for_each(|append| {
             let Append { session, first_seq, count, seals, frames, .. } = *append;
-            let loose = self.is_loose(append);
-            Record::Frames { session, first_seq, count, seals, loose, frames }.encode(&mut buffer);
-        }
-        let outcome = self.write(&buffer);
+            let record = Record::Frames { session, first_seq, count, seals, loose: self.is_loose(append), frames };
+            record.seal(&mut sealer, durable, &mut buffer)
+        });
+        let outcome = match sealed {
+            Ok(()) => {
+                self.sealer = Some(sealer);
+                self.write(&buffer)
+            }
+            Err(error) => Err(io::Error::other(error)),
+        };
         // One large event must not cost its room for ever.
         if buffer.capacity() <= KEPT_BUFFER {
             self.buffer = buffer;
@@ -301,8 +321,9 @@ impl Spool {
         self.cut(self.active_len());
     }
 
-    /// Cuts what is written off at `len`.
+    /// Cuts what is written off at `len`. Nothing more is written to this segment: what was there may still be on the disk, sealed in the same places.
     fn cut(&mut self, len: u64) {
+        self.sealer = None;
         let file = self.file.as_ref();
         let undone = file.set_len(len).and_then(|()| io::Seek::seek(&mut &*file, io::SeekFrom::Start(len)).map(drop));
         self.poisoned |= undone.is_err();

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use postern_core::SessionId;
 
 use super::Spool;
-use super::record::{MAGIC, Record};
-use super::segment::{Segment, create_segment, segment_path};
+use super::cipher::{BEGIN, Sealer, SegmentKey};
+use super::record::Record;
+use super::segment::{Segment, create_segment, remove_segment, segment_path};
 use super::spare::{self, Spare};
 
 impl Spool {
@@ -50,26 +51,27 @@ impl Spool {
             self.cut_off = false;
         }
         let number = self.active.saturating_add(1);
-        let (file, room) = match std::mem::take(&mut self.spare) {
-            Spare::Ready(file) => {
+        let ((file, key), room) = match std::mem::take(&mut self.spare) {
+            Spare::Ready(file, key) => {
                 fs::rename(spare::path(&self.dir), segment_path(&self.dir, number))?;
                 self.dir_handle.sync_all()?;
-                (file, self.segment_size)
+                ((file, key), self.segment_size)
             }
             Spare::Coming => {
                 self.spare = Spare::Coming;
-                (create_segment(&self.dir, &self.dir_handle, number)?, 0)
+                (create_segment(&self.dir, &self.dir_handle, &self.key, number)?, 0)
             }
-            Spare::None | Spare::Failed => (create_segment(&self.dir, &self.dir_handle, number)?, 0),
+            Spare::None | Spare::Failed => (create_segment(&self.dir, &self.dir_handle, &self.key, number)?, 0),
         };
         self.file = Arc::new(file);
-        self.begun(number);
+        self.begun(number, key);
         self.room = room;
         self.delete_unneeded()
     }
 
-    pub(super) fn begun(&mut self, number: u64) {
-        let len = u64::try_from(MAGIC.len()).unwrap_or(0);
+    pub(super) fn begun(&mut self, number: u64, key: SegmentKey) {
+        let len = u64::try_from(BEGIN).unwrap_or(0);
+        self.sealer = Some(Sealer::new(key, number));
         self.active = number;
         self.written = len;
         self.generation = self.generation.wrapping_add(1);
@@ -97,10 +99,16 @@ impl Spool {
                 .filter(|(_, state)| state.segment == number && !state.sealed)
                 .map(|(session, _)| *session)
                 .collect();
-            let mut buffer = Vec::new();
+            let (mut buffer, durable) = (Vec::new(), self.active_len());
             for session in &carried {
                 if let Some(state) = self.sessions.get(session) {
-                    Record::Head { session: *session, next_seq: state.next_seq, head: state.head }.encode(&mut buffer);
+                    let record = Record::Head { session: *session, next_seq: state.next_seq, head: state.head };
+                    // Where nothing more can be written, the next segment is waited for.
+                    let Some(sealer) = &mut self.sealer else { return Ok(()) };
+                    if let Err(error) = record.seal(sealer, durable, &mut buffer) {
+                        self.sealer = None;
+                        return Err(io::Error::other(error));
+                    }
                 }
             }
             if !buffer.is_empty() {
@@ -114,7 +122,7 @@ impl Spool {
                     state.loose = false;
                 }
             }
-            fs::remove_file(segment_path(&self.dir, number))?;
+            remove_segment(&self.dir, number)?;
             self.dir_handle.sync_all()?;
             if let Some(gone) = self.segments.remove(&number) {
                 self.bytes = self.bytes.saturating_sub(gone.len);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Weak, mpsc};
 
 use super::super::log::Log;
-use super::record::MAGIC;
+use super::cipher::{BEGIN, SegmentKey, SpoolKey};
 
 /// The file's name before it is a segment.
 const NAME: &str = "next";
@@ -25,7 +25,7 @@ pub(in crate::recorder) enum Spare {
     /// It could not be made: not tried again for this one.
     Failed,
     /// Durable: its first bytes, and then zeros.
-    Ready(File),
+    Ready(File, SegmentKey),
 }
 
 /// Where a spool's spare lies.
@@ -45,12 +45,13 @@ pub(super) fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-fn make(dir: &Path, size: u64) -> io::Result<File> {
+fn make(dir: &Path, key: &SpoolKey, size: u64) -> io::Result<(File, SegmentKey)> {
     let path = path(dir);
+    let (begin, key) = key.begin().map_err(io::Error::other)?;
     let made = OpenOptions::new().write(true).create(true).truncate(true).open(&path).and_then(|mut file| {
-        file.write_all(MAGIC)?;
-        reserve(&file, u64::try_from(MAGIC.len()).unwrap_or(0), size)?;
-        Ok(file)
+        file.write_all(&begin)?;
+        reserve(&file, u64::try_from(BEGIN).unwrap_or(0), size)?;
+        Ok((file, key))
     });
     if made.is_err() {
         // What there is not enough of is not to be held besides.
@@ -60,10 +61,10 @@ fn make(dir: &Path, size: u64) -> io::Result<File> {
 }
 
 /// Makes a spare whenever one is `wanted`, on a thread that nobody waits for. Ends when nobody can want one any more.
-pub(in crate::recorder) fn keep(log: &Weak<Log>, dir: &Path, size: u64, wanted: &mpsc::Receiver<()>) {
+pub(in crate::recorder) fn keep(log: &Weak<Log>, dir: &Path, key: &SpoolKey, size: u64, wanted: &mpsc::Receiver<()>) {
     while let Ok(()) = wanted.recv() {
-        let spare = match make(dir, size) {
-            Ok(file) => Spare::Ready(file),
+        let spare = match make(dir, key, size) {
+            Ok((file, key)) => Spare::Ready(file, key),
             Err(error) => {
                 // Segments then grow as they are written.
                 tracing::warn!(%error, "no room could be made ready for the recording spool");

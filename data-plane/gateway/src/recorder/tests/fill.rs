@@ -4,7 +4,7 @@ use super::*;
 
 fn log_of(max: u64) -> (tempfile::TempDir, Log, mpsc::Sender<Msg>, mpsc::Receiver<Msg>) {
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::new(spool::Spool::open(dir.path(), 1 << 20).unwrap(), max);
+    let log = Log::new(spool::Spool::open(dir.path(), &SpoolKey::of_tests(1), 1 << 20).unwrap(), max);
     let (to, mailbox) = mpsc::channel(1);
     (dir, log, to, mailbox)
 }
@@ -53,6 +53,6 @@ fn the_first_operation_that_need_not_wait_does() {
     assert_eq!(first.try_recv().unwrap(), Ok(()));
     assert!(matches!(log.write(&frames(session, 1), log::Until::Marked, &to).unwrap(), log::Written::Soon));
     drop(log);
-    let spool = spool::Spool::open(dir.path(), 1 << 20).unwrap();
+    let spool = spool::Spool::open(dir.path(), &SpoolKey::of_tests(1), 1 << 20).unwrap();
     assert!(spool.session(session).unwrap().loose);
 }
