@@ -18,8 +18,12 @@ const CLOSED: Duration = Duration::from_secs(35);
 
 /// A session with some statements, beside one that may be open.
 fn open(three: &ThreeProcesses, beside: &str) -> (Wire, String) {
+    open_as(three, "dora", beside)
+}
+
+fn open_as(three: &ThreeProcesses, who: &str, beside: &str) -> (Wire, String) {
     let mut wire = Wire::connect(&three.postgres_address()).unwrap();
-    wire.login("shop-direct", "shop", &three.issuer().token("dora", &["dba"]).unwrap()).unwrap();
+    wire.login("shop-direct", "shop", &three.issuer().token(who, &["dba"]).unwrap()).unwrap();
     for n in 0..20 {
         wire.query(&format!("INSERT INTO notes (body) VALUES ('kept {n}')")).unwrap();
     }
@@ -155,11 +159,21 @@ fn a_gateway_that_was_only_cut_off_has_its_sessions_back() {
     let postgres = Postgres::start(PostgresOptions::default()).unwrap();
     let mut three = ThreeProcesses::start(&postgres, RoleOptions::default()).unwrap();
     let (mut wire, id) = open(&three, "");
+    let (mut killed, other) = open_as(&three, "eve", &id);
     three.gateway().unwrap().signal(Signal::STOP).unwrap();
     // Its connection stands: it is missed only when it has said nothing for twenty seconds.
     becomes(&three, &id, "interrupted", true, CLOSED + Duration::from_secs(15));
+    // It may go on where its gateway is: whoever ends all that one has, ends this, too.
+    becomes(&three, &other, "interrupted", true, CLOSED);
+    let principal = show(&three, &other)["principal"].as_str().unwrap().to_owned();
+    let told =
+        three.cli(["sessions", "kill", "--principal", &principal, "--yes", "--wait", "0"]).unwrap().ok().unwrap();
+    assert_has(&told, &[&format!("{other}: is told to end")]);
     three.gateway().unwrap().signal(Signal::CONT).unwrap();
     becomes(&three, &id, "open", false, Duration::from_secs(60));
+    becomes(&three, &other, "ended", false, Duration::from_secs(60));
+    let said = killed.read().unwrap();
+    assert_eq!((said.kind, said.field('C').as_deref()), ('E', Some("57P01")));
     wire.query("INSERT INTO notes (body) VALUES ('after all')").unwrap();
     wire.message('X', b"").unwrap();
     becomes(&three, &id, "ended", false, Duration::from_secs(20));

@@ -1,5 +1,6 @@
 //! `postern sessions kill`.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::{Duration, Instant};
 
@@ -51,16 +52,21 @@ pub(crate) async fn run(args: &KillArgs, connection: &ConnectionArgs) -> Result<
     wait(&client, &killed, Duration::from_secs(args.wait)).await
 }
 
-/// All open ones that are meant, once somebody has said that they are.
+/// All open ones that are meant, once somebody has said that they are; and those that were closed because their gateway is gone: it may be cut off, and
+/// they go on there.
 async fn selected(args: &KillArgs, client: &Client) -> Result<Vec<String>, Failure> {
-    let request = ListSessionsRequest {
+    let request = |state: SessionState| ListSessionsRequest {
         page_size: u32::try_from(MOST).unwrap_or(u32::MAX),
         target: args.target.clone().unwrap_or_default(),
         principal: args.principal.clone().unwrap_or_default(),
-        state: SessionState::Open.into(),
+        state: state.into(),
         ..Default::default()
     };
-    let found = found(client, request, usize::MAX).await?;
+    let interrupted = found(client, request(SessionState::Interrupted), usize::MAX).await?;
+    // Asked for last: one that is open again since is in both.
+    let mut found = found(client, request(SessionState::Open), usize::MAX).await?;
+    let open: BTreeSet<String> = found.iter().map(|session| session.id.clone()).collect();
+    found.extend(interrupted.into_iter().filter(|session| session.orphaned && !open.contains(&session.id)));
     if !args.yes && !found.is_empty() {
         list(&found, None)?;
         agreed(found.len())?;
